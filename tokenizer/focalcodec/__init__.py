@@ -1,0 +1,6 @@
+"""FocalCodec: configuration, model, feature extractor."""
+
+from .configuration import FocalCodecConfig
+from .modeling import FocalCodecModel
+
+__all__ = ["FocalCodecConfig", "FocalCodecModel"]

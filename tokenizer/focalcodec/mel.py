@@ -1,0 +1,59 @@
+"""Log-mel frames in the place of WavLM: features without a pretrained model. B batch, T frames, D mel bands."""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.audio_utils import mel_filter_bank
+
+from .configuration import MelConfig
+from .masks import length_mask, zero_padding
+from .state import StreamState
+
+
+class MelEncoder(nn.Module):
+    """Waveform (B, T_samples) -> normalised log-mel frames (B, T, D), frame i centred on hop i; no parameters."""
+
+    def __init__(self, config: MelConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def num_frames(self, lengths: Tensor) -> Tensor:
+        """Number of frames of signals of (B,) samples: every sample lies inside the hop of one frame."""
+        return -(-lengths // self.config.hop_length)
+
+    def forward(self, waveform: Tensor, lengths: Tensor | None = None, state: StreamState | None = None) -> Tensor:
+        """lengths (B,) in samples; frames of padding come back as zeros."""
+        assert state is None, "the mel encoder is not causal"
+        c = self.config
+        if lengths is not None:
+            waveform = zero_padding(waveform[..., None], length_mask(lengths, waveform.shape[1]))[..., 0]
+        mel = log_mel(waveform, c.sampling_rate, c.n_fft, c.hop_length, c.dim)
+        features = (mel - c.mean) / c.std
+        return (
+            features if lengths is None else zero_padding(features, length_mask(self.num_frames(lengths), mel.shape[1]))
+        )
+
+
+def log_mel(waveform: Tensor, sampling_rate: int, n_fft: int, hop_length: int, bands: int) -> Tensor:
+    """Log of the mel magnitudes (power 1, Slaney bands, floor 1e-5): (B, T_samples) -> (B, ceil(T_samples / hop), bands).
+
+    Zeros stand before and after the signal, so zero padding at the end changes no frame of it.
+    """
+    frames = -(-waveform.shape[1] // hop_length)
+    left = (n_fft - hop_length) // 2
+    padded = F.pad(waveform, (left, (frames - 1) * hop_length + n_fft - left - waveform.shape[1]))
+    window = torch.hann_window(n_fft, device=waveform.device)
+    spectrum = torch.stft(padded.float(), n_fft, hop_length, window=window, center=False, return_complex=True)
+    mel = spectrum.abs().mT @ _filters(sampling_rate, n_fft, bands).to(waveform.device)
+    return mel.clamp(min=1e-5).log().to(waveform.dtype)
+
+
+@functools.cache
+def _filters(sampling_rate: int, n_fft: int, bands: int) -> Tensor:
+    """(n_fft / 2 + 1, bands)"""
+    filters = mel_filter_bank(
+        n_fft // 2 + 1, bands, 0.0, sampling_rate / 2, sampling_rate, norm="slaney", mel_scale="slaney"
+    )
+    return torch.from_numpy(filters).float()

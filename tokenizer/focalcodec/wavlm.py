@@ -1,0 +1,267 @@
+"""The first layers of WavLM (Chen et al., 2021, arXiv 2110.13900) as FocalCodec's encoder, full-context or causal.
+
+B batch, T frames, D width, H heads; `samples` are at 16 kHz. No normalisation is applied to the waveform.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .configuration import WavLMConfig
+from .masks import length_mask, zero_padding
+from .state import StreamState
+
+# Frames that pass the convolutions together: their first layer holds 64 x 512 values per frame, 1.2 GB per minute.
+_PIECE = 256
+# Entries of an attention bias that exist at one time: queries are taken in blocks so that B x H x T x T never does.
+_BIAS_ENTRIES = 1 << 23
+
+
+class WavLMEncoder(nn.Module):
+    """Waveform (B, T_samples) -> features (B, T, D) at 50 Hz."""
+
+    def __init__(self, config: WavLMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.feature_extractor = ConvFeatureExtractor(config)
+        self.norm = nn.LayerNorm(config.hidden_dims[-1])
+        self.feature_proj = nn.Linear(config.hidden_dims[-1], config.dim)
+        self.encoder = TransformerEncoder(config)
+
+    def num_frames(self, lengths: Tensor) -> Tensor:
+        """Number of frames of signals of (B,) samples."""
+        return self.feature_extractor.num_frames(lengths)
+
+    def forward(self, waveform: Tensor, lengths: Tensor | None = None, state: StreamState | None = None) -> Tensor:
+        """waveform (B, T_samples), lengths (B,) in samples; frames of padding come back as zeros."""
+        x = self.feature_proj(self.norm(self.feature_extractor(waveform, lengths, state)))
+        mask = None if lengths is None else length_mask(self.num_frames(lengths), x.shape[1])
+        x = self.encoder(zero_padding(x, mask), mask, state)
+        if state is not None:
+            state.position = state.position + x.shape[1]
+        return zero_padding(x, mask)
+
+
+class ConvFeatureExtractor(nn.Module):
+    """Strided convolutions, each followed by LayerNorm over channels and GELU."""
+
+    def __init__(self, config: WavLMConfig) -> None:
+        super().__init__()
+        dims = (1, *config.hidden_dims)
+        self.layers = nn.ModuleList(
+            ConvBlock(dims[i], dims[i + 1], kernel, stride)
+            for i, (kernel, stride) in enumerate(zip(config.kernel_sizes, config.strides, strict=True))
+        )
+        self.causal = config.causal
+        self.hop_length = config.hop_length
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one frame depends on."""
+        size, hop = 1, 1
+        for block in self.layers:
+            size, hop = size + (block.kernel_size - 1) * hop, hop * block.stride
+        return size
+
+    def num_frames(self, lengths: Tensor) -> Tensor:
+        for block in self.layers:
+            lengths = block.num_frames(lengths, self.causal)
+        return lengths
+
+    def forward(self, waveform: Tensor, lengths: Tensor | None, state: StreamState | None) -> Tensor:
+        """(B, T_samples) -> (B, T, D), computed in pieces of a few seconds; the result does not depend on them."""
+        if state is not None:
+            pieces = waveform.split(_PIECE * self.hop_length, dim=1)
+            return torch.cat([self._blocks(piece, None, state) for piece in pieces], dim=1)
+        size = (_PIECE - 1) * self.hop_length + self.receptive_field
+        frames = int(self.num_frames(torch.tensor([waveform.shape[1]])))
+        outputs = []
+        for start in range(0, frames * self.hop_length, _PIECE * self.hop_length):
+            left = None if lengths is None else lengths - start
+            outputs.append(self._blocks(waveform[:, start : start + size], left, None))
+        return torch.cat(outputs, dim=1)
+
+    def _blocks(self, waveform: Tensor, lengths: Tensor | None, state: StreamState | None) -> Tensor:
+        x = waveform[..., None]
+        for block in self.layers:
+            if lengths is not None:
+                x = zero_padding(x, length_mask(lengths, x.shape[1]))
+                lengths = block.num_frames(lengths, causal=False)
+            x = block(x, state)
+        return x
+
+
+class ConvBlock(nn.Module):
+    def __init__(self, in_dim: int, out_dim: int, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.kernel_size, self.stride = kernel_size, stride
+        self.conv = nn.Conv1d(in_dim, out_dim, kernel_size, stride, bias=False)
+        self.norm = nn.LayerNorm(out_dim)
+
+    def num_frames(self, lengths: Tensor, causal: bool) -> Tensor:
+        if causal:
+            return (lengths - 1) // self.stride + 1
+        return (lengths.clamp(min=self.kernel_size) - self.kernel_size) // self.stride + 1
+
+    def forward(self, x: Tensor, state: StreamState | None) -> Tensor:
+        if state is not None:
+            x = state.extend(self, x, self.kernel_size - 1)
+        elif x.shape[1] < self.kernel_size:  # so that even one sample yields a frame
+            x = F.pad(x, (0, 0, 0, self.kernel_size - x.shape[1]))
+        return F.gelu(self.norm(self.conv(x.mT).mT))
+
+
+class TransformerEncoder(nn.Module):
+    def __init__(self, config: WavLMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.positional_embedding = PositionalConvolution(config)
+        self.relative_embedding = nn.Embedding(config.num_buckets, config.num_heads)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
+
+    def forward(self, x: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
+        x = x + self.positional_embedding(x, state)
+        past = 0 if state is None else self.config.window_size
+        bias = self.relative_bias(past + x.shape[1])
+        for layer in self.layers:
+            x = layer(x, bias, mask, state)
+        return x
+
+    def relative_bias(self, reach: int) -> Tensor:
+        """Bias (H, 2 reach - 1) of the distances key - query = 1 - reach ... reach - 1: all that a Toeplitz matrix is.
+
+        Distances are bucketed one by one up to a quarter of the buckets and logarithmically above (T5, arXiv
+        1910.10683, with natural logarithms as in WavLM), in float32 whatever the model's dtype.
+        """
+        distance = torch.arange(1 - reach, reach, device=self.relative_embedding.weight.device)
+        half = self.config.num_buckets // 2
+        exact = half // 2
+        far = torch.log(distance.abs().clamp(min=1).float() / exact)
+        far = far / math.log(self.config.max_distance / exact) * (half - exact)
+        bucket = torch.where(distance.abs() < exact, distance.abs(), (exact + far.long()).clamp(max=half - 1))
+        return self.relative_embedding(bucket + half * (distance > 0)).T
+
+
+class PositionalConvolution(nn.Module):
+    def __init__(self, config: WavLMConfig) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(config.dim, config.dim, config.conv_pos, groups=config.conv_pos_groups)
+
+    def forward(self, x: Tensor, state: StreamState | None) -> Tensor:
+        """(B, T, D) -> (B, T, D); padded frames of x are zero."""
+        kernel = self.conv.kernel_size[0]
+        if state is not None:
+            x = state.extend(self, x, kernel - 1)
+        else:
+            x = F.pad(x, (0, 0, kernel // 2, kernel - 1 - kernel // 2))
+        return F.gelu(self.conv(x.mT).mT)
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self, config: WavLMConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.dim)
+        self.attention = GatedAttention(config)
+        self.feed_forward_norm = nn.LayerNorm(config.dim)
+        self.feed_forward = FeedForward(config.dim, config.ffn_dim)
+
+    def forward(self, x: Tensor, bias: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), bias, mask, state)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.in_proj = nn.Linear(dim, hidden_dim)
+        self.out_proj = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out_proj(F.gelu(self.in_proj(x)))
+
+
+class GatedAttention(nn.Module):
+    """Self-attention whose relative position bias is scaled per query by a gate (arXiv 2110.13900, section 3.1)."""
+
+    def __init__(self, config: WavLMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gru_rel_pos_const = nn.Parameter(torch.ones(1, config.num_heads, 1, 1))
+        self.gru_rel_pos_linear = nn.Linear(config.dim // config.num_heads, 8)
+        self.qkv_proj = nn.Linear(config.dim, 3 * config.dim)
+        self.out_proj = nn.Linear(config.dim, config.dim)
+
+    def forward(self, x: Tensor, bias: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
+        """x (B, T, D), bias (H, 2 reach - 1), mask (B, T) True where valid."""
+        B, T, D = x.shape
+        heads = self.config.num_heads
+        query, key, value = (p.view(B, T, heads, -1).transpose(1, 2) for p in self.qkv_proj(x).chunk(3, dim=-1))
+        gate = self._gate(x)
+        if state is None:
+            begin = end = None
+        else:
+            begin, end = self._window(T, mask, state)
+            key, value = self._remember(key, value, state)
+        past = key.shape[2] - T
+        attended = torch.empty_like(query)
+        block = max(1, _BIAS_ENTRIES // (B * heads * min(past + T, self._reach(T))))
+        for i in range(0, T, block):
+            rows = slice(i, min(i + block, T))
+            # Columns are counted from the first new frame; cached keys have negative ones.
+            first, last = (
+                (-past, T) if begin is None else (max(int(begin[:, rows].min()), -past), int(end[:, rows].max()))
+            )
+            columns = torch.arange(first, last, device=x.device)
+            allowed = None
+            if begin is not None:
+                allowed = (columns >= begin[:, rows, None]) & (columns < end[:, rows, None])  # (B, rows, columns)
+            elif mask is not None:
+                allowed = mask[:, None, :]
+            scores = gate[:, :, rows] * _toeplitz(bias, rows, first, last)
+            if allowed is not None:
+                scores = scores.masked_fill(~allowed[:, None], -torch.inf)
+            keys = slice(first + past, last + past)
+            attended[:, :, rows] = F.scaled_dot_product_attention(
+                query[:, :, rows], key[:, :, keys], value[:, :, keys], attn_mask=scores
+            )
+        return self.out_proj(attended.transpose(1, 2).reshape(B, T, D))
+
+    def _reach(self, frames: int) -> int:
+        return self.config.window_size + frames if self.config.causal else frames
+
+    def _gate(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, H, T, 1)"""
+        B, T, _ = x.shape
+        x = x.view(B, T, self.config.num_heads, -1).transpose(1, 2)
+        a, b = self.gru_rel_pos_linear(x).view(*x.shape[:3], 2, 4).sum(-1).sigmoid().unbind(-1)
+        return (a[..., None] * (b[..., None] * self.gru_rel_pos_const - 1) + 2).to(x.dtype)
+
+    def _window(self, frames: int, mask: Tensor | None, state: StreamState) -> tuple[Tensor, Tensor]:
+        """Columns [begin, end), each (B, T), that each new frame may attend to, counted from the first new frame."""
+        chunk, window = self.config.chunk_size, self.config.window_size
+        cached = state.position.clamp(max=window - chunk)[:, None]  # (B, 1)
+        new = torch.full_like(cached, frames) if mask is None else mask.sum(1, keepdim=True)
+        if frames <= chunk:
+            end = (cached + new).expand(-1, frames)
+        else:
+            index = torch.arange(frames, device=cached.device)
+            end = torch.minimum((cached + chunk + index) // chunk * chunk, cached + new)
+        return (end - window).clamp(min=0) - cached, end - cached
+
+    def _remember(self, key: Tensor, value: Tensor, state: StreamState) -> tuple[Tensor, Tensor]:
+        """Put the cached keys and values in front; keep the newest window - chunk of all for the next call."""
+        if self in state.key_values:
+            key = torch.cat([state.key_values[self][0], key], dim=2)
+            value = torch.cat([state.key_values[self][1], value], dim=2)
+        keep = self.config.window_size - self.config.chunk_size
+        state.key_values[self] = (key[:, :, -keep:].clone(), value[:, :, -keep:].clone())
+        return key, value
+
+
+def _toeplitz(bias: Tensor, rows: slice, first: int, last: int) -> Tensor:
+    """Rows of the Toeplitz matrix M[i, j] = bias(j - i) for columns first <= j < last: (H, rows, last - first)."""
+    zero = bias.shape[1] // 2  # index of distance 0
+    windows = bias.unfold(1, last - first, 1)  # a view: window w holds the distances from w - zero on
+    return windows[:, zero + first - torch.arange(rows.start, rows.stop, device=bias.device)]
