@@ -1,0 +1,181 @@
+"""Audio files and arrays: read, down-mix, resample, write. T samples, C channels; samples are float32 in [-1, 1]."""
+
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+Waveform = NDArray[np.float32]
+
+# Formats that `write_audio` knows, by suffix: soundfile's format and subtype.
+_WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+# Integer PCM: value of silence, and full scale.
+_PCM = {"uint8": (128.0, 128.0), "int16": (0.0, 2.0**15), "int32": (0.0, 2.0**31)}
+_MAX_CHANNELS = 8  # 7.1 surround; an array with more is rather a batch
+_BLOCK = 1 << 18  # frames read or written at a time; libsndfile crashes on Vorbis blocks of a minute
+_UNKNOWN_LENGTH = 1 << 62  # what libsndfile says about a stream whose header states no length
+_STREAMED_WAV = 0x7FFF0000  # data sizes from here on mean "not known when the header was written"
+
+
+def read_audio(source: str | Path | BinaryIO, sampling_rate: int | None = None) -> tuple[Waveform, int]:
+    """Read a WAV, FLAC, OGG, Opus or MP3 file as mono.
+
+    Args:
+        source: path or binary file object.
+        sampling_rate: rate in Hz to resample to; the file's own rate if not given.
+
+    Returns:
+        (T,) float32, the mean of the channels, and its sampling rate in Hz.
+
+    Raises:
+        OSError: no such file, a directory, or a file that soundfile cannot read.
+        ValueError: an empty or truncated file, or one with NaN or infinite samples. (An OGG, or an MP3 without a Xing
+            header, does not say how long it should be: what libsndfile finds is returned.)
+    """
+    name = str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "the audio given as bytes"))
+    if isinstance(source, str | Path):
+        _check_path(Path(source))
+    try:
+        file = soundfile.SoundFile(source)
+    except soundfile.LibsndfileError:
+        raise _unreadable(source, name) from None
+    with file:
+        wave, rate = _read_mono(file, name), file.samplerate
+    if not np.isfinite(wave).all():
+        raise ValueError(f"{name} holds NaN or infinite samples: repair the file or leave it out")
+    return (wave, rate) if sampling_rate is None else (resample(wave, rate, sampling_rate), sampling_rate)
+
+
+def resample(wave: Waveform, from_rate: int, to_rate: int) -> Waveform:
+    """(T,) at `from_rate` Hz -> (round(T * to_rate / from_rate), at least 1) at `to_rate` Hz."""
+    if min(from_rate, to_rate) <= 0:
+        raise ValueError(f"sampling rates must be above 0 Hz, found {from_rate} and {to_rate}")
+    if from_rate == to_rate:
+        return wave
+    # A few samples are shorter than soxr's filter and may come back as none.
+    wanted = max(1, round(len(wave) * to_rate / from_rate))
+    resampled = soxr.resample(wave, from_rate, to_rate)[:wanted]
+    return np.pad(resampled, (0, wanted - len(resampled))).astype(np.float32, copy=False)
+
+
+def write_audio(path: str | Path, wave: ArrayLike, sampling_rate: int) -> None:
+    """Write mono audio as 16-bit WAV or FLAC or as OGG Vorbis, by suffix; values beyond [-1, 1] are clipped.
+
+    The file appears whole or not at all.
+
+    Raises:
+        ValueError: another suffix, or an empty, NaN or infinite wave.
+        OSError: the folder does not exist.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _WRITABLE:
+        raise ValueError(f"{path}: the suffix must be one of {', '.join(_WRITABLE)}, found {path.suffix!r}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is not a folder: create it before writing {path.name}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file to write")
+    wave = np.clip(to_mono_float(wave), -1.0, 1.0)
+    kind, subtype = _WRITABLE[path.suffix.lower()]
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    try:
+        with soundfile.SoundFile(temporary, "w", sampling_rate, 1, subtype, format=kind) as file:
+            for start in range(0, len(wave), _BLOCK):
+                file.write(wave[start : start + _BLOCK])
+        umask = os.umask(0)  # mkstemp makes private files; give this one the usual rights
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def to_mono_float(array: ArrayLike | torch.Tensor) -> Waveform:
+    """One waveform, (T,), (C, T) or (T, C) with the smaller axis as channels -> (T,) float32, the mean of the channels.
+
+    int16, int32 and uint8 are integer PCM and scaled to [-1, 1]; floats are left as they are.
+
+    Raises:
+        ValueError: another type or shape; empty, NaN or infinite.
+    """
+    if isinstance(array, torch.Tensor):
+        tensor = array.detach().cpu()
+        array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    wave = np.asarray(array)
+    if wave.size == 0:
+        raise ValueError("the audio is empty (0 samples): leave it out")
+    if wave.ndim not in (1, 2) or (wave.ndim == 2 and min(wave.shape) > _MAX_CHANNELS):
+        raise ValueError(
+            f"audio must be (T,), (C, T) or (T, C) with at most {_MAX_CHANNELS} channels, found the shape "
+            f"{wave.shape}; give a batch as a list of waveforms"
+        )
+    if wave.dtype.name in _PCM:
+        silence, scale = _PCM[wave.dtype.name]
+        wave = (wave.astype(np.float64 if wave.dtype.itemsize == 4 else np.float32) - silence) / scale
+    elif not np.issubdtype(wave.dtype, np.floating):
+        raise ValueError(f"audio must be floats in [-1, 1] or int16, int32 or uint8 PCM, found {wave.dtype}")
+    if wave.ndim == 2:
+        wave = wave.mean(axis=0 if wave.shape[0] <= wave.shape[1] else 1)
+    if not np.isfinite(wave).all():
+        raise ValueError("the audio holds NaN or infinite samples: repair it or leave it out")
+    return np.ascontiguousarray(wave, dtype=np.float32)
+
+
+def _check_path(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name one audio file")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no audio file {path}: check the path")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is an empty file (0 bytes): leave it out")
+
+
+def _read_mono(file: soundfile.SoundFile, name: str) -> Waveform:
+    """Read to the end, block by block so that only mono is kept, and make sure that the end is the end."""
+    if file.frames >= _UNKNOWN_LENGTH:
+        raise ValueError(f"{name} does not state its length in its header: write it again with a tool that does")
+    wave = np.zeros(file.frames, np.float32)
+    done = 0
+    try:
+        while done < file.frames and len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+            wave[done : done + len(block)] = block.mean(axis=1)
+            done += len(block)
+    except soundfile.LibsndfileError:
+        pass  # the count below tells
+    promised = file.frames
+    # libsndfile shortens a cut WAV to what is there, and notes it in its log, in bytes.
+    data = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    if data and 0 < int(data[2]) < int(data[1]) < _STREAMED_WAV:
+        promised = int(data[1]) * file.frames // int(data[2])
+    if done < promised:
+        raise ValueError(
+            f"{name} is truncated or damaged: it announces {promised} frames and not all can be read; fetch it again"
+        )
+    if done == 0:
+        raise ValueError(f"{name} is empty (0 samples): leave it out")
+    return wave
+
+
+def _unreadable(source: str | Path | BinaryIO, name: str) -> OSError:
+    """Say what the first bytes look like, since libsndfile only knows that it does not know."""
+    if isinstance(source, str | Path):
+        with Path(source).open("rb") as file:
+            start = file.read(16)
+    else:
+        source.seek(0)
+        start = source.read(16)
+    if not start:
+        return OSError(f"{name} is empty (0 bytes): leave it out")
+    if start[4:8] == b"ftyp" or start[:2] in (b"\xff\xf1", b"\xff\xf9"):
+        return OSError(f"{name} is AAC or MP4 (M4A), which is not supported: convert it to WAV or FLAC first")
+    return OSError(
+        f"{name} is not audio that can be read (WAV, FLAC, OGG, Opus, MP3): it begins with {start!r}; check the file"
+    )
