@@ -1,0 +1,147 @@
+"""A decoder-only transformer with a vocabulary and a codec: everything that one folder holds.
+
+B batch, L length of a sequence.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
+
+from ..tokenizer import AudioTokenizer
+from .generation import Generation, LengthWindow, Sampling, generate
+from .vocabulary import Vocabulary
+
+MINI = Path(__file__).parent / "weights" / "mini"  # the weights inside the package
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
+    "mini": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 768},
+}
+_FILE = "speech_lm.json"
+
+
+@dataclass(frozen=True)
+class SpeechLMInfo:
+    """What a saved speech LM says about itself (`speech_lm.json`)."""
+
+    task: str
+    audio_tokenizer: str  # "mini", a hub id, or a path relative to the folder
+    length_window: LengthWindow | None = None  # seconds of speech per character, seen in training
+    voices: tuple[str, ...] = ()  # speakers seen in training
+
+
+class SpeechLM:
+    """A causal LM that reads and writes text and speech.
+
+    Args:
+        model: any transformers causal LM whose embedding covers the vocabulary.
+        vocabulary: text, control and audio ids.
+        audio_tokenizer: the codec whose codes the audio ids stand for.
+        info: task, lengths and voices, saved with the model.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, vocabulary: Vocabulary, audio_tokenizer: AudioTokenizer, info: SpeechLMInfo
+    ) -> None:
+        if vocabulary.audio_vocab_size != audio_tokenizer.vocab_size:
+            raise ValueError(
+                f"the vocabulary has {vocabulary.audio_vocab_size} audio ids but the codec has {audio_tokenizer.vocab_size} "
+                "tokens: this LM was trained on another codec"
+            )
+        self.model, self.vocabulary, self.audio_tokenizer, self.info = model, vocabulary, audio_tokenizer, info
+
+    @classmethod
+    def from_config(
+        cls, config: str | dict[str, Any], audio_tokenizer: AudioTokenizer, vocabulary: Vocabulary, task: str = "tts"
+    ) -> "SpeechLM":
+        """A fresh Llama-shaped model.
+
+        Args:
+            config: a name in `SIZES`, or fields of `transformers.LlamaConfig`.
+            audio_tokenizer: the codec.
+            vocabulary: for instance `Vocabulary.characters(texts, audio_tokenizer.vocab_size)`.
+        """
+        if isinstance(config, str) and config not in SIZES:
+            raise ValueError(f"no LM size is called {config!r}: choose from {list(SIZES)} or give LlamaConfig fields")
+        fields = SIZES[config] if isinstance(config, str) else config
+        llama = LlamaConfig(
+            **{"max_position_embeddings": 4096, "tie_word_embeddings": True, **fields},
+            vocab_size=vocabulary.padded_size,
+            pad_token_id=vocabulary.control("pad"),
+            bos_token_id=None,
+            eos_token_id=vocabulary.control("end"),
+        )
+        return cls(AutoModelForCausalLM.from_config(llama), vocabulary, audio_tokenizer, _info(task, audio_tokenizer))
+
+    @classmethod
+    def from_base(cls, base: str | Path, audio_tokenizer: AudioTokenizer, task: str = "tts") -> "SpeechLM":
+        """Turn any causal LM (folder or hub id) into a speech LM: new rows start at the mean of the old ones."""
+        vocabulary = Vocabulary.extend(AutoTokenizer.from_pretrained(base), audio_tokenizer.vocab_size)
+        model = AutoModelForCausalLM.from_pretrained(base)
+        model.resize_token_embeddings(len(vocabulary), pad_to_multiple_of=64, mean_resizing=True)
+        return cls(model, vocabulary, audio_tokenizer, _info(task, audio_tokenizer))
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path = "mini", device: str = "cpu", **kwargs: Any) -> "SpeechLM":
+        """Load a folder that `save_pretrained` wrote, or `"mini"`, the weights inside the package.
+
+        Raises:
+            OSError: no such folder, or it holds no speech LM.
+        """
+        folder = MINI if str(source) == "mini" else Path(source)
+        if not (folder / _FILE).is_file():
+            raise OSError(
+                f"{folder} holds no {_FILE}, so it is not a speech LM: name the `model` folder of a training run "
+                "(focallm train), or mini"
+            )
+        values = json.loads((folder / _FILE).read_text())
+        window = values.pop("length_window")
+        info = SpeechLMInfo(
+            **{**values, "voices": tuple(values["voices"])}, length_window=window and LengthWindow(**window)
+        )
+        codec = folder / info.audio_tokenizer
+        audio_tokenizer = AudioTokenizer.from_pretrained(codec if codec.is_dir() else info.audio_tokenizer).to(device)
+        model = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **kwargs}).to(device).eval()
+        return cls(model, Vocabulary.load(folder), audio_tokenizer, info)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write LM, vocabulary and codec into one folder; the LM part opens in plain transformers.
+
+        The codec inside the package is named, not copied.
+        """
+        folder = Path(folder)
+        self.model.save_pretrained(folder)
+        self.vocabulary.save(folder)
+        if self.info.audio_tokenizer == "audio_tokenizer":
+            self.audio_tokenizer.save_pretrained(folder / "audio_tokenizer")
+        temporary = folder / (_FILE + ".part")
+        temporary.write_text(json.dumps(asdict(self.info), indent=1))
+        os.replace(temporary, folder / _FILE)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def generate(
+        self, prompt: list[int] | Tensor, length: tuple[int, int], sampling: Sampling | None = None, seed: int = 0
+    ) -> Generation:
+        """Write the speech that follows a prompt.
+
+        Args:
+            prompt: (L,) ids, up to and including `<|speech|>`.
+            length: the fewest and the most audio ids to write; the end token is impossible before the fewest.
+            sampling: how; `Sampling()` by default.
+            seed: of the sampling.
+        """
+        prompt = torch.as_tensor(prompt, device=self.device)
+        return generate(self.model, self.vocabulary, prompt, length, sampling or Sampling(), seed)
+
+
+def _info(task: str, audio_tokenizer: AudioTokenizer) -> SpeechLMInfo:
+    named = audio_tokenizer.source == "mini"
+    return SpeechLMInfo(task, "mini" if named else "audio_tokenizer")
