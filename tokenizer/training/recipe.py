@@ -36,6 +36,7 @@ class CodecRecipe:
     matching_weight: float = 54.0  # decoder: feature matching
     adversarial_from: int = 0  # decoder: step at which the discriminators join
     discriminator_width: float = 1.0  # decoder: of HiFi-GAN's channel counts
+    discriminator_scales: int = 3  # decoder: multi-scale discriminators beside the five multi-period ones
     validation_files: int = 32  # the last files of the corpus, never trained on
     evaluate_every: int = 500
     checkpoint_every: int = 500

@@ -77,7 +77,9 @@ class DecoderStage(nn.Module):
     def __init__(self, model: FocalCodecModel, recipe: CodecRecipe) -> None:
         super().__init__()
         self.model, self.recipe = model, recipe
-        self.discriminators = Discriminators(recipe.discriminator_width) if recipe.adversarial_weight else None
+        self.discriminators = None
+        if recipe.adversarial_weight:
+            self.discriminators = Discriminators(recipe.discriminator_width, scales=recipe.discriminator_scales)
         self.optimizer = torch.optim.AdamW(model.decoder.parameters(), recipe.learning_rate, recipe.betas)
         self.rivals = None
         if self.discriminators is not None:

@@ -1,0 +1,65 @@
+"""A codec on files: a recording to a token file, a token file to a recording, and what a model is."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ..lm.model import MINI, SpeechLM
+from ..tokenizer import AudioTokenizer, write_audio
+
+
+def encode_file(audio: Path, out: Path, codec: str = "mini") -> str:
+    """Write `codes` and `num_samples` of a recording into an .npz; -> a line that says so."""
+    if out.suffix != ".npz":
+        raise ValueError(f"tokens are written as .npz, found {out}: name the file {out.with_suffix('.npz')}")
+    tokenizer = AudioTokenizer.from_pretrained(codec)
+    encoded = tokenizer(audio)
+    codes = encoded["input_ids"][0].numpy().astype(np.int32)
+    num_samples = int(encoded["num_samples"][0])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_suffix(".part.npz")
+    np.savez(temporary, codes=codes, num_samples=num_samples)
+    os.replace(temporary, out)
+    seconds = num_samples / tokenizer.sampling_rate
+    return f"{out}: {seconds:.2f} s, {len(codes)} tokens, {tokenizer.bits_per_second:.0f} bit/s"
+
+
+def decode_file(tokens: Path, out: Path, codec: str = "mini") -> str:
+    """Write the sound of a token file; -> a line that says so."""
+    try:
+        with np.load(tokens, allow_pickle=False) as file:
+            codes, num_samples = file["codes"], int(file["num_samples"])
+    except (ValueError, KeyError, EOFError) as error:
+        raise ValueError(f"{tokens} is not a token file ({error}): make one with focallm encode") from None
+    tokenizer = AudioTokenizer.from_pretrained(codec)
+    audio = tokenizer.decode(codes, num_samples=num_samples)
+    write_audio(out, audio, tokenizer.output_sampling_rate)
+    return f"{out}: {len(audio) / tokenizer.output_sampling_rate:.2f} s at {tokenizer.output_sampling_rate} Hz"
+
+
+def describe_model(source: str) -> str:
+    """What a folder, hub id or "mini" holds, in a few lines."""
+    lines = []
+    folder = MINI if source == "mini" else Path(source)
+    if (folder / "speech_lm.json").is_file():
+        lm = SpeechLM.from_pretrained(source)
+        tokenizer = lm.audio_tokenizer
+        window = lm.info.length_window
+        lines += [
+            f"language model  {lm.model.config.model_type}, {lm.model.num_parameters() / 1e6:.2f} M parameters, task {lm.info.task}",
+            f"vocabulary      {len(lm.vocabulary)} ids, audio from {lm.vocabulary.audio_offset}",
+            f"voices          {', '.join(lm.info.voices)}",
+        ]
+        if window is not None:
+            lines.append(f"pace            {window.fastest:.3f} to {window.slowest:.3f} s per character")
+    else:
+        tokenizer = AudioTokenizer.from_pretrained(source)
+    parameters = sum(p.numel() for p in tokenizer.model.parameters())
+    lines += [
+        f"codec           {tokenizer.model.config.model_type}, {parameters / 1e6:.2f} M parameters",
+        f"rates           {tokenizer.sampling_rate} Hz in, {tokenizer.output_sampling_rate} Hz out, "
+        f"{tokenizer.frame_rate:g} frames/s",
+        f"tokens          {tokenizer.num_codebooks} x {tokenizer.codebook_size}, {tokenizer.bits_per_second:.0f} bit/s",
+    ]
+    return "\n".join(lines)
