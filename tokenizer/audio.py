@@ -1,10 +1,12 @@
 """Audio files and arrays: read, down-mix, resample, write. T samples, C channels; samples are float32 in [-1, 1]."""
 
+import io
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -127,6 +129,40 @@ def to_mono_float(array: ArrayLike | torch.Tensor) -> Waveform:
     if not np.isfinite(wave).all():
         raise ValueError("the audio holds NaN or infinite samples: repair it or leave it out")
     return np.ascontiguousarray(wave, dtype=np.float32)
+
+
+def load_audio(item: Any, sampling_rate: int | None = None) -> tuple[Any, int | None]:
+    """Any kind of item -> (array or tensor as it is, its rate in Hz, None where nobody knows).
+
+    Args:
+        item: a path; a row of `datasets`, {"array", "sampling_rate"}, {"bytes", "path"} or {"path"}; a torchcodec
+            `AudioDecoder`; or an array or tensor.
+        sampling_rate: of an item that does not know its own.
+    """
+    if isinstance(item, str | Path):
+        return read_audio(item)
+    if isinstance(item, dict):
+        if item.get("array") is not None:
+            return item["array"], item.get("sampling_rate", sampling_rate)
+        if item.get("bytes") is not None:
+            return read_audio(io.BytesIO(item["bytes"]))
+        if item.get("path") is not None:
+            return read_audio(item["path"])
+        raise ValueError(f"a row of audio needs 'array', 'bytes' or 'path', found the keys {list(item)}")
+    if hasattr(item, "get_all_samples"):  # an AudioDecoder; to ask for its class would import torchcodec
+        samples = item.get_all_samples()
+        return samples.data, samples.sample_rate
+    return item, sampling_rate
+
+
+def is_batch(audio: Any) -> bool:
+    """Whether `audio` is a list (or another sequence, such as a column of a dataset) of items, not one item.
+
+    A list of numbers is one waveform; arrays and tensors are one waveform whatever their shape.
+    """
+    if not isinstance(audio, Sequence) or isinstance(audio, str | bytes):
+        return False
+    return len(audio) == 0 or not isinstance(audio[0], int | float | np.number)
 
 
 def _check_path(path: Path) -> None:

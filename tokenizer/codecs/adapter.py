@@ -1,0 +1,163 @@
+"""The calls of `FocalCodecModel` for codecs of transformers. B batch, K codebooks, N frames, T samples."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import FeatureExtractionMixin, PreTrainedModel
+
+from ..focalcodec.masks import length_mask
+from ..focalcodec.modeling import FocalCodecDecoderOutput, FocalCodecEncoderOutput
+
+# Key in config.json that remembers how many codebooks are used.
+_REMEMBERED = "used_codebooks"
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """The facts about a codec that `AudioTokenizer` needs, named as in `FocalCodecConfig`."""
+
+    sampling_rate: int
+    samples_per_token: int
+    codebook_size: int
+    num_quantizers: int
+    causal: bool = False  # whether `stream()` exists
+
+    @property
+    def output_sampling_rate(self) -> int:
+        """Rate of decoded audio in Hz: that of the input."""
+        return self.sampling_rate
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sampling_rate / self.samples_per_token
+
+
+class CodecAdapter:
+    """A codec of transformers behind the calls of `FocalCodecModel`.
+
+    Items of a batch are encoded and decoded one by one: these architectures have no masks, or masks that do not reach
+    every layer, and only so are the tokens of an item a function of its own samples.
+
+    Args:
+        model: the transformers model.
+        num_codebooks: how many codebooks to use, from the first; by default as many as the folder was saved with, or
+            else as many as the transformers class uses when it is not told.
+    """
+
+    model_class: ClassVar[type[PreTrainedModel]]
+
+    def __init__(self, model: PreTrainedModel, num_codebooks: int | None = None) -> None:
+        available, default = self._codebooks(model.config)
+        used = num_codebooks or getattr(model.config, _REMEMBERED, None) or default
+        if not 1 <= used <= available:
+            raise ValueError(f"num_codebooks must lie in 1 ... {available} for this checkpoint, found {used}")
+        setattr(model.config, _REMEMBERED, used)
+        self.model = model.eval()
+        self.config = self._describe(model.config, used)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, num_codebooks: int | None = None, **kwargs: Any) -> "CodecAdapter":
+        """Load a folder or hub id of transformers; kwargs as there, float32 unless `dtype` is given.
+
+        Raises:
+            ValueError: a key of the checkpoint is missing or of another shape.
+        """
+        kwargs = {"dtype": torch.float32, "use_safetensors": True, "ignore_mismatched_sizes": True} | kwargs
+        model, info = cls.model_class.from_pretrained(source, output_loading_info=True, **kwargs)
+        wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+        if wrong:
+            raise ValueError(
+                f"{source} lacks {len(wrong)} weights that its config.json asks for, or has them in another shape: "
+                f"{wrong[:5]}; fetch both files again"
+            )
+        return cls(model, num_codebooks)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """A folder that plain transformers opens: model and feature extractor."""
+        self.model.save_pretrained(folder)
+        self._extractor().save_pretrained(folder)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    def to(self, device: torch.device | str) -> "CodecAdapter":
+        """Move the weights."""
+        nn.Module.to(self.model, device)
+        return self
+
+    def num_tokens(self, num_samples: Tensor | int) -> Tensor:
+        """Number of frames for a number of samples."""
+        return -(-torch.as_tensor(num_samples) // self.config.samples_per_token)
+
+    @torch.no_grad()
+    def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> FocalCodecEncoderOutput:
+        """(B, 1, T) or (B, T) waveforms, (B, T) bool -> audio_codes (B, K, N) int64, audio_codes_mask (B, N) bool."""
+        waveform = input_values.flatten(1)
+        lengths = [waveform.shape[1]] * len(waveform) if padding_mask is None else padding_mask.sum(1).tolist()
+        waves = waveform.to(self.model.dtype)
+        codes = [self._encode_one(wave[None, None, :size])[0].T for wave, size in zip(waves, lengths, strict=True)]
+        sizes = torch.tensor([len(c) for c in codes], device=waveform.device)
+        padded = pad_sequence(codes, batch_first=True).mT
+        return FocalCodecEncoderOutput(padded, length_mask(sizes, padded.shape[2]))
+
+    @torch.no_grad()
+    def decode(
+        self,
+        audio_codes: Tensor,
+        audio_codes_mask: Tensor | None = None,
+        num_samples: int | list[int] | Tensor | None = None,
+    ) -> FocalCodecDecoderOutput:
+        """(B, K, N) codes -> audio_values (B, 1, T), padding_mask (B, T).
+
+        An item lasts `num_samples` (cut, or its last sample repeated), or N frames.
+
+        Raises:
+            ValueError: a code outside its codebook, or another number of codebooks.
+        """
+        B, K, N = audio_codes.shape
+        c = self.config
+        low, high = int(audio_codes.min()), int(audio_codes.max())
+        if c.num_quantizers != K or low < 0 or high >= c.codebook_size:
+            raise ValueError(
+                f"audio_codes must be (B, {c.num_quantizers}, N) in 0 ... {c.codebook_size - 1}, found the shape "
+                f"{tuple(audio_codes.shape)} and {low} ... {high}"
+            )
+        frames = torch.full((B,), N) if audio_codes_mask is None else audio_codes_mask.sum(1)
+        wanted = frames.cpu() * c.samples_per_token if num_samples is None else torch.as_tensor(num_samples).expand(B)
+        waves = []
+        for item, size, length in zip(audio_codes, frames.tolist(), wanted.tolist(), strict=True):
+            wave = self._decode_one(item[None, :, :size]).flatten()
+            index = torch.arange(length, device=wave.device).clamp(max=len(wave) - 1)
+            waves.append(wave[index])
+        padded = pad_sequence(waves, batch_first=True)
+        return FocalCodecDecoderOutput(padded[:, None], length_mask(wanted.to(padded.device), padded.shape[1]))
+
+    # What each codec adds.
+
+    @staticmethod
+    def _codebooks(config: Any) -> tuple[int, int]:
+        """-> how many codebooks there are, and how many transformers uses by default"""
+        raise NotImplementedError
+
+    @staticmethod
+    def _describe(config: Any, num_codebooks: int) -> CodecConfig:
+        raise NotImplementedError
+
+    def _extractor(self) -> FeatureExtractionMixin:
+        """The feature extractor that transformers pairs with this codec."""
+        raise NotImplementedError
+
+    def _encode_one(self, waveform: Tensor) -> Tensor:
+        """(1, 1, T) -> (1, K, N)"""
+        raise NotImplementedError
+
+    def _decode_one(self, codes: Tensor) -> Tensor:
+        """(1, K, N) -> (1, 1, T) or (1, T)"""
+        raise NotImplementedError

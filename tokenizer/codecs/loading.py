@@ -1,0 +1,42 @@
+"""Which codec a folder or hub id holds, and loading it."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ..focalcodec.loading import find_official
+from ..focalcodec.modeling import FocalCodecModel
+from .adapter import CodecAdapter
+from .dac import DacCodec
+from .encodec import EncodecCodec
+from .mimi import MimiCodec
+
+Codec = FocalCodecModel | CodecAdapter
+
+# By `model_type` of config.json.
+_ADAPTERS: dict[str, type[CodecAdapter]] = {"encodec": EncodecCodec, "dac": DacCodec, "mimi": MimiCodec}
+# Weights that are part of the package, by the name that stands for them.
+_BUNDLED = {"mini": Path(__file__).parent.parent / "weights" / "mini"}
+
+
+def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: Any) -> Codec:
+    """Load whichever codec `source` holds; see `AudioTokenizer.from_pretrained`."""
+    if str(source) in _BUNDLED:
+        source = _BUNDLED[str(source)]
+        if not source.is_dir():
+            raise OSError(
+                f"this installation has no bundled weights at {source}: install focallm again, or name a folder"
+            )
+    official = find_official(source, kwargs) is not None
+    kind = "focalcodec" if official else PreTrainedConfig.get_config_dict(source, **kwargs)[0].get("model_type")
+    if kind in _ADAPTERS:
+        return _ADAPTERS[kind].from_pretrained(source, num_codebooks, **kwargs)
+    if kind != "focalcodec":
+        raise ValueError(
+            f"{source} holds no codec that is known here: the model_type in its config.json is {kind!r}, expected "
+            f"one of {['focalcodec', *_ADAPTERS]}"
+        )
+    if num_codebooks not in (None, 1):
+        raise ValueError(f"a FocalCodec has one codebook, found num_codebooks={num_codebooks}")
+    return FocalCodecModel.from_pretrained(source, **kwargs)
