@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .configuration import FocalConfig
 from .masks import length_mask, zero_padding
+from .parts import FocalConfig
+from .precision import full_precision
 from .state import StreamState
 from .wavlm import FeedForward
 
@@ -31,6 +32,7 @@ class Compressor(nn.Module):
             lengths = -(-lengths // factor)
         return lengths
 
+    @full_precision
     def forward(self, x: Tensor, lengths: Tensor | None = None, state: StreamState | None = None) -> Tensor:
         """lengths (B,) in frames."""
         for layer in self.layers:
@@ -41,6 +43,8 @@ class Compressor(nn.Module):
 
 
 class CompressorLayer(nn.Module):
+    """Down-scaling, then focal modulation; called part by part, since the number of frames changes between them."""
+
     def __init__(self, config: FocalConfig, in_dim: int, dim: int, factor: int) -> None:
         super().__init__()
         self.downscale = DownScale(in_dim, dim, factor)
@@ -74,6 +78,8 @@ class Decompressor(nn.Module):
 
 
 class DecompressorLayer(nn.Module):
+    """Focal modulation, then up-scaling."""
+
     def __init__(self, config: FocalConfig, dim: int, out_dim: int, factor: int, window_size: int) -> None:
         super().__init__()
         self.focal_block = FocalBlock(config, dim, window_size)
@@ -90,6 +96,7 @@ class Refiner(nn.Module):
         self.out_proj = nn.Linear(dim * chunk_size, dim * chunk_size)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)"""
         B, T, D = x.shape
         chunks = F.pad(x, (0, 0, 0, -T % self.chunk_size)).reshape(B, -1, self.chunk_size * D)
         refined = self.out_proj(F.gelu(self.in_proj(chunks)))
@@ -104,6 +111,7 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.ones(dim, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)"""
         alpha = self.alpha[:, 0]
         return x + (alpha * x).sin().square() / (alpha + 1e-9)
 
@@ -118,6 +126,7 @@ class DownScale(nn.Module):
         self.activation = Snake(dim)
 
     def forward(self, x: Tensor, state: StreamState | None) -> Tensor:
+        """(B, T, in_dim) -> (B, ceil(T / factor), dim)"""
         if state is None:
             x = F.pad(x, (0, 0, 0, -x.shape[1] % self.factor))
         else:
@@ -135,6 +144,7 @@ class UpScale(nn.Module):
         self.upscale = nn.ConvTranspose1d(dim, out_dim, factor, factor)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, T * factor, out_dim)"""
         return self.upscale(self.activation(x).mT).mT
 
 
@@ -143,9 +153,11 @@ class DynamicTanh(nn.Module):
 
     def __init__(self, init: float) -> None:
         super().__init__()
+        self.init = init
         self.alpha = nn.Parameter(torch.full((1,), init))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)"""
         return torch.tanh(self.alpha * x)
 
 
@@ -158,7 +170,7 @@ class FocalBlock(nn.Module):
 
     def __init__(self, config: FocalConfig, dim: int, window_size: int) -> None:
         super().__init__()
-        self.use_post_norm = config.use_post_norm
+        self.use_post_norm, self.layerscale_init = config.use_post_norm, config.layerscale_init
         self.modulation_norm = _norm(config, dim)
         self.modulation = FocalModulation(config, dim, window_size)
         self.feed_forward_norm = _norm(config, dim)
@@ -170,6 +182,7 @@ class FocalBlock(nn.Module):
             self.modulation_gamma = self.feed_forward_gamma = None
 
     def forward(self, x: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
+        """x (B, T, D), mask (B, T) True where a frame is real -> (B, T, D)"""
         if self.use_post_norm:
             y = self.modulation_norm(self.modulation(x, mask, state))
         else:
@@ -200,6 +213,7 @@ class FocalModulation(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
+        """x (B, T, D), mask (B, T) True where a frame is real -> (B, T, D)"""
         query, context, gates = self.in_proj(x).split([self.dim, self.dim, self.levels + 1], dim=-1)
         mixed = torch.zeros_like(context)
         for level, layer in enumerate(self.layers):  # in a causal model the last one is the global level

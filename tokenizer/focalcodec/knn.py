@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_ROWS = 1 << 14  # target frames that are compared at a time
+_ROWS = 1 << 12  # target frames that are compared at a time
 
 
 def nearest(queries: Tensor, matching_set: Tensor, topk: int = 4) -> Tensor:
@@ -25,20 +25,19 @@ def nearest(queries: Tensor, matching_set: Tensor, topk: int = 4) -> Tensor:
     """
     if matching_set.ndim != 2 or matching_set.shape[1] != queries.shape[-1]:
         raise ValueError(
-            f"matching_set must be (P, {queries.shape[-1]}) continuous features, found {tuple(matching_set.shape)}: pass "
-            "extract_features(reference)[0] of the same codec"
+            f"matching_set must be (P, {queries.shape[-1]}) continuous features, found {tuple(matching_set.shape)}: "
+            "pass extract_features(reference)[0] of the same codec"
         )
     if not 1 <= topk <= matching_set.shape[0]:
         raise ValueError(f"topk must lie in 1 ... {matching_set.shape[0]} (rows of matching_set), found {topk}")
     directions = F.normalize(queries.float(), dim=-1)
-    best = queries.new_full((*queries.shape[:2], 0), 0.0, dtype=torch.float32)
-    index = torch.zeros_like(best, dtype=torch.long)
-    for start in range(0, matching_set.shape[0], _ROWS):
+    matching_set = matching_set.to(queries.device)
+    best = directions.new_empty((*queries.shape[:2], 0))
+    index = torch.empty_like(best, dtype=torch.long)
+    for start in range(0, len(matching_set), _ROWS):
         rows = F.normalize(matching_set[start : start + _ROWS].float(), dim=-1)
-        similarity = torch.cat([best, directions @ rows.T], dim=-1)
-        candidates = torch.cat(
-            [index, torch.arange(start, start + len(rows), device=index.device).expand(*index.shape[:2], -1)], dim=-1
-        )
-        best, chosen = similarity.topk(min(topk, similarity.shape[-1]), dim=-1)
-        index = candidates.gather(-1, chosen)
+        similarity, found = (directions @ rows.T).topk(min(topk, len(rows)), dim=-1)
+        best, index = torch.cat([best, similarity], dim=-1), torch.cat([index, found + start], dim=-1)
+        best, order = best.topk(min(topk, best.shape[-1]), dim=-1)
+        index = index.gather(-1, order)
     return matching_set[index]

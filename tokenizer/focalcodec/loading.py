@@ -1,21 +1,19 @@
 """Where weights come from: folders and hub ids, official or ours; strict, and never unpickled."""
 
+import contextlib
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils import cached_file
 
-from .configuration import FocalCodecConfig
+from .configuration import PARTS, FocalCodecConfig
 from .conversion import convert_config, convert_state_dict, is_official
-
-if TYPE_CHECKING:
-    from .modeling import FocalCodecModel
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _PICKLES = ("*.pt", "*.pth", "*.bin", "*.ckpt", "*.pkl")
@@ -26,6 +24,7 @@ def find_official(source: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], 
 
     Raises:
         OSError: nothing there, no config.json, or only pickled weights.
+        ValueError: a config.json that is not JSON, or not a FocalCodec's.
     """
     source = str(source)
     hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
@@ -51,38 +50,40 @@ def find_official(source: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], 
         config_path = _fetch(folder, config_name, hub)
         weights = None
     config = read_json(config_path)
-    if not is_official(config):
-        return None
-    return config, weights or _fetch(folder, weights_name, hub)
+    if is_official(config):
+        return config, weights or _fetch(folder, weights_name, hub)
+    absent = [part for part in PARTS if part not in config]
+    if absent:
+        raise ValueError(
+            f"{config_path} does not describe a FocalCodec: it lacks {absent}, and its model_type is "
+            f"{config.get('model_type')!r}"
+        )
+    if source.endswith(".json"):
+        raise ValueError(f"{source} is in the layout of save_pretrained: name its folder, {folder}")
+    return None
 
 
-def load_official(cls: type["FocalCodecModel"], found: tuple[dict[str, Any], Path], dtype: Any) -> "FocalCodecModel":
-    """Build the model that an official config describes and load its weights, every key exactly once."""
-    config, weights = found
-    model = cls(FocalCodecConfig(**convert_config(config)))
-    tensors = convert_state_dict(read_safetensors(weights))
-    expected = model.state_dict()
-    problems = {
-        "missing": sorted(set(expected) - set(tensors)),
-        "left over": sorted(set(tensors) - set(expected)),
-        "of another shape": [
-            f"{key} {tuple(tensors[key].shape)} instead of {tuple(expected[key].shape)}"
-            for key in expected
-            if key in tensors and tensors[key].shape != expected[key].shape
-        ],
-    }
-    _raise_on(problems, weights)
-    model.load_state_dict(tensors)
-    dtype = getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype
-    return model.eval() if dtype in (None, "auto") else model.to(dtype).eval()
+def load_strictly(
+    load: Callable[..., Any],
+    source: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    official: tuple[dict[str, Any], Path] | None,
+) -> Any:
+    """Call transformers' own `from_pretrained` (`load`) and turn everything it would only warn about into an error.
 
-
-def load_strictly(load: Callable[..., Any], source: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call transformers' own `from_pretrained` and turn everything it would only warn about into an error."""
+    Of an official checkpoint it gets the converted config and tensors instead of the source.
+    """
     wants_info = kwargs.pop("output_loading_info", False)
-    kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True}
+    kwargs = kwargs | {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    if official is not None:
+        config, weights = official
+        kwargs = {key: value for key, value in kwargs.items() if key not in _HUB_ARGUMENTS}
+        kwargs["config"] = FocalCodecConfig(**convert_config(config))
+        kwargs["state_dict"] = convert_state_dict(read_safetensors(weights))
     try:
-        model, info = load(source, *args, output_loading_info=True, **kwargs)
+        with _no_report():
+            model, info = load(source if official is None else None, *args, **kwargs)
     except SafetensorError as error:
         raise _not_safetensors(source, error) from None
     problems = {
@@ -91,10 +92,12 @@ def load_strictly(load: Callable[..., Any], source: Any, args: tuple[Any, ...], 
         "of another shape": [f"{key} {tuple(a)} instead of {tuple(b)}" for key, a, b in info["mismatched_keys"]],
     }
     _raise_on(problems, source)
+    model.name_or_path = str(source)
     return (model, info) if wants_info else model
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file; a ValueError if it is not one of safetensors."""
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -102,10 +105,29 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_json(path: Path | str) -> dict[str, Any]:
+    """The object in a file; a ValueError if there is none."""
     try:
-        return json.loads(Path(path).read_text())
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON ({error}): fetch the checkpoint again") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold a JSON object, found {type(found).__name__}: fetch the checkpoint again")
+    return found
+
+
+@contextlib.contextmanager
+def _no_report() -> Iterator[None]:
+    """Keep transformers from logging a table of all keys that do not fit: `_raise_on` says it in a line."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
 
 
 def _fetch(repo: str, name: str, hub: dict[str, Any]) -> Path:
@@ -116,8 +138,8 @@ def _fetch(repo: str, name: str, hub: dict[str, Any]) -> Path:
 
 def _not_safetensors(path: Any, error: Exception) -> ValueError:
     return ValueError(
-        f"{path} holds a .safetensors file that cannot be read as one ({error}): it is damaged, or a renamed pickle, which "
-        "is never loaded; fetch it again or convert it with safetensors.torch.save_file"
+        f"{path} holds a .safetensors file that cannot be read as one ({error}): it is damaged, or a renamed pickle, "
+        "which is never loaded; fetch it again or convert it with safetensors.torch.save_file"
     )
 
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
-from .configuration import MelConfig
 from .masks import length_mask, zero_padding
+from .parts import MelConfig
 from .state import StreamState
 
 
@@ -37,7 +37,7 @@ class MelEncoder(nn.Module):
 
 
 def log_mel(waveform: Tensor, sampling_rate: int, n_fft: int, hop_length: int, bands: int) -> Tensor:
-    """Log of the mel magnitudes (power 1, Slaney bands, floor 1e-5): (B, T_samples) -> (B, ceil(T_samples / hop), bands).
+    """Log of the mel magnitudes (power 1, Slaney bands, floor 1e-5): (B, T) samples -> (B, ceil(T / hop), bands).
 
     Zeros stand before and after the signal, so zero padding at the end changes no frame of it.
     """

@@ -14,11 +14,12 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput
 
 from . import loading
-from .configuration import FocalCodecConfig, MelConfig, VocosConfig
+from .configuration import FocalCodecConfig
 from .focal import Compressor, Decompressor, DynamicTanh, FocalBlock, Snake
 from .knn import nearest
-from .masks import length_mask
+from .masks import length_mask, mask_lengths
 from .mel import MelEncoder
+from .parts import MelConfig, VocosConfig
 from .quantizer import BinarySphericalQuantizer
 from .stages import StageMethods
 from .state import StreamState
@@ -97,9 +98,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         """
         kwargs.setdefault("dtype", torch.float32)
         official = loading.find_official(source, kwargs)
-        if official is not None:
-            return loading.load_official(cls, official, kwargs["dtype"])
-        return loading.load_strictly(super().from_pretrained, source, args, kwargs)
+        return loading.load_strictly(super().from_pretrained, source, args, kwargs, official)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Conv1d | nn.ConvTranspose1d | nn.Embedding):
@@ -114,13 +113,13 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         elif isinstance(module, GatedAttention):
             init.ones_(module.gru_rel_pos_const)
         elif isinstance(module, DynamicTanh):
-            init.constant_(module.alpha, self.config.compressor_config.tanhscale_init)
+            init.constant_(module.alpha, module.init)
         elif isinstance(module, ConvNeXtBlock):
             given = self.config.decoder_config.layerscale_init
             init.constant_(module.gamma, 1 / self.config.decoder_config.num_layers if given is None else given)
         elif isinstance(module, FocalBlock) and module.modulation_gamma is not None:
-            init.constant_(module.modulation_gamma, self.config.compressor_config.layerscale_init)
-            init.constant_(module.feed_forward_gamma, self.config.compressor_config.layerscale_init)
+            init.constant_(module.modulation_gamma, module.layerscale_init)
+            init.constant_(module.feed_forward_gamma, module.layerscale_init)
 
     @torch.no_grad()
     def extract_features(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
@@ -169,7 +168,10 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
             audio_codes: (B, 1, N) or (B, N) int64.
             audio_codes_mask: (B, N) bool, True where a token is real; padding stands at the end.
             num_samples: length that each item had when it was encoded, in samples at `config.sampling_rate`. The output
-                then lasts exactly as long: it is cut, or its last sample is repeated. Without it an item gives all
+                then lasts exactly as long: it is cut, or its last sample is repeated. Without it an item gives all the
+                samples of its tokens.
+            matching_set: (P, D) features of another speaker (`extract_features(reference)[0]`), or one such per item:
+                each decompressed frame is replaced by the mean of its `topk` nearest rows (voice conversion).
 
         Raises:
             ValueError: a token outside the codebook, or wrongly shaped input.
@@ -196,11 +198,11 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         return FocalCodecDecoderOutput(waveform.masked_fill(~mask, 0)[:, None], mask)
 
     def forward(self, input_values: Tensor, padding_mask: Tensor | None = None) -> FocalCodecOutput:
-        """Encode and decode; audio_values (B, 1, T) lasts exactly as long as the input."""
+        """Encode and decode; audio_values (B, 1, T) lasts as long as the longest item, each item as long as it was."""
+        waveform, lengths = self._check_input(input_values, padding_mask)
         encoded = self.encode(input_values, padding_mask)
-        _, lengths = self._check_input(input_values, padding_mask)
-        lengths = input_values.shape[-1] if lengths is None else lengths
-        decoded = self.decode(encoded.audio_codes, encoded.audio_codes_mask, lengths)
+        sizes = waveform.shape[1] if lengths is None else lengths
+        decoded = self.decode(encoded.audio_codes, encoded.audio_codes_mask, sizes)
         return FocalCodecOutput(encoded.audio_codes, encoded.audio_codes_mask, decoded.audio_values)
 
     def stream(self, batch_size: int = 1) -> FocalCodecStream:
@@ -234,21 +236,23 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
             input_values = input_values[:, 0]
         if input_values.ndim != 2 or 0 in input_values.shape:
             raise ValueError(
-                f"input_values must be (B, T) or (B, 1, T) with at least one sample, found {tuple(input_values.shape)}; "
-                "add the batch axis, and average channels before encoding"
+                f"input_values must be (B, T) or (B, 1, T) with at least one sample, found "
+                f"{tuple(input_values.shape)}; add the batch axis, and average channels before encoding"
             )
         if not input_values.is_floating_point():
             raise ValueError(
-                f"input_values must be floats in [-1, 1], found {input_values.dtype}: divide integer PCM by its full scale"
+                f"input_values must be floats in [-1, 1], found {input_values.dtype}: divide "
+                "integer PCM by its full scale"
             )
+        lengths = None
+        if padding_mask is not None:
+            lengths = mask_lengths(padding_mask, input_values.shape, "padding_mask", "input_values")
+            input_values = input_values[:, : int(lengths.max())]
+            input_values = input_values.masked_fill(~length_mask(lengths, input_values.shape[1]), 0)
+            lengths = None if bool((lengths == input_values.shape[1]).all()) else lengths
         if not torch.isfinite(input_values).all():
             raise ValueError("input_values holds NaN or infinite samples: repair or drop them before encoding")
-        waveform = input_values.to(self.dtype)
-        if padding_mask is None:
-            return waveform, None
-        lengths = _lengths(padding_mask, waveform.shape, "padding_mask", "input_values")
-        waveform = waveform[:, : int(lengths.max())]
-        return waveform, None if bool((lengths == waveform.shape[1]).all()) else lengths
+        return input_values.to(self.dtype), lengths
 
     def _check_tokens(self, audio_codes: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """-> tokens (B, N) without padding that all items share, lengths (B,) or None where none is padded"""
@@ -261,7 +265,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
             raise ValueError(f"audio_codes must be integers, found {tokens.dtype}")
         lengths = None
         if mask is not None:
-            lengths = _lengths(mask, tokens.shape, "audio_codes_mask", "audio_codes")
+            lengths = mask_lengths(mask, tokens.shape, "audio_codes_mask", "audio_codes")
             tokens = tokens[:, : int(lengths.max())].masked_fill(~length_mask(lengths, int(lengths.max())), 0)
             lengths = None if bool((lengths == tokens.shape[1]).all()) else lengths
         low, high = int(tokens.min()), int(tokens.max())
@@ -274,25 +278,13 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
 
     def _fit(self, waveform: Tensor, sizes: Tensor, num_samples: int | list[int] | Tensor) -> tuple[Tensor, Tensor]:
         """Cut or extend each item of (B, T) to the duration of `num_samples` input samples."""
-        wanted = torch.as_tensor(num_samples, device=waveform.device).expand(sizes.shape)
+        wanted = torch.as_tensor(num_samples, device=waveform.device)
+        if wanted.ndim > 0 and wanted.shape != sizes.shape:
+            raise ValueError(f"num_samples needs one entry per item, {len(sizes)}, found shape {tuple(wanted.shape)}")
+        wanted = wanted.expand(sizes.shape)
         if int(wanted.min()) < 1:
             raise ValueError(f"num_samples must be at least 1, found {int(wanted.min())}")
         wanted = wanted * self.config.output_sampling_rate // self.config.sampling_rate
         index = torch.arange(int(wanted.max()), device=waveform.device)
         index = torch.minimum(index, sizes[:, None] - 1)  # beyond the end: the last real sample
         return waveform.gather(1, index), wanted
-
-
-def _lengths(mask: Tensor, shape: torch.Size, name: str, of: str) -> Tensor:
-    """(B, T) bool -> (B,) lengths, if every item has some and all padding stands at the end."""
-    if mask.shape != shape:
-        raise ValueError(f"{name} must have the shape of {of}, {tuple(shape)}, found {tuple(mask.shape)}")
-    mask = mask.bool()
-    lengths = mask.sum(dim=1)
-    if int(lengths.min()) == 0:
-        raise ValueError(
-            f"{name} marks item {int(lengths.argmin())} as empty: every item needs at least one real position"
-        )
-    if not torch.equal(mask, length_mask(lengths, mask.shape[1])):
-        raise ValueError(f"{name} must be True, then False, in every item: pad at the end (padding_side='right')")
-    return lengths

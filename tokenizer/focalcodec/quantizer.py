@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .configuration import QuantizerConfig
+from .parts import QuantizerConfig
 
 
 class BinarySphericalQuantizer(nn.Module):

@@ -19,18 +19,23 @@ class StageMethods:
     """Mixed into `FocalCodecModel`; `encode` and `decode` are the calls for new code."""
 
     def sig_to_feats(self: "Model", sig: Tensor, length: Tensor | None = None) -> Tensor:
+        """(B, T) -> (B, frames, D)"""
         return self.extract_features(sig, _mask(sig, length))
 
     def sig_to_lats(self: "Model", sig: Tensor, length: Tensor | None = None) -> Tensor:
+        """(B, T) -> (B, N, K)"""
         return self.encode(sig, _mask(sig, length)).latents
 
     def sig_to_toks(self: "Model", sig: Tensor, length: Tensor | None = None) -> Tensor:
+        """(B, T) -> (B, N)"""
         return self.encode(sig, _mask(sig, length)).audio_codes[:, 0]
 
     def sig_to_codes(self: "Model", sig: Tensor, length: Tensor | None = None) -> Tensor:
+        """(B, T) -> (B, N, K)"""
         return self.lats_to_codes(self.sig_to_lats(sig, length))
 
     def sig_to_qfeats(self: "Model", sig: Tensor, length: Tensor | None = None) -> Tensor:
+        """(B, T) -> (B, frames', D)"""
         return self.codes_to_qfeats(self.sig_to_codes(sig, length))
 
     def sig_to_sig(self: "Model", sig: Tensor, length: Tensor | None = None) -> Tensor:
@@ -39,15 +44,19 @@ class StageMethods:
 
     @torch.no_grad()
     def feats_to_lats(self: "Model", feats: Tensor) -> Tensor:
+        """(B, frames, D) -> (B, N, K)"""
         return self.quantizer.normalize(self.compressor(feats, None, self._new_state(feats)))
 
     def feats_to_toks(self: "Model", feats: Tensor) -> Tensor:
+        """(B, frames, D) -> (B, N)"""
         return self.lats_to_toks(self.feats_to_lats(feats))
 
     def feats_to_codes(self: "Model", feats: Tensor) -> Tensor:
+        """(B, frames, D) -> (B, N, K)"""
         return self.lats_to_codes(self.feats_to_lats(feats))
 
     def feats_to_qfeats(self: "Model", feats: Tensor) -> Tensor:
+        """(B, frames, D) -> (B, frames', D)"""
         return self.codes_to_qfeats(self.feats_to_codes(feats))
 
     @torch.no_grad()
@@ -71,18 +80,23 @@ class StageMethods:
         return sig[:, torch.arange(output_length, device=sig.device).clamp(max=sig.shape[1] - 1)]
 
     def lats_to_toks(self: "Model", lats: Tensor) -> Tensor:
+        """(B, N, K) -> (B, N)"""
         return self.quantizer.codes_to_tokens(lats)
 
     def lats_to_codes(self: "Model", lats: Tensor) -> Tensor:
+        """(B, N, K) -> (B, N, K)"""
         return self.quantizer.latents_to_codes(lats)
 
     def lats_to_qfeats(self: "Model", lats: Tensor) -> Tensor:
+        """(B, N, K) -> (B, frames', D)"""
         return self.codes_to_qfeats(self.lats_to_codes(lats))
 
     def toks_to_codes(self: "Model", toks: Tensor) -> Tensor:
+        """(B, N) -> (B, N, K)"""
         return self.quantizer.tokens_to_codes(toks, self.dtype)
 
     def toks_to_qfeats(self: "Model", toks: Tensor) -> Tensor:
+        """(B, N) -> (B, frames', D)"""
         return self.codes_to_qfeats(self.toks_to_codes(toks))
 
     def toks_to_sig(self: "Model", toks: Tensor, *args: object, **kwargs: object) -> Tensor:
@@ -90,10 +104,12 @@ class StageMethods:
         return self.feats_to_sig(self.toks_to_qfeats(toks), *args, **kwargs)
 
     def codes_to_toks(self: "Model", codes: Tensor) -> Tensor:
+        """(B, N, K) -> (B, N)"""
         return self.quantizer.codes_to_tokens(codes)
 
     @torch.no_grad()
     def codes_to_qfeats(self: "Model", codes: Tensor) -> Tensor:
+        """(B, N, K) -> (B, frames', D)"""
         return self.decompressor(codes, None, self._new_state(codes))
 
     def codes_to_sig(self: "Model", codes: Tensor, *args: object, **kwargs: object) -> Tensor:

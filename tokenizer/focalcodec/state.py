@@ -16,13 +16,16 @@ class StreamState:
 
     batch_size: int
     position: Tensor  # (B,) frames seen since the stream began
+    ended: Tensor  # (B,) whether a chunk that was not whole has closed the stream
     contexts: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B, size, D) last inputs of a convolution
     begun: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B,) whether that context holds real frames
     key_values: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)  # (B, H, <= window, D / H) each
 
     @classmethod
     def new(cls, batch_size: int, device: torch.device | str = "cpu") -> "StreamState":
-        return cls(batch_size, torch.zeros(batch_size, dtype=torch.long, device=device))
+        """Streams at their beginning."""
+        position = torch.zeros(batch_size, dtype=torch.long, device=device)
+        return cls(batch_size, position, ended=position.bool())
 
     def extend(self, module: nn.Module, x: Tensor, size: int, zeros: bool = False) -> Tensor:
         """Put the last `size` frames that `module` saw in front of x (B, T, D).
@@ -49,4 +52,5 @@ class StreamState:
             items = torch.ones(self.batch_size, dtype=torch.bool)
         items = items.to(self.position.device)
         self.position = self.position.masked_fill(items, 0)
+        self.ended = self.ended & ~items
         self.begun = {module: begun & ~items for module, begun in self.begun.items()}

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 class FocalCodecStream:
     """Carries the state of B encoding and B decoding streams from chunk to chunk.
 
-    Fed with multiples of `chunk_length` samples, the tokens equal those of the whole signal, and the audio to 1e-4. Only
-    the last chunk of a stream may be shorter; filled up with zeros to a whole chunk, it too equals the whole, filled
-    signal. (A shorter last chunk sees up to one chunk less of the past than offline once the window is full.)
+    Fed with multiples of `chunk_length` samples, the tokens equal those of the whole signal, and the audio to 1e-4.
+    Only the last chunk of a stream may be shorter: it ends the stream, which then has to be reset. Filled up with zeros
+    to a whole chunk, it too equals the whole, filled signal. (A shorter last chunk sees up to one chunk less of the
+    past than offline once the window is full.)
 
     Args:
         model: a causal FocalCodec.
@@ -49,10 +50,10 @@ class FocalCodecStream:
         """The next samples (B, T) or (B, 1, T) of every stream -> tokens (B, 1, N), N = ceil(T / 320).
 
         Raises:
-            ValueError: another number of streams, or a malformed or non-finite chunk.
+            ValueError: another number of streams, one of them ended, or a malformed or non-finite chunk.
         """
         waveform, _ = self.model._check_input(chunk, None)
-        self._check_batch(waveform)
+        self._advance(self.encoding, waveform, self.chunk_length, "samples")
         features = self.model.encoder(waveform, None, self.encoding)
         latents = self.model.compressor(features, None, self.encoding)
         return self.model.quantizer.codes_to_tokens(latents)[:, None]
@@ -61,7 +62,7 @@ class FocalCodecStream:
     def decode(self, audio_codes: Tensor) -> Tensor:
         """The next tokens (B, 1, N) or (B, N) of every stream, whole chunks but for the last -> audio (B, 1, T')."""
         tokens, _ = self.model._check_tokens(audio_codes, None)
-        self._check_batch(tokens)
+        self._advance(self.decoding, tokens, self.chunk_length // self.model.config.samples_per_token, "tokens")
         codes = self.model.quantizer.tokens_to_codes(tokens, self.model.dtype)
         features = self.model.decompressor(codes, None, self.decoding)
         return self.model.decoder(features, None, self.decoding)[:, None]
@@ -69,10 +70,20 @@ class FocalCodecStream:
     def reset(self, items: Tensor | list[int] | None = None) -> None:
         """Begin again: all streams, those that a (B,) bool tensor marks, or those with the listed indices."""
         if items is not None and not (isinstance(items, Tensor) and items.dtype == torch.bool):
-            items = torch.zeros(self.batch_size, dtype=torch.bool).index_fill(0, torch.as_tensor(items), True)
+            marked = torch.zeros(self.batch_size, dtype=torch.bool)
+            marked[torch.as_tensor(items, dtype=torch.long)] = True
+            items = marked
         self.encoding.reset(items)
         self.decoding.reset(items)
 
-    def _check_batch(self, x: Tensor) -> None:
+    def _advance(self, state: StreamState, x: Tensor, whole: int, unit: str) -> None:
+        """Check the next chunk x (B, size), and note whether it ends the streams."""
         if x.shape[0] != self.batch_size:
             raise ValueError(f"this session holds {self.batch_size} streams, found a batch of {x.shape[0]}")
+        if bool(state.ended.any()):
+            raise ValueError(
+                f"stream {int(state.ended.nonzero()[0])} has ended: its last chunk was not a multiple of {whole} "
+                f"{unit}, and what follows such a chunk would not equal the whole signal. Feed multiples, or "
+                "reset() before the next signal"
+            )
+        state.ended = state.ended | (x.shape[1] % whole != 0)

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .configuration import VocosConfig, WaveNeXtConfig
 from .masks import length_mask, zero_padding
+from .parts import VocosConfig, WaveNeXtConfig
 from .state import StreamState
 
 
@@ -39,6 +39,7 @@ class ConvNeXtBackbone(nn.Module):
         self.output_norm = nn.LayerNorm(config.dim, eps=1e-6)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, state: StreamState | None = None) -> Tensor:
+        """mask (B, T) True where a frame is real; a causal backbone takes a state instead."""
         x = self.input_norm(_convolve(self.embedding, x, mask, state))
         for layer in self.layers:
             x = layer(x, mask, state)
@@ -58,6 +59,7 @@ class ConvNeXtBlock(nn.Module):
         self.gamma = nn.Parameter(torch.full((config.dim,), init))
 
     def forward(self, x: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
+        """(B, T, dim) -> (B, T, dim)"""
         y = self.norm(_convolve(self.dwconv, x, mask, state))
         return x + self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))
 

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from .configuration import WaveNeXtConfig
 from .masks import length_mask
+from .parts import WaveNeXtConfig
 from .state import StreamState
 from .vocos import ConvNeXtBackbone
 
@@ -23,9 +23,12 @@ class WaveNeXt(nn.Module):
 
 
 class LinearHead(nn.Module):
+    """Frames (B, T, dim) -> their samples (B, T * hop_length), clipped to [-1, 1]."""
+
     def __init__(self, config: WaveNeXtConfig) -> None:
         super().__init__()
         self.proj = nn.Linear(config.dim, config.hop_length)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, T * hop_length)"""
         return self.proj(x).flatten(1).clamp(-1, 1)

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .configuration import WavLMConfig
 from .masks import length_mask, zero_padding
+from .parts import WavLMConfig
+from .precision import full_precision
 from .state import StreamState
 
 # Frames that pass the convolutions together: their first layer holds 64 x 512 values per frame, 1.2 GB per minute.
@@ -34,6 +35,7 @@ class WavLMEncoder(nn.Module):
         """Number of frames of signals of (B,) samples."""
         return self.feature_extractor.num_frames(lengths)
 
+    @full_precision
     def forward(self, waveform: Tensor, lengths: Tensor | None = None, state: StreamState | None = None) -> Tensor:
         """waveform (B, T_samples), lengths (B,) in samples; frames of padding come back as zeros."""
         x = self.feature_proj(self.norm(self.feature_extractor(waveform, lengths, state)))
@@ -66,6 +68,7 @@ class ConvFeatureExtractor(nn.Module):
         return size
 
     def num_frames(self, lengths: Tensor) -> Tensor:
+        """Number of frames of signals of (B,) samples."""
         for block in self.layers:
             lengths = block.num_frames(lengths, self.causal)
         return lengths
@@ -94,6 +97,8 @@ class ConvFeatureExtractor(nn.Module):
 
 
 class ConvBlock(nn.Module):
+    """One strided convolution: (B, T, in_dim) -> (B, T', out_dim)."""
+
     def __init__(self, in_dim: int, out_dim: int, kernel_size: int, stride: int) -> None:
         super().__init__()
         self.kernel_size, self.stride = kernel_size, stride
@@ -101,11 +106,13 @@ class ConvBlock(nn.Module):
         self.norm = nn.LayerNorm(out_dim)
 
     def num_frames(self, lengths: Tensor, causal: bool) -> Tensor:
+        """T -> T'"""
         if causal:
             return (lengths - 1) // self.stride + 1
         return (lengths.clamp(min=self.kernel_size) - self.kernel_size) // self.stride + 1
 
     def forward(self, x: Tensor, state: StreamState | None) -> Tensor:
+        """(B, T, in_dim) -> (B, T', out_dim)"""
         if state is not None:
             x = state.extend(self, x, self.kernel_size - 1)
         elif x.shape[1] < self.kernel_size:  # so that even one sample yields a frame
@@ -114,6 +121,8 @@ class ConvBlock(nn.Module):
 
 
 class TransformerEncoder(nn.Module):
+    """Positional convolution and pre-norm layers that share one relative position bias; no final norm."""
+
     def __init__(self, config: WavLMConfig) -> None:
         super().__init__()
         self.config = config
@@ -122,6 +131,7 @@ class TransformerEncoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
 
     def forward(self, x: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
+        """x (B, T, D), mask (B, T) True where a frame is real -> (B, T, D)"""
         x = x + self.positional_embedding(x, state)
         past = 0 if state is None else self.config.window_size
         bias = self.relative_bias(past + x.shape[1])
@@ -145,6 +155,8 @@ class TransformerEncoder(nn.Module):
 
 
 class PositionalConvolution(nn.Module):
+    """A wide grouped convolution whose output is added to its input, as position information."""
+
     def __init__(self, config: WavLMConfig) -> None:
         super().__init__()
         self.conv = nn.Conv1d(config.dim, config.dim, config.conv_pos, groups=config.conv_pos_groups)
@@ -160,6 +172,8 @@ class PositionalConvolution(nn.Module):
 
 
 class EncoderLayer(nn.Module):
+    """Gated attention and a feed-forward layer, each with a norm before it and a residual."""
+
     def __init__(self, config: WavLMConfig) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.dim)
@@ -168,17 +182,21 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(config.dim, config.ffn_dim)
 
     def forward(self, x: Tensor, bias: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
+        """x (B, T, D), bias (H, 2 reach - 1), mask (B, T) True where a frame is real -> (B, T, D)"""
         x = x + self.attention(self.attention_norm(x), bias, mask, state)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
 class FeedForward(nn.Module):
+    """Linear, GELU, linear."""
+
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.in_proj = nn.Linear(dim, hidden_dim)
         self.out_proj = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, T, dim)"""
         return self.out_proj(F.gelu(self.in_proj(x)))
 
 
