@@ -30,7 +30,7 @@ class SpeechLMInfo:
     """What a saved speech LM says about itself (`speech_lm.json`)."""
 
     task: str
-    audio_tokenizer: str  # "mini", a hub id, or a path relative to the folder
+    audio_tokenizer: str = "audio_tokenizer"  # "mini", a hub id, or a path relative to the folder, where a copy stands
     length_window: LengthWindow | None = None  # seconds of speech per character, seen in training
     voices: tuple[str, ...] = ()  # speakers seen in training
 
@@ -76,7 +76,7 @@ class SpeechLM:
             bos_token_id=None,
             eos_token_id=vocabulary.control("end"),
         )
-        return cls(AutoModelForCausalLM.from_config(llama), vocabulary, audio_tokenizer, _info(task, audio_tokenizer))
+        return cls(AutoModelForCausalLM.from_config(llama), vocabulary, audio_tokenizer, SpeechLMInfo(task))
 
     @classmethod
     def from_base(cls, base: str | Path, audio_tokenizer: AudioTokenizer, task: str = "tts") -> "SpeechLM":
@@ -84,7 +84,7 @@ class SpeechLM:
         vocabulary = Vocabulary.extend(AutoTokenizer.from_pretrained(base), audio_tokenizer.vocab_size)
         model = AutoModelForCausalLM.from_pretrained(base)
         model.resize_token_embeddings(len(vocabulary), pad_to_multiple_of=64, mean_resizing=True)
-        return cls(model, vocabulary, audio_tokenizer, _info(task, audio_tokenizer))
+        return cls(model, vocabulary, audio_tokenizer, SpeechLMInfo(task))
 
     @classmethod
     def from_pretrained(cls, source: str | Path = "mini", device: str = "cpu", **kwargs: Any) -> "SpeechLM":
@@ -112,7 +112,7 @@ class SpeechLM:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write LM, vocabulary and codec into one folder; the LM part opens in plain transformers.
 
-        The codec inside the package is named, not copied.
+        A codec that `info` names ("mini", a hub id) is not copied.
         """
         folder = Path(folder)
         self.model.save_pretrained(folder)
@@ -140,8 +140,3 @@ class SpeechLM:
         """
         prompt = torch.as_tensor(prompt, device=self.device)
         return generate(self.model, self.vocabulary, prompt, length, sampling or Sampling(), seed)
-
-
-def _info(task: str, audio_tokenizer: AudioTokenizer) -> SpeechLMInfo:
-    named = audio_tokenizer.source == "mini"
-    return SpeechLMInfo(task, "mini" if named else "audio_tokenizer")

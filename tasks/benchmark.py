@@ -57,7 +57,7 @@ def _load(source: str) -> FocalCodecModel:
     if source == "focalcodec_50hz":
         torch.manual_seed(0)
         return FocalCodecModel(FocalCodecConfig()).eval()
-    return AudioTokenizer.from_pretrained(source).model
+    return AudioTokenizer.from_pretrained(source).codec
 
 
 def _best(call, argument: torch.Tensor) -> float:  # noqa: ANN001

@@ -44,7 +44,8 @@ def tokenize(corpus: Path, store: Path, codec: str = "mini", batch_seconds: floa
         quiet: no progress bar.
     """
     from ..data.corpora import read_corpus
-    from ..data.token_store import describe, tokenize_corpus
+    from ..data.token_store import describe
+    from ..data.tokenization import tokenize_corpus
     from ..tokenizer import AudioTokenizer
 
     manifest = tokenize_corpus(
@@ -54,7 +55,7 @@ def tokenize(corpus: Path, store: Path, codec: str = "mini", batch_seconds: floa
         batch_seconds=batch_seconds,
         progress=not quiet,
     )
-    print(describe(manifest))
+    print(describe(manifest) if manifest else "this process is done; the last one to finish writes the manifest")
 
 
 def train(task: str, store: Path, run: Path, config: Path | None = None, codec: str = "mini", quiet: bool = False) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from ..data.corpora import Utterance, read_corpus
 from ..lm import SpeechLM
-from ..tokenizer import AudioTokenizer, read_audio, resample
+from ..tokenizer import AudioTokenizer, resample
 from ..tokenizer.focalcodec.mel import log_mel
 from .tts import speak
 
@@ -50,7 +50,10 @@ def evaluate_task(task: str, data: Path, model: str, limit: int, scorer: str, se
         chosen = np.random.default_rng(seed).choice(len(items), limit, replace=False)
         items = [items[i] for i in sorted(chosen)]
     recognise = None if scorer == "mel" else load_recogniser(scorer)
-    rows = codec_rows(items, model, recognise) if task == "codec" else tts_rows(items, model, recognise, seed)
+    if task == "codec":
+        rows = codec_rows(items, AudioTokenizer.from_pretrained(model), recognise)
+    else:
+        rows = tts_rows(items, SpeechLM.from_pretrained(model), recognise, seed)
     return "\n".join(
         [
             f"{task} {model} on {data.name}, n = {len(items)}, seed {seed}, scorer {Path(scorer).name}",
@@ -62,15 +65,14 @@ def evaluate_task(task: str, data: Path, model: str, limit: int, scorer: str, se
     )
 
 
-def codec_rows(items: Sequence[Utterance], model: str, recognise: Recogniser | None) -> list[Row]:
+def codec_rows(items: Sequence[Utterance], tokenizer: AudioTokenizer, recognise: Recogniser | None) -> list[Row]:
     """The recordings themselves (the recogniser's own errors), and the same through the codec."""
-    tokenizer = AudioTokenizer.from_pretrained(model)
     original: list[str] = []
     decoded: list[str] = []
     distances = []
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     for item in items:
-        audio, rate = read_audio(item.audio, tokenizer.sampling_rate)
+        audio, rate = item.read(tokenizer.sampling_rate)
         encoded = tokenizer(audio)
         counts += np.bincount(encoded["input_ids"][0].numpy(), minlength=len(counts))
         again = tokenizer.decode(encoded["input_ids"][0], num_samples=int(encoded["num_samples"][0]))
@@ -90,9 +92,8 @@ def codec_rows(items: Sequence[Utterance], model: str, recognise: Recogniser | N
     return [_row("recording", texts, original), _row("through the codec", texts, decoded, note)]
 
 
-def tts_rows(items: Sequence[Utterance], model: str, recognise: Recogniser | None, seed: int) -> list[Row]:
+def tts_rows(items: Sequence[Utterance], lm: SpeechLM, recognise: Recogniser | None, seed: int) -> list[Row]:
     """Speech written for the transcripts, between the recordings and what the codec leaves of them."""
-    lm = SpeechLM.from_pretrained(model)
     texts = [item.text or "" for item in items]
     heard, seconds, unfinished = [], 0.0, 0
     for i, text in enumerate(texts):
@@ -101,10 +102,9 @@ def tts_rows(items: Sequence[Utterance], model: str, recognise: Recogniser | Non
         unfinished += result.stop_reason != "end"
         if recognise:
             heard.append(recognise(result.audio, result.sampling_rate))
-    reference = sum(len(read_audio(item.audio, 16000)[0]) for item in items) / 16000
+    reference = sum(len(item.read(16000)[0]) for item in items) / 16000
     note = f"{unfinished} without an end, {seconds / reference:.2f} of the recordings' duration"
-    codec = str(lm.audio_tokenizer.source) if lm.audio_tokenizer.source else model
-    return [*codec_rows(items, codec, recognise), _row("spoken", texts, heard, note)]
+    return [*codec_rows(items, lm.audio_tokenizer, recognise), _row("spoken", texts, heard, note)]
 
 
 def load_recogniser(folder: str) -> Recogniser:

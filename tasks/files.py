@@ -55,9 +55,9 @@ def describe_model(source: str) -> str:
             lines.append(f"pace            {window.fastest:.3f} to {window.slowest:.3f} s per character")
     else:
         tokenizer = AudioTokenizer.from_pretrained(source)
-    parameters = sum(p.numel() for p in tokenizer.model.parameters())
+    parameters = sum(p.numel() for p in tokenizer.codec.parameters())
     lines += [
-        f"codec           {tokenizer.model.config.model_type}, {parameters / 1e6:.2f} M parameters",
+        f"codec           {tokenizer.codec.config.model_type}, {parameters / 1e6:.2f} M parameters",
         f"rates           {tokenizer.sampling_rate} Hz in, {tokenizer.output_sampling_rate} Hz out, "
         f"{tokenizer.frame_rate:g} frames/s",
         f"tokens          {tokenizer.num_codebooks} x {tokenizer.codebook_size}, {tokenizer.bits_per_second:.0f} bit/s",

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from datasets import Dataset
+from transformers import set_seed
 
 from ..data.token_store import TokenStore
 from ..lm import LengthWindow, SpeechLM, Vocabulary
@@ -25,8 +26,14 @@ def train_task(task: str, store: Path, run: Path, config: Path | None, codec: st
     audio_tokenizer = AudioTokenizer.from_pretrained(codec)
     learning, held_out = tokens.split(recipe.validation_fraction, recipe.seed)
     vocabulary = Vocabulary.characters([f"{row['speaker']} {row['text']}" for row in learning], audio_tokenizer.vocab_size)
+    set_seed(recipe.seed)
     lm = SpeechLM.from_config(recipe.model, audio_tokenizer, vocabulary, task)
-    lm.info = replace(lm.info, length_window=_length_window(learning, audio_tokenizer), voices=_voices(learning))
+    lm.info = replace(
+        lm.info,
+        audio_tokenizer="mini" if codec == "mini" else lm.info.audio_tokenizer,
+        length_window=_length_window(learning, audio_tokenizer),
+        voices=_voices(learning),
+    )
     examples, dropped = _examples(TEMPLATES[task], vocabulary, learning, recipe.max_length)
     validation, _ = _examples(TEMPLATES[task], vocabulary, held_out, recipe.max_length)
     if not len(examples) or not len(validation):
