@@ -1,0 +1,48 @@
+"""What the tests share: the golden fixtures, and tiny codecs whose weights are seeded."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from focallm.tokenizer.focalcodec import FocalCodecConfig, FocalCodecModel
+
+FIXTURES = Path(__file__).parent / "fixtures" / "focalcodec"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """Folder of the golden fixtures: one checkpoint with its tensors per released kind of model."""
+    return FIXTURES
+
+
+@pytest.fixture(scope="session")
+def codec() -> Callable[[str], FocalCodecModel]:
+    """`codec("tiny_50hz")` and so on: a golden model, loaded once; `codec("mel")`: the one without WavLM."""
+    return functools.cache(
+        lambda name: _mel_codec() if name == "mel" else FocalCodecModel.from_pretrained(FIXTURES / name)
+    )
+
+
+def _mel_codec() -> FocalCodecModel:
+    focal = {"focal_window": 7, "focal_level": 2, "focal_factor": 2}
+    config = FocalCodecConfig(
+        encoder={"type": "mel", "dim": 20},
+        compressor={"input_dim": 20, "output_dim": 13, "hidden_dims": [24, 16], "factors": [1, 2], **focal},
+        quantizer={"codebook_size": 8192},
+        decompressor={"input_dim": 13, "output_dim": 20, "hidden_dims": [16, 24], "factors": [2, 1], **focal},
+        decoder={"type": "vocos", "input_dim": 20, "num_layers": 2, "dim": 16, "ffn_dim": 32},
+    )
+    model = FocalCodecModel(config).eval()
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():  # larger than a fresh model's, so that tokens vary
+        if parameter.ndim > 1:
+            parameter.data = torch.randn(parameter.shape, generator=generator) / parameter[0].numel() ** 0.5
+    return model

@@ -1,0 +1,155 @@
+"""Streaming equals offline: for any number of chunks at a time, and for several streams side by side."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from focallm.tokenizer.focalcodec import FocalCodecConfig, FocalCodecModel
+
+CHUNK = 1280
+
+
+@pytest.fixture(scope="module")
+def model(codec) -> FocalCodecModel:
+    return codec("tiny_50hz_causal")  # its attention window is 8 chunks: the signals below fill it several times
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 3, 5, 30])
+def test_any_number_of_chunks_at_a_time(model: FocalCodecModel, chunks: int) -> None:
+    waveform = _noise(30 * CHUNK)
+    whole = model.encode(waveform)
+    tokens, audio = _stream(model, waveform, chunks * CHUNK)
+    assert torch.equal(tokens, whole.audio_codes)
+    torch.testing.assert_close(audio, model.decode(whole.audio_codes).audio_values, atol=1e-4, rtol=0)
+
+
+def test_chunks_of_changing_size(model: FocalCodecModel) -> None:
+    waveform = _noise(30 * CHUNK)
+    stream = model.stream()
+    parts = waveform.split([CHUNK * n for n in (1, 7, 2, 11, 1, 8)], dim=1)
+    tokens = torch.cat([stream.encode(part) for part in parts], dim=2)
+    assert torch.equal(tokens, model.encode(waveform).audio_codes)
+
+
+@pytest.mark.parametrize("name", ["lookahead 0", "window of two chunks", "no refiner"])
+def test_other_causal_configurations(model: FocalCodecModel, name: str) -> None:
+    config = copy.deepcopy(model.config.to_dict())
+    changes = {
+        "lookahead 0": {"encoder": {"lookahead_size": 0}, "decompressor": {"lookahead_size": 0}},
+        "window of two chunks": {"encoder": {"window_size": 8}, "compressor": {"window_size": 3}},
+        "no refiner": {"decompressor": {"lookahead_size": 0, "last_window_size": None}},
+    }[name]
+    parts = {part: config[part] | changes.get(part, {}) for part in ("encoder", "compressor", "decompressor")}
+    other = FocalCodecModel(FocalCodecConfig(**parts, quantizer=config["quantizer"], decoder=config["decoder"])).eval()
+    own = other.state_dict()
+    own.update(
+        {key: value for key, value in model.state_dict().items() if key in own and own[key].shape == value.shape}
+    )
+    other.load_state_dict(own)
+    chunk = other.config.chunk_length
+    assert chunk == (320 if name == "lookahead 0" else CHUNK)
+    waveform = _noise(25 * chunk)
+    whole = other.encode(waveform)
+    for size in (chunk, 3 * chunk):
+        tokens, audio = _stream(other, waveform, size)
+        assert torch.equal(tokens, whole.audio_codes)
+        torch.testing.assert_close(audio, other.decode(whole.audio_codes).audio_values, atol=1e-4, rtol=0)
+
+
+def test_a_chunk_is_whole_for_the_refiner_too(model: FocalCodecModel) -> None:
+    config = model.config.to_dict()
+    config["decompressor"]["lookahead_size"] = 5
+    parts = ("encoder", "compressor", "quantizer", "decompressor", "decoder")
+    assert FocalCodecConfig(**{part: config[part] for part in parts}).chunk_length == 12 * 320  # of 4 and of 6 frames
+
+
+def test_streams_of_one_batch_are_reset_at_different_times(model: FocalCodecModel) -> None:
+    stream = model.stream(batch_size=3)
+    begin = torch.tensor([0, 4, 13])  # chunk at which the signal of each stream begins
+    signals = _noise(20 * CHUNK, batch=3)
+    tokens, audio = [], []
+    for step in range(20):
+        if step in (4, 13):
+            stream.reset([int((begin == step).nonzero())] if step == 4 else begin == step)
+        tokens.append(stream.encode(signals[:, step * CHUNK : (step + 1) * CHUNK]))
+        audio.append(stream.decode(tokens[-1]))
+    for i, start in enumerate(begin.tolist()):
+        alone_tokens, alone_audio = _stream(model, signals[i : i + 1, start * CHUNK :], CHUNK)
+        assert torch.equal(torch.cat(tokens[start:], dim=2)[i : i + 1], alone_tokens)
+        torch.testing.assert_close(torch.cat(audio[start:], dim=2)[i : i + 1], alone_audio, atol=1e-4, rtol=0)
+
+
+def test_reset_begins_again(model: FocalCodecModel) -> None:
+    stream, waveform = model.stream(), _noise(3 * CHUNK + 500)
+    first = stream.encode(waveform)
+    stream.reset()
+    assert torch.equal(stream.encode(waveform), first)
+
+
+def test_an_incomplete_last_chunk(model: FocalCodecModel) -> None:
+    waveform = _noise(5 * CHUNK + 700)  # the window is not full yet: no difference to offline
+    tokens, audio = _stream(model, waveform, CHUNK)
+    whole = model.encode(waveform)
+    assert torch.equal(tokens, whole.audio_codes)
+    torch.testing.assert_close(audio, model.decode(whole.audio_codes).audio_values, atol=1e-4, rtol=0)
+
+
+def test_a_last_chunk_filled_with_zeros_equals_the_filled_signal(model: FocalCodecModel) -> None:
+    waveform = torch.nn.functional.pad(_noise(20 * CHUNK + 700), (0, CHUNK - 700))
+    tokens, _ = _stream(model, waveform, CHUNK)
+    assert torch.equal(tokens, model.encode(waveform).audio_codes)
+
+
+def test_an_incomplete_chunk_ends_the_stream(model: FocalCodecModel) -> None:
+    stream = model.stream(batch_size=2)
+    tokens = stream.encode(_noise(CHUNK + 320, batch=2))
+    with pytest.raises(ValueError, match="stream 0 has ended: its last chunk was not a multiple of 1280 samples"):
+        stream.encode(_noise(CHUNK, batch=2))
+    stream.decode(tokens)
+    with pytest.raises(ValueError, match="multiple of 4 tokens"):
+        stream.decode(tokens)
+    stream.reset([0])
+    with pytest.raises(ValueError, match="stream 1 has ended"):
+        stream.encode(_noise(CHUNK, batch=2))
+    stream.reset([1])
+    stream.encode(_noise(CHUNK, batch=2))
+
+
+def test_memory_does_not_grow(model: FocalCodecModel) -> None:
+    stream, sizes = model.stream(), []
+    for _ in range(20):
+        stream.decode(stream.encode(_noise(CHUNK)))
+        states = (stream.encoding, stream.decoding)
+        pairs = [tensor for pair in stream.encoding.key_values.values() for tensor in pair]
+        contexts = [tensor for state in states for tensor in state.contexts.values()]
+        # storage, not shape: a view would keep everything that it was cut from
+        sizes.append(sum(tensor.untyped_storage().nbytes() for tensor in pairs + contexts))
+    assert sizes[-1] == sizes[8]
+
+
+def test_what_is_refused(codec, model: FocalCodecModel) -> None:
+    with pytest.raises(ValueError, match="not causal"):
+        codec("tiny_50hz").stream()
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        model.stream(0)
+    stream = model.stream(2)
+    with pytest.raises(ValueError, match="holds 2 streams, found a batch of 1"):
+        stream.encode(_noise(CHUNK))
+    with pytest.raises(ValueError, match="NaN"):
+        stream.encode(_noise(CHUNK, batch=2).fill_(torch.nan))
+    with pytest.raises(ValueError, match="0 ... 2047"):
+        stream.decode(torch.full((2, 1, 4), 2048))
+
+
+def _noise(length: int, batch: int = 1) -> Tensor:
+    return 0.3 * torch.randn(batch, length, generator=torch.Generator().manual_seed(length + batch))
+
+
+def _stream(model: FocalCodecModel, waveform: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    stream, tokens, audio = model.stream(len(waveform)), [], []
+    for chunk in waveform.split(size, dim=1):
+        tokens.append(stream.encode(chunk))
+        audio.append(stream.decode(tokens[-1]))
+    return torch.cat(tokens, dim=2), torch.cat(audio, dim=2)
