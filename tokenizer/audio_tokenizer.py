@@ -247,7 +247,7 @@ class AudioTokenizer:
 
     def _to_codes(self, ids: Tensor, num_samples: int | None, index: int) -> Tensor:
         """(L,) -> (K, N), without what lies beyond num_samples"""
-        if ids.ndim != 1 or ids.is_floating_point() or ids.dtype == torch.bool:
+        if ids.ndim != 1 or (len(ids) and (ids.is_floating_point() or ids.dtype == torch.bool)):
             raise ValueError(f"ids of an item must be (L,) integers, found {tuple(ids.shape)} {ids.dtype}")
         if num_samples is not None:
             if num_samples < 1:

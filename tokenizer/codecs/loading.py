@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ..focalcodec.loading import find_official
+from ..focalcodec.loading import read_json
 from ..focalcodec.modeling import FocalCodecModel
 from .adapter import CodecAdapter
 from .dac import DacCodec
@@ -28,11 +28,10 @@ def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: A
             raise OSError(
                 f"this installation has no bundled weights at {source}: install focallm again, or name a folder"
             )
-    official = find_official(source, kwargs) is not None
-    kind = "focalcodec" if official else PreTrainedConfig.get_config_dict(source, **kwargs)[0].get("model_type")
+    kind = _model_type(str(source), kwargs)
     if kind in _ADAPTERS:
         return _ADAPTERS[kind].from_pretrained(source, num_codebooks, **kwargs)
-    if kind != "focalcodec":
+    if kind not in (None, "focalcodec"):
         raise ValueError(
             f"{source} holds no codec that is known here: the model_type in its config.json is {kind!r}, expected "
             f"one of {['focalcodec', *_ADAPTERS]}"
@@ -40,3 +39,13 @@ def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: A
     if num_codebooks not in (None, 1):
         raise ValueError(f"a FocalCodec has one codebook, found num_codebooks={num_codebooks}")
     return FocalCodecModel.from_pretrained(source, **kwargs)
+
+
+def _model_type(source: str, kwargs: dict[str, Any]) -> str | None:
+    """As in config.json; None in the official FocalCodec layout, and where FocalCodec's loader knows what to say."""
+    if Path(source).exists():
+        config = Path(source) / kwargs.get("subfolder", "") / "config.json"
+        return read_json(config).get("model_type") if config.is_file() else None
+    if source.endswith(".json") or source.startswith((".", "/", "~")) or source.count("/") > 1:
+        return None
+    return PreTrainedConfig.get_config_dict(source, **kwargs)[0].get("model_type")

@@ -1,0 +1,199 @@
+"""Adapters of transformers' codecs, with tiny random weights: one surface, exact lengths, batch = single."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModel,
+    DacConfig,
+    DacModel,
+    EncodecConfig,
+    EncodecModel,
+    MimiConfig,
+    MimiModel,
+)
+
+from focallm.tokenizer import AudioTokenizer
+from focallm.tokenizer.codecs import DacCodec, EncodecCodec, MimiCodec
+
+
+def tiny_encodec(**changes):
+    config = EncodecConfig(
+        num_filters=4,
+        hidden_size=16,
+        codebook_size=64,
+        num_lstm_layers=1,
+        target_bandwidths=[0.9, 1.8],
+        **changes,
+    )
+    model = EncodecModel(config)
+    for layer in model.quantizer.layers:
+        torch.nn.init.normal_(layer.codebook.embed)
+    return model
+
+
+def tiny_dac():
+    return DacModel(
+        DacConfig(
+            encoder_hidden_size=4,
+            downsampling_ratios=[2, 4, 5, 8],
+            decoder_hidden_size=32,
+            n_codebooks=4,
+            codebook_size=32,
+        )
+    )
+
+
+def tiny_mimi():
+    config = MimiConfig(
+        num_filters=4,
+        hidden_size=32,
+        codebook_dim=16,
+        vector_quantization_hidden_dimension=16,
+        codebook_size=64,
+        num_quantizers=4,
+        num_hidden_layers=1,
+        intermediate_size=32,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        upsample_groups=32,
+    )
+    model = MimiModel(config)
+    for name, buffer in model.named_buffers():
+        if name.endswith("embed_sum"):
+            torch.nn.init.normal_(buffer, std=0.05)
+        if name.endswith("cluster_usage"):
+            torch.nn.init.ones_(buffer)
+    return model
+
+
+CODECS = {
+    "encodec": (EncodecCodec, tiny_encodec, 2, 4),
+    "dac": (DacCodec, tiny_dac, 4, 4),
+    "mimi": (MimiCodec, tiny_mimi, 4, 4),
+}
+
+
+@pytest.fixture(params=CODECS, scope="module")
+def codec(request):
+    torch.manual_seed(0)
+    adapter, make, _, _ = CODECS[request.param]
+    return adapter(make())
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 0.3
+
+
+@pytest.mark.parametrize("samples", [1, 7, 1919, 1920, 1921, 12345])
+def test_counts_and_lengths(codec, samples):
+    out = codec.encode(noise(1, 1, samples))
+    assert out.audio_codes.shape == (1, codec.config.num_quantizers, int(codec.num_tokens(samples)))
+    assert out.audio_codes.dtype == torch.int64
+    assert out.audio_codes_mask.all()
+    decoded = codec.decode(out.audio_codes, num_samples=samples).audio_values
+    assert decoded.shape == (1, 1, samples)
+    whole = codec.decode(out.audio_codes).audio_values
+    assert whole.shape[-1] == out.audio_codes.shape[-1] * codec.config.samples_per_token
+
+
+def test_a_batch_gives_what_single_items_give(codec):
+    lengths = [5000, 1, 2321]
+    wave = noise(3, 1, 5000)
+    mask = torch.arange(5000) < torch.tensor(lengths)[:, None]
+    out = codec.encode(wave, mask)
+    decoded = codec.decode(out.audio_codes, out.audio_codes_mask, lengths)
+    assert decoded.padding_mask.sum(1).tolist() == lengths
+    for i, length in enumerate(lengths):
+        single = codec.encode(wave[i : i + 1, :, :length])
+        codes = out.audio_codes[i][:, out.audio_codes_mask[i]]
+        assert torch.equal(codes, single.audio_codes[0])
+        alone = codec.decode(single.audio_codes, num_samples=length).audio_values
+        assert torch.equal(decoded.audio_values[i, 0, :length], alone[0, 0])
+
+
+def test_equals_transformers(codec):
+    wave = noise(1, 1, 9600)
+    model = codec.model
+    if isinstance(codec, EncodecCodec):
+        expected = model.encode(wave).audio_codes[0]  # the lowest bandwidth
+    else:
+        expected = model.encode(wave).audio_codes
+    assert torch.equal(codec.encode(wave).audio_codes, expected)
+    assert expected.unique().numel() > 1  # the random weights do tell frames apart
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_save_and_load_through_the_audio_tokenizer(name, tmp_path):
+    torch.manual_seed(0)
+    adapter, make, _, _ = CODECS[name]
+    tok = AudioTokenizer(adapter(make(), num_codebooks=3))
+    assert tok.vocab_size == 3 * tok.codebook_size
+    assert tok.tokens_per_second == 3 * tok.frame_rate
+    tok.save_pretrained(tmp_path)
+    assert AutoFeatureExtractor.from_pretrained(tmp_path).sampling_rate == tok.sampling_rate
+    AutoModel.from_pretrained(tmp_path)  # plain transformers opens it
+    again = AudioTokenizer.from_pretrained(tmp_path)
+    assert again.num_codebooks == 3
+    wave = noise(9001)
+    ids, expected = again(wave), tok(wave)
+    assert torch.equal(ids["input_ids"], expected["input_ids"])
+    frames = -(-9001 // tok.codec.config.samples_per_token)
+    assert ids["input_ids"].shape == (1, 3 * frames)
+    decoded = again.decode(ids["input_ids"][0], num_samples=9001)
+    assert decoded.shape == (9001,)
+    # a cut stream loses its incomplete frame only
+    assert len(again.decode(ids["input_ids"][0, :-1])) == (frames - 1) * tok.codec.config.samples_per_token
+    fewer = AudioTokenizer.from_pretrained(tmp_path, num_codebooks=2)
+    assert torch.equal(fewer.encode_codes([wave])[0], tok.encode_codes([wave])[0][:2])
+
+
+def test_a_long_file_goes_through_windows(monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr("focallm.tokenizer.audio_tokenizer.MAX_WHOLE_S", 1.0)
+    tok = AudioTokenizer(EncodecCodec(tiny_encodec()))
+    ids = tok(noise(24000 * 3 + 5))
+    assert ids["input_ids"].shape[1] == 2 * (75 * 3 + 1)
+    assert tok.decode(ids["input_ids"][0], num_samples=24000 * 3 + 5).shape == (24000 * 3 + 5,)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_refuses_more_codebooks_than_there_are(name):
+    adapter, make, default, available = CODECS[name]
+    assert adapter(make()).config.num_quantizers == default
+    with pytest.raises(ValueError, match=rf"must lie in 1 ... {available} .* found {available + 1}"):
+        adapter(make(), num_codebooks=available + 1)
+
+
+def test_refuses_what_tokens_cannot_carry():
+    with pytest.raises(ValueError, match="24 kHz mono"):
+        EncodecCodec(tiny_encodec(normalize=True))
+
+
+def test_refuses_wrong_codes(codec):
+    codes = torch.zeros(1, codec.config.num_quantizers, 3, dtype=torch.long)
+    codes[0, 0, 1] = codec.config.codebook_size
+    with pytest.raises(ValueError, match="audio_codes must be"):
+        codec.decode(codes)
+    with pytest.raises(ValueError, match="audio_codes must be"):
+        codec.decode(codes[:, :1] * 0)
+
+
+def test_refuses_incomplete_weights(tmp_path):
+    DacCodec(tiny_dac()).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    removed = sorted(tensors)[0]
+    del tensors[removed]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks 1 weights"):
+        AudioTokenizer.from_pretrained(tmp_path)
+
+
+def test_refuses_an_unknown_codec(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="model_type in its config.json is 'bert', expected one of"):
+        AudioTokenizer.from_pretrained(tmp_path)
