@@ -121,7 +121,7 @@ def to_mono_float(array: ArrayLike | torch.Tensor) -> Waveform:
         )
     if wave.dtype.name in _PCM:
         silence, scale = _PCM[wave.dtype.name]
-        wave = (wave.astype(np.float64 if wave.dtype.itemsize == 4 else np.float32) - silence) / scale
+        wave = (wave.astype(np.float64) - silence) / scale
     elif not np.issubdtype(wave.dtype, np.floating):
         raise ValueError(f"audio must be floats in [-1, 1] or int16, int32 or uint8 PCM, found {wave.dtype}")
     if wave.ndim == 2:

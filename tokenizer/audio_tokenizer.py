@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import HfApi
-from numpy.typing import ArrayLike
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
@@ -20,7 +20,7 @@ from .codecs.loading import Codec, load_codec
 from .focalcodec import FocalCodecFeatureExtractor, FocalCodecModel
 from .focalcodec.windows import MAX_WHOLE_S, decode_long, encode_long
 
-Ids = Tensor | ArrayLike
+Ids = Tensor | NDArray[np.integer] | Sequence[int]
 
 _BATCH_S = 120.0  # audio, padding included, that goes through the codec at once
 
@@ -141,7 +141,7 @@ class AudioTokenizer:
 
     def to(self, device: str | torch.device) -> "AudioTokenizer":
         """Move the codec."""
-        self.codec.to(device)
+        nn.Module.to(self.codec, device)
         return self
 
     # Audio -> ids.
@@ -198,7 +198,7 @@ class AudioTokenizer:
                 continue
             features = self.feature_extractor([waves[i] for i in batch], return_tensors="pt").to(self.device)
             out = self.codec.encode(features["input_values"], features["padding_mask"])
-            for i, item, mask in zip(batch, out.audio_codes.cpu(), out.audio_codes_mask.cpu(), strict=True):
+            for i, item, mask in zip(batch, out["audio_codes"].cpu(), out["audio_codes_mask"].cpu(), strict=True):
                 codes[i] = item[:, mask]
         return codes
 
@@ -220,8 +220,8 @@ class AudioTokenizer:
 
     def batch_decode(
         self,
-        ids: Ids | Sequence[Ids],
-        attention_mask: Ids | None = None,
+        ids: Tensor | NDArray[np.integer] | Sequence[Ids],
+        attention_mask: Tensor | NDArray[np.integer] | Sequence[Ids] | None = None,
         num_samples: int | Sequence[int] | Tensor | None = None,
     ) -> list[Waveform]:
         """Several sequences of ids, (B, L) or a list of any lengths, -> a list of (T,) float32; see `decode`.
@@ -274,7 +274,7 @@ class AudioTokenizer:
         padded = pad_sequence([item.T for item in codes], batch_first=True).mT.to(self.device)
         mask = pad_sequence([torch.ones(item.shape[1], dtype=torch.bool) for item in codes], batch_first=True)
         out = self.codec.decode(padded, mask.to(self.device), torch.tensor(lengths, device=self.device))
-        waves = out.audio_values[:, 0].float().cpu().numpy()
+        waves = out["audio_values"][:, 0].float().cpu().numpy()
         return [
             wave[: n * c.output_sampling_rate // c.sampling_rate].copy() for wave, n in zip(waves, lengths, strict=True)
         ]

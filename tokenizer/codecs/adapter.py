@@ -24,7 +24,6 @@ class CodecConfig:
     samples_per_token: int
     codebook_size: int
     num_quantizers: int
-    causal: bool = False  # whether `stream()` exists
 
     @property
     def output_sampling_rate(self) -> int:
@@ -37,7 +36,7 @@ class CodecConfig:
         return self.sampling_rate / self.samples_per_token
 
 
-class CodecAdapter:
+class CodecAdapter(nn.Module):
     """A codec of transformers behind the calls of `FocalCodecModel`.
 
     Items of a batch are encoded and decoded one by one: these architectures have no masks, or masks that do not reach
@@ -52,6 +51,7 @@ class CodecAdapter:
     model_class: ClassVar[type[PreTrainedModel]]
 
     def __init__(self, model: PreTrainedModel, num_codebooks: int | None = None) -> None:
+        super().__init__()
         available, default = self._codebooks(model.config)
         used = num_codebooks or getattr(model.config, _REMEMBERED, None) or default
         if not 1 <= used <= available:
@@ -67,8 +67,13 @@ class CodecAdapter:
         Raises:
             ValueError: a key of the checkpoint is missing or of another shape.
         """
-        kwargs = {"dtype": torch.float32, "use_safetensors": True, "ignore_mismatched_sizes": True} | kwargs
-        model, info = cls.model_class.from_pretrained(source, output_loading_info=True, **kwargs)
+        options: dict[str, Any] = {
+            "dtype": torch.float32,
+            "use_safetensors": True,
+            "ignore_mismatched_sizes": True,
+        } | kwargs
+        load: Any = cls.model_class.from_pretrained
+        model, info = load(source, output_loading_info=True, **options)
         wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
         if wrong:
             raise ValueError(
@@ -86,11 +91,6 @@ class CodecAdapter:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.device
-
-    def to(self, device: torch.device | str) -> "CodecAdapter":
-        """Move the weights."""
-        nn.Module.to(self.model, device)
-        return self
 
     def num_tokens(self, num_samples: Tensor | int) -> Tensor:
         """Number of frames for a number of samples."""

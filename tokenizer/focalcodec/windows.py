@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .modeling import FocalCodecModel
+
 if TYPE_CHECKING:
     from ..codecs.loading import Codec
 
@@ -24,20 +26,18 @@ def encode_long(codec: "Codec", waveform: Tensor, window_s: float = _WINDOW_S, c
 
     The waveform may lie in the CPU's memory; one window at a time goes to the codec's device.
     """
+    if isinstance(codec, FocalCodecModel) and codec.config.causal:
+        return _stream_encode(codec, waveform, window_s)
     c = codec.config
-    chunk, context = _grid(codec, window_s, context_s)
-    if c.causal:
-        stream = codec.stream()
-        pieces = _pieces(waveform.shape[1], chunk * c.samples_per_token)
-        return torch.cat([stream.encode(waveform[:, a:b].to(codec.device)) for a, b in pieces], dim=2)
+    size, context = _tokens(codec, window_s), _tokens(codec, context_s)
     codes = []
     total = int(codec.num_tokens(waveform.shape[1]))
-    for start, end in _pieces(total, chunk):
+    for start, end in _pieces(total, size):
         left = max(0, start - context)
-        # Without its right context the last window ends where the signal ends.
+        # The last window ends where the signal ends.
         right = waveform.shape[1] if end == total else (end + context) * c.samples_per_token
         window = waveform[:, left * c.samples_per_token : right].to(codec.device)
-        codes.append(codec.encode(window).audio_codes[:, :, start - left : end - left])
+        codes.append(codec.encode(window)["audio_codes"][:, :, start - left : end - left])
     return torch.cat(codes, dim=2)
 
 
@@ -52,39 +52,57 @@ def decode_long(
 
     T is `num_samples` at the output rate (cut, or the last sample repeated), or N tokens' worth.
     """
-    c = codec.config
-    per_token = c.samples_per_token * c.output_sampling_rate // c.sampling_rate
-    total = codes.shape[2]
-    chunk, context = _grid(codec, window_s, context_s)
-    fade = 0 if c.causal else min(round(_FADE_S * c.output_sampling_rate), context * per_token, chunk * per_token // 2)
-    stream = codec.stream() if c.causal else None
-    audio = torch.zeros(total * per_token)
-    for start, end in _pieces(total, chunk):
-        if stream is not None:
-            left, wave = start, stream.decode(codes[:, :, start:end].to(codec.device))
-        else:
-            left = max(0, start - context)
-            wave = codec.decode(codes[:, :, left : end + context].to(codec.device)).audio_values
-        # The window speaks from `fade` before its first to `fade` after its last sample, rising and falling linearly.
-        begin, finish = max(0, start * per_token - fade), min(len(audio), end * per_token + fade)
-        piece = wave.flatten().float().cpu()[begin - left * per_token : finish - left * per_token]
-        weight = torch.ones(len(piece))
-        ramp = (torch.arange(2 * fade) + 0.5) / max(1, 2 * fade)
-        if start > 0:
-            weight[: 2 * fade] = ramp
-        if end < total:
-            weight[len(weight) - 2 * fade :] *= ramp.flip(0)
-        audio[begin:finish] += piece * weight
-    wanted = len(audio) if num_samples is None else num_samples * c.output_sampling_rate // c.sampling_rate
+    if isinstance(codec, FocalCodecModel) and codec.config.causal:
+        audio = _stream_decode(codec, codes, window_s)
+    else:
+        audio = _decode_windows(codec, codes, window_s, context_s)
+    if num_samples is None:
+        return audio[None]
+    wanted = num_samples * codec.config.output_sampling_rate // codec.config.sampling_rate
     return audio[torch.arange(wanted).clamp(max=len(audio) - 1)][None]
 
 
-def _grid(codec: "Codec", window_s: float, context_s: float) -> tuple[int, int]:
-    """-> window (for a causal codec whole chunks) and context, in tokens, at least one each"""
+def _stream_encode(model: FocalCodecModel, waveform: Tensor, window_s: float) -> Tensor:
+    stream = model.stream()
+    pieces = _pieces(waveform.shape[1], _chunks(model, window_s) * model.config.chunk_length)
+    return torch.cat([stream.encode(waveform[:, start:end].to(model.device)) for start, end in pieces], dim=2)
+
+
+def _stream_decode(model: FocalCodecModel, codes: Tensor, window_s: float) -> Tensor:
+    stream = model.stream()
+    size = _chunks(model, window_s) * model.config.chunk_length // model.config.samples_per_token
+    waves = [stream.decode(codes[:, :, start:end].to(model.device)) for start, end in _pieces(codes.shape[2], size)]
+    return torch.cat([wave.flatten().float().cpu() for wave in waves])
+
+
+def _decode_windows(codec: "Codec", codes: Tensor, window_s: float, context_s: float) -> Tensor:
     c = codec.config
-    per_chunk = c.chunk_length // c.samples_per_token if c.causal else 1
-    window = max(1, round(window_s * c.frame_rate / per_chunk)) * per_chunk
-    return window, max(1, round(context_s * c.frame_rate))
+    per_token = c.samples_per_token * c.output_sampling_rate // c.sampling_rate
+    size, context = _tokens(codec, window_s), _tokens(codec, context_s)
+    fade = min(round(_FADE_S * c.output_sampling_rate), context * per_token, size * per_token // 2)
+    rise = (torch.arange(2 * fade) + 0.5) / (2 * fade)
+    total = codes.shape[2]
+    audio = torch.zeros(total * per_token)
+    for start, end in _pieces(total, size):
+        left = max(0, start - context)
+        wave = codec.decode(codes[:, :, left : end + context].to(codec.device))["audio_values"].flatten().float().cpu()
+        # A window is heard from `fade` before its first to `fade` after its last sample, rising and falling linearly.
+        begin, finish = max(0, start * per_token - fade), min(len(audio), end * per_token + fade)
+        heard = wave[begin - left * per_token : finish - left * per_token].clone()
+        if start > 0:
+            heard[: 2 * fade] *= rise
+        if end < total:
+            heard[-2 * fade :] *= rise.flip(0)
+        audio[begin:finish] += heard
+    return audio
+
+
+def _tokens(codec: "Codec", duration_s: float) -> int:
+    return max(1, round(duration_s * codec.config.frame_rate))
+
+
+def _chunks(model: FocalCodecModel, duration_s: float) -> int:
+    return max(1, round(duration_s * model.config.sampling_rate / model.config.chunk_length))
 
 
 def _pieces(total: int, size: int) -> list[tuple[int, int]]:
