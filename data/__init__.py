@@ -1,0 +1,1 @@
+"""Audio in, training examples out: corpora, token stores, batches."""
