@@ -104,7 +104,10 @@ def generate(
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         ids = model.generate(
-            prompt[None], attention_mask=torch.ones_like(prompt)[None], generation_config=config, logits_processor=processors
+            prompt[None],
+            attention_mask=torch.ones_like(prompt)[None],
+            generation_config=config,
+            logits_processor=processors,
         )[0, len(prompt) :]
     ended = int(ids[-1]) == vocabulary.control("end")
     codes = torch.tensor(vocabulary.codes(ids.tolist())[:most])

@@ -20,7 +20,7 @@ from .vocabulary import Vocabulary
 MINI = Path(__file__).parent / "weights" / "mini"  # the weights inside the package
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
-    "mini": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 768},
+    "mini": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 768},
 }
 _FILE = "speech_lm.json"
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments
@@ -50,7 +51,9 @@ def read_recipe(path: Path | str) -> LMRecipe:
     return LMRecipe(**values)
 
 
-def train(lm: SpeechLM, examples: Dataset, validation: Dataset, recipe: LMRecipe, run: Path, quiet: bool = False) -> dict:
+def train(
+    lm: SpeechLM, examples: Dataset, validation: Dataset, recipe: LMRecipe, run: Path, quiet: bool = False
+) -> dict:
     """Train on rows of `input_ids` and `labels`; a run that was stopped continues at its last checkpoint.
 
     The model is left in `run/model`. -> the Trainer's final metrics.
@@ -65,6 +68,7 @@ def train(lm: SpeechLM, examples: Dataset, validation: Dataset, recipe: LMRecipe
             "save_strategy": "epoch",
             "save_total_limit": 1,
             "logging_steps": 20,
+            "dataloader_pin_memory": torch.cuda.is_available(),
             "train_sampling_strategy": "group_by_length",
             "length_column_name": "length",
             **recipe.trainer,

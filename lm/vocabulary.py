@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 CONTROLS = ("pad", "text", "voice", "speech", "end")  # a control is written <|name|>
@@ -74,6 +74,7 @@ class Vocabulary:
             [normalizers.NFC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
         )
         backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+        backend.decoder = decoders.Fuse()
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token=unknown)
         return cls.extend(tokenizer, audio_vocab_size)
 

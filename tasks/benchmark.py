@@ -36,8 +36,13 @@ def benchmark_codec(source: str, threads: int) -> str:
         codes = model.encode(waveform).audio_codes
         encoding = _best(lambda w: model.encode(w), waveform)
         decoding = _best(lambda c: model.decode(c), codes)
-        lines.append(f"| {items} x {seconds:g} s | {items * seconds / encoding:.1f} | {items * seconds / decoding:.1f} |")
-    lines += ["", f"peak memory above the loaded model, {MEMORY_S:g} s: {_memory_in_fresh_process(source, threads):.0f} MB"]
+        lines.append(
+            f"| {items} x {seconds:g} s | {items * seconds / encoding:.1f} | {items * seconds / decoding:.1f} |"
+        )
+    lines += [
+        "",
+        f"peak memory above the loaded model, {MEMORY_S:g} s: {_memory_in_fresh_process(source, threads):.0f} MB",
+    ]
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ def encode(audio: Path, out: Path, codec: str = "mini") -> None:
         out: where the tokens go: an .npz with `codes` and `num_samples`.
         codec: mini, a folder or a hub id.
     """
+    _prepare()
     from .files import encode_file
 
     print(encode_file(audio, out, codec))
@@ -28,6 +29,7 @@ def decode(tokens: Path, out: Path, codec: str = "mini") -> None:
         out: an audio file to write (.wav, .flac, .ogg).
         codec: the codec that made the tokens.
     """
+    _prepare()
     from .files import decode_file
 
     print(decode_file(tokens, out, codec))
@@ -43,6 +45,7 @@ def tokenize(corpus: Path, store: Path, codec: str = "mini", batch_seconds: floa
         batch_seconds: audio per batch; it changes the speed, never the tokens.
         quiet: no progress bar.
     """
+    _prepare()
     from ..data.corpora import read_corpus
     from ..data.token_store import describe
     from ..data.tokenization import tokenize_corpus
@@ -58,40 +61,44 @@ def tokenize(corpus: Path, store: Path, codec: str = "mini", batch_seconds: floa
     print(describe(manifest) if manifest else "this process is done; the last one to finish writes the manifest")
 
 
-def train(task: str, store: Path, run: Path, config: Path | None = None, codec: str = "mini", quiet: bool = False) -> None:
+def train(
+    task: str, store: Path, run: Path, recipe: Path | None = None, codec: str = "mini", quiet: bool = False
+) -> None:
     """Train a language model on a token store; stopped at any time, it continues when it is called again.
 
     Args:
         task: tts.
         store: a token store with texts.
         run: folder of the run; the model is left in its `model` folder.
-        config: a YAML recipe such as configs/lm/mini_tts.yaml; the recipe's defaults without it.
+        recipe: a YAML file such as configs/lm/mini_tts.yaml; the defaults of `LMRecipe` without it.
         codec: the codec that made the store.
         quiet: no progress bar.
     """
+    _prepare()
     from .train import train_task
 
-    print(train_task(task, store, run, config, codec, quiet))
+    print(train_task(task, store, run, recipe, codec, quiet))
 
 
-def train_codec(config: Path, corpus: Path, run: Path, quiet: bool = False) -> None:
+def train_codec(recipe: Path, corpus: Path, run: Path, quiet: bool = False) -> None:
     """Train one stage of a codec; stopped at any time, it continues when it is called again.
 
     Args:
-        config: a YAML recipe such as configs/codec/mini_quantizer.yaml.
+        recipe: a YAML file such as configs/codec/mini_quantizer.yaml.
         corpus: a folder of audio, or a folder or file with a manifest.
         run: folder of the run; the model is left in its `model` folder.
         quiet: no progress bar.
     """
+    _prepare()
     from ..data.corpora import read_corpus
     from ..tokenizer.training import read_recipe
     from ..tokenizer.training import train_codec as train_stage
 
-    train_stage(read_recipe(config), [Path(item.audio) for item in read_corpus(corpus)], run, quiet)
+    train_stage(read_recipe(recipe), [Path(item.audio) for item in read_corpus(corpus)], run, quiet)
     print(f"{run}/model holds the codec: focallm encode RECORDING tokens.npz --codec {run}/model")
 
 
-def speak(
+def speak_to_file(
     text: str,
     out: Path = Path("out/speech.wav"),
     model: str = "mini",
@@ -111,10 +118,11 @@ def speak(
         top_p: draw from the likeliest tokens that hold this share of the probability.
         seed: the same seed gives the same speech.
     """
+    _prepare()
     from ..lm import Sampling
-    from .tts import speak as speak_text
+    from .tts import speak
 
-    result = speak_text(text, model, voice, Sampling(temperature, top_p=top_p), seed)
+    result = speak(text, model, voice, Sampling(temperature, top_p=top_p), seed)
     result.save(out)
     s = result.stats
     print(
@@ -134,6 +142,7 @@ def evaluate(task: str, data: Path, model: str = "mini", limit: int = 0, scorer:
         scorer: mel (needs nothing else) or the folder of a Whisper model for faster-whisper (adds word error rates).
         seed: of the choice of items and of sampling.
     """
+    _prepare()
     from .evaluation import evaluate_task
 
     print(evaluate_task(task, data, model, limit, scorer, seed))
@@ -147,6 +156,7 @@ def benchmark(what: str = "codec", model: str = "focalcodec_50hz", threads: int 
         model: focalcodec_50hz (the full-size configuration with random weights), mini, a folder or a hub id.
         threads: CPU threads to use.
     """
+    _prepare()
     from .benchmark import benchmark_codec
 
     if what != "codec":
@@ -161,17 +171,19 @@ def demo(audio: Path | None = None, out: Path = Path("out")) -> None:
         audio: a recording of yours; a bundled one by default.
         out: folder for sounds, spectrogram and report.
     """
+    _prepare()
     from .demo import run_demo
 
     print(run_demo(audio, out))
 
 
-def info(model: str = "mini") -> None:
+def info(model: str) -> None:
     """Say what a codec or a speech LM is: rates, sizes, parameters.
 
     Args:
         model: mini, a folder or a hub id.
     """
+    _prepare()
     from .files import describe_model
 
     print(describe_model(model))
@@ -183,12 +195,23 @@ COMMANDS = {
     "tokenize": tokenize,
     "train": train,
     "train-codec": train_codec,
-    "speak": speak,
+    "speak": speak_to_file,  # not called as the tasks of this package are: jsonargparse would import those to compare
     "evaluate": evaluate,
     "benchmark": benchmark,
     "demo": demo,
     "info": info,
 }
+
+
+def _prepare() -> None:
+    """Say what happens in plain lines; leave progress bars to work that is long."""
+    import logging
+
+    from transformers.utils import logging as transformers_logging
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    transformers_logging.disable_progress_bar()
 
 
 def main() -> None:

@@ -121,7 +121,11 @@ def load_recogniser(folder: str) -> Recogniser:
 
     def recognise(audio: np.ndarray, rate: int) -> str:
         segments, _ = whisper.transcribe(
-            resample(audio, rate, 16000), language="en", beam_size=1, without_timestamps=True, condition_on_previous_text=False
+            resample(audio, rate, 16000),
+            language="en",
+            beam_size=1,
+            without_timestamps=True,
+            condition_on_previous_text=False,
         )
         return " ".join(segment.text for segment in segments)
 

@@ -13,7 +13,7 @@ from ..tokenizer import AudioTokenizer
 from .template import TEMPLATES, Template
 
 
-def train_task(task: str, store: Path, run: Path, config: Path | None, codec: str, quiet: bool = False) -> str:
+def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, codec: str, quiet: bool = False) -> str:
     """Train `run/model` on a token store; -> what came out, in a line.
 
     Raises:
@@ -21,11 +21,13 @@ def train_task(task: str, store: Path, run: Path, config: Path | None, codec: st
     """
     if task not in TEMPLATES:
         raise ValueError(f"no task is called {task!r}: choose from {list(TEMPLATES)}")
-    recipe = read_recipe(config) if config else LMRecipe()
+    recipe = read_recipe(recipe_path) if recipe_path else LMRecipe()
     tokens = TokenStore(store)
     audio_tokenizer = AudioTokenizer.from_pretrained(codec)
     learning, held_out = tokens.split(recipe.validation_fraction, recipe.seed)
-    vocabulary = Vocabulary.characters([f"{row['speaker']} {row['text']}" for row in learning], audio_tokenizer.vocab_size)
+    vocabulary = Vocabulary.characters(
+        [f"{row['speaker']} {row['text']}" for row in learning], audio_tokenizer.vocab_size
+    )
     set_seed(recipe.seed)
     lm = SpeechLM.from_config(recipe.model, audio_tokenizer, vocabulary, task)
     lm.info = replace(
