@@ -119,7 +119,7 @@ def test_what_is_no_corpus_is_refused(tmp_path: Path) -> None:
     dataset = Dataset.from_dict({"file": ["x.wav"]})
     with pytest.raises(ValueError, match=r"no column audio; it has file.*columns="):
         read_corpus(dataset)
-    with pytest.raises(ValueError, match="one split of a DatasetDict.*found DatasetDict"):
+    with pytest.raises(ValueError, match=r"one split of a DatasetDict.*found DatasetDict"):
         read_corpus(DatasetDict({"train": dataset}))
     with pytest.raises(FileNotFoundError, match="no corpus at"):
         read_corpus(tmp_path / "nowhere")
