@@ -139,7 +139,7 @@ def test_what_is_refused(codec, model: FocalCodecModel) -> None:
         stream.encode(_noise(CHUNK))
     with pytest.raises(ValueError, match="NaN"):
         stream.encode(_noise(CHUNK, batch=2).fill_(torch.nan))
-    with pytest.raises(ValueError, match="0 ... 2047"):
+    with pytest.raises(ValueError, match=r"0 \.\.\. 2047"):
         stream.decode(torch.full((2, 1, 4), 2048))
 
 

@@ -92,7 +92,7 @@ def load_strictly(
         "of another shape": [f"{key} {tuple(a)} instead of {tuple(b)}" for key, a, b in info["mismatched_keys"]],
     }
     _raise_on(problems, source)
-    model.name_or_path = str(source)
+    model.name_or_path = model.config.name_or_path = str(source)
     return (model, info) if wants_info else model
 
 
