@@ -105,5 +105,3 @@ def test_the_length_window_holds_the_corpus_it_was_learnt_from():
         low, high = window.tokens(c, 50)
         assert low <= s * 50 <= high
     assert window.tokens(1, 50)[0] >= 1
-
-

@@ -1,0 +1,173 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from datasets import Dataset
+from focallm.lm import SpeechLM, Vocabulary
+from focallm.lm.training import LMRecipe, panel, read_recipe, render, train
+from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, set_seed
+
+FOCAL = {"focal_window": 3, "focal_level": 1, "focal_factor": 2, "factors": [1], "hidden_dims": [16]}
+
+
+def tiny_codec() -> AudioTokenizer:
+    torch.manual_seed(0)
+    config = FocalCodecConfig(
+        encoder={"type": "mel", "dim": 20},
+        compressor={"input_dim": 20, "output_dim": 5, **FOCAL},
+        quantizer={"codebook_size": 32},
+        decompressor={"input_dim": 5, "output_dim": 20, **FOCAL},
+        decoder={"type": "vocos", "input_dim": 20, "num_layers": 1, "dim": 16, "ffn_dim": 32},
+    )
+    return AudioTokenizer(FocalCodecModel(config).eval())
+
+
+@pytest.fixture(scope="module")
+def codec() -> AudioTokenizer:
+    return tiny_codec()
+
+
+def tiny_lm(codec: AudioTokenizer) -> SpeechLM:
+    set_seed(0)
+    return SpeechLM.from_config("tiny", codec, Vocabulary.characters(["abc"], codec.vocab_size))
+
+
+def examples(lm: SpeechLM, count: int) -> Dataset:
+    """Each letter is read as its own run of codes: what can be learnt from few examples."""
+    rows = []
+    for i in range(count):
+        letter = "abc"[i % 3]
+        audio = lm.vocabulary.audio_ids(["abc".index(letter)] * (3 + i % 4))
+        ids = [lm.vocabulary.control("text"), *lm.vocabulary.text_ids(letter), lm.vocabulary.control("speech")]
+        end = lm.vocabulary.control("end")
+        rows.append({"input_ids": [*ids, *audio, end], "labels": [-100] * len(ids) + [*audio, end]})
+        rows[-1]["length"] = len(rows[-1]["input_ids"])
+    return Dataset.from_list(rows)
+
+
+RECIPE = LMRecipe(
+    "tiny",
+    trainer={
+        "max_steps": 60,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "use_cpu": True,
+        "save_strategy": "steps",
+        "save_steps": 20,
+        "eval_strategy": "no",
+        "report_to": [],
+    },
+)
+
+
+def test_training_learns_what_the_examples_say(codec, tmp_path):
+    lm = tiny_lm(codec)
+    metrics = train(lm, examples(lm, 24), examples(lm, 6), RECIPE, tmp_path, quiet=True)
+    assert metrics["eval_loss"] < 1.0 < 0.5 * torch.log(torch.tensor(32.0))
+    prompt = [lm.vocabulary.control("text"), *lm.vocabulary.text_ids("b"), lm.vocabulary.control("speech")]
+    again = SpeechLM.from_pretrained(tmp_path / "model")
+    result = again.generate(prompt, (3, 12))
+    assert set(result.codes.tolist()) == {1}
+    assert result.stop_reason == "end"
+
+
+def test_a_run_that_was_killed_ends_with_the_weights_of_an_unbroken_one(codec, tmp_path):
+    lm = tiny_lm(codec)
+    train(lm, examples(lm, 24), examples(lm, 6), RECIPE, tmp_path / "whole", quiet=True)
+    whole = lm.model.state_dict()
+    lm = tiny_lm(codec)
+    from transformers import TrainerCallback
+
+    class Killed(Exception):
+        pass
+
+    class Killer(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            if state.global_step == 40:
+                raise Killed
+
+    import focallm.lm.training as training
+
+    class Mortal(training.Trainer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs, callbacks=[Killer()])
+
+    original, training.Trainer = training.Trainer, Mortal
+    try:
+        with pytest.raises(Killed):
+            train(lm, examples(lm, 24), examples(lm, 6), RECIPE, tmp_path / "broken", quiet=True)
+    finally:
+        training.Trainer = original
+    lm = tiny_lm(codec)
+    train(lm, examples(lm, 24), examples(lm, 6), RECIPE, tmp_path / "broken", quiet=True)
+    assert all(torch.equal(whole[key], value) for key, value in lm.model.state_dict().items())
+
+
+def test_a_saved_model_says_the_same_after_loading_and_after_moving(codec, tmp_path):
+    lm = tiny_lm(codec)
+    lm.save_pretrained(tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    again = SpeechLM.from_pretrained(tmp_path / "there")
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(lm.model.eval()(ids).logits, again.model(ids).logits)
+    assert again.info == lm.info
+    assert again.audio_tokenizer.decode([1, 2, 3]).tolist() == codec.decode([1, 2, 3]).tolist()
+
+
+def test_a_saved_model_opens_in_plain_transformers_without_our_code(codec, tmp_path):
+    tiny_lm(codec).save_pretrained(tmp_path)
+    code = (
+        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer;"
+        f"model = AutoModelForCausalLM.from_pretrained({str(tmp_path)!r});"
+        f"tokenizer = AutoTokenizer.from_pretrained({str(tmp_path)!r});"
+        "assert tokenizer.convert_tokens_to_ids('<|audio_31|>') < model.config.vocab_size;"
+        "assert not [name for name in sys.modules if name.startswith('focallm')]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_any_causal_lm_becomes_a_speech_lm(codec, tmp_path):
+    base = tmp_path / "base"
+    Vocabulary.characters(["abc"], 1).tokenizer.save_pretrained(base)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, tie_word_embeddings=False
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(base)
+    lm = SpeechLM.from_base(base, codec)
+    rows = lm.model.get_input_embeddings().weight
+    assert rows.shape[0] % 64 == 0
+    assert rows.shape[0] >= len(lm.vocabulary)
+    old = AutoModelForCausalLM.from_pretrained(base)
+    ids = torch.tensor([lm.vocabulary.text_ids("abc")])
+    assert torch.allclose(lm.model(ids).logits[..., :32], old(ids).logits[..., :32], atol=1e-5)
+
+
+def test_a_vocabulary_of_another_codec_is_refused(codec):
+    with pytest.raises(ValueError, match="64 audio ids but the codec has 32"):
+        SpeechLM.from_config("tiny", codec, Vocabulary.characters(["abc"], 64))
+
+
+def test_a_folder_without_a_speech_lm_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"holds no speech_lm\.json"):
+        SpeechLM.from_pretrained(tmp_path)
+
+
+def test_the_panel_shows_labels_in_braces_and_the_expected_loss(codec):
+    lm = tiny_lm(codec)
+    data = examples(lm, 3)
+    assert render(lm.vocabulary, data[0]) == "<|text|>a<|speech|>{[3 audio]}{<|end|>}"
+    text = panel(lm, data, dropped=2, entropy=1.5)
+    assert "3.47 nats" in text  # ln 32
+    assert "2 too long" in text
+
+
+def test_recipes_refuse_what_they_do_not_know(tmp_path):
+    (tmp_path / "r.yaml").write_text(json.dumps({"modle": "tiny"}))
+    with pytest.raises(ValueError, match=r"unknown keys \['modle'\]"):
+        read_recipe(tmp_path / "r.yaml")
+    with pytest.raises(ValueError, match=r"trainer.seed is set by focallm"):
+        LMRecipe(trainer={"seed": 1})
