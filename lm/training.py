@@ -15,6 +15,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data.collate import PadCollator
+from ..data.sampler import LengthGroupedSampler
 from .model import SpeechLM
 from .vocabulary import Vocabulary
 
@@ -51,6 +52,14 @@ def read_recipe(path: Path | str) -> LMRecipe:
     return LMRecipe(**values)
 
 
+class SpeechTrainer(Trainer):
+    """The transformers Trainer with an order of examples that a resumed run repeats."""
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
+        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+        return LengthGroupedSampler(lengths, self.args.train_batch_size, self.args.seed)
+
+
 def train(
     lm: SpeechLM, examples: Dataset, validation: Dataset, recipe: LMRecipe, run: Path, quiet: bool = False
 ) -> dict:
@@ -69,12 +78,10 @@ def train(
             "save_total_limit": 1,
             "logging_steps": 20,
             "dataloader_pin_memory": torch.cuda.is_available(),
-            "train_sampling_strategy": "group_by_length",
-            "length_column_name": "length",
             **recipe.trainer,
         },
     )
-    trainer = Trainer(
+    trainer = SpeechTrainer(
         model=lm.model,
         args=arguments,
         train_dataset=examples,

@@ -55,7 +55,7 @@ def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, code
 def _examples(template: Template, vocabulary: Vocabulary, rows: Dataset, max_length: int) -> tuple[Dataset, int]:
     """-> the examples that fit, and how many do not"""
     made = [template.example(vocabulary, row) for row in rows]
-    kept = [{**example, "length": len(example["input_ids"])} for example in made if fits(example, max_length)]
+    kept = [example for example in made if fits(example, max_length)]
     return Dataset.from_list(kept), len(made) - len(kept)
 
 

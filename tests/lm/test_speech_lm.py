@@ -44,7 +44,6 @@ def examples(lm: SpeechLM, count: int) -> Dataset:
         ids = [lm.vocabulary.control("text"), *lm.vocabulary.text_ids(letter), lm.vocabulary.control("speech")]
         end = lm.vocabulary.control("end")
         rows.append({"input_ids": [*ids, *audio, end], "labels": [-100] * len(ids) + [*audio, end]})
-        rows[-1]["length"] = len(rows[-1]["input_ids"])
     return Dataset.from_list(rows)
 
 
@@ -91,16 +90,16 @@ def test_a_run_that_was_killed_ends_with_the_weights_of_an_unbroken_one(codec, t
 
     import focallm.lm.training as training
 
-    class Mortal(training.Trainer):
+    class Mortal(training.SpeechTrainer):
         def __init__(self, **kwargs):
             super().__init__(**kwargs, callbacks=[Killer()])
 
-    original, training.Trainer = training.Trainer, Mortal
+    original, training.SpeechTrainer = training.SpeechTrainer, Mortal
     try:
         with pytest.raises(Killed):
             train(lm, examples(lm, 24), examples(lm, 6), RECIPE, tmp_path / "broken", quiet=True)
     finally:
-        training.Trainer = original
+        training.SpeechTrainer = original
     lm = tiny_lm(codec)
     train(lm, examples(lm, 24), examples(lm, 6), RECIPE, tmp_path / "broken", quiet=True)
     assert all(torch.equal(whole[key], value) for key, value in lm.model.state_dict().items())
