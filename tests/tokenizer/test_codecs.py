@@ -182,18 +182,44 @@ def test_refuses_wrong_codes(codec):
         codec.decode(codes[:, :1] * 0)
 
 
-def test_refuses_incomplete_weights(tmp_path):
+@pytest.mark.parametrize(
+    ("fault", "error", "words"),
+    [
+        ("missing", ValueError, "lacks 1 weights"),
+        ("shape", ValueError, "lacks 1 weights"),
+        ("renamed pickle", ValueError, "not safetensors"),
+        ("half", ValueError, "not safetensors"),
+        ("pickle", OSError, "never loaded"),
+        ("config", ValueError, "not JSON"),
+    ],
+)
+def test_refuses_faulty_folders(tmp_path, fault, error, words):
     DacCodec(tiny_dac()).save_pretrained(tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    removed = sorted(tensors)[0]
-    del tensors[removed]
-    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="lacks 1 weights"):
+    weights = tmp_path / "model.safetensors"
+    if fault in ("missing", "shape"):
+        tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}  # the file itself is mapped
+        key = sorted(tensors)[0]
+        if fault == "missing":
+            del tensors[key]
+        else:
+            tensors[key] = torch.zeros(3, 3)
+        save_file(tensors, weights, metadata={"format": "pt"})
+    elif fault == "renamed pickle":
+        torch.save({"a": torch.zeros(1)}, weights)
+    elif fault == "half":
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    elif fault == "pickle":
+        weights.unlink()
+        torch.save({"a": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    elif fault == "config":
+        (tmp_path / "config.json").write_text("{")
+    with pytest.raises(error, match=words) as caught:
         AudioTokenizer.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_refuses_an_unknown_codec(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="model_type in its config.json is 'bert', expected one of"):
+    with pytest.raises(ValueError, match=r"model_type in its config\.json is 'bert', expected one of"):
         AudioTokenizer.from_pretrained(tmp_path)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import FeatureExtractionMixin, PreTrainedModel
@@ -64,17 +65,23 @@ class CodecAdapter(nn.Module):
     def from_pretrained(cls, source: str | Path, num_codebooks: int | None = None, **kwargs: Any) -> "CodecAdapter":
         """Load a folder or hub id of transformers; kwargs as there, float32 unless `dtype` is given.
 
+        A key too many is only reported (by transformers): the published files were made for several of its versions.
+
         Raises:
-            ValueError: a key of the checkpoint is missing or of another shape.
+            OSError: no safetensors weights; pickled ones are never loaded.
+            ValueError: damaged weights, or a key is missing or of another shape.
         """
-        options: dict[str, Any] = {
-            "dtype": torch.float32,
-            "use_safetensors": True,
-            "ignore_mismatched_sizes": True,
-        } | kwargs
+        options: dict[str, Any] = {"dtype": torch.float32, **kwargs}
+        options |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
         load: Any = cls.model_class.from_pretrained
-        model, info = load(source, output_loading_info=True, **options)
-        wrong = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+        try:
+            model, info = load(source, **options)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{source} holds weights that are not safetensors ({error}): the file is damaged or a renamed pickle, "
+                "which is never loaded; fetch it again"
+            ) from None
+        wrong = sorted(info["missing_keys"]) + sorted(key for key, *_ in info["mismatched_keys"])
         if wrong:
             raise ValueError(
                 f"{source} lacks {len(wrong)} weights that its config.json asks for, or has them in another shape: "

@@ -30,6 +30,11 @@ def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: A
             )
     kind = _model_type(str(source), kwargs)
     if kind in _ADAPTERS:
+        if Path(source).is_dir() and not any(Path(source, kwargs.get("subfolder", "")).glob("*.safetensors")):
+            raise OSError(
+                f"{source} holds no .safetensors weights; pickled ones (.bin, .pt) are never loaded: convert them with "
+                "safetensors.torch.save_file"
+            )
         return _ADAPTERS[kind].from_pretrained(source, num_codebooks, **kwargs)
     if kind not in (None, "focalcodec"):
         raise ValueError(

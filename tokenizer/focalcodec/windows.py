@@ -59,7 +59,7 @@ def decode_long(
     if num_samples is None:
         return audio[None]
     wanted = num_samples * codec.config.output_sampling_rate // codec.config.sampling_rate
-    return audio[torch.arange(wanted).clamp(max=len(audio) - 1)][None]
+    return torch.cat([audio[:wanted], audio[-1:].expand(max(0, wanted - len(audio)))])[None]
 
 
 def _stream_encode(model: FocalCodecModel, waveform: Tensor, window_s: float) -> Tensor:
