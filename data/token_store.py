@@ -154,7 +154,7 @@ def _read_shard(path: Path, expected: str) -> pa.Table:
     if sha256(content) != expected:
         raise ValueError(
             f"{path} is not the shard that {MANIFEST} describes (its sha256 differs): it is damaged or of another "
-            "store; delete it and run the same tokenize command again"
+            "store; run the same tokenize command again, which makes it anew"
         )
     return pq.read_table(io.BytesIO(content))
 

@@ -173,6 +173,8 @@ def test_a_damaged_shard_is_refused_and_made_again(corpus: list[Utterance], whol
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     with pytest.raises(ValueError, match=r"shard-00002.*sha256 differs"):
         TokenStore(store)[0]
+    _tokenize(corpus, store)
+    assert _hashes(store) == _hashes(whole)
     damaged.unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks 1 of 7 shards, first shard-00002\.parquet"):
         TokenStore(store)
