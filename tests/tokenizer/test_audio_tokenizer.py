@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -339,3 +340,16 @@ def test_push_to_hub_uploads_the_saved_folder(tok, monkeypatch):
     address = tok.push_to_hub("me/codec", token="t", private=True, commit_message="first")
     assert address == "https://hub/commit"
     assert calls == [("token", "t"), ("create", "me/codec", True, True), ("upload", "me/codec", "first")]
+
+
+@pytest.mark.parametrize("name", ["tiny_50hz", "tiny_12_5hz", "tiny_50hz_causal"])
+def test_opens_the_official_layout_and_saves_in_ours(name, tmp_path):
+    tok = AudioTokenizer.from_pretrained(Path(__file__).parents[1] / "fixtures" / "focalcodec" / name)
+    wave = noise(20001)
+    out = tok(wave)
+    audio = tok.decode(out["input_ids"][0], num_samples=20001)
+    assert len(audio) == 20001 * tok.output_sampling_rate // 16000
+    tok.save_pretrained(tmp_path)
+    again = AudioTokenizer.from_pretrained(tmp_path)
+    assert torch.equal(again(wave)["input_ids"], out["input_ids"])
+    assert np.array_equal(again.decode(out["input_ids"][0], num_samples=20001), audio)
