@@ -209,8 +209,8 @@ def _prepare() -> None:
 
     from transformers.utils import logging as transformers_logging
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("focallm").setLevel(logging.INFO)
     transformers_logging.disable_progress_bar()
 
 

@@ -44,7 +44,10 @@ def test_entropy_loss_is_the_enumeration_by_hand():
     u = torch.nn.functional.normalize(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
     rows = []
     for row in u.tolist():
-        scores = [math.exp(-10 * sum((a - b) ** 2 for a, b in zip(row, code, strict=True))) for code in quantizer.codebook.tolist()]
+        scores = [
+            math.exp(-10 * sum((a - b) ** 2 for a, b in zip(row, code, strict=True)))
+            for code in quantizer.codebook.tolist()
+        ]
         rows.append([s / sum(scores) for s in scores])
     entropy = lambda p: -sum(x * math.log(max(x, 1e-5)) for x in p)  # noqa: E731
     mean = [sum(column) / 5 for column in zip(*rows, strict=True)]
@@ -100,9 +103,21 @@ def test_clips_are_16_bit_in_memory_and_drawn_by_the_generator(speech):
     assert draw(0).abs().max() <= 1
 
 
+def test_speed_moves_the_pitch_and_keeps_the_size(tmp_path):
+    write_audio(tmp_path / "a.wav", np.sin(2 * np.pi * 500 * np.arange(16000) / 16000).astype(np.float32), 16000)
+    batch = next(Clips([tmp_path / "a.wav"], 16000).batches(40, 8000, np.random.default_rng(0), speed=0.2))
+    peaks = torch.fft.rfft(batch * torch.hann_window(8000)).abs().argmax(dim=1) * 2  # Hz
+    assert batch.shape == (40, 8000)
+    assert 500 / 1.21 < peaks.min() < 440
+    assert 560 < peaks.max() < 500 * 1.21
+
+
 @pytest.mark.parametrize(
     ("stage", "changed", "kept"),
-    [("quantizer", ("compressor", "decompressor"), ("decoder",)), ("decoder", ("decoder",), ("compressor", "decompressor"))],
+    [
+        ("quantizer", ("compressor", "decompressor"), ("decoder",)),
+        ("decoder", ("decoder",), ("compressor", "decompressor")),
+    ],
 )
 def test_a_stage_trains_its_parts_and_no_other(stage, changed, kept, speech, tmp_path):
     r = recipe(stage, discriminator_width=0.01, discriminator_scales=1)

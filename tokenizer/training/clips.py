@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import soxr
 import torch
 from torch import Tensor
 
@@ -31,16 +32,26 @@ class Clips:
     def seconds(self) -> float:
         return float(self._ends[-1]) / self.sampling_rate
 
-    def batches(self, batch_size: int, samples: int, rng: np.random.Generator) -> Iterator[Tensor]:
-        """Endless (B, samples) clips at random levels; long files are drawn more often, short ones padded with zeros."""
-        while True:
-            yield torch.stack([self._clip(samples, rng) for _ in range(batch_size)])
+    def batches(self, batch_size: int, samples: int, rng: np.random.Generator, speed: float = 0.0) -> Iterator[Tensor]:
+        """Endless (B, samples) clips at random levels; long files are drawn more often, short ones padded with zeros.
 
-    def _clip(self, samples: int, rng: np.random.Generator) -> Tensor:
+        Args:
+            batch_size, samples: B, and the length of each clip.
+            rng: draws everything.
+            speed: each clip is played faster or slower by up to this factor minus one, pitch and all: other voices.
+        """
+        while True:
+            yield torch.stack([self._clip(samples, rng, speed) for _ in range(batch_size)])
+
+    def _clip(self, size: int, rng: np.random.Generator, speed: float) -> Tensor:
+        factor = float(np.exp(rng.uniform(-1, 1) * np.log1p(speed)))
+        samples = round(size * factor)
         wave = self.waves[int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))]
         start = int(rng.integers(max(1, len(wave) - samples + 1)))
-        clip = np.zeros(samples, np.float32)
-        part = wave[start : start + samples]
-        clip[: len(part)] = part / 32768
+        part = wave[start : start + samples] / np.float32(32768)
+        if samples != size:
+            part = soxr.resample(part, samples, size)[:size]
+        clip = np.zeros(size, np.float32)
+        clip[: len(part)] = part
         level = 10 ** (rng.uniform(-12, 3) / 20)
         return torch.from_numpy(clip * min(level, 1 / max(float(np.abs(clip).max()), 1e-3)))

@@ -33,7 +33,8 @@ class PeriodDiscriminator(nn.Module):
         dims = [1, *(_scaled(c, width) for c in (32, 128, 512, 1024, 1024))]
         strides = (3, 3, 3, 3, 1)
         self.layers = nn.ModuleList(
-            weight_norm(nn.Conv2d(dims[i], dims[i + 1], (5, 1), (stride, 1), (2, 0))) for i, stride in enumerate(strides)
+            weight_norm(nn.Conv2d(dims[i], dims[i + 1], (5, 1), (stride, 1), (2, 0)))
+            for i, stride in enumerate(strides)
         )
         self.score = weight_norm(nn.Conv2d(dims[-1], 1, (3, 1), padding=(1, 0)))
 

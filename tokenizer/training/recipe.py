@@ -24,6 +24,7 @@ class CodecRecipe:
     steps: int = 10000
     batch_size: int = 16
     seconds: float = 4.0  # of each clip
+    speed: float = 0.0  # clips are played up to this share faster or slower, with their pitch
     learning_rate: float = 1e-3  # falls to a twentieth on a cosine, after `warmup` steps
     warmup: int = 100
     betas: tuple[float, float] = (0.8, 0.99)

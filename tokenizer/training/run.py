@@ -48,7 +48,7 @@ def train_codec(recipe: CodecRecipe, paths: Sequence[Path], folder: Path, quiet:
     held_out = Clips(paths[len(paths) - recipe.validation_files :], rate)
     validation = [torch.from_numpy(wave / np.float32(32768))[None] for wave in held_out.waves]
     samples = round(recipe.seconds * rate / model.config.samples_per_token) * model.config.samples_per_token
-    batches = clips.batches(recipe.batch_size, samples, rng)
+    batches = clips.batches(recipe.batch_size, samples, rng, recipe.speed)
     logger.info("%.2f h of audio, step %d of %d", clips.seconds / 3600, step, recipe.steps)
 
     with SummaryWriter(str(folder / "tensorboard")) as board, (folder / "log.jsonl").open("a") as log:
@@ -61,7 +61,9 @@ def train_codec(recipe: CodecRecipe, paths: Sequence[Path], folder: Path, quiet:
             if last or (step + 1) % 50 == 0 or "validation" in str(metrics):
                 for name, value in metrics.items():
                     board.add_scalar(name, value, step + 1)
-                log.write(json.dumps({"step": step + 1, "elapsed_s": round(time.monotonic() - began, 1), **metrics}) + "\n")
+                log.write(
+                    json.dumps({"step": step + 1, "elapsed_s": round(time.monotonic() - began, 1), **metrics}) + "\n"
+                )
                 log.flush()
             if last or (step + 1) % recipe.checkpoint_every == 0:
                 _save_checkpoint(folder, stage, rng, step + 1)
