@@ -60,6 +60,9 @@ def test_what_stands_in_the_padding_changes_nothing(codec, kind: str, garbage: f
     clean, dirty = model.encode(batch, mask), model.encode(batch.masked_fill(~mask, garbage), mask)
     assert torch.equal(clean.audio_codes, dirty.audio_codes)
     assert torch.equal(clean.latents, dirty.latents)
+    if not model.config.causal:  # the encoder by itself, as training calls it
+        features = model.encoder(batch.masked_fill(~mask, garbage), mask.sum(dim=1))
+        torch.testing.assert_close(features, model.extract_features(batch, mask), atol=5e-5, rtol=0)
     tokens, valid = clean.audio_codes, clean.audio_codes_mask
     filled = tokens.masked_fill(~valid[:, None], 10**6)
     assert torch.equal(model.decode(tokens, valid).audio_values, model.decode(filled, valid).audio_values)
