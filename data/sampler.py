@@ -1,4 +1,4 @@
-"""The order of examples: random, but neighbours of similar length, so that little of a padded batch is padding."""
+"""The order of examples: random, but neighbours are of similar length, so that little of a batch is padding."""
 
 from collections.abc import Iterator, Sequence
 

@@ -65,7 +65,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         return
     # Tab-separated corpora do not quote: a sentence may begin with a quotation mark.
     quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
-    reader = csv.DictReader(io.StringIO(content, newline=""), delimiter="\t" if tabs else ",", quoting=quoting)
+    stream = io.StringIO(content, newline="")
+    reader: csv.DictReader[str] = csv.DictReader(stream, delimiter="\t" if tabs else ",", quoting=quoting)  # type: ignore[call-overload]
     for row in reader:
         if None in row or None in row.values():
             raise ValueError(f"{path}, line {reader.line_num} has not as many fields as the header {reader.fieldnames}")

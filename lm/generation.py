@@ -28,10 +28,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class LengthWindow:
-    """How long speech may be for a text, from the corpus: seconds = offset + characters x pace, within two bounds."""
+    """How long speech may be for a text: the paces of a corpus, in seconds per character."""
 
-    fastest: float  # seconds per character: 1st percentile
-    slowest: float  # seconds per character: 99th percentile
+    fastest: float  # 1st percentile
+    slowest: float  # 99th percentile
 
     @classmethod
     def learn(cls, characters: list[int], seconds: list[float]) -> "LengthWindow":
@@ -89,7 +89,8 @@ def generate(
     limit = model.config.max_position_embeddings
     if len(prompt) + most > limit:
         raise ValueError(
-            f"a prompt of {len(prompt)} ids and up to {most} audio ids exceed the model's {limit} positions: split the text"
+            f"a prompt of {len(prompt)} ids and up to {most} audio ids exceed the model's {limit} positions: "
+            "split the text"
         )
     config = GenerationConfig(
         max_new_tokens=most + 1,
@@ -103,7 +104,7 @@ def generate(
     processors = LogitsProcessorList([SpeechOnly(vocabulary, len(prompt), fewest)])
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        ids = model.generate(
+        ids = model.generate(  # type: ignore[operator]  # transformers types it as a tensor
             prompt[None],
             attention_mask=torch.ones_like(prompt)[None],
             generation_config=config,

@@ -4,7 +4,6 @@ B batch, L length of a sequence.
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +49,8 @@ class SpeechLM:
     ) -> None:
         if vocabulary.audio_vocab_size != audio_tokenizer.vocab_size:
             raise ValueError(
-                f"the vocabulary has {vocabulary.audio_vocab_size} audio ids but the codec has {audio_tokenizer.vocab_size} "
-                "tokens: this LM was trained on another codec"
+                f"the vocabulary has {vocabulary.audio_vocab_size} audio ids but the codec has "
+                f"{audio_tokenizer.vocab_size} tokens: this LM was trained on another codec"
             )
         self.model, self.vocabulary, self.audio_tokenizer, self.info = model, vocabulary, audio_tokenizer, info
 
@@ -87,7 +86,7 @@ class SpeechLM:
         return cls(model, vocabulary, audio_tokenizer, SpeechLMInfo(task))
 
     @classmethod
-    def from_pretrained(cls, source: str | Path = "mini", device: str = "cpu", **kwargs: Any) -> "SpeechLM":
+    def from_pretrained(cls, source: str | Path = "mini", **kwargs: Any) -> "SpeechLM":
         """Load a folder that `save_pretrained` wrote, or `"mini"`, the weights inside the package.
 
         Raises:
@@ -105,9 +104,9 @@ class SpeechLM:
             **{**values, "voices": tuple(values["voices"])}, length_window=window and LengthWindow(**window)
         )
         codec = folder / info.audio_tokenizer
-        audio_tokenizer = AudioTokenizer.from_pretrained(codec if codec.is_dir() else info.audio_tokenizer).to(device)
-        model = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **kwargs}).to(device).eval()
-        return cls(model, Vocabulary.load(folder), audio_tokenizer, info)
+        audio_tokenizer = AudioTokenizer.from_pretrained(codec if codec.is_dir() else info.audio_tokenizer)
+        model = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **kwargs})
+        return cls(model.eval(), Vocabulary.load(folder), audio_tokenizer, info)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write LM, vocabulary and codec into one folder; the LM part opens in plain transformers.
@@ -121,11 +120,18 @@ class SpeechLM:
             self.audio_tokenizer.save_pretrained(folder / "audio_tokenizer")
         temporary = folder / (_FILE + ".part")
         temporary.write_text(json.dumps(asdict(self.info), indent=1))
-        os.replace(temporary, folder / _FILE)
+        temporary.replace(folder / _FILE)
 
     @property
     def device(self) -> torch.device:
+        """Where the LM is."""
         return self.model.device
+
+    def to(self, device: str | torch.device) -> "SpeechLM":
+        """Move the LM and the codec."""
+        self.model.to(torch.device(device))  # type: ignore[arg-type]  # the stub of transformers misses torch's own
+        self.audio_tokenizer.to(device)
+        return self
 
     def generate(
         self, prompt: list[int] | Tensor, length: tuple[int, int], sampling: Sampling | None = None, seed: int = 0

@@ -56,7 +56,9 @@ class SpeechTrainer(Trainer):
     """The transformers Trainer with an order of examples that a resumed run repeats."""
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
-        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+        examples = train_dataset or self.train_dataset
+        assert isinstance(examples, Dataset)
+        lengths = [len(ids) for ids in examples["input_ids"]]
         return LengthGroupedSampler(lengths, self.args.train_batch_size, self.args.seed)
 
 
@@ -109,13 +111,14 @@ def panel(lm: SpeechLM, examples: Dataset, dropped: int, entropy: float) -> str:
     lengths = [len(ids) for ids in examples["input_ids"]]
     size = lm.vocabulary.audio_vocab_size
     parameters = lm.model.num_parameters()
-    rows = lm.model.get_input_embeddings().weight.numel()
+    rows = sum(p.numel() for p in lm.model.get_input_embeddings().parameters())
     example = random.Random(0).randrange(len(examples))
     return "\n".join(
         [
             f"example        {render(lm.vocabulary, examples[example])}",
-            f"examples       {len(lengths)}, {sum(lengths)} ids, longest {max(lengths)}; {dropped} too long and left out",
-            f"parameters     {parameters / 1e6:.2f} M: {rows / 1e6:.2f} M embedding rows, {(parameters - rows) / 1e6:.2f} M body",
+            f"examples       {len(lengths)}, {sum(lengths)} ids, longest {max(lengths)}; {dropped} too long, left out",
+            f"parameters     {parameters / 1e6:.2f} M: {rows / 1e6:.2f} M embedding rows, "
+            f"{(parameters - rows) / 1e6:.2f} M body",
             f"expected loss  {math.log(size):.2f} nats per audio id at the start (ln {size}), then below {entropy:.2f} "
             "(what knowing only the frequencies of the codes gives)",
         ]
@@ -131,5 +134,5 @@ def render(vocabulary: Vocabulary, example: dict[str, list[int]]) -> str:
         if not parts or parts[-1][:2] != key:
             parts.append((*key, []))
         parts[-1][2].append(i)
-    texts = [f"[{len(ids)} audio]" if is_audio else vocabulary.tokenizer.decode(ids) for _, is_audio, ids in parts]
+    texts = [f"[{len(ids)} audio]" if is_audio else str(vocabulary.tokenizer.decode(ids)) for _, is_audio, ids in parts]
     return "".join(f"{{{text}}}" if learnt else text for (learnt, _, _), text in zip(parts, texts, strict=True))

@@ -1,7 +1,6 @@
 """One vocabulary for text, control tokens and speech. *codes* come from a codec, *ids* are rows of this vocabulary."""
 
 import json
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +41,7 @@ class Vocabulary:
         audio = [table.get(audio_string(code)) for code in range(audio_vocab_size)]
         if missing or None in audio:
             raise ValueError(
-                f"the tokenizer lacks {missing or 'audio tokens'}: build it with Vocabulary.extend or Vocabulary.characters"
+                f"the tokenizer lacks {missing or 'audio tokens'}: build it with Vocabulary.extend or .characters"
             )
         self.audio_offset: int = table[audio_string(0)]
         if audio != list(range(self.audio_offset, self.audio_offset + audio_vocab_size)):
@@ -109,7 +108,7 @@ class Vocabulary:
         self.tokenizer.save_pretrained(folder)
         temporary = folder / (_FILE + ".part")
         temporary.write_text(json.dumps({"audio_vocab_size": self.audio_vocab_size}))
-        os.replace(temporary, folder / _FILE)
+        temporary.replace(folder / _FILE)
 
     @classmethod
     def load(cls, folder: Path | str) -> "Vocabulary":

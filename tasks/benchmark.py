@@ -4,6 +4,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -18,8 +19,8 @@ def benchmark_codec(source: str, threads: int) -> str:
     """A Markdown table of real-time factors (best of three) and the peak memory of a minute.
 
     Args:
-        source: "focalcodec_50hz" for the full-size configuration with random weights (speed does not depend on them), or
-            anything that `AudioTokenizer.from_pretrained` takes.
+        source: "focalcodec_50hz" for the full-size configuration with random weights (speed does not depend on
+            them), or anything that `AudioTokenizer.from_pretrained` takes.
         threads: CPU threads.
     """
     torch.set_num_threads(threads)
@@ -65,7 +66,7 @@ def _load(source: str) -> FocalCodecModel:
     return AudioTokenizer.from_pretrained(source).codec
 
 
-def _best(call, argument: torch.Tensor) -> float:  # noqa: ANN001
+def _best(call: Callable[[torch.Tensor], object], argument: torch.Tensor) -> float:
     times = []
     for _ in range(_REPEATS):
         began = time.perf_counter()

@@ -5,6 +5,7 @@ Heavy libraries are imported inside the functions, so that `focallm --help` answ
 
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def encode(audio: Path, out: Path, codec: str = "mini") -> None:
@@ -126,8 +127,8 @@ def speak_to_file(
     result.save(out)
     s = result.stats
     print(
-        f"{out}: {s['seconds']:.2f} s in the voice {s['voice']}, {s['tokens']} tokens, stop reason {result.stop_reason}, "
-        f"{s['attempts']} attempt(s), real-time factor {s['real_time_factor']:.2f}"
+        f"{out}: {s['seconds']:.2f} s in the voice {s['voice']}, {s['tokens']} tokens, stop reason "
+        f"{result.stop_reason}, {s['attempts']} attempt(s), real-time factor {s['real_time_factor']:.2f}"
     )
 
 
@@ -189,7 +190,7 @@ def info(model: str) -> None:
     print(describe_model(model))
 
 
-COMMANDS = {
+COMMANDS: dict[str, Any] = {
     "encode": encode,
     "decode": decode,
     "tokenize": tokenize,

@@ -37,13 +37,14 @@ def run_demo(audio: Path | None, out: Path) -> str:
     report = f"""\
 # focallm demo
 
-`{out}/original.wav` -> `{out}/codec.wav`: {seconds:.2f} s became {tokens} tokens ({codec.bits_per_second:.0f} bit/s; the file has
-{16 * rate} bit/s) and sound again, {seconds / elapsed:.0f} times faster than real time.
+{out}/original.wav -> {out}/codec.wav: {seconds:.2f} s became {tokens} tokens ({codec.bits_per_second:.0f} bit/s instead
+of {16 * rate}) and sound again, {seconds / elapsed:.0f} times faster than real time.
 
-`{out}/speech.wav`: "{SENTENCE}" in the voice {stats["voice"]}: {stats["tokens"]} tokens, {stats["seconds"]:.2f} s, stop reason
-{spoken.stop_reason}, attempt {stats["attempts"]}, real-time factor {stats["real_time_factor"]:.2f} (below 1 is faster than real time).
+{out}/speech.wav: "{SENTENCE}" in the voice {stats["voice"]}: {stats["tokens"]} tokens, {stats["seconds"]:.2f} s,
+stop reason {spoken.stop_reason}, attempt {stats["attempts"]}, real-time factor {stats["real_time_factor"]:.2f} (below 1
+is faster than real time).
 
-`{out}/spectrograms.png` shows all three.
+{out}/spectrograms.png shows all three.
 
 How good the weights in the package are, as measured when they were made:
 

@@ -32,7 +32,8 @@ class Row:
         low, high = bootstrap(self.errors, self.words, seed)
         failed = np.mean([e > 0.5 * w for e, w in zip(self.errors, self.words, strict=True)])
         rate = sum(self.errors) / sum(self.words)
-        return f"| {self.name} | {100 * rate:.1f} ({100 * low:.1f} to {100 * high:.1f}) | {100 * failed:.0f} | {self.note} |"
+        interval = f"{100 * rate:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+        return f"| {self.name} | {interval} | {100 * failed:.0f} | {self.note} |"
 
 
 def evaluate_task(task: str, data: Path, model: str, limit: int, scorer: str, seed: int) -> str:
@@ -85,8 +86,8 @@ def codec_rows(items: Sequence[Utterance], tokenizer: AudioTokenizer, recognise:
     share = counts[counts > 0] / counts.sum()
     entropy = float(-(share * np.log2(share)).sum())
     note = (
-        f"mel distance {np.mean(distances):.3f}, {np.count_nonzero(counts)} of {len(counts)} codes in {counts.sum()} tokens, "
-        f"entropy {entropy:.2f} bits"
+        f"mel distance {np.mean(distances):.3f}, {np.count_nonzero(counts)} of {len(counts)} codes in {counts.sum()} "
+        f"tokens, entropy {entropy:.2f} bits"
     )
     texts = [item.text or "" for item in items]
     return [_row("recording", texts, original), _row("through the codec", texts, decoded, note)]

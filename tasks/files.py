@@ -1,6 +1,5 @@
 """A codec on files: a recording to a token file, a token file to a recording, and what a model is."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ def encode_file(audio: Path, out: Path, codec: str = "mini") -> str:
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_suffix(".part.npz")
     np.savez(temporary, codes=codes, num_samples=num_samples)
-    os.replace(temporary, out)
+    temporary.replace(out)
     seconds = num_samples / tokenizer.sampling_rate
     return f"{out}: {seconds:.2f} s, {len(codes)} tokens, {tokenizer.bits_per_second:.0f} bit/s"
 
@@ -46,8 +45,9 @@ def describe_model(source: str) -> str:
         lm = SpeechLM.from_pretrained(source)
         tokenizer = lm.audio_tokenizer
         window = lm.info.length_window
+        kind, parameters = lm.model.config.model_type, lm.model.num_parameters()
         lines += [
-            f"language model  {lm.model.config.model_type}, {lm.model.num_parameters() / 1e6:.2f} M parameters, task {lm.info.task}",
+            f"language model  {kind}, {parameters / 1e6:.2f} M parameters, task {lm.info.task}",
             f"vocabulary      {len(lm.vocabulary)} ids, audio from {lm.vocabulary.audio_offset}",
             f"voices          {', '.join(lm.info.voices)}",
         ]

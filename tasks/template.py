@@ -1,4 +1,4 @@
-"""A task is a template: an ordered list of segments, each text or codes, each given or to be written. L length in ids."""
+"""A task is a template: segments in order, each text or codes, each given or to be written. L length in ids."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -50,10 +50,8 @@ class Template:
 def _span(vocabulary: Vocabulary, segment: Segment, row: dict[str, Any]) -> list[int]:
     value = row.get(segment.field)
     if value is None:
-        raise ValueError(
-            f"the template needs {segment.field!r}, found only {sorted(k for k, v in row.items() if v is not None)}: was the "
-            "corpus tokenized with it?"
-        )
+        found = sorted(k for k, v in row.items() if v is not None)
+        raise ValueError(f"the template needs {segment.field!r}, found only {found}: was the corpus tokenized with it?")
     return vocabulary.text_ids(value) if segment.kind == "text" else vocabulary.audio_ids(value)
 
 

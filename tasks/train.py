@@ -46,8 +46,9 @@ def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, code
     if not quiet:
         print(panel(lm, examples, dropped, tokens.unigram_entropy()))
     metrics = train(lm, examples, validation, recipe, run, quiet)
+    loss, unigram = metrics["eval_loss"], tokens.unigram_entropy()
     return (
-        f"{run}/model: validation loss {metrics['eval_loss']:.3f} nats (unigram {tokens.unigram_entropy():.3f}); try it:\n"
+        f"{run}/model: validation loss {loss:.3f} nats (unigram {unigram:.3f}); try it:\n"
         f"  focallm speak 'Hello there.' --model {run}/model"
     )
 

@@ -17,7 +17,7 @@ def test_every_example_comes_once():
 
 
 def test_the_order_follows_from_seed_and_epoch_alone():
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)
     assert order(0, 3) == order(0, 3)
     assert order(0, 3) != order(0, 4)
     assert order(0, 3) != order(1, 3)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from focallm.lm import LengthWindow, Sampling, Vocabulary
 from focallm.lm.generation import SpeechOnly, generate
-from transformers import LlamaConfig, LlamaForCausalLM
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,11 @@ import sys
 import pytest
 import torch
 from datasets import Dataset
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, set_seed
+
 from focallm.lm import SpeechLM, Vocabulary
 from focallm.lm.training import LMRecipe, panel, read_recipe, render, train
 from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, set_seed
 
 FOCAL = {"focal_window": 3, "focal_level": 1, "focal_factor": 2, "factors": [1], "hidden_dims": [16]}
 
@@ -132,7 +133,12 @@ def test_any_causal_lm_becomes_a_speech_lm(codec, tmp_path):
     base = tmp_path / "base"
     Vocabulary.characters(["abc"], 1).tokenizer.save_pretrained(base)
     config = LlamaConfig(
-        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, tie_word_embeddings=False
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        tie_word_embeddings=False,
     )
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(base)

@@ -1,4 +1,5 @@
 import pytest
+
 from focallm.lm import Vocabulary
 
 TEXTS = ["Hello there.", "What's that?"]

@@ -1,4 +1,5 @@
 import pytest
+
 from focallm.lm import Vocabulary
 from focallm.tasks.template import IGNORED, TTS
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from focallm.tokenizer import FocalCodecModel, write_audio
 from focallm.tokenizer.focalcodec.configuration import QuantizerConfig
 from focallm.tokenizer.focalcodec.quantizer import BinarySphericalQuantizer

@@ -35,7 +35,7 @@ def mel_loss(predicted: Tensor, target: Tensor, sampling_rate: int, hop_length: 
 
 
 def stft_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Spectral convergence + L1 of log-magnitudes at three resolutions (Parallel WaveGAN, arXiv 1910.11480, section 2.2)."""
+    """Spectral convergence + L1 of log-magnitudes at three resolutions (Parallel WaveGAN, arXiv 1910.11480)."""
     total = predicted.new_zeros(())
     for n_fft, hop in _RESOLUTIONS:
         a, b = (_magnitude(w, n_fft, hop) for w in (predicted, target))

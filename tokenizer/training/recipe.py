@@ -67,4 +67,5 @@ def read_recipe(path: Path | str, **overrides: Any) -> CodecRecipe:
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ValueError(f"{path}: unknown keys {unknown}; a codec recipe has the keys {known}")
-    return CodecRecipe(**{k: tuple(v) if k == "betas" else v for k, v in values.items()})
+    values["betas"] = tuple(values.get("betas", CodecRecipe.betas))
+    return CodecRecipe(**values)

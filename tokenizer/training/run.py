@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,8 @@ from .recipe import PARTS, CodecRecipe
 from .stages import DecoderStage, QuantizerStage
 
 logger = logging.getLogger(__name__)
+
+_LOG_EVERY = 50  # steps
 
 
 def train_codec(recipe: CodecRecipe, paths: Sequence[Path], folder: Path, quiet: bool = False) -> FocalCodecModel:
@@ -41,7 +42,7 @@ def train_codec(recipe: CodecRecipe, paths: Sequence[Path], folder: Path, quiet:
     rng = np.random.default_rng(recipe.seed)
     model = _build(recipe)
     stage = (QuantizerStage if recipe.stage == "quantizer" else DecoderStage)(model, recipe)
-    step = _load_checkpoint(folder, stage, rng)
+    begin = _load_checkpoint(folder, stage, rng)
     progress = None if quiet else tqdm
     rate = model.config.sampling_rate
     clips = Clips(paths[: len(paths) - recipe.validation_files], rate, progress)
@@ -49,26 +50,30 @@ def train_codec(recipe: CodecRecipe, paths: Sequence[Path], folder: Path, quiet:
     validation = [torch.from_numpy(wave / np.float32(32768))[None] for wave in held_out.waves]
     samples = round(recipe.seconds * rate / model.config.samples_per_token) * model.config.samples_per_token
     batches = clips.batches(recipe.batch_size, samples, rng, recipe.speed)
-    logger.info("%.2f h of audio, step %d of %d", clips.seconds / 3600, step, recipe.steps)
+    logger.info("%.2f h of audio, step %d of %d", clips.seconds / 3600, begin, recipe.steps)
 
-    with SummaryWriter(str(folder / "tensorboard")) as board, (folder / "log.jsonl").open("a") as log:
-        began = time.monotonic()
-        for step in tqdm(range(step, recipe.steps), initial=step, total=recipe.steps, disable=quiet, desc=recipe.stage):
+    with SummaryWriter(str(folder / "tensorboard")) as board:
+        for step in tqdm(
+            range(begin, recipe.steps), desc=recipe.stage, initial=begin, total=recipe.steps, disable=quiet
+        ):
             metrics = stage.step(next(batches), step)
-            last = step + 1 == recipe.steps
-            if last or (step + 1) % recipe.evaluate_every == 0:
+            done, last = step + 1, step + 1 == recipe.steps
+            evaluated = last or done % recipe.evaluate_every == 0
+            if evaluated:
                 metrics |= stage.evaluate(validation)
-            if last or (step + 1) % 50 == 0 or "validation" in str(metrics):
-                for name, value in metrics.items():
-                    board.add_scalar(name, value, step + 1)
-                log.write(
-                    json.dumps({"step": step + 1, "elapsed_s": round(time.monotonic() - began, 1), **metrics}) + "\n"
-                )
-                log.flush()
-            if last or (step + 1) % recipe.checkpoint_every == 0:
-                _save_checkpoint(folder, stage, rng, step + 1)
+            if evaluated or done % _LOG_EVERY == 0:
+                _log(folder, board, done, metrics)
+            if last or done % recipe.checkpoint_every == 0:
+                _save_checkpoint(folder, stage, rng, done)
     model.save_pretrained(folder / "model")
     return model
+
+
+def _log(folder: Path, board: SummaryWriter, step: int, metrics: dict[str, float]) -> None:
+    for name, value in metrics.items():
+        board.add_scalar(name, value, step)
+    with (folder / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"step": step, "time": round(time.time(), 1), **metrics}) + "\n")
 
 
 def _build(recipe: CodecRecipe) -> FocalCodecModel:
@@ -87,7 +92,8 @@ def _remember_recipe(recipe: CodecRecipe, folder: Path) -> None:
         changed = sorted(key for key in now if now[key] != before.get(key))
         if changed:
             raise ValueError(
-                f"{folder} holds a run whose recipe differs in {changed}: name another folder, or undo the change to continue it"
+                f"{folder} holds a run whose recipe differs in {changed}: name another folder, or undo the change to "
+                "continue it"
             )
     path.write_text(json.dumps(now, indent=1))
 
@@ -102,11 +108,11 @@ def _save_checkpoint(folder: Path, stage: Any, rng: np.random.Generator, step: i
     }
     temporary = folder / "checkpoint.part"
     torch.save(state, temporary)
-    os.replace(temporary, folder / "checkpoint.pt")
+    temporary.replace(folder / "checkpoint.pt")
 
 
 def _load_checkpoint(folder: Path, stage: Any, rng: np.random.Generator) -> int:
-    """Restore a run of our own from its folder; -> its step, 0 if it has not begun. (Only tensors are ever unpickled.)"""
+    """Restore a run from its folder, where only tensors are unpickled; -> its step, 0 if it has not begun."""
     path = folder / "checkpoint.pt"
     if not path.exists():
         return 0

@@ -148,7 +148,7 @@ class DecoderStage(nn.Module):
 
 @torch.no_grad()
 def _features(model: FocalCodecModel, waveform: Tensor) -> Tensor:
-    """Computed anew for each batch: clips are drawn at random, so a cache would have to hold features of every offset."""
+    """Computed anew for each batch: clips are drawn at random, and a cache would need the features of every offset."""
     return model.encoder(waveform)
 
 
