@@ -11,8 +11,8 @@ _BATCHES = 50  # batches whose examples are sorted together
 class LengthGroupedSampler(Sampler[int]):
     """A new order every epoch that follows from the seed and the epoch alone, so a resumed run sees the same one.
 
-    (The sampler that transformers has for this draws from the global generator, whose state at the beginning of an epoch
-    is not in a checkpoint.)
+    The sampler that transformers has for this draws from the global generator, whose state at the beginning of an
+    epoch is not in a checkpoint.
 
     Args:
         lengths: of the examples, in ids.

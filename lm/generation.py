@@ -40,7 +40,7 @@ class LengthWindow:
         return cls(paces[len(paces) // 100], paces[-1 - len(paces) // 100])
 
     def tokens(self, characters: int, tokens_per_second: float) -> tuple[int, int]:
-        """Fewest and most tokens for a text; half the fastest reading, and half again (and a second) over the slowest."""
+        """Fewest and most tokens for a text: half the fastest reading; half again, and a second, over the slowest."""
         low = 0.5 * self.fastest * characters * tokens_per_second
         high = (1.5 * self.slowest * characters + 1.0) * tokens_per_second
         return max(1, math.floor(low)), math.ceil(high)
