@@ -151,8 +151,9 @@ def test_the_batch_changes_nothing(tok, lengths, seed):
         assert torch.equal(ids, single["input_ids"][0])
         alone = tok.decode(single["input_ids"][0], num_samples=len(wave))
         assert len(masked[i]) == len(unmasked[i]) == len(alone) == len(wave)
-        assert np.allclose(masked[i], alone, atol=1e-5)
-        assert np.allclose(unmasked[i], alone, atol=1e-5)
+        tolerance = 1e-5 * max(1.0, float(np.abs(alone).max()))  # these random weights exceed full scale
+        assert np.abs(masked[i] - alone).max() <= tolerance
+        assert np.abs(unmasked[i] - alone).max() <= tolerance
 
 
 def test_more_than_one_batch_keeps_the_order(tok, monkeypatch):

@@ -114,7 +114,9 @@ class FocalCodecConfig(PreTrainedConfig):
         if not self.causal:
             return self.samples_per_token
         refined = self.decompressor_config.lookahead_size + 1
-        frames = math.lcm(self.encoder_config.chunk_size, math.prod(self.compressor_config.factors), refined)
+        encoder = self.encoder_config
+        assert isinstance(encoder, WavLMConfig), "only this one has a causal form"
+        frames = math.lcm(encoder.chunk_size, math.prod(self.compressor_config.factors), refined)
         return self.hop_length * frames
 
     @property

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 # Keys that change neither weights nor results.
-_IGNORED = {
+_IGNORED: dict[str, set[str]] = {
     "encoder": {"dropout", "max_cached_steps", "use_flex_attention"},
     "compressor": {"dropout"},
     "quantizer": set(),
     "decompressor": {"dropout"},
     "decoder": {"padding"},
 }
-_NAMES = {
+_NAMES: dict[str, dict[str, str | None]] = {
     "encoder": {"WavLM": "wavlm"},
     "compressor": {"FocalEncoder": None},
     "quantizer": {"BinarySphericalQuantizer": None},

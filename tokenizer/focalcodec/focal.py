@@ -3,6 +3,8 @@
 B batch, T frames, D width. A non-causal module honours `mask`; a causal one takes its left contexts from `state`.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ class Compressor(nn.Module):
         super().__init__()
         self.factors = config.factors
         dims = (config.input_dim, *config.hidden_dims)
-        self.layers = nn.ModuleList(
+        self.layers: Iterable[CompressorLayer] = nn.ModuleList(  # type: ignore[assignment]
             CompressorLayer(config, dims[i], dims[i + 1], factor) for i, factor in enumerate(config.factors)
         )
         self.out_proj = nn.Linear(dims[-1], config.output_dim)
@@ -60,7 +62,7 @@ class Decompressor(nn.Module):
         windows = [config.window_size] * len(config.factors)
         windows[-1] = config.last_window_size or config.window_size
         self.in_proj = nn.Linear(config.input_dim, dims[0])
-        self.layers = nn.ModuleList(
+        self.layers: Iterable[DecompressorLayer] = nn.ModuleList(  # type: ignore[assignment]
             DecompressorLayer(config, dims[i], dims[i + 1], factor, windows[i])
             for i, factor in enumerate(config.factors)
         )
@@ -175,11 +177,10 @@ class FocalBlock(nn.Module):
         self.modulation = FocalModulation(config, dim, window_size)
         self.feed_forward_norm = _norm(config, dim)
         self.feed_forward = FeedForward(dim, 4 * dim)
+        self.modulation_gamma = self.feed_forward_gamma = None
         if config.use_layerscale:
             self.modulation_gamma = nn.Parameter(torch.full((dim,), config.layerscale_init))
             self.feed_forward_gamma = nn.Parameter(torch.full((dim,), config.layerscale_init))
-        else:
-            self.modulation_gamma = self.feed_forward_gamma = None
 
     def forward(self, x: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
         """x (B, T, D), mask (B, T) True where a frame is real -> (B, T, D)"""
@@ -228,7 +229,10 @@ class FocalModulation(nn.Module):
 
     def _convolve(self, layer: nn.Module, x: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
         """(B, T, D) -> (B, T, D)"""
-        kernel = layer[0].kernel_size[0]
+        assert isinstance(layer, nn.Sequential)
+        conv = layer[0]
+        assert isinstance(conv, nn.Conv1d)
+        kernel = conv.kernel_size[0]
         if self.causal:
             assert state is not None, "a causal focal block is called with a state"
             x = state.extend(layer, x, kernel - 1)

@@ -85,7 +85,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, source: Any, *args: Any, **kwargs: Any) -> "FocalCodecModel":
+    def from_pretrained(cls, source: Any, *args: Any, **kwargs: Any) -> "FocalCodecModel":  # type: ignore[override]
         """Load a folder or hub id, in our layout or in the official one; strictly, from safetensors, in float32.
 
         Args:
@@ -103,7 +103,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Conv1d | nn.ConvTranspose1d | nn.Embedding):
             init.trunc_normal_(module.weight, std=0.02)
-            if getattr(module, "bias", None) is not None:
+            if not isinstance(module, nn.Embedding) and module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
@@ -117,9 +117,10 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         elif isinstance(module, ConvNeXtBlock):
             given = self.config.decoder_config.layerscale_init
             init.constant_(module.gamma, 1 / self.config.decoder_config.num_layers if given is None else given)
-        elif isinstance(module, FocalBlock) and module.modulation_gamma is not None:
-            init.constant_(module.modulation_gamma, module.layerscale_init)
-            init.constant_(module.feed_forward_gamma, module.layerscale_init)
+        elif isinstance(module, FocalBlock):
+            for gamma in (module.modulation_gamma, module.feed_forward_gamma):
+                if gamma is not None:
+                    init.constant_(gamma, module.layerscale_init)
 
     @torch.no_grad()
     def extract_features(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
@@ -201,6 +202,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         """Encode and decode; audio_values (B, 1, T) lasts as long as the longest item, each item as long as it was."""
         waveform, lengths = self._check_input(input_values, padding_mask)
         encoded = self.encode(input_values, padding_mask)
+        assert encoded.audio_codes is not None
         sizes = waveform.shape[1] if lengths is None else lengths
         decoded = self.decode(encoded.audio_codes, encoded.audio_codes_mask, sizes)
         return FocalCodecOutput(encoded.audio_codes, encoded.audio_codes_mask, decoded.audio_values)

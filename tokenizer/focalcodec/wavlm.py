@@ -4,6 +4,7 @@ B batch, T frames, D width, H heads; `samples` are at 16 kHz. No normalisation i
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,7 @@ class ConvFeatureExtractor(nn.Module):
     def __init__(self, config: WavLMConfig) -> None:
         super().__init__()
         dims = (1, *config.hidden_dims)
-        self.layers = nn.ModuleList(
+        self.layers: Iterable[ConvBlock] = nn.ModuleList(  # type: ignore[assignment]
             ConvBlock(dims[i], dims[i + 1], kernel, stride)
             for i, (kernel, stride) in enumerate(zip(config.kernel_sizes, config.strides, strict=True))
         )
@@ -217,10 +218,8 @@ class GatedAttention(nn.Module):
         heads = self.config.num_heads
         query, key, value = (p.view(B, T, heads, -1).transpose(1, 2) for p in self.qkv_proj(x).chunk(3, dim=-1))
         gate = self._gate(x)
-        if state is None:
-            begin = end = None
-        else:
-            begin, end = self._window(T, mask, state)
+        begin, end = self._window(B, T, mask, state)
+        if state is not None:
             key, value = self._remember(key, value, state)
         past = key.shape[2] - T
         attended = torch.empty_like(query)
@@ -228,21 +227,16 @@ class GatedAttention(nn.Module):
         for i in range(0, T, block):
             rows = slice(i, min(i + block, T))
             # Columns are counted from the first new frame; cached keys have negative ones.
-            first, last = (
-                (-past, T) if begin is None else (max(int(begin[:, rows].min()), -past), int(end[:, rows].max()))
-            )
+            first, last = max(int(begin[:, rows].min()), -past), int(end[:, rows].max())
             columns = torch.arange(first, last, device=x.device)
-            allowed = None
-            if begin is not None:
-                allowed = (columns >= begin[:, rows, None]) & (columns < end[:, rows, None])  # (B, rows, columns)
-            elif mask is not None:
-                allowed = mask[:, None, :]
+            visible = (columns >= begin[:, rows, None]) & (columns < end[:, rows, None])  # (B, rows, columns)
             scores = gate[:, :, rows] * _toeplitz(bias, rows, first, last)
-            if allowed is not None:
-                scores = scores.masked_fill(~allowed[:, None], -torch.inf)
             keys = slice(first + past, last + past)
             attended[:, :, rows] = F.scaled_dot_product_attention(
-                query[:, :, rows], key[:, :, keys], value[:, :, keys], attn_mask=scores
+                query[:, :, rows],
+                key[:, :, keys],
+                value[:, :, keys],
+                attn_mask=scores.masked_fill(~visible[:, None], -torch.inf),
             )
         return self.out_proj(attended.transpose(1, 2).reshape(B, T, D))
 
@@ -256,15 +250,18 @@ class GatedAttention(nn.Module):
         a, b = self.gru_rel_pos_linear(x).view(*x.shape[:3], 2, 4).sum(-1).sigmoid().unbind(-1)
         return (a[..., None] * (b[..., None] * self.gru_rel_pos_const - 1) + 2).to(x.dtype)
 
-    def _window(self, frames: int, mask: Tensor | None, state: StreamState) -> tuple[Tensor, Tensor]:
+    def _window(self, B: int, T: int, mask: Tensor | None, state: StreamState | None) -> tuple[Tensor, Tensor]:
         """Columns [begin, end), each (B, T), that each new frame may attend to, counted from the first new frame."""
+        device = self.gru_rel_pos_const.device
+        new = torch.full((B, 1), T, device=device) if mask is None else mask.sum(1, keepdim=True)
+        if state is None:
+            return torch.zeros(B, T, dtype=torch.long, device=device), new.expand(-1, T)
         chunk, window = self.config.chunk_size, self.config.window_size
         cached = state.position.clamp(max=window - chunk)[:, None]  # (B, 1)
-        new = torch.full_like(cached, frames) if mask is None else mask.sum(1, keepdim=True)
-        if frames <= chunk:
-            end = (cached + new).expand(-1, frames)
+        if T <= chunk:
+            end = (cached + new).expand(-1, T)
         else:
-            index = torch.arange(frames, device=cached.device)
+            index = torch.arange(T, device=device)
             end = torch.minimum((cached + chunk + index) // chunk * chunk, cached + new)
         return (end - window).clamp(min=0) - cached, end - cached
 

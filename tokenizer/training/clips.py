@@ -30,6 +30,7 @@ class Clips:
 
     @property
     def seconds(self) -> float:
+        """Duration of all files together."""
         return float(self._ends[-1]) / self.sampling_rate
 
     def batches(self, batch_size: int, samples: int, rng: np.random.Generator, speed: float = 0.0) -> Iterator[Tensor]:
