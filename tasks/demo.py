@@ -26,6 +26,7 @@ def run_demo(audio: Path | None, out: Path) -> str:
     decoded = codec.decode(encoded["input_ids"][0], num_samples=len(original))
     elapsed = time.perf_counter() - began
     spoken = speak(SENTENCE, lm)
+    out.mkdir(parents=True, exist_ok=True)
     write_audio(out / "original.wav", original, rate)
     write_audio(out / "codec.wav", decoded, codec.output_sampling_rate)
     spoken.save(out / "speech.wav")
@@ -64,7 +65,6 @@ def draw_spectrograms(sounds: dict[str, np.ndarray], sampling_rate: int, path: P
         extent = (0.0, len(audio) / sampling_rate, 0.0, 80.0)
         axes.imshow(mel.T.numpy(), origin="lower", aspect="auto", extent=extent, vmin=-9, vmax=1, cmap="magma")
         axes.set(title=title, xlabel="time, s", ylabel="mel band")
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part.png")
     figure.savefig(temporary, dpi=80)
     temporary.replace(path)

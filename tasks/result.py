@@ -20,5 +20,6 @@ class SpeechResult:
     stats: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
-        """Write the audio; the suffix chooses the format (.wav, .flac, .ogg)."""
+        """Write the audio, and the folders it needs; the suffix chooses the format (.wav, .flac, .ogg)."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_audio(path, self.audio, self.sampling_rate)

@@ -1,0 +1,119 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from focallm.tasks import cli
+from focallm.tasks.demo import SAMPLE
+from focallm.tokenizer import read_audio, write_audio
+
+
+def run(monkeypatch, capsys, *arguments: object) -> str:
+    """What a command prints; SystemExit carries what it refuses."""
+    monkeypatch.setattr(sys, "argv", ["focallm", *map(str, arguments)])
+    cli.main()
+    return capsys.readouterr().out
+
+
+def test_help_names_every_command_and_loads_no_torch():
+    code = (
+        "import sys; sys.argv = ['focallm', '--help']\n"
+        "from focallm.tasks.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: print('loaded:', [m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "loaded: []" in out
+    assert all(command in out for command in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
+def test_every_command_explains_its_arguments(command, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run(monkeypatch, capsys, command, "--help")
+    assert exit_.value.code == 0
+    assert cli.COMMANDS[command].__doc__.split(".")[0].split("\n")[0][:30] in capsys.readouterr().out
+
+
+def test_encode_and_decode_keep_the_length(monkeypatch, capsys, tmp_path):
+    said = run(monkeypatch, capsys, "encode", SAMPLE, tmp_path / "a.npz")
+    assert "650 bit/s" in said
+    run(monkeypatch, capsys, "decode", tmp_path / "a.npz", tmp_path / "a.wav")
+    assert len(read_audio(tmp_path / "a.wav")[0]) == len(read_audio(SAMPLE)[0])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "a.wav"]
+
+
+def test_info_describes_the_language_model_and_the_codec(monkeypatch, capsys):
+    said = run(monkeypatch, capsys, "info", "mini")
+    assert "task tts" in said
+    assert "50 frames/s" in said
+
+
+def test_speak_writes_sound_and_says_how_it_ended(monkeypatch, capsys, tmp_path):
+    said = run(monkeypatch, capsys, "speak", "Hello.", "--out", tmp_path / "a.flac", "--seed", 1)
+    audio, rate = read_audio(tmp_path / "a.flac")
+    assert f"{len(audio) / rate:.2f} s" in said
+    assert "stop reason" in said
+
+
+def test_demo_writes_everything_it_names(monkeypatch, capsys, tmp_path):
+    said = run(monkeypatch, capsys, "demo", "--out", tmp_path)
+    names = {"original.wav", "codec.wav", "speech.wav", "spectrograms.png", "report.md"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert all(str(tmp_path / name) in said for name in names - {"report.md"})
+    assert (tmp_path / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
+    assert np.array_equal(*(read_audio(path)[0] for path in (SAMPLE, tmp_path / "original.wav")))
+    assert "word error rate" in said
+
+
+def test_benchmark_prints_a_table(monkeypatch, capsys):
+    said = run(monkeypatch, capsys, "benchmark", "--model", "mini", "--threads", 1)
+    assert "| 8 x 10 s |" in said
+    assert "peak memory above the loaded model, 60 s:" in said
+
+
+@pytest.fixture
+def bad(tmp_path):
+    write_audio(tmp_path / "good.wav", np.zeros(1600, np.float32), 16000)
+    (tmp_path / "text.wav").write_text("hello")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "text.npz").write_text("hello")
+    (tmp_path / "folder").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["encode", "missing.wav", "a.npz"], "missing.wav"),
+        (["encode", "folder", "a.npz"], "folder"),
+        (["encode", "text.wav", "a.npz"], "text.wav"),
+        (["encode", "empty.wav", "a.npz"], "empty.wav"),
+        (["encode", "good.wav", "a.txt"], "name the file a.npz"),
+        (["encode", "good.wav", "a.npz", "--codec", "./nowhere"], "nowhere"),
+        (["decode", "text.npz", "a.wav"], "text.npz is not a token file"),
+        (["decode", "missing.npz", "a.wav"], "missing.npz"),
+        (["tokenize", "folder", "store"], "no audio"),
+        (["train", "tts", "folder", "run"], "no token store"),
+        (["train", "sing", "folder", "run"], "no task is called 'sing'"),
+        (["train-codec", "missing.yaml", "folder", "run"], "missing.yaml"),
+        (["speak", " "], "text is empty"),
+        (["speak", "Hi.", "--voice", "nobody"], "no voice is called 'nobody'"),
+        (["speak", "Hi.", "--out", "a.mp4"], "mp4"),
+        (["speak", "Hi.", "--temperature", "-1"], "temperature >= 0"),
+        (["evaluate", "sing", "folder"], "codec and tts can be evaluated"),
+        (["benchmark", "lm"], "only codec"),
+        (["info", "./nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_no_file(arguments, message, bad, monkeypatch, capsys):
+    monkeypatch.chdir(bad)
+    before = sorted(bad.rglob("*"))
+    with pytest.raises(SystemExit) as exit_:
+        run(monkeypatch, capsys, *arguments)
+    said = str(exit_.value.code)
+    assert said.startswith("focallm: ")
+    assert message in said
+    assert "\n" not in said
+    assert sorted(bad.rglob("*")) == before

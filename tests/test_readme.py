@@ -1,0 +1,69 @@
+"""What the README shows is executed: its Python, and its commands on a small corpus."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from focallm.tasks.demo import SAMPLE
+from focallm.tokenizer import AudioTokenizer, read_audio, write_audio
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, codec):
+    """A folder with everything that the README's examples name."""
+    folder = tmp_path_factory.mktemp("readme")
+    audio, rate = read_audio(SAMPLE)
+    write_audio(folder / "a.wav", audio, rate)
+    write_audio(folder / "b.flac", audio[: rate // 2], rate)
+    AudioTokenizer(codec("tiny_50hz_causal")).save_pretrained(folder / "folder")
+    for corpus, count in (("speech", 8), ("heldout", 2)):
+        (folder / corpus).mkdir()
+        rows = []
+        for i in range(count):
+            write_audio(folder / corpus / f"{i}.wav", audio[: rate // 2 + 1000 * i], rate)
+            rows.append({"id": str(i), "audio": f"{i}.wav", "text": "Liam will return.", "speaker": "ann"})
+        (folder / corpus / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "configs").symlink_to(ROOT / "configs")
+    return folder
+
+
+@pytest.mark.parametrize("block", [code for kind, code in BLOCKS if kind == "python"], ids=lambda code: code[:40])
+def test_python(block, place, monkeypatch):
+    monkeypatch.chdir(place)
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 6400)).astype(np.float32)) * 0.1
+    given = {"waveform": noise, "padding_mask": torch.ones_like(noise, dtype=torch.bool)}
+    given["features_of_another_speaker"] = torch.randn(1, 20, 32)
+    exec(compile(block, "README.md", "exec"), given)
+
+
+def test_commands(place):
+    """All but the two of the installation; with a recipe that takes seconds, and the scorer that needs no download."""
+    script = next(code for kind, code in BLOCKS if kind == "bash" and "focallm tokenize" in code)
+    lines = [line.split("#")[0].strip() for line in script.replace("\\\n", " ").splitlines()]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for line in filter(None, lines):
+        words = shlex.split(line.replace("mini_tts.yaml", "smoke.yaml").replace("WHISPER_FOLDER", "mel"))
+        assert words[0] == "focallm"
+        done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert len(read_audio(place / "hello.wav")[0]) > 0
+
+
+def test_the_first_block_is_the_two_set_up_commands():
+    kind, code = BLOCKS[0]
+    assert kind == "bash"
+    assert re.findall(r"^(.*?)\s+#", code, re.MULTILINE) == [
+        "pip install -e . && focallm demo",
+        "pip install -e '.[test]' && pytest",
+    ]
