@@ -219,6 +219,7 @@ def main() -> None:
     """Entry point of `focallm`: run a command; a mistake of the user's is one sentence, not a traceback."""
     from jsonargparse import auto_cli
 
+    sys.argv = [f"{word}=true" if word == "--quiet" else word for word in sys.argv]  # jsonargparse has no plain flags
     try:
         auto_cli(COMMANDS, as_positional=True, prog="focallm")
     except (ValueError, OSError, ImportError) as error:
