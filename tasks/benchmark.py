@@ -1,11 +1,12 @@
 """Speed and memory of a codec on this machine."""
 
-import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 
+import psutil
 import torch
 
 from ..tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
@@ -48,15 +49,26 @@ def benchmark_codec(source: str, threads: int) -> str:
 
 
 def measure_memory(source: str, threads: int) -> float:
-    """MB that the process's peak rises while a minute is encoded and decoded; true only in a fresh process."""
+    """MB that the process grows by, at most, while a minute is encoded and decoded; in a fresh process."""
     torch.set_num_threads(threads)
     model = _load(source)
     second = torch.randn(1, model.config.sampling_rate) * 0.1
     model.decode(model.encode(second).audio_codes)  # libraries allocate their own buffers once
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     waveform = torch.randn(1, round(MEMORY_S * model.config.sampling_rate)) * 0.1
+    process, done = psutil.Process(), threading.Event()
+    before = peak = process.memory_info().rss
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.002):
+            peak = max(peak, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     model.decode(model.encode(waveform).audio_codes)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    done.set()
+    watcher.join()
+    return (peak - before) / 2**20
 
 
 def _load(source: str) -> FocalCodecModel:
