@@ -149,7 +149,7 @@ def evaluate(task: str, data: Path, model: str = "mini", limit: int = 0, scorer:
     print(evaluate_task(task, data, model, limit, scorer, seed))
 
 
-def benchmark(what: str = "codec", model: str = "focalcodec_50hz", threads: int = 2) -> None:
+def benchmark(what: str, model: str = "focalcodec_50hz", threads: int = 2) -> None:
     """Measure speed and memory on this machine and print a table.
 
     Args:

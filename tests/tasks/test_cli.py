@@ -68,7 +68,7 @@ def test_demo_writes_everything_it_names(monkeypatch, capsys, tmp_path):
 
 
 def test_benchmark_prints_a_table(monkeypatch, capsys):
-    said = run(monkeypatch, capsys, "benchmark", "--model", "mini", "--threads", 1)
+    said = run(monkeypatch, capsys, "benchmark", "codec", "--model", "mini", "--threads", 1)
     assert "| 8 x 10 s |" in said
     assert "peak memory above the loaded model, 60 s:" in said
 

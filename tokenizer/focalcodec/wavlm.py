@@ -15,8 +15,8 @@ from .parts import WavLMConfig
 from .precision import full_precision
 from .state import StreamState
 
-# Frames of the whole batch that pass the convolutions together: the first of them holds 64 x 512 values per frame, 400 MB
-# per minute. On a CPU what stays in the cache is twice as fast; a GPU wants few, large calls.
+# Frames of the whole batch that pass the convolutions together: the first of them holds 64 x 512 values per frame,
+# 400 MB per minute. On a CPU what stays in the cache is twice as fast; a GPU wants few, large calls.
 _PIECE_CPU, _PIECE_GPU = 64, 4096
 # Entries of an attention bias that exist at one time: queries are taken in blocks so that B x H x T x T never does.
 _BIAS_ENTRIES = 1 << 23
