@@ -35,15 +35,21 @@ def run_demo(audio: Path | None, out: Path) -> str:
 
     seconds, tokens = len(original) / rate, encoded["input_ids"].shape[1]
     stats = spoken.stats
+    codec_line = (
+        f"{out}/original.wav -> {out}/codec.wav: {seconds:.2f} s became {tokens} tokens ({codec.bits_per_second:.0f} "
+        f"bit/s instead of {16 * rate}) and sound again, {seconds / elapsed:.0f} times faster than real time."
+    )
+    speech_line = (
+        f'{out}/speech.wav: "{SENTENCE}" in the voice {stats["voice"]}: {stats["tokens"]} tokens, '
+        f"{stats['seconds']:.2f} s, stop reason {spoken.stop_reason}, attempt {stats['attempts']}, real-time factor "
+        f"{stats['real_time_factor']:.2f} (below 1 is faster than real time)."
+    )
     report = f"""\
 # focallm demo
 
-{out}/original.wav -> {out}/codec.wav: {seconds:.2f} s became {tokens} tokens ({codec.bits_per_second:.0f} bit/s instead
-of {16 * rate}) and sound again, {seconds / elapsed:.0f} times faster than real time.
+{codec_line}
 
-{out}/speech.wav: "{SENTENCE}" in the voice {stats["voice"]}: {stats["tokens"]} tokens, {stats["seconds"]:.2f} s,
-stop reason {spoken.stop_reason}, attempt {stats["attempts"]}, real-time factor {stats["real_time_factor"]:.2f} (below 1
-is faster than real time).
+{speech_line}
 
 {out}/spectrograms.png shows all three.
 

