@@ -4,6 +4,7 @@ B batch, L length of a sequence.
 """
 
 import json
+import string
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,18 +57,23 @@ class SpeechLM:
 
     @classmethod
     def from_config(
-        cls, config: str | dict[str, Any], audio_tokenizer: AudioTokenizer, vocabulary: Vocabulary, task: str = "tts"
+        cls,
+        config: str | dict[str, Any],
+        audio_tokenizer: AudioTokenizer,
+        vocabulary: Vocabulary | None = None,
+        task: str = "tts",
     ) -> "SpeechLM":
         """A fresh Llama-shaped model.
 
         Args:
             config: a name in `SIZES`, or fields of `transformers.LlamaConfig`.
             audio_tokenizer: the codec.
-            vocabulary: for instance `Vocabulary.characters(texts, audio_tokenizer.vocab_size)`.
+            vocabulary: of the text; without one its units are the printable characters of ASCII.
         """
         if isinstance(config, str) and config not in SIZES:
             raise ValueError(f"no LM size is called {config!r}: choose from {list(SIZES)} or give LlamaConfig fields")
         fields = SIZES[config] if isinstance(config, str) else config
+        vocabulary = vocabulary or Vocabulary.characters([string.printable], audio_tokenizer.vocab_size)
         llama = LlamaConfig(
             **{"max_position_embeddings": 4096, "tie_word_embeddings": True, **fields},
             vocab_size=vocabulary.padded_size,

@@ -151,6 +151,16 @@ def test_any_causal_lm_becomes_a_speech_lm(codec, tmp_path):
     assert torch.allclose(lm.model(ids).logits[..., :32], old(ids).logits[..., :32], atol=1e-5)
 
 
+def test_without_a_vocabulary_the_text_units_are_printable_ascii(codec):
+    vocabulary = SpeechLM.from_config("tiny", audio_tokenizer=codec).vocabulary
+    assert vocabulary.tokenizer.unk_token_id not in vocabulary.text_ids("Hello, (world) #1!")
+
+
+def test_an_unknown_size_is_named(codec):
+    with pytest.raises(ValueError, match="no LM size is called 'huge'"):
+        SpeechLM.from_config("huge", audio_tokenizer=codec)
+
+
 def test_a_vocabulary_of_another_codec_is_refused(codec):
     with pytest.raises(ValueError, match="64 audio ids but the codec has 32"):
         SpeechLM.from_config("tiny", codec, Vocabulary.characters(["abc"], 64))
