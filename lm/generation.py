@@ -22,7 +22,7 @@ class Sampling:
     top_p: float = 0.95
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+        if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1 or self.top_k < 0:
             raise ValueError(f"sampling needs temperature >= 0, 0 < top_p <= 1 and top_k >= 0, found {self}")
 
 

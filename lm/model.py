@@ -4,16 +4,21 @@ B batch, L length of a sequence.
 """
 
 import json
+import re
 import string
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
 
 from ..tokenizer import AudioTokenizer
+from ..tokenizer.focalcodec.loading import read_json
 from .generation import Generation, LengthWindow, Sampling, generate
 from .vocabulary import Vocabulary
 
@@ -87,7 +92,7 @@ class SpeechLM:
     def from_base(cls, base: str | Path, audio_tokenizer: AudioTokenizer, task: str = "tts") -> "SpeechLM":
         """Turn any causal LM (folder or hub id) into a speech LM: new rows start at the mean of the old ones."""
         vocabulary = Vocabulary.extend(AutoTokenizer.from_pretrained(base), audio_tokenizer.vocab_size)
-        model = AutoModelForCausalLM.from_pretrained(base)
+        model = _load(base, {})
         model.resize_token_embeddings(len(vocabulary), pad_to_multiple_of=64, mean_resizing=True)
         return cls(model, vocabulary, audio_tokenizer, SpeechLMInfo(task))
 
@@ -98,21 +103,19 @@ class SpeechLM:
         Raises:
             OSError: no such folder, or it holds no speech LM.
         """
-        folder = MINI if str(source) == "mini" else Path(source)
-        if not (folder / _FILE).is_file():
-            raise OSError(
-                f"{folder} holds no {_FILE}, so it is not a speech LM: name the `model` folder of a training run "
-                "(focallm train), or mini"
-            )
-        values = json.loads((folder / _FILE).read_text())
-        window = values.pop("length_window")
-        info = SpeechLMInfo(
-            **{**values, "voices": tuple(values["voices"])}, length_window=window and LengthWindow(**window)
-        )
+        folder = _folder(source)
+        values = read_json(folder / _FILE)
+        try:
+            window = values.pop("length_window")
+            voices = tuple(values.pop("voices"))
+            info = SpeechLMInfo(**values, length_window=window and LengthWindow(**window), voices=voices)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{folder / _FILE} does not describe a speech LM ({error}): train or copy it again"
+            ) from None
         codec = folder / info.audio_tokenizer
         audio_tokenizer = AudioTokenizer.from_pretrained(codec if codec.is_dir() else info.audio_tokenizer)
-        model = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **kwargs})
-        return cls(model.eval(), Vocabulary.load(folder), audio_tokenizer, info)
+        return cls(_load(folder, {"dtype": torch.float32, **kwargs}), Vocabulary.load(folder), audio_tokenizer, info)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write LM, vocabulary and codec into one folder; the LM part opens in plain transformers.
@@ -140,15 +143,58 @@ class SpeechLM:
         return self
 
     def generate(
-        self, prompt: list[int] | Tensor, length: tuple[int, int], sampling: Sampling | None = None, seed: int = 0
+        self,
+        prompt: list[int] | Tensor,
+        length: tuple[int, int] | None = None,
+        sampling: Sampling | None = None,
+        seed: int = 0,
     ) -> Generation:
         """Write the speech that follows a prompt.
 
         Args:
             prompt: (L,) ids, up to and including `<|speech|>`.
-            length: the fewest and the most audio ids to write; the end token is impossible before the fewest.
+            length: the fewest and the most audio ids to write; the end token is impossible before the fewest. By
+                default as many as the model has positions for.
             sampling: how; `Sampling()` by default.
             seed: of the sampling.
         """
+        if isinstance(prompt, str):
+            raise ValueError("a prompt is a list of ids, found a text: make one with a template, as focallm.tasks does")
         prompt = torch.as_tensor(prompt, device=self.device)
+        length = length or (1, self.model.config.max_position_embeddings - len(prompt))
         return generate(self.model, self.vocabulary, prompt, length, sampling or Sampling(), seed)
+
+
+def _folder(source: str | Path) -> Path:
+    """ "mini", a folder, or a hub id -> a folder with a speech LM"""
+    folder = MINI if str(source) == "mini" else Path(source)
+    if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
+        try:
+            folder = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.md"]))
+        except (OSError, HfHubHTTPError) as error:
+            raise OSError(f"{source} is no folder, and the hub does not give it: {error}") from None
+    if not (folder / _FILE).is_file():
+        raise OSError(
+            f"{folder} holds no {_FILE}, so it is not a speech LM: name the `model` folder of a training run "
+            "(focallm train), a hub id, or mini"
+        )
+    return folder
+
+
+def _load(source: str | Path, kwargs: dict[str, Any]) -> PreTrainedModel:
+    """A causal LM from safetensors, with every weight that its config asks for and no other."""
+    options = {**kwargs, "use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(source, **options)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{source} holds a .safetensors file that cannot be read as one ({error}): it is damaged, or a renamed "
+            "pickle, which is never loaded"
+        ) from None
+    wrong = sorted([*info["missing_keys"], *info["unexpected_keys"], *(key for key, *_ in info["mismatched_keys"])])
+    if wrong:
+        raise ValueError(
+            f"the weights in {source} do not fit its config.json: {len(wrong)} keys are missing, left over or of "
+            f"another shape, first {wrong[:3]}; fetch both files again"
+        )
+    return model.eval()

@@ -107,11 +107,21 @@ class Vocabulary:
         folder = Path(folder)
         self.tokenizer.save_pretrained(folder)
         temporary = folder / (_FILE + ".part")
-        temporary.write_text(json.dumps({"audio_vocab_size": self.audio_vocab_size}))
+        temporary.write_text(json.dumps({"audio_vocab_size": self.audio_vocab_size, "audio_offset": self.audio_offset}))
         temporary.replace(folder / _FILE)
 
     @classmethod
     def load(cls, folder: Path | str) -> "Vocabulary":
         """Read what `save` wrote."""
-        values = json.loads((Path(folder) / _FILE).read_text())
-        return cls(AutoTokenizer.from_pretrained(folder), values["audio_vocab_size"])
+        path = Path(folder) / _FILE
+        if not path.is_file():
+            raise OSError(f"{folder} holds no {_FILE}: the folder is incomplete, copy it again")
+        values = json.loads(path.read_text())
+        vocabulary = cls(AutoTokenizer.from_pretrained(folder), values["audio_vocab_size"])
+        if vocabulary.audio_offset != values["audio_offset"]:
+            raise ValueError(
+                f"the audio ids in {folder} begin at {vocabulary.audio_offset}, but were saved at "
+                f"{values['audio_offset']}: the tokenizer renumbered its ids while loading, because "
+                "they have gaps; use a base tokenizer without"
+            )
+        return vocabulary

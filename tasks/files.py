@@ -1,6 +1,7 @@
 """A codec on files: a recording to a token file, a token file to a recording, and what a model is."""
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -26,11 +27,13 @@ def encode_file(audio: Path, out: Path, codec: str = "mini") -> str:
 
 def decode_file(tokens: Path, out: Path, codec: str = "mini") -> str:
     """Write the sound of a token file; -> a line that says so."""
+    if not tokens.is_file():
+        raise FileNotFoundError(f"there is no token file {tokens}: make one with focallm encode")
     try:
         with np.load(tokens, allow_pickle=False) as file:
             codes, num_samples = file["codes"], int(file["num_samples"])
-    except (ValueError, KeyError, EOFError) as error:
-        raise ValueError(f"{tokens} is not a token file ({error}): make one with focallm encode") from None
+    except (ValueError, KeyError, EOFError, TypeError, BadZipFile):
+        raise ValueError(f"{tokens} is not a token file, or damaged: make one with focallm encode") from None
     tokenizer = AudioTokenizer.from_pretrained(codec)
     audio = tokenizer.decode(codes, num_samples=num_samples)
     write_audio(out, audio, tokenizer.output_sampling_rate)

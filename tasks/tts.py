@@ -39,7 +39,7 @@ def speak(
     voice = _check(text, voice, lm)
     prompt = TTS.prompt(lm.vocabulary, speaker=voice, text=text)
     window = lm.info.length_window
-    assert window is not None, "a TTS model is saved with its length window"
+    assert window is not None  # _check has seen it
     length = window.tokens(len(text), lm.audio_tokenizer.tokens_per_second)
     for attempt in range(1 + RETRIES):
         generation = lm.generate(prompt, length, sampling, seed + attempt)
@@ -63,6 +63,8 @@ def _check(text: str, voice: str | None, lm: SpeechLM) -> str:
     """-> the voice to use"""
     if lm.info.task != "tts":
         raise ValueError(f"this model was trained for {lm.info.task!r}, not for tts: name another folder")
+    if lm.info.length_window is None or not lm.info.voices:
+        raise ValueError("this model has not been trained to speak (it knows no voice and no pace): focallm train tts")
     if not text.strip():
         raise ValueError("the text is empty: give at least one word")
     if voice is not None and voice not in lm.info.voices:

@@ -249,6 +249,7 @@ class AudioTokenizer:
         """(L,) -> (K, N), without what lies beyond num_samples"""
         if ids.ndim != 1 or (len(ids) and (ids.is_floating_point() or ids.dtype == torch.bool)):
             raise ValueError(f"ids of an item must be (L,) integers, found {tuple(ids.shape)} {ids.dtype}")
+        ids = ids.long()
         if num_samples is not None:
             if num_samples < 1:
                 raise ValueError(f"num_samples must be at least 1, found {num_samples}")
@@ -261,7 +262,7 @@ class AudioTokenizer:
                 f"ids must lie in 0 ... {self.vocab_size - 1}, found {low if low < 0 else high} in item {index}: "
                 "subtract the vocabulary's audio offset, and remove control tokens, before decoding"
             )
-        return self.pattern.revert(ids.long())
+        return self.pattern.revert(ids)
 
     def _decode_batch(self, codes: list[Tensor], sizes: list[int | None]) -> list[Waveform]:
         """Codes (K, N) of one batch; the durations in input samples, None for all of an item."""

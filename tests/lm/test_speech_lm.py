@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, set_seed
 
 from focallm.lm import SpeechLM, Vocabulary
@@ -169,6 +170,50 @@ def test_a_vocabulary_of_another_codec_is_refused(codec):
 def test_a_folder_without_a_speech_lm_is_named(tmp_path):
     with pytest.raises(OSError, match=r"holds no speech_lm\.json"):
         SpeechLM.from_pretrained(tmp_path)
+
+
+def _edited(change):
+    def edit(folder):
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "new.safetensors", {"format": "pt"})
+        (folder / "new.safetensors").replace(folder / "model.safetensors")
+
+    return edit
+
+
+KEY = "model.layers.0.self_attn.q_proj.weight"
+FAULTS = {
+    "missing": (_edited(lambda t: t.pop(KEY)), KEY),
+    "left over": (_edited(lambda t: t.update(extra=torch.zeros(1))), "extra"),
+    "of another shape": (_edited(lambda t: t.update({KEY: torch.zeros(3, 3)})), KEY),
+    "renamed pickle": (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04not tensors"), "renamed pickle"),
+    "only a pickle": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "safetensors"),
+    "no vocabulary": (lambda f: (f / "vocabulary.json").unlink(), r"holds no vocabulary\.json"),
+    "empty description": (lambda f: (f / "speech_lm.json").write_text("{}"), "does not describe a speech LM"),
+    "broken description": (lambda f: (f / "speech_lm.json").write_text("{"), "is not JSON"),
+    "other ids": (
+        lambda f: (f / "vocabulary.json").write_text(json.dumps({"audio_vocab_size": 32, "audio_offset": 1})),
+        "renumbered",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_folder_is_one_clear_error(fault, codec, tmp_path):
+    tiny_lm(codec).save_pretrained(tmp_path)
+    damage, message = FAULTS[fault]
+    damage(tmp_path)
+    with pytest.raises((ValueError, OSError), match=message):
+        SpeechLM.from_pretrained(tmp_path)
+
+
+def test_generate_needs_no_length_and_refuses_text(codec):
+    lm = tiny_lm(codec)
+    lm.model.config.max_position_embeddings = 20
+    assert 1 <= len(lm.generate([1, 2, 3]).codes) <= 17
+    with pytest.raises(ValueError, match="found a text"):
+        lm.generate("hello")
 
 
 def test_the_panel_shows_labels_in_braces_and_the_expected_loss(codec):

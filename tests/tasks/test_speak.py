@@ -92,6 +92,12 @@ def test_a_model_of_another_task_is_refused(lm):
         speak("hi", lm)
 
 
+def test_a_model_that_was_never_trained_to_speak_is_refused(lm):
+    lm.info = dataclasses.replace(lm.info, length_window=None, voices=())
+    with pytest.raises(ValueError, match="has not been trained to speak"):
+        speak("hi", lm)
+
+
 def test_a_file_is_no_model(tmp_path):
     with pytest.raises(OSError, match=r"holds no speech_lm\.json"):
         speak("hi", tmp_path)

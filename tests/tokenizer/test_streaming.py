@@ -154,3 +154,15 @@ def _stream(model: FocalCodecModel, waveform: Tensor, size: int) -> tuple[Tensor
         tokens.append(stream.encode(chunk))
         audio.append(stream.decode(tokens[-1]))
     return torch.cat(tokens, dim=2), torch.cat(audio, dim=2)
+
+
+def test_reset_takes_booleans_or_indices_and_nothing_else(codec):
+    stream = codec("tiny_50hz_causal").stream(2)
+    stream.encode(torch.zeros(2, stream.chunk_length))
+    stream.reset([True, False])
+    assert stream.encoding.position.tolist() == [0, 4]
+    stream.reset([1])
+    assert stream.encoding.position.tolist() == [0, 0]
+    for wrong, message in (([2], "indices 0 ... 1"), ([True], "holds 2 streams")):
+        with pytest.raises(ValueError, match=message):
+            stream.reset(wrong)

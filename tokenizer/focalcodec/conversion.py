@@ -39,7 +39,9 @@ def convert_config(config: dict[str, Any]) -> dict[str, Any]:
         name = config.get(f"{part}_name")
         if name not in names:
             raise ValueError(f"{part}_name must be one of {list(names)}, found {name!r}")
-        values = dict(config.get(f"{part}_config", {}))
+        values = config.get(f"{part}_config", {})
+        if not isinstance(values, dict):
+            raise ValueError(f"{part}_config must be an object, found {values!r}")
         if values.get("dropout"):
             raise ValueError(
                 f"{part}_config.dropout is {values['dropout']}; only 0, as in the released models, is known"

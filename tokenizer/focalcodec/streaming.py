@@ -67,14 +67,22 @@ class FocalCodecStream:
         features = self.model.decompressor(codes, None, self.decoding)
         return self.model.decoder(features, None, self.decoding)[:, None]
 
-    def reset(self, items: Tensor | list[int] | None = None) -> None:
-        """Begin again: all streams, those that a (B,) bool tensor marks, or those with the listed indices."""
-        if items is not None and not (isinstance(items, Tensor) and items.dtype == torch.bool):
-            marked = torch.zeros(self.batch_size, dtype=torch.bool)
-            marked[torch.as_tensor(items, dtype=torch.long)] = True
-            items = marked
-        self.encoding.reset(items)
-        self.decoding.reset(items)
+    def reset(self, items: Tensor | list[bool] | list[int] | None = None) -> None:
+        """Begin again: all streams, those that B booleans mark, or those with the listed indices.
+
+        Raises:
+            ValueError: another number of booleans, or an index that is no stream's.
+        """
+        marked = None if items is None else torch.as_tensor(items)
+        if marked is not None and marked.dtype != torch.bool:
+            indices = marked.long()
+            if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < self.batch_size:
+                raise ValueError(f"streams have the indices 0 ... {self.batch_size - 1}, found {indices.tolist()}")
+            marked = torch.zeros(self.batch_size, dtype=torch.bool).index_fill(0, indices, True)
+        if marked is not None and marked.shape != (self.batch_size,):
+            raise ValueError(f"this session holds {self.batch_size} streams, found {tuple(marked.shape)} booleans")
+        self.encoding.reset(marked)
+        self.decoding.reset(marked)
 
     def _advance(self, state: StreamState, x: Tensor, whole: int, unit: str) -> None:
         """Check the next chunk x (B, size), and note whether it ends the streams."""
