@@ -183,9 +183,10 @@ def _folder(source: str | Path) -> Path:
 
 def _load(source: str | Path, kwargs: dict[str, Any]) -> PreTrainedModel:
     """A causal LM from safetensors, with every weight that its config asks for and no other."""
+    load: Any = AutoModelForCausalLM.from_pretrained  # typed as giving a model only
     options = {**kwargs, "use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(source, **options)
+        model, info = load(source, **options)
     except SafetensorError as error:
         raise ValueError(
             f"{source} holds a .safetensors file that cannot be read as one ({error}): it is damaged, or a renamed "
