@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
 
 from ..tokenizer import AudioTokenizer
-from ..tokenizer.focalcodec.loading import read_json
+from ..tokenizer.focalcodec.loading import load_strictly, read_json
 from .generation import Generation, LengthWindow, Sampling, generate
 from .vocabulary import Vocabulary
 
@@ -92,7 +91,7 @@ class SpeechLM:
     def from_base(cls, base: str | Path, audio_tokenizer: AudioTokenizer, task: str = "tts") -> "SpeechLM":
         """Turn any causal LM (folder or hub id) into a speech LM: new rows start at the mean of the old ones."""
         vocabulary = Vocabulary.extend(AutoTokenizer.from_pretrained(base), audio_tokenizer.vocab_size)
-        model = _load(base, {})
+        model = load_strictly(AutoModelForCausalLM.from_pretrained, base, (), {}, None)
         model.resize_token_embeddings(len(vocabulary), pad_to_multiple_of=64, mean_resizing=True)
         return cls(model, vocabulary, audio_tokenizer, SpeechLMInfo(task))
 
@@ -115,7 +114,9 @@ class SpeechLM:
             ) from None
         codec = folder / info.audio_tokenizer
         audio_tokenizer = AudioTokenizer.from_pretrained(codec if codec.is_dir() else info.audio_tokenizer)
-        return cls(_load(folder, {"dtype": torch.float32, **kwargs}), Vocabulary.load(folder), audio_tokenizer, info)
+        options = {"dtype": torch.float32, **kwargs}
+        model = load_strictly(AutoModelForCausalLM.from_pretrained, folder, (), options, None)
+        return cls(model.eval(), Vocabulary.load(folder), audio_tokenizer, info)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write LM, vocabulary and codec into one folder; the LM part opens in plain transformers.
@@ -179,23 +180,3 @@ def _folder(source: str | Path) -> Path:
             "(focallm train), a hub id, or mini"
         )
     return folder
-
-
-def _load(source: str | Path, kwargs: dict[str, Any]) -> PreTrainedModel:
-    """A causal LM from safetensors, with every weight that its config asks for and no other."""
-    load: Any = AutoModelForCausalLM.from_pretrained  # typed as giving a model only
-    options = {**kwargs, "use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
-    try:
-        model, info = load(source, **options)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{source} holds a .safetensors file that cannot be read as one ({error}): it is damaged, or a renamed "
-            "pickle, which is never loaded"
-        ) from None
-    wrong = sorted([*info["missing_keys"], *info["unexpected_keys"], *(key for key, *_ in info["mismatched_keys"])])
-    if wrong:
-        raise ValueError(
-            f"the weights in {source} do not fit its config.json: {len(wrong)} keys are missing, left over or of "
-            f"another shape, first {wrong[:3]}; fetch both files again"
-        )
-    return model.eval()
