@@ -97,10 +97,11 @@ class SpeechLM:
 
     @classmethod
     def from_pretrained(cls, source: str | Path = "mini", **kwargs: Any) -> "SpeechLM":
-        """Load a folder that `save_pretrained` wrote, or `"mini"`, the weights inside the package.
+        """Load a folder that `save_pretrained` wrote, a hub id, or `"mini"`, the weights inside the package.
 
         Raises:
-            OSError: no such folder, or it holds no speech LM.
+            OSError: nothing there, or no speech LM, or no safetensors weights.
+            ValueError: weights or descriptions that are damaged or do not fit.
         """
         folder = _folder(source)
         values = read_json(folder / _FILE)
@@ -167,7 +168,7 @@ class SpeechLM:
 
 
 def _folder(source: str | Path) -> Path:
-    """ "mini", a folder, or a hub id -> a folder with a speech LM"""
+    """A folder with a speech LM, from "mini", its path, or a hub id."""
     folder = MINI if str(source) == "mini" else Path(source)
     if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
         try:
