@@ -58,8 +58,8 @@ def read_audio(source: str | Path | BinaryIO, sampling_rate: int | None = None) 
 def resample(wave: Waveform, from_rate: int, to_rate: int) -> Waveform:
     """(T,) at `from_rate` Hz -> (round(T * to_rate / from_rate), at least 1) at `to_rate` Hz."""
     for rate in (from_rate, to_rate):
-        if isinstance(rate, bool) or not isinstance(rate, int | np.integer) or not 1000 <= rate <= 768_000:
-            raise ValueError(f"a sampling rate is an integer from 1000 to 768000 Hz, found {rate!r}")
+        if isinstance(rate, bool) or not isinstance(rate, int | np.integer) or not 100 <= rate <= 768_000:
+            raise ValueError(f"a sampling rate is an integer from 100 to 768000 Hz, found {rate!r}")
     if from_rate == to_rate:
         return wave
     # A few samples are shorter than soxr's filter and may come back as none.
