@@ -16,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
 
+from ..data.token_store import write_whole
 from ..tokenizer import AudioTokenizer
 from ..tokenizer.focalcodec.loading import load_strictly, read_json
 from .generation import Generation, LengthWindow, Sampling, generate
@@ -129,9 +130,7 @@ class SpeechLM:
         self.vocabulary.save(folder)
         if self.info.audio_tokenizer == "audio_tokenizer":
             self.audio_tokenizer.save_pretrained(folder / "audio_tokenizer")
-        temporary = folder / (_FILE + ".part")
-        temporary.write_text(json.dumps(asdict(self.info), indent=1))
-        temporary.replace(folder / _FILE)
+        write_whole(folder / _FILE, json.dumps(asdict(self.info), indent=1).encode())
 
     @property
     def device(self) -> torch.device:

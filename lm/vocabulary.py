@@ -8,6 +8,8 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ..data.token_store import write_whole
+
 CONTROLS = ("pad", "text", "voice", "speech", "end")  # a control is written <|name|>
 _FILE = "vocabulary.json"
 
@@ -106,9 +108,8 @@ class Vocabulary:
         """Write the tokenizer's files and `vocabulary.json` into a folder."""
         folder = Path(folder)
         self.tokenizer.save_pretrained(folder)
-        temporary = folder / (_FILE + ".part")
-        temporary.write_text(json.dumps({"audio_vocab_size": self.audio_vocab_size, "audio_offset": self.audio_offset}))
-        temporary.replace(folder / _FILE)
+        values = {"audio_vocab_size": self.audio_vocab_size, "audio_offset": self.audio_offset}
+        write_whole(folder / _FILE, json.dumps(values).encode())
 
     @classmethod
     def load(cls, folder: Path | str) -> "Vocabulary":
