@@ -1,9 +1,7 @@
 """Audio files and arrays: read, down-mix, resample, write. T samples, C channels; samples are float32 in [-1, 1]."""
 
 import io
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +11,8 @@ import soundfile
 import soxr
 import torch
 from numpy.typing import ArrayLike, NDArray
+
+from .files import whole_file
 
 Waveform = NDArray[np.float32]
 
@@ -86,19 +86,12 @@ def write_audio(path: str | Path, wave: ArrayLike, sampling_rate: int) -> None:
         raise IsADirectoryError(f"{path} is a folder: name a file to write")
     wave = np.clip(to_mono_float(wave), -1.0, 1.0)
     kind, subtype = _WRITABLE[path.suffix.lower()]
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    try:
-        with soundfile.SoundFile(temporary, "w", sampling_rate, 1, subtype, format=kind) as file:
-            for start in range(0, len(wave), _BLOCK):
-                file.write(wave[start : start + _BLOCK])
-        umask = os.umask(0)  # mkstemp makes private files; give this one the usual rights
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with (
+        whole_file(path) as temporary,
+        soundfile.SoundFile(temporary, "w", sampling_rate, 1, subtype, format=kind) as file,
+    ):
+        for start in range(0, len(wave), _BLOCK):
+            file.write(wave[start : start + _BLOCK])
 
 
 def to_mono_float(array: ArrayLike | torch.Tensor) -> Waveform:

@@ -17,6 +17,7 @@ from transformers import BatchFeature
 from .audio import Waveform, is_batch, load_audio
 from .codecs import CodePattern
 from .codecs.loading import Codec, load_codec
+from .files import whole_files
 from .focalcodec import FocalCodecFeatureExtractor, FocalCodecModel
 from .focalcodec.windows import MAX_WHOLE_S, decode_long, encode_long
 
@@ -68,13 +69,10 @@ class AudioTokenizer:
         folder = Path(folder)
         if folder.is_file():
             raise NotADirectoryError(f"{folder} is a file: name a folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+        with whole_files(folder) as temporary:
             self.codec.save_pretrained(temporary)
             if isinstance(self.codec, FocalCodecModel):  # the others bring the extractor that transformers has for them
                 self.feature_extractor.save_pretrained(temporary)
-            for file in Path(temporary).iterdir():
-                file.replace(folder / file.name)
 
     def push_to_hub(self, repo: str, **kwargs: Any) -> str:
         """Upload to the Hugging Face hub; creates the repository where it is missing.
@@ -98,6 +96,11 @@ class AudioTokenizer:
     def vocab_size(self) -> int:
         """Number of different ids: K * codebook_size."""
         return self.pattern.vocab_size
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Number of codes of each codebook in use."""
+        return self.pattern.codebook_sizes
 
     @property
     def codebook_size(self) -> int:

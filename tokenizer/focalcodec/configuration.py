@@ -9,9 +9,12 @@ from transformers import PreTrainedConfig
 from .parts import (
     DECODERS,
     ENCODERS,
+    STACKS,
     FocalConfig,
+    HiFiGANConfig,
     MelConfig,
     QuantizerConfig,
+    StackConfig,
     VocosConfig,
     WaveNeXtConfig,
     WavLMConfig,
@@ -43,9 +46,11 @@ class FocalCodecConfig(PreTrainedConfig):
 
     Args:
         encoder: `{"type": "wavlm" | "mel", ...}`, the fields of `WavLMConfig` or `MelConfig`.
-        compressor, decompressor: the fields of `FocalConfig`.
+        compressor, decompressor: `{"type": "focal" | "conformer" | "amp" | "linear", ...}` ("focal" without a type),
+            the fields of `FocalConfig`, `ConformerConfig`, `AMPConfig` or `LinearConfig`.
         quantizer: the fields of `QuantizerConfig`.
-        decoder: `{"type": "vocos" | "wavenext", ...}`, the fields of `VocosConfig` or `WaveNeXtConfig`.
+        decoder: `{"type": "vocos" | "wavenext" | "hifigan", ...}`, the fields of `VocosConfig`, `WaveNeXtConfig` or
+            `HiFiGANConfig`.
         sampling_rate: rate of the input in Hz. The output rate follows from the two hop lengths.
 
     Raises:
@@ -74,9 +79,9 @@ class FocalCodecConfig(PreTrainedConfig):
         return build_part("encoder", self.encoder, ENCODERS)
 
     @property
-    def compressor_config(self) -> FocalConfig:
+    def compressor_config(self) -> StackConfig:
         """`compressor` as its dataclass."""
-        return build_part("compressor", self.compressor, FocalConfig)
+        return build_part("compressor", self.compressor, STACKS, default="focal")
 
     @property
     def quantizer_config(self) -> QuantizerConfig:
@@ -84,12 +89,12 @@ class FocalCodecConfig(PreTrainedConfig):
         return build_part("quantizer", self.quantizer, QuantizerConfig)
 
     @property
-    def decompressor_config(self) -> FocalConfig:
+    def decompressor_config(self) -> StackConfig:
         """`decompressor` as its dataclass."""
-        return build_part("decompressor", self.decompressor, FocalConfig)
+        return build_part("decompressor", self.decompressor, STACKS, default="focal")
 
     @property
-    def decoder_config(self) -> VocosConfig | WaveNeXtConfig:
+    def decoder_config(self) -> VocosConfig | WaveNeXtConfig | HiFiGANConfig:
         """`decoder` as its dataclass."""
         return build_part("decoder", self.decoder, DECODERS)
 
@@ -113,9 +118,10 @@ class FocalCodecConfig(PreTrainedConfig):
         """Input samples of one streaming chunk: whole for the look-ahead, for the tokens and for the refiner."""
         if not self.causal:
             return self.samples_per_token
-        refined = self.decompressor_config.lookahead_size + 1
-        encoder = self.encoder_config
+        encoder, decompressor = self.encoder_config, self.decompressor_config
         assert isinstance(encoder, WavLMConfig), "only this one has a causal form"
+        assert isinstance(decompressor, FocalConfig), "only this one has a causal form"
+        refined = decompressor.lookahead_size + 1
         frames = math.lcm(encoder.chunk_size, math.prod(self.compressor_config.factors), refined)
         return self.hop_length * frames
 

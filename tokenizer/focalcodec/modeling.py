@@ -4,6 +4,7 @@ B batch, T samples, N tokens, K bits per token, D feature width; everything chan
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,16 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput
 
 from . import loading
+from .activations import Snake
 from .configuration import FocalCodecConfig
-from .focal import Compressor, Decompressor, DynamicTanh, FocalBlock, Snake
+from .focal import DynamicTanh, FocalBlock
+from .hifigan import HiFiGAN
 from .knn import nearest
 from .masks import length_mask, mask_lengths
 from .mel import MelEncoder
-from .parts import MelConfig, VocosConfig
-from .quantizer import BinarySphericalQuantizer
+from .parts import HiFiGANConfig, MelConfig, VocosConfig, WaveNeXtConfig
+from .quantizer import QUANTIZERS
+from .stack import Compressor, Decompressor
 from .stages import StageMethods
 from .state import StreamState
 from .streaming import FocalCodecStream
@@ -28,7 +32,9 @@ from .vocos import ConvNeXtBlock, Vocos
 from .wavenext import WaveNeXt
 from .wavlm import GatedAttention, WavLMEncoder
 
-# A latent nearer to zero than this may change sign with the shape of the batch (float32 noise is below 1e-5).
+DECODERS: dict[type, Callable[..., nn.Module]] = {VocosConfig: Vocos, WaveNeXtConfig: WaveNeXt, HiFiGANConfig: HiFiGAN}
+# A latent nearer to zero than this share of the vector's length may change sign with the shape of the batch (float32
+# noise is below 1e-5).
 _NEAR_ZERO = 2e-5
 
 
@@ -39,7 +45,7 @@ class FocalCodecEncoderOutput(ModelOutput):
     Args:
         audio_codes: (B, 1, N) int64 tokens, 0 in padding.
         audio_codes_mask: (B, N) bool, True where a token is real.
-        latents: (B, N, K) unit vectors whose signs are the bits of the tokens.
+        latents: (B, N, K) vectors, of unit length with BSQ, whose signs are the bits of the tokens.
     """
 
     audio_codes: Tensor | None = None
@@ -79,9 +85,9 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         encoder, decoder = config.encoder_config, config.decoder_config
         self.encoder = MelEncoder(encoder) if isinstance(encoder, MelConfig) else WavLMEncoder(encoder)
         self.compressor = Compressor(config.compressor_config)
-        self.quantizer = BinarySphericalQuantizer(config.quantizer_config)
+        self.quantizer = QUANTIZERS[config.quantizer_config.type](config.quantizer_config)
         self.decompressor = Decompressor(config.decompressor_config)
-        self.decoder = Vocos(decoder) if isinstance(decoder, VocosConfig) else WaveNeXt(decoder)
+        self.decoder = DECODERS[type(decoder)](decoder)
         self.post_init()
 
     @classmethod
@@ -115,8 +121,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         elif isinstance(module, DynamicTanh):
             init.constant_(module.alpha, module.init)
         elif isinstance(module, ConvNeXtBlock):
-            given = self.config.decoder_config.layerscale_init
-            init.constant_(module.gamma, 1 / self.config.decoder_config.num_layers if given is None else given)
+            init.constant_(module.gamma, module.layerscale_init)
         elif isinstance(module, FocalBlock):
             for gamma in (module.modulation_gamma, module.feed_forward_gamma):
                 if gamma is not None:
@@ -146,7 +151,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         waveform, lengths = self._check_input(input_values, padding_mask)
         latents, mask = self._encode_latents(waveform, lengths)
         if waveform.shape[0] > 1:
-            uncertain = (latents.abs().amin(-1) < _NEAR_ZERO) & mask
+            uncertain = (latents.abs().amin(-1) < _NEAR_ZERO * latents.norm(dim=-1)) & mask
             for item in uncertain.any(dim=1).nonzero()[:, 0].tolist():
                 samples = waveform.shape[1] if lengths is None else int(lengths[item])
                 single, _ = self._encode_latents(waveform[item : item + 1, :samples], None)
@@ -220,7 +225,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         return self.compressor.num_frames(self.encoder.num_frames(torch.as_tensor(num_samples)))
 
     def _encode_latents(self, waveform: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, T) -> unit latents (B, N, K) and their mask (B, N)"""
+        """(B, T) -> normalised latents (B, N, K) and their mask (B, N)"""
         state = self._new_state(waveform)
         features = self.encoder(waveform, lengths, state)
         frames = None if lengths is None else self.encoder.num_frames(lengths)

@@ -32,15 +32,15 @@ class WavLMConfig:
     def __post_init__(self) -> None:
         if not len(self.hidden_dims) == len(self.kernel_sizes) == len(self.strides):
             raise ValueError(
-                "encoder.hidden_dims, encoder.kernel_sizes and encoder.strides need one entry per convolution, found "
+                "hidden_dims, kernel_sizes and strides need one entry per convolution, found "
                 f"{len(self.hidden_dims)}, {len(self.kernel_sizes)} and {len(self.strides)}"
             )
         if self.dim % self.num_heads:
-            raise ValueError(f"encoder.dim ({self.dim}) is not a multiple of encoder.num_heads ({self.num_heads})")
+            raise ValueError(f"dim ({self.dim}) is not a multiple of num_heads ({self.num_heads})")
         if self.causal and (self.window_size % self.chunk_size or self.window_size == self.chunk_size):
             raise ValueError(
-                f"encoder.window_size ({self.window_size}) is not two or more times the chunk, "
-                f"encoder.lookahead_size + 1 ({self.chunk_size})"
+                f"window_size ({self.window_size}) is not two or more times the chunk, lookahead_size + 1 "
+                f"({self.chunk_size})"
             )
 
     @property
@@ -68,17 +68,41 @@ class MelConfig:
 
     def __post_init__(self) -> None:
         if self.causal:
-            raise ValueError('encoder.type "mel" has no causal form: use encoder.type "wavlm" with encoder.causal')
+            raise ValueError('type "mel" has no causal form, but causal is true: use type "wavlm"')
 
 
-@dataclass(frozen=True)
-class FocalConfig:
-    """A stack of focal modulation blocks; `factors` are down- (compressor) or up-scalings (decompressor)."""
+@dataclass(frozen=True, kw_only=True)
+class StackConfig:
+    """What every compressor and decompressor has: layers of one block and one scaling each.
+
+    `factors` are down-scalings (compressor) or up-scalings (decompressor), `activation` is what stands beside them.
+    """
 
     input_dim: int
     output_dim: int
-    hidden_dims: tuple[int, ...]
+    hidden_dims: tuple[int, ...]  # width of each layer's block
     factors: tuple[int, ...]
+    activation: str = "snake"
+    causal: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.hidden_dims) != len(self.factors):
+            raise ValueError(
+                f"hidden_dims and factors need one entry per layer, found {self.hidden_dims} and {self.factors}"
+            )
+        if self.activation not in ("snake", "leaky_relu"):
+            raise ValueError(f'activation must be "snake" or "leaky_relu", found {self.activation!r}')
+        if self.causal and not isinstance(self, FocalConfig):
+            kind = next(name for name, kind in STACKS.items() if isinstance(self, kind))
+            raise ValueError(
+                f'type "{kind}" has no causal form, but causal is true: use type "focal", or causal: false'
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocalConfig(StackConfig):
+    """A stack of focal modulation blocks: the paper's, and the only one with a causal form."""
+
     focal_window: int  # kernel of the first focal level
     focal_level: int  # number of levels below the global one
     focal_factor: int  # kernel growth per level
@@ -87,27 +111,50 @@ class FocalConfig:
     layerscale_init: float = 1e-4
     normalize_modulator: bool = False
     tanhscale_init: float = 0.5  # causal only: dynamic tanh replaces LayerNorm
-    causal: bool = False
     window_size: int = 512  # causal only: kernel that replaces the global mean
     last_window_size: int | None = None  # causal decompressor only: the same for its last layer
     lookahead_size: int = 0  # causal decompressor only: > 0 adds the refiner
 
+
+@dataclass(frozen=True, kw_only=True)
+class ConformerConfig(StackConfig):
+    """A stack of Conformer blocks."""
+
+    num_heads: int
+    kernel_size: int  # of the depthwise convolution
+    expansion: int  # of the two feed-forward layers; with 1 a block is as large as a focal one (11 to 12 x width^2)
+
     def __post_init__(self) -> None:
-        if len(self.hidden_dims) != len(self.factors):
-            raise ValueError(
-                f"hidden_dims and factors need one entry per layer, found {self.hidden_dims} and {self.factors}"
-            )
+        super().__post_init__()
+        if any(dim % (2 * self.num_heads) for dim in self.hidden_dims):
+            raise ValueError(f"hidden_dims {self.hidden_dims} are not multiples of 2 x num_heads ({self.num_heads})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AMPConfig(StackConfig):
+    """A stack of anti-aliased multi-periodicity blocks."""
+
+    kernel_size: int
+    dilations: tuple[int, ...]  # two convolutions each; 3 and [1, 3] make a block as large as a focal one
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearConfig(StackConfig):
+    """A stack of frame-wise projections."""
 
 
 @dataclass(frozen=True)
 class QuantizerConfig:
-    """Binary spherical quantiser: `codebook_size` is a power of two."""
+    """One bit per dimension of the latents, on the unit sphere ("bsq") or off it ("lfq")."""
 
-    codebook_size: int
+    codebook_size: int  # a power of two
+    type: str = "bsq"
 
     def __post_init__(self) -> None:
+        if self.type not in ("bsq", "lfq"):
+            raise ValueError(f'type must be "bsq" or "lfq", found {self.type!r}')
         if self.codebook_size < 2 or self.codebook_size & (self.codebook_size - 1):
-            raise ValueError(f"quantizer.codebook_size must be a power of two, found {self.codebook_size}")
+            raise ValueError(f"codebook_size must be a power of two, found {self.codebook_size}")
 
     @property
     def codebook_dim(self) -> int:
@@ -131,7 +178,7 @@ class VocosConfig:
 
     def __post_init__(self) -> None:
         if self.causal:
-            raise ValueError('decoder.type "vocos" has no causal form here: use decoder.type "wavenext"')
+            raise ValueError('type "vocos" has no causal form here, but causal is true: use type "wavenext"')
 
 
 @dataclass(frozen=True)
@@ -148,21 +195,46 @@ class WaveNeXtConfig:
     causal: bool = True
 
 
+@dataclass(frozen=True)
+class HiFiGANConfig:
+    """HiFi-GAN's generator; the defaults are its V1, but for factors that multiply to this codec's hop."""
+
+    input_dim: int
+    channels: int = 512  # before the first up-scaling; each halves them
+    factors: tuple[int, ...] = (10, 8, 2, 2)
+    kernel_sizes: tuple[int, ...] = (3, 7, 11)
+    dilations: tuple[int, ...] = (1, 3, 5)
+    causal: bool = False
+
+    def __post_init__(self) -> None:
+        if self.causal:
+            raise ValueError('type "hifigan" has no causal form, but causal is true: use type "wavenext"')
+        if self.channels % 2 ** len(self.factors):
+            raise ValueError(f"channels ({self.channels}) cannot be halved once for each of factors {self.factors}")
+
+    @property
+    def hop_length(self) -> int:
+        """Output samples per frame."""
+        return math.prod(self.factors)
+
+
 ENCODERS = {"wavlm": WavLMConfig, "mel": MelConfig}
-DECODERS = {"vocos": VocosConfig, "wavenext": WaveNeXtConfig}
+STACKS = {"focal": FocalConfig, "conformer": ConformerConfig, "amp": AMPConfig, "linear": LinearConfig}
+DECODERS = {"vocos": VocosConfig, "wavenext": WaveNeXtConfig, "hifigan": HiFiGANConfig}
 
 
-def build_part(name: str, values: Any, kinds: Any) -> Any:
+def build_part(name: str, values: Any, kinds: Any, default: str | None = None) -> Any:
     """Build the dataclass of the part `name`; report every unknown, missing and mistyped key at once.
 
     Args:
         kinds: the dataclass, or a dictionary of them from which `values["type"]` chooses.
+        default: the type of values without one.
     """
     if not isinstance(values, dict):
         raise ValueError(f"{name} must be a dictionary of its fields, found {values!r}")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     if isinstance(kinds, dict):
-        kind = values.pop("type", None)
+        kind = values.pop("type", default)
         if kind not in kinds:
             raise ValueError(f"{name}.type must be one of {sorted(kinds)}, found {kind!r}")
         kinds = kinds[kind]
@@ -180,7 +252,10 @@ def build_part(name: str, values: Any, kinds: Any) -> Any:
     ]
     if wrong:
         raise ValueError("; ".join(wrong))
-    return kinds(**values)
+    try:
+        return kinds(**values)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Binary spherical quantisation (Zhao et al., 2024, arXiv 2406.07548): one bit per dimension of a unit vector.
+"""Signs as codes: one bit per dimension of the latents, on the unit sphere or off it.
 
 B batch, N frames, K here the bits per token. Nothing is learned and nothing is stored: every table is arithmetic.
 """
@@ -10,16 +10,20 @@ from torch import Tensor, nn
 from .parts import QuantizerConfig
 
 
-class BinarySphericalQuantizer(nn.Module):
-    """Unit latents <-> codes (+-1/sqrt K per dimension) <-> tokens (integers; dimension 0 is the highest bit)."""
+class LookupFreeQuantizer(nn.Module):
+    """Latents <-> codes (+-1 per dimension) <-> tokens (integers; dimension 0 is the highest bit).
+
+    Yu et al., 2023, arXiv 2310.05737, section 3.2. Latents stay as they are, of any length.
+    """
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
         self.bits = config.codebook_dim
+        self.scale = 1.0  # magnitude of each entry of a code
 
     def normalize(self, latents: Tensor) -> Tensor:
-        """(B, N, K) -> (B, N, K) of unit length."""
-        return F.normalize(latents, dim=-1, eps=1e-12)
+        """(B, N, K) -> (B, N, K)"""
+        return latents
 
     def latents_to_codes(self, latents: Tensor) -> Tensor:
         """(B, N, K) -> (B, N, K); exactly zero counts as negative."""
@@ -42,5 +46,19 @@ class BinarySphericalQuantizer(nn.Module):
         return torch.arange(self.bits - 1, -1, -1, device=device)
 
     def _signs(self, bits: Tensor, dtype: torch.dtype) -> Tensor:
-        scale = torch.tensor(self.bits, dtype=torch.float32).rsqrt().item()
-        return bits.to(dtype) * (2 * scale) - scale
+        return bits.to(dtype) * (2 * self.scale) - self.scale
+
+
+class BinarySphericalQuantizer(LookupFreeQuantizer):
+    """The same on the unit sphere: unit latents, codes +-1/sqrt K (Zhao et al., 2024, arXiv 2406.07548)."""
+
+    def __init__(self, config: QuantizerConfig) -> None:
+        super().__init__(config)
+        self.scale = torch.tensor(self.bits, dtype=torch.float32, device="cpu").rsqrt().item()
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """(B, N, K) -> (B, N, K) of unit length."""
+        return F.normalize(latents, dim=-1, eps=1e-12)
+
+
+QUANTIZERS: dict[str, type[LookupFreeQuantizer]] = {"bsq": BinarySphericalQuantizer, "lfq": LookupFreeQuantizer}

@@ -51,12 +51,13 @@ class ConvNeXtBlock(nn.Module):
 
     def __init__(self, config: VocosConfig | WaveNeXtConfig) -> None:
         super().__init__()
-        init = 1 / config.num_layers if config.layerscale_init is None else config.layerscale_init
+        given = config.layerscale_init
+        self.layerscale_init = 1 / config.num_layers if given is None else given
         self.dwconv = nn.Conv1d(config.dim, config.dim, config.kernel_size, groups=config.dim)
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.pwconv1 = nn.Linear(config.dim, config.ffn_dim)
         self.pwconv2 = nn.Linear(config.ffn_dim, config.dim)
-        self.gamma = nn.Parameter(torch.full((config.dim,), init))
+        self.gamma = nn.Parameter(torch.full((config.dim,), self.layerscale_init))
 
     def forward(self, x: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
         """(B, T, dim) -> (B, T, dim)"""

@@ -1,4 +1,4 @@
-"""Training of the codec: a recipe, its two stages, and the run."""
+"""Training of the codec: a recipe, its stages, and the run."""
 
 from .recipe import CodecRecipe, read_recipe
 from .run import train_codec

@@ -1,31 +1,14 @@
-"""Losses of the two codec stages. B batch, T samples or frames, D width, K bits per token."""
+"""Losses on waveforms, and on what discriminators say of them. B batch, T samples."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..focalcodec.mel import log_mel
-from ..focalcodec.quantizer import BinarySphericalQuantizer
 
 _RESOLUTIONS = ((512, 120), (1024, 240), (2048, 480))  # (n_fft, hop) of the STFT loss
-
-
-def entropy_loss(latents: Tensor, quantizer: BinarySphericalQuantizer, inverse_temperature: float = 100.0) -> Tensor:
-    """Mean entropy of single frames minus the entropy of their mean assignment, in nats.
-
-    Low when each frame is sure of its code and all codes are used. Full enumeration of the codebook (SpeechBrain recipe
-    of FocalCodec; BSQ, arXiv 2406.07548, section 3.3): memory is frames x 2^K, so pass a sample of frames.
-
-    Args:
-        latents: (frames, K) unit vectors.
-    """
-    codebook = quantizer.codebook.to(latents)
-    probabilities = torch.softmax(2 * inverse_temperature * latents @ codebook.T, dim=-1)
-    return _entropy(probabilities).mean() - _entropy(probabilities.mean(dim=0))
-
-
-def _entropy(probabilities: Tensor) -> Tensor:
-    return -(probabilities * probabilities.clamp(min=1e-5).log()).sum(dim=-1)
 
 
 def mel_loss(predicted: Tensor, target: Tensor, sampling_rate: int, hop_length: int, bands: int = 80) -> Tensor:
@@ -49,23 +32,17 @@ def _magnitude(waveform: Tensor, n_fft: int, hop: int) -> Tensor:
     return spectrum.square().sum(dim=-1).clamp(min=1e-7).sqrt()
 
 
-def discriminator_loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
+def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     """Hinge loss of the discriminators' scores."""
-    return sum((F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake, strict=True)), torch.zeros(()))
+    return torch.stack([F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake, strict=True)]).sum()
 
 
-def generator_loss(fake: list[Tensor]) -> Tensor:
+def generator_loss(fake: Sequence[Tensor]) -> Tensor:
     """Hinge loss of the generator."""
-    return sum((-f.mean() for f in fake), torch.zeros(()))
+    return torch.stack([-f.float().mean() for f in fake]).sum()
 
 
-def feature_matching_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
+def feature_matching_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> Tensor:
     """Mean L1 between the discriminators' inner activations (MelGAN, arXiv 1910.06711, section 2.3)."""
     pairs = [(r.detach(), f) for rs, fs in zip(real, fake, strict=True) for r, f in zip(rs, fs, strict=True)]
-    return sum((F.l1_loss(f, r) for r, f in pairs), torch.zeros(())) / len(pairs)
-
-
-def gradient_norm(modules: list[nn.Module], limit: float) -> Tensor:
-    """Clip the gradients of all modules together to `limit`; -> their norm before."""
-    parameters = [p for m in modules for p in m.parameters() if p.grad is not None]
-    return nn.utils.clip_grad_norm_(parameters, limit)
+    return torch.stack([F.l1_loss(f.float(), r.float()) for r, f in pairs]).mean()

@@ -1,125 +1,147 @@
 """A training run of the codec, from a recipe to a model folder; stopped at any step, it continues where it was."""
 
-import json
 import logging
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..focalcodec import FocalCodecConfig, FocalCodecModel
-from .clips import Clips
-from .recipe import PARTS, CodecRecipe
-from .stages import DecoderStage, QuantizerStage
+from ..focalcodec import FocalCodecModel
+from .build import Stage, build_stage
+from .checkpoint import load_checkpoint, remember_recipe, save_checkpoint
+from .clips import Batch, Clips, Rates, make_batch
+from .learner import Learner
+from .recipe import CodecRecipe
+from .record import Record
+from .recordings import open_recordings
+from .stages import TeacherStage
+from .teacher import Teacher
+from .validation import Recogniser, Validation
 
 logger = logging.getLogger(__name__)
 
 _LOG_EVERY = 50  # steps
 
 
-def train_codec(recipe: CodecRecipe, paths: Sequence[Path], folder: Path, quiet: bool = False) -> FocalCodecModel:
+def train_codec(
+    recipe: CodecRecipe,
+    paths: Sequence[Path],
+    folder: Path,
+    quiet: bool = False,
+    texts: Sequence[str | None] | None = None,
+    recognise: Recogniser | None = None,
+) -> FocalCodecModel | Teacher:
     """Train one stage on audio files; the model is left in `folder/model`, logs and the checkpoint beside it.
+
+    Under `accelerate launch` the processes share each batch, and learn what one would.
 
     Args:
         recipe: what to train and how.
         paths: audio files; the last `recipe.validation_files` of them only measure.
         folder: of the run. A run that stands there already is continued, if its recipe is the same.
         quiet: no progress bars.
+        texts: what is said in each file. Stage teacher learns from files that have one, and leaves `folder/teacher`.
+        recognise: audio (T,) and rate -> text; adds to evaluations how many words decoding changes (dWER).
 
     Raises:
         ValueError: the folder holds a run of another recipe, or there are too few files.
     """
+    accelerator = Accelerator(mixed_precision="bf16" if recipe.bf16 and torch.cuda.is_available() else "no")
+    paths, said = _with_texts(recipe, paths, texts)
+    torch.manual_seed(recipe.seed)
+    stage = build_stage(recipe)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        remember_recipe(recipe, folder)
+    rates = _rates(stage)
+    clips, held_out = _open(recipe, paths, said, rates, accelerator, quiet)
+    learner = Learner(stage, recipe, accelerator, clips.epoch_steps)
+    begin = load_checkpoint(folder, learner)
+    codebook = 0 if isinstance(stage, TeacherStage) else stage.model.config.codebook_size
+    validation = Validation(held_out, rates.spoken, codebook, recognise)
+    logger.info("%.2f h of audio, step %d of %d", clips.seconds / 3600, begin, recipe.steps)
+    _learn(learner, clips, validation, Record(folder, rates.spoken, not accelerator.is_main_process), begin, quiet)
+    result = stage.learning()
+    with learner.at_rest():
+        if accelerator.is_main_process:
+            result.save_pretrained(folder / ("teacher" if recipe.stage == "teacher" else "model"))
+    return result
+
+
+def _learn(learner: Learner, clips: Clips, validation: Validation, record: Record, begin: int, quiet: bool) -> None:
+    """All steps from `begin` on."""
+    recipe, main = learner.recipe, learner.accelerator.is_main_process
+    steps = range(begin, recipe.steps)
+    batches = DataLoader(clips, batch_size=None, sampler=steps, num_workers=recipe.workers)
+    bar = tqdm(batches, recipe.stage, recipe.steps, initial=begin, disable=quiet or not main)
+    for step, batch in zip(steps, bar, strict=True):
+        metrics: dict[str, Any] = {**learner.step(batch, step)}
+        done, last = step + 1, step + 1 == recipe.steps
+        evaluated = last or done % recipe.evaluate_every == 0
+        if evaluated:
+            measured, outcomes = validation(learner)
+            learner.schedule.observe(measured["validation_loss"])
+            record.show(done, outcomes)
+            metrics |= measured
+        if evaluated or done % _LOG_EVERY == 0:
+            record.write(done, metrics)
+        if main and (last or done % recipe.checkpoint_every == 0):
+            save_checkpoint(record.folder, learner, done)
+    learner.accelerator.wait_for_everyone()
+    record.close()
+
+
+def _with_texts(
+    recipe: CodecRecipe, paths: Sequence[Path], texts: Sequence[str | None] | None
+) -> tuple[Sequence[Path], list[str]]:
+    """-> the files to use and their texts; stage teacher uses those that have one"""
+    said = [text or "" for text in texts or [None] * len(paths)]
+    if recipe.stage == "teacher":
+        kept = [i for i, text in enumerate(said) if text.strip()]
+        if len(kept) <= recipe.validation_files:
+            raise ValueError(
+                f"stage teacher learns from transcripts: {len(kept)} of the {len(paths)} files have one, not more than "
+                f"validation_files ({recipe.validation_files})"
+            )
+        paths, said = [paths[i] for i in kept], [said[i] for i in kept]
     if len(paths) <= recipe.validation_files:
         raise ValueError(f"{len(paths)} audio files are not more than the {recipe.validation_files} for validation")
-    folder.mkdir(parents=True, exist_ok=True)
-    _remember_recipe(recipe, folder)
-    torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
-    model = _build(recipe)
-    stage = (QuantizerStage if recipe.stage == "quantizer" else DecoderStage)(model, recipe)
-    begin = _load_checkpoint(folder, stage, rng)
-    progress = None if quiet else tqdm
-    rate = model.config.sampling_rate
-    clips = Clips(paths[: len(paths) - recipe.validation_files], rate, progress)
-    held_out = Clips(paths[len(paths) - recipe.validation_files :], rate)
-    validation = [torch.from_numpy(wave / np.float32(32768))[None] for wave in held_out.waves]
-    samples = round(recipe.seconds * rate / model.config.samples_per_token) * model.config.samples_per_token
-    batches = clips.batches(recipe.batch_size, samples, rng, recipe.speed)
-    logger.info("%.2f h of audio, step %d of %d", clips.seconds / 3600, begin, recipe.steps)
-
-    with SummaryWriter(str(folder / "tensorboard")) as board:
-        for step in tqdm(
-            range(begin, recipe.steps), desc=recipe.stage, initial=begin, total=recipe.steps, disable=quiet
-        ):
-            metrics = stage.step(next(batches), step)
-            done, last = step + 1, step + 1 == recipe.steps
-            evaluated = last or done % recipe.evaluate_every == 0
-            if evaluated:
-                metrics |= stage.evaluate(validation)
-            if evaluated or done % _LOG_EVERY == 0:
-                _log(folder, board, done, metrics)
-            if last or done % recipe.checkpoint_every == 0:
-                _save_checkpoint(folder, stage, rng, done)
-    model.save_pretrained(folder / "model")
-    return model
+    return paths, said
 
 
-def _log(folder: Path, board: SummaryWriter, step: int, metrics: dict[str, float]) -> None:
-    for name, value in metrics.items():
-        board.add_scalar(name, value, step)
-    with (folder / "log.jsonl").open("a") as log:
-        log.write(json.dumps({"step": step, "time": round(time.time(), 1), **metrics}) + "\n")
+def _rates(stage: Stage) -> Rates:
+    if isinstance(stage, TeacherStage):
+        teacher = stage.teacher.config
+        return Rates(teacher.sampling_rate, teacher.sampling_rate, teacher.hop_length)
+    config = stage.model.config
+    return Rates(config.sampling_rate, config.output_sampling_rate, config.samples_per_token)
 
 
-def _build(recipe: CodecRecipe) -> FocalCodecModel:
-    model = FocalCodecModel(FocalCodecConfig(**recipe.model))
-    for part in PARTS:
-        if part in recipe.parts_from:
-            trained = FocalCodecModel.from_pretrained(recipe.parts_from[part])
-            getattr(model, part).load_state_dict(getattr(trained, part).state_dict())
-    return model
-
-
-def _remember_recipe(recipe: CodecRecipe, folder: Path) -> None:
-    path, now = folder / "recipe.json", json.loads(json.dumps(vars(recipe)))
-    if path.exists():
-        before = json.loads(path.read_text())
-        changed = sorted(key for key in now if now[key] != before.get(key))
-        if changed:
-            raise ValueError(
-                f"{folder} holds a run whose recipe differs in {changed}: name another folder, or undo the change to "
-                "continue it"
-            )
-    path.write_text(json.dumps(now, indent=1))
-
-
-def _save_checkpoint(folder: Path, stage: Any, rng: np.random.Generator, step: int) -> None:
-    state = {
-        "step": step,
-        "stage": stage.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in stage.optimizers()],
-        "torch_rng": torch.get_rng_state(),
-        "numpy_rng": json.dumps(rng.bit_generator.state),
-    }
-    temporary = folder / "checkpoint.part"
-    torch.save(state, temporary)
-    temporary.replace(folder / "checkpoint.pt")
-
-
-def _load_checkpoint(folder: Path, stage: Any, rng: np.random.Generator) -> int:
-    """Restore a run from its folder, where only tensors are unpickled; -> its step, 0 if it has not begun."""
-    path = folder / "checkpoint.pt"
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    stage.load_state_dict(state["stage"])
-    for optimizer, saved in zip(stage.optimizers(), state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    torch.set_rng_state(state["torch_rng"])
-    rng.bit_generator.state = json.loads(state["numpy_rng"])
-    return state["step"]
+def _open(
+    recipe: CodecRecipe,
+    paths: Sequence[Path],
+    texts: Sequence[str],
+    rates: Rates,
+    accelerator: Accelerator,
+    quiet: bool,
+) -> tuple[Clips, list[Batch]]:
+    """-> clips to learn from, and the held-out recordings, whole"""
+    cut = len(paths) - recipe.validation_files
+    progress: Callable[..., Any] | None = None if quiet or not recipe.in_memory else tqdm
+    learning, said = open_recordings(paths[:cut], rates.spoken, recipe.in_memory, texts[:cut], progress)
+    clips = Clips(learning, recipe, rates, said, accelerator.process_index, accelerator.num_processes)
+    measuring, said = open_recordings(paths[cut:], rates.spoken, texts=texts[cut:])
+    limit = round(recipe.max_seconds * rates.spoken)
+    if recipe.stage == "teacher":  # a transcript belongs to the whole
+        whole = [i for i, recording in enumerate(measuring) if len(recording) <= limit]
+        measuring, said = [measuring[i] for i in whole], [said[i] for i in whole]
+    if not measuring:
+        raise ValueError(
+            f"none of the {recipe.validation_files} validation_files is as short as max_seconds ({recipe.max_seconds})"
+        )
+    batches = [make_batch([r.read(0, limit)], rates, (text,)) for r, text in zip(measuring, said, strict=True)]
+    return clips, batches

@@ -1,158 +1,186 @@
-"""The two stages: what one step of each does to the model. B batch, T samples or frames, D feature width."""
+"""What is learnt in each stage: from a batch to the loss. B batch, T samples or frames, N tokens, D width, K bits."""
 
-import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..focalcodec.masks import length_mask
 from ..focalcodec.modeling import FocalCodecModel
 from . import losses
-from .discriminators import Discriminators
+from .clips import Batch
+from .entropy import entropy_loss
 from .recipe import CodecRecipe
+from .teacher import Teacher
 
 
-def learning_rate(recipe: CodecRecipe, step: int) -> float:
-    """Linear warm-up, then a cosine down to a twentieth."""
-    progress = min(1.0, step / recipe.steps)
-    return recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup) * (0.525 + 0.475 * math.cos(math.pi * progress))
+@dataclass
+class Outcome:
+    """Result of a stage on a batch."""
+
+    losses: dict[str, Tensor]  # by name; the trainer weighs and adds them
+    tokens: Tensor | None = None  # all real tokens in a row
+    features: Tensor | None = None  # (B, T, D) as they leave the decompressor
+    target: Tensor | None = None  # (B, T, D) as they should
+    lengths: Tensor | None = None  # (B,) frames of `target` that are real
+    generated: Tensor | None = None  # (B, T) waveform
+    real: Tensor | None = None  # (B, T) waveform, what it should be
+    recognised: tuple[str, ...] = ()  # by a teacher in training
 
 
-class QuantizerStage(nn.Module):
-    """Compressor, quantiser and decompressor learn to give the encoder's features back (spec A.2: MSE + entropy)."""
+class CodecStage(nn.Module):
+    """Stages quantizer (features -> codes -> features), decoder (features -> waveform) and joint (all of it).
 
-    def __init__(self, model: FocalCodecModel, recipe: CodecRecipe) -> None:
+    Features are computed anew for each batch: clips are drawn at random, and a cache would need those of every offset.
+
+    Args:
+        model: of which the recipe's parts learn.
+        recipe: says which losses there are.
+        target: its encoder gives the features to aim at; None for the model's own.
+        teacher: judges features, or waveforms where there is a decoder.
+    """
+
+    def __init__(
+        self, model: FocalCodecModel, recipe: CodecRecipe, target: FocalCodecModel | None, teacher: Teacher | None
+    ) -> None:
         super().__init__()
         self.model, self.recipe = model, recipe
-        parameters = [*model.compressor.parameters(), *model.decompressor.parameters()]
-        self.optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, recipe.betas)
+        self.target, self.teacher = target, teacher
+        self.requires_grad_(False)
+        for part in recipe.learning_parts:
+            getattr(model, part).requires_grad_(True)
 
-    def optimizers(self) -> list[torch.optim.Optimizer]:
-        """What a checkpoint must hold."""
-        return [self.optimizer]
+    def learning(self) -> FocalCodecModel:
+        """What a checkpoint and the finished run hold."""
+        return self.model
 
-    def step(self, waveform: Tensor, step: int) -> dict[str, float]:
-        """One update on (B, T) clips; -> what to log."""
-        features = _features(self.model, waveform)
-        latents, decompressed = self._pass(features)
-        mse = F.mse_loss(decompressed, features)
-        frames = latents.flatten(0, 1)
-        sample = frames[torch.randperm(len(frames))[: self.recipe.entropy_frames]]
-        entropy = losses.entropy_loss(sample, self.model.quantizer)
-        self.optimizer.zero_grad()
-        (mse + self.recipe.entropy_weight * entropy).backward()
-        norm = losses.gradient_norm([self.model.compressor, self.model.decompressor], self.recipe.max_grad_norm)
-        _apply(self.optimizer, learning_rate(self.recipe, step))
-        return {"mse": mse.item(), "entropy_loss": entropy.item(), "gradient_norm": norm.item()}
+    def train(self, mode: bool = True) -> "CodecStage":
+        """As of any module, but the judges stay as they are."""
+        super().train(mode)
+        for judge in (self.target, self.teacher):
+            if judge is not None:
+                judge.eval()
+        return self
 
-    @torch.no_grad()
-    def evaluate(self, waveforms: list[Tensor]) -> dict[str, float]:
-        """Feature error and use of the codebook on whole (1, T) signals."""
-        errors, tokens = [], []
-        for waveform in waveforms:
-            features = _features(self.model, waveform)
-            latents, decompressed = self._pass(features)
-            errors.append(F.mse_loss(decompressed, features).item())
-            tokens.append(self.model.quantizer.codes_to_tokens(latents).flatten())
-        counts = torch.bincount(torch.cat(tokens), minlength=self.model.config.codebook_size).double()
-        p = counts[counts > 0] / counts.sum()
-        return {
-            "validation_mse": sum(errors) / len(errors),
-            "codes_used": float((counts > 0).sum()),
-            "tokens": float(counts.sum()),
-            "entropy_bits": float(-(p * p.log2()).sum()),
-        }
+    def forward(self, batch: Batch) -> Outcome:
+        """All losses of a batch but those of discriminators."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" in self.recipe.learning_parts):
+            features, lengths = encode(self.model, batch)
+        outcome = Outcome({}, target=features.detach(), lengths=lengths)
+        if self.target is not None:
+            outcome.target, outcome.lengths = encode(self.target, batch)
+        if self.recipe.quantizes:
+            features = self._quantize(features, lengths, outcome)
+        if self.recipe.decodes:
+            self._decode(features, lengths, batch, outcome)
+        if self.teacher is not None:
+            self._judge(outcome)
+        return outcome
 
-    def _pass(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, D) -> latents (B, N, K) and decompressed features (B, T, D), with a straight-through gradient."""
-        quantizer = self.model.quantizer
-        latents = quantizer.normalize(self.model.compressor(features))
+    def _quantize(self, features: Tensor, lengths: Tensor, outcome: Outcome) -> Tensor:
+        """-> decompressed features (B, T, D) with a straight-through gradient (spec A.2: MSE + entropy)"""
+        quantizer, recipe = self.model.quantizer, self.recipe
+        state = self.model._new_state(features)
+        latents = quantizer.normalize(self.model.compressor(features, lengths, state).float())
+        counts = self.model.compressor.num_frames(lengths)
         codes = latents + (quantizer.latents_to_codes(latents) - latents).detach()
-        return latents, self.model.decompressor(codes)[:, : features.shape[1]]
+        decompressed = self.model.decompressor(codes, counts, state)[:, : features.shape[1]]
+        assert outcome.target is not None
+        assert outcome.lengths is not None
+        size = min(decompressed.shape[1], outcome.target.shape[1])  # a causal encoder has a frame more than others
+        real = length_mask(outcome.lengths, size)
+        frames = latents[length_mask(counts, latents.shape[1])]
+        outcome.tokens = quantizer.codes_to_tokens(frames)
+        outcome.features = decompressed
+        if recipe.feature_weight or not self.training:
+            outcome.losses["mse"] = F.mse_loss(decompressed[:, :size][real].float(), outcome.target[:, :size][real])
+        if recipe.entropy_weight:
+            if self.training and recipe.entropy_frames:
+                frames = frames[torch.randperm(len(frames), device=frames.device)[: recipe.entropy_frames]]
+            outcome.losses["entropy_loss"] = entropy_loss(
+                frames, quantizer, recipe.inverse_temperature, recipe.entropy_bits
+            )
+        return decompressed
 
-
-class DecoderStage(nn.Module):
-    """The decoder learns to turn features into sound (spec A.1: hinge GAN + feature matching + mel L1)."""
-
-    def __init__(self, model: FocalCodecModel, recipe: CodecRecipe) -> None:
-        super().__init__()
-        self.model, self.recipe = model, recipe
-        self.discriminators = None
-        if recipe.adversarial_weight:
-            self.discriminators = Discriminators(recipe.discriminator_width, scales=recipe.discriminator_scales)
-        self.optimizer = torch.optim.AdamW(model.decoder.parameters(), recipe.learning_rate, recipe.betas)
-        self.rivals = None
-        if self.discriminators is not None:
-            self.rivals = torch.optim.AdamW(self.discriminators.parameters(), recipe.learning_rate, recipe.betas)
-
-    def optimizers(self) -> list[torch.optim.Optimizer]:
-        """What a checkpoint must hold."""
-        return [optimizer for optimizer in (self.optimizer, self.rivals) if optimizer is not None]
-
-    def step(self, waveform: Tensor, step: int) -> dict[str, float]:
-        """One update on (B, T) clips, discriminators first; -> what to log."""
-        rate = learning_rate(self.recipe, step)
-        generated = self._generate(waveform)
-        waveform = waveform[:, : generated.shape[1]]
-        mel, stft = self._reconstruction(generated, waveform)
-        loss = self.recipe.mel_weight * mel + self.recipe.stft_weight * stft
-        logs = {"mel": mel.item(), "stft": stft.item()}
-        if self.discriminators is not None and self.rivals is not None and step >= self.recipe.adversarial_from:
-            real, _ = self.discriminators(waveform)
-            fake, _ = self.discriminators(generated.detach())
-            rival_loss = losses.discriminator_loss(real, fake)
-            self.rivals.zero_grad()
-            rival_loss.backward()
-            losses.gradient_norm([self.discriminators], self.recipe.max_grad_norm)
-            _apply(self.rivals, rate)
-            self.discriminators.requires_grad_(False)
+    def _decode(self, features: Tensor, lengths: Tensor, batch: Batch, outcome: Outcome) -> None:
+        """Spec A.1: log-mel L1; the discriminators' part is the trainer's."""
+        model, recipe = self.model, self.recipe
+        if recipe.decoder_input == "target":
+            assert outcome.target is not None
+            assert outcome.lengths is not None
+            features, lengths = outcome.target, outcome.lengths
+        elif recipe.decoder_input == "decompressed":
             with torch.no_grad():
-                _, real_activations = self.discriminators(waveform)
-            fake, fake_activations = self.discriminators(generated)
-            self.discriminators.requires_grad_(True)
-            adversarial = losses.generator_loss(fake)
-            matching = losses.feature_matching_loss(real_activations, fake_activations)
-            loss = loss + self.recipe.adversarial_weight * adversarial + self.recipe.matching_weight * matching
-            logs |= {"discriminator": rival_loss.item(), "generator": adversarial.item(), "matching": matching.item()}
-        self.optimizer.zero_grad()
-        loss.backward()
-        logs["gradient_norm"] = losses.gradient_norm([self.model.decoder], self.recipe.max_grad_norm).item()
-        _apply(self.optimizer, rate)
-        return logs
+                state = model._new_state(features)
+                codes = model.quantizer.latents_to_codes(model.compressor(features, lengths, state))
+                features = model.decompressor(codes, model.compressor.num_frames(lengths), state)
+        real = batch.spoken
+        if self.training and recipe.crop_seconds:
+            features, real = self._crop(features, lengths, real)
+        generated = model.decoder(features, None, model._new_state(features)).float()
+        size = min(generated.shape[1], real.shape[1])
+        outcome.generated, outcome.real = generated[:, :size], real[:, :size]
+        rate, hop = model.config.output_sampling_rate, model.config.decoder_config.hop_length
+        if recipe.mel_weight or not self.training:
+            outcome.losses["mel"] = losses.mel_loss(outcome.generated, outcome.real, rate, hop)
+        if recipe.stft_weight:
+            outcome.losses["stft"] = losses.stft_loss(outcome.generated, outcome.real)
 
-    @torch.no_grad()
-    def evaluate(self, waveforms: list[Tensor]) -> dict[str, float]:
-        """Reconstruction losses on whole (1, T) signals."""
-        mels, stfts = [], []
-        for waveform in waveforms:
-            generated = self._generate(waveform)
-            mel, stft = self._reconstruction(generated[:, : waveform.shape[1]], waveform[:, : generated.shape[1]])
-            mels.append(mel.item())
-            stfts.append(stft.item())
-        return {"validation_mel": sum(mels) / len(mels), "validation_stft": sum(stfts) / len(stfts)}
-
-    def _generate(self, waveform: Tensor) -> Tensor:
-        """(B, T) -> decoded (B, T'), from the features that the recipe names"""
-        features = _features(self.model, waveform)
-        if self.recipe.decoder_input == "decompressed":
-            with torch.no_grad():
-                latents = self.model.compressor(features)
-                features = self.model.decompressor(self.model.quantizer.latents_to_codes(latents))
-        return self.model.decoder(features)
-
-    def _reconstruction(self, generated: Tensor, waveform: Tensor) -> tuple[Tensor, Tensor]:
+    def _crop(self, features: Tensor, lengths: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """The same random stretch of both, another one for each item."""
         config = self.model.config
-        mel = losses.mel_loss(generated, waveform, config.output_sampling_rate, config.hop_length)
-        return mel, losses.stft_loss(generated, waveform)
+        hop = config.decoder_config.hop_length
+        size = max(1, round(self.recipe.crop_seconds * config.sampling_rate / config.hop_length))
+        last = (lengths - size).clamp(min=0)
+        starts = (torch.rand(len(last)) * (last.cpu() + 1)).long().tolist()
+        cut = torch.stack([f[s : s + size] for f, s in zip(features, starts, strict=True)])
+        real = F.pad(real, (0, max(0, features.shape[1] * hop - real.shape[1])))
+        return cut, torch.stack([r[s * hop : (s + size) * hop] for r, s in zip(real, starts, strict=True)])
+
+    def _judge(self, outcome: Outcome) -> None:
+        assert self.teacher is not None
+        assert outcome.target is not None
+        if outcome.generated is not None and outcome.real is not None:
+            pair = (self.teacher.mel(outcome.generated), self.teacher.mel(outcome.real))
+            inner, divergence = self.teacher.distance(*pair)
+        else:
+            assert outcome.features is not None
+            inner, divergence = self.teacher.distance(outcome.features, outcome.target, outcome.lengths)
+        outcome.losses |= {"teacher": inner, "posterior": divergence}
 
 
-@torch.no_grad()
-def _features(model: FocalCodecModel, waveform: Tensor) -> Tensor:
-    """Computed anew for each batch: clips are drawn at random, and a cache would need the features of every offset."""
-    return model.encoder(waveform)
+class TeacherStage(nn.Module):
+    """A recogniser of letters learns from transcripts, by CTC."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.teacher = teacher
+
+    def learning(self) -> Teacher:
+        """What a checkpoint and the finished run hold."""
+        return self.teacher
+
+    def forward(self, batch: Batch) -> Outcome:
+        """CTC loss per letter."""
+        frames = self.teacher.mel.num_frames(batch.lengths)
+        logits, _ = self.teacher(self.teacher.mel(batch.heard, batch.lengths), frames)
+        letters = [self.teacher.encode_text(text) for text in batch.texts]
+        loss = F.ctc_loss(
+            logits.float().log_softmax(-1).transpose(0, 1),
+            torch.tensor([letter for text in letters for letter in text], device=logits.device),
+            frames,
+            torch.tensor([len(text) for text in letters], device=logits.device),
+            zero_infinity=True,  # more letters than frames can hold
+        )
+        recognised: tuple[str, ...] = ()
+        if not self.training:
+            recognised = tuple(self.teacher.decode(row[:n]) for row, n in zip(logits, frames.tolist(), strict=True))
+        return Outcome({"ctc": loss}, recognised=recognised)
 
 
-def _apply(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
+def encode(model: FocalCodecModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """-> features (B, T, D) in float32, and how many frames of each item are real (B,)"""
+    with torch.autocast(batch.heard.device.type, enabled=False):
+        features = model.encoder(batch.heard, batch.lengths, model._new_state(batch.heard))
+    return features, model.encoder.num_frames(batch.lengths)

@@ -1,0 +1,47 @@
+"""Where a run stands: its recipe, and what a killed process needs to go on as if nothing had happened."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+
+from ..files import write_whole
+from .learner import Learner
+from .recipe import CodecRecipe
+
+
+def remember_recipe(recipe: CodecRecipe, folder: Path) -> None:
+    """Write `recipe.json`.
+
+    Raises:
+        ValueError: the folder holds a run of another recipe.
+    """
+    path, now = folder / "recipe.json", json.loads(json.dumps(vars(recipe)))
+    if path.exists():
+        defaults = json.loads(json.dumps(dataclasses.asdict(CodecRecipe("teacher", seconds=0.0))))
+        before = {**defaults, **json.loads(path.read_text())}
+        changed = sorted(key for key in now if now[key] != before[key])
+        if changed:
+            raise ValueError(
+                f"{folder} holds a run whose recipe differs in {changed}: name another folder, or undo the change to "
+                "continue it"
+            )
+    write_whole(path, json.dumps(now, indent=1).encode())
+
+
+def save_checkpoint(folder: Path, learner: Learner, step: int) -> None:
+    """Write `checkpoint.pt`, whole or not at all. Everything random follows from the seed and the step."""
+    temporary = folder / "checkpoint.part"
+    torch.save({"step": step, **learner.state_dict()}, temporary)
+    temporary.replace(folder / "checkpoint.pt")
+
+
+def load_checkpoint(folder: Path, learner: Learner) -> int:
+    """Restore a run from its folder, where only tensors are unpickled; -> its step, 0 if it has not begun."""
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    learner.load_state_dict(state)
+    return state["step"]

@@ -1,0 +1,150 @@
+"""A small recogniser of letters whose hearing judges a codec. B batch, T frames, D width, C characters.
+
+Squared error of features weighs a hiss as much as a consonant. A recogniser that was trained on transcripts (by CTC,
+Graves et al., 2006) has inner layers in which what tells words apart is large: a codec that keeps those keeps the
+words, also of recordings that have no transcript. (Perceptual losses: Johnson et al., 2016, arXiv 1603.08155.)
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..files import write_whole
+from ..focalcodec.masks import length_mask, zero_padding
+from ..focalcodec.mel import MelEncoder
+from ..focalcodec.parts import MelConfig, build_part
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """A stack of ConvNeXt-like blocks on log-mel frames. The mel values are those of the codec's "mel" encoder."""
+
+    bands: int = 80
+    n_fft: int = 1024
+    hop_length: int = 320
+    sampling_rate: int = 16000
+    mean: float = -5.0
+    std: float = 2.5
+    dim: int = 256
+    num_layers: int = 8
+    kernel_size: int = 15
+    dropout: float = 0.1
+    characters: str = "abcdefghijklmnopqrstuvwxyz' "
+
+    def __post_init__(self) -> None:
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"teacher_model.kernel_size must be odd, found {self.kernel_size}")
+
+    @property
+    def mel(self) -> MelConfig:
+        """What the teacher hears."""
+        return MelConfig(self.bands, self.n_fft, self.hop_length, self.sampling_rate, self.mean, self.std)
+
+
+class Teacher(nn.Module):
+    """Log-mel frames (B, T, bands) -> logits (B, T, 1 + C), where 0 is CTC's blank."""
+
+    def __init__(self, config: TeacherConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.mel = MelEncoder(config.mel)
+        self.in_proj = nn.Conv1d(config.bands, config.dim, 5, padding=2)
+        self.layers = nn.ModuleList(TeacherLayer(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.dim)
+        self.out_proj = nn.Linear(config.dim, 1 + len(config.characters))
+
+    @classmethod
+    def from_config(cls, values: dict[str, Any]) -> "Teacher":
+        """Build from the fields of `TeacherConfig`; unknown ones are refused."""
+        return cls(build_part("teacher_model", values, TeacherConfig))
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> "Teacher":
+        """Load what `save_pretrained` wrote, ready to judge.
+
+        Raises:
+            OSError: there is no teacher.
+        """
+        path = Path(folder) / "teacher.json"
+        if not path.is_file():
+            raise OSError(f"{folder} has no teacher.json: train one with stage: teacher, and name its RUN/teacher")
+        teacher = cls.from_config(json.loads(path.read_text()))
+        teacher.load_state_dict(load_file(Path(folder) / "teacher.safetensors"))
+        return teacher.eval().requires_grad_(False)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write `teacher.json` and `teacher.safetensors`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = folder / "teacher.safetensors.part"
+        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, weights)
+        weights.replace(folder / "teacher.safetensors")
+        write_whole(folder / "teacher.json", json.dumps(dataclasses.asdict(self.config), indent=1).encode())
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """x (B, T, bands), lengths (B,) in frames -> logits, and the output (B, T, D) of every layer"""
+        mask = None if lengths is None else length_mask(lengths, x.shape[1])
+        x = self.in_proj(zero_padding(x, mask).mT).mT
+        hidden = []
+        for layer in self.layers:
+            x = layer(x, mask)
+            hidden.append(x)
+        return self.out_proj(self.norm(x)), hidden
+
+    def distance(self, heard: Tensor, original: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """How differently two signals sound to the teacher.
+
+        Args:
+            heard, original: (B, T, bands); gradients flow to `heard` only.
+            lengths: (B,) in frames.
+
+        Returns:
+            the squared distance of the layers' outputs in units of their variance, a mean over layers; and the
+            divergence KL(original || heard) of what is recognised, in nats per frame.
+        """
+        with torch.no_grad():
+            wanted_logits, wanted = self(original, lengths)
+        logits, hidden = self(heard, lengths)
+        real = torch.ones(heard.shape[:2], dtype=torch.bool, device=heard.device)
+        if lengths is not None:
+            real = length_mask(lengths, heard.shape[1])
+        errors = [(a[real] - b[real]).square().mean() / b[real].var() for a, b in zip(hidden, wanted, strict=True)]
+        divergence = F.kl_div(
+            logits[real].float().log_softmax(-1),
+            wanted_logits[real].float().log_softmax(-1),
+            log_target=True,
+            reduction="batchmean",
+        )
+        return torch.stack(errors).mean(), divergence
+
+    def encode_text(self, text: str) -> list[int]:
+        """Letters it knows, from 1; others are left out."""
+        return [self.config.characters.index(c) + 1 for c in text.lower() if c in self.config.characters]
+
+    def decode(self, logits: Tensor) -> str:
+        """Best path of (T, 1 + C)."""
+        best = torch.unique_consecutive(logits.argmax(dim=-1))
+        return "".join(self.config.characters[i - 1] for i in best.tolist() if i)
+
+
+class TeacherLayer(nn.Module):
+    """Depthwise convolution and a feed-forward layer, with a residual: (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, config: TeacherConfig) -> None:
+        super().__init__()
+        dim, kernel = config.dim, config.kernel_size
+        self.conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.norm = nn.LayerNorm(dim)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(dim, 3 * dim), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(3 * dim, dim)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """mask (B, T), True where a frame is real"""
+        return x + self.feed_forward(self.norm(self.conv(zero_padding(x, mask).mT).mT))
