@@ -12,7 +12,7 @@ from .utterance import Utterance
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_LAYOUTS = {"libritts": layouts.read_libritts, "vctk": layouts.read_vctk}
+_LAYOUTS = {"librispeech": layouts.read_librispeech, "libritts": layouts.read_libritts, "vctk": layouts.read_vctk}
 
 
 def read_corpus(
@@ -34,7 +34,7 @@ def read_corpus(
             a folder of audio files, searched recursively: ids are relative paths without suffix, the text is read from
             a `.txt` file of the same name;
             a `datasets.Dataset` whose column `audio` holds paths, {"bytes", "path"} or {"array", "sampling_rate"}.
-        layout: "libritts" or "vctk" if `source` is a folder as that corpus is published.
+        layout: "librispeech", "libritts" or "vctk" if `source` is a folder as that corpus is published.
         columns: names that differ in a table or a dataset, such as {"text": "sentence"}.
         speakers: keep these speakers.
         min_seconds, max_seconds: keep durations in this range; unknown ones are taken from the file's header. A file

@@ -51,6 +51,16 @@ def read_libritts(folder: Path) -> list[Utterance]:
     ]
 
 
+def read_librispeech(folder: Path) -> list[Utterance]:
+    """LibriSpeech: `[subset/]speaker/chapter/id.flac` beside `speaker-chapter.trans.txt`, an id and a text per line."""
+    files = find_audio(folder, ".flac")
+    texts: dict[str, str] = {}
+    for path in sorted({file.with_name(f"{file.stem.rpartition('-')[0]}.trans.txt") for file in files}):
+        lines = read_utf8(path).splitlines() if path.is_file() else []
+        texts |= {name: text for name, _, text in (line.partition(" ") for line in lines)}
+    return [Utterance(file.stem, file, texts.get(file.stem), file.parent.parent.name) for file in files]
+
+
 def read_vctk(folder: Path) -> list[Utterance]:
     """VCTK 0.92, first microphone: `wav48_silence_trimmed/speaker/id_mic1.flac`, `txt/speaker/id.txt` (p315: none)."""
     corpus = []

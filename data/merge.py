@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,11 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
 from ..tokenizer.audio import write_audio
+from ..tokenizer.files import write_whole
+from .example import Example
 from .plan import Shard
-from .token_store import MANIFEST, TokenStore, write_whole
+from .token_store import MANIFEST, TokenStore
+from .utterance import Utterance
 
 if TYPE_CHECKING:
     from ..tokenizer.audio_tokenizer import AudioTokenizer
@@ -20,8 +23,10 @@ if TYPE_CHECKING:
 _LISTEN_S = 30.0  # longer recordings are not chosen for listening
 
 
-def merge(store: Path, shards: Sequence[Shard], codec: dict[str, Any]) -> dict[str, Any]:
+def merge(store: Path, shards: Sequence[Shard], codec: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
     """Write `skipped.tsv` and `manifest.json` of a store whose shards are all complete; -> the manifest.
+
+    `about` are further sections: how the speech was mixed, what its features are. Counts are about the column `codes`.
 
     Processes that finish together may all do it: they write the same.
 
@@ -55,6 +60,7 @@ def merge(store: Path, shards: Sequence[Shard], codec: dict[str, Any]) -> dict[s
     manifest = {
         "format": "focallm token store 1",
         "codec": codec,
+        **about,
         "num_utterances": len(lengths),
         "num_skipped": len(skipped),
         "num_with_text": texts,
@@ -72,30 +78,47 @@ def merge(store: Path, shards: Sequence[Shard], codec: dict[str, Any]) -> dict[s
         ],
     }
     write_whole(store / MANIFEST, json.dumps(manifest, indent=1).encode())
-    for leftover in store.glob(".shard-*.part"):  # of processes that were killed while they wrote
+    for leftover in store.glob(".shard-*.part*"):  # of processes that were killed while they wrote
         leftover.unlink(missing_ok=True)
     return manifest
 
 
-def write_listening(store: Path, shards: Sequence[Shard], tokenizer: "AudioTokenizer", number: int) -> None:
-    """Write `number` pairs of original and decoded audio, spread over the store, to `listen/`."""
-    tokens = TokenStore(store)
+def write_listening(
+    store: Path,
+    shards: Sequence[Shard],
+    tokenizer: "AudioTokenizer",
+    number: int,
+    make: Callable[[Utterance], Example] | None,
+) -> None:
+    """Write `number` pairs of original and decoded audio, spread over the store, to `listen/`.
+
+    `make` makes the examples of a mixed store; what a model hears is then written, too.
+    """
+    rows = TokenStore(store).dataset(["id", "codes", "num_samples"]).with_format("numpy")
     limit = _LISTEN_S * tokenizer.sampling_rate
-    lengths = tokens.dataset()["num_samples"]
-    short = [index for index, length in enumerate(lengths) if length <= limit]
+    short = [index for index, length in enumerate(rows["num_samples"]) if length <= limit]
     chosen = sorted({short[int(place)] for place in np.linspace(0, len(short) - 1, number)}) if short else []
     items = {item.id: item for shard in shards for item in shard.items}
     for index in chosen:
-        row = tokens[index]
+        row = rows[index]
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in row["id"])
-        original, decoded = (
-            store / "listen" / f"{index:06d}_{name[:80]}.{kind}.wav" for kind in ("original", "decoded")
+        original, heard, decoded = (
+            store / "listen" / f"{index:06d}_{name[:80]}.{kind}.wav" for kind in ("original", "heard", "decoded")
         )
         if decoded.is_file():
             continue
         decoded.parent.mkdir(exist_ok=True)
-        write_audio(original, *items[row["id"]].read())
-        write_audio(decoded, tokenizer.decode(row["codes"], row["num_samples"]), tokenizer.output_sampling_rate)
+        if make is None:
+            write_audio(original, *items[row["id"]].read())
+        else:
+            example = make(items[row["id"]])
+            write_audio(original, example.target, tokenizer.sampling_rate)
+            write_audio(heard, example.signals[1], tokenizer.sampling_rate)
+        write_audio(
+            decoded,
+            tokenizer.decode(row["codes"].astype(np.int64), int(row["num_samples"])),
+            tokenizer.output_sampling_rate,
+        )
 
 
 def _entropy_bits(counts: np.ndarray) -> float:

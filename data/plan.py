@@ -11,13 +11,13 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from .token_store import PROGRESS, sha256, write_whole
+from ..tokenizer.files import write_whole
+from .mixing import MixRecipe
+from .token_store import CODES, FEATURES, PROGRESS, SOURCES, sha256
 from .utterance import Utterance
 
 if TYPE_CHECKING:
     from ..tokenizer.audio_tokenizer import AudioTokenizer
-
-_OWN_COLUMNS = ("id", "codes", "num_samples", "text", "speaker")
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,12 @@ class Shard:
         return self.path.parent / PROGRESS / f"{self.path.stem}.json"
 
 
-def claim(store: Path, corpus: Sequence[Utterance], codec: dict[str, Any], shard_size: int) -> list[Shard]:
+def claim(
+    store: Path, corpus: Sequence[Utterance], codec: dict[str, Any], shard_size: int, about: dict[str, dict[str, Any]]
+) -> list[Shard]:
     """Make the folder of a store, or make sure that the one that is there is to hold the same.
+
+    `about` are further sections of the manifest that must not differ.
 
     Raises:
         ValueError: it holds something else; the message says what differs.
@@ -55,16 +59,20 @@ def claim(store: Path, corpus: Sequence[Utterance], codec: dict[str, Any], shard
     # The source of a codec is a name for people; its weights decide.
     wanted = {f"codec.{key}": value for key, value in codec.items() if key != "name"}
     wanted |= {"items_sha256": _items_hash(corpus), "number of utterances": len(corpus), "shard_size": shard_size}
+    wanted |= {f"{section}.{key}": value for section, values in about.items() for key, value in values.items()}
     path = store / PROGRESS / "plan.json"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
         differing = [
-            f"{key}: {found.get(key)} there, {value} now" for key, value in wanted.items() if found.get(key) != value
+            f"{key}: {found.get(key)} there, {wanted.get(key)} now"
+            for key in {**wanted, **found}
+            if found.get(key) != wanted.get(key)
         ]
         if differing:
             raise ValueError(
-                f"{store} is a token store made by another codec or from other utterances, and stores are not mixed "
-                f"({'; '.join(differing)}). Name another folder, or delete this one to make it anew"
+                f"{store} is a token store made by another codec, from other utterances or by another recipe, and "
+                f"stores are not mixed ({'; '.join(differing)}). Name another folder, or delete this one to make it "
+                "anew"
             )
     else:
         if store.exists() and not store.is_dir():
@@ -106,8 +114,16 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def schema(corpus: Sequence[Utterance], vocab_size: int) -> pa.Schema:
+def schema(
+    corpus: Sequence[Utterance], vocab_size: int, recipe: MixRecipe | None = None, feature_dim: int | None = None
+) -> pa.Schema:
     """Columns of a store: the same in every shard, whatever its utterances know.
+
+    Args:
+        corpus: one utterance per row.
+        vocab_size: of the codec.
+        recipe: how the utterances are mixed, if they are.
+        feature_dim: width of the features to store, if any.
 
     Raises:
         ValueError: no utterances, an id that occurs twice, an extra column of mixed kinds or with a name of ours.
@@ -129,8 +145,14 @@ def schema(corpus: Sequence[Utterance], vocab_size: int) -> pa.Schema:
         pa.field("text", pa.string()),
         pa.field("speaker", pa.string()),
     ]
+    if recipe is not None:
+        fields += _mixed_fields(recipe, code)
+    if feature_dim is not None:
+        name = f"{recipe.heard}_features" if recipe else "features"
+        fields.append(pa.field(name, pa.list_(pa.list_(pa.float16(), feature_dim))))
+    taken = {*CODES, *FEATURES, SOURCES, *(field.name for field in fields)}
     for name in sorted({name for item in corpus for name in item.extra}):
-        if name in _OWN_COLUMNS:
+        if name in taken:
             raise ValueError(f"the corpus has an extra column {name!r}, which a token store has already: rename it")
         try:
             kind = pa.array([item.extra.get(name) for item in corpus]).type
@@ -140,6 +162,14 @@ def schema(corpus: Sequence[Utterance], vocab_size: int) -> pa.Schema:
             ) from None
         fields.append(pa.field(name, pa.string() if pa.types.is_null(kind) else kind))
     return pa.schema(fields)
+
+
+def _mixed_fields(recipe: MixRecipe, code: pa.DataType) -> list[pa.Field]:
+    fields = [pa.field(f"{recipe.heard}_codes", pa.list_(code))]
+    if recipe.kind == "mixture":
+        fields.append(pa.field(SOURCES, pa.list_(pa.list_(code))))
+        fields += [pa.field(name, pa.list_(pa.string())) for name in ("texts", "speakers")]
+    return [*fields, pa.field("utterance", pa.string()), pa.field("mix", pa.string())]
 
 
 def _items_hash(corpus: Sequence[Utterance]) -> str:

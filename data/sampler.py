@@ -11,12 +11,13 @@ _BATCHES = 50  # batches whose examples are sorted together
 class LengthGroupedSampler(Sampler[int]):
     """A new order every epoch that follows from the seed and the epoch alone, so a resumed run sees the same one.
 
-    The sampler that transformers has for this draws from the global generator, whose state at the beginning of an
-    epoch is not in a checkpoint.
+    It yields `epoch * len(self) + i` for row i (`divmod` undoes it), so that what is random about a row can follow from
+    the epoch too, in whichever process it is read. The sampler that transformers has for lengths draws from the global
+    generator, whose state at the beginning of an epoch is not in a checkpoint.
 
     Args:
-        lengths: of the examples, in ids.
-        batch_size: examples that will stand together.
+        lengths: of the rows, in ids.
+        batch_size: rows that will stand together.
         seed: of the order.
     """
 
@@ -24,13 +25,16 @@ class LengthGroupedSampler(Sampler[int]):
         self.lengths, self.batch_size, self.seed, self.epoch = np.asarray(lengths), batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate before every epoch."""
+        """To be called before every epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
+        return (self.epoch * len(self) + i for i in self._order())
+
+    def _order(self) -> Iterator[int]:
         rng = np.random.default_rng((self.seed, self.epoch))
         order = rng.permutation(len(self.lengths))
         size = self.batch_size * _BATCHES

@@ -3,34 +3,38 @@
 import io
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..tokenizer.audio import Waveform
+from ..tokenizer.files import write_whole
 from . import plan
+from .encoding import Encoder, Row
+from .example import Example
 from .merge import merge, write_listening
-from .token_store import sha256, write_whole
+from .mixing import Mixer
+from .token_store import CODES, FEATURES, sha256
 from .utterance import Utterance
 
 if TYPE_CHECKING:
     from ..tokenizer.audio_tokenizer import AudioTokenizer
 
-Result = tuple[NDArray[Any], int] | str  # codes and number of samples, or why there are none
+Make = Callable[[Utterance], Example]  # reads a row of the corpus, or mixes it
 
 
 def tokenize_corpus(
-    corpus: Sequence[Utterance],
+    corpus: Sequence[Utterance] | Mixer,
     store_folder: str | Path,
     tokenizer: "AudioTokenizer",
     *,
+    features: bool = False,
     batch_seconds: float = 120.0,
     shard_size: int = 512,
     workers: int = 2,
@@ -46,9 +50,10 @@ def tokenize_corpus(
     to have them after a repair, tokenize into a new folder.
 
     Args:
-        corpus: from `read_corpus`.
-        store_folder: made if needed; an existing store must be of the same corpus, codec and shard size.
+        corpus: from `read_corpus`, or a `Mixer` of one; the utterances are then its `rows`.
+        store_folder: made if needed; an existing store must be of the same corpus, codec, recipe and shard size.
         tokenizer: the codec, on the device of your choice.
+        features: store the continuous features of FocalCodec's encoder, too: of what a model hears, if it was mixed.
         batch_seconds: audio per batch, padding included; one utterance may be longer and is then alone.
         shard_size: utterances per shard.
         workers: threads that read audio ahead.
@@ -70,10 +75,16 @@ def tokenize_corpus(
             "needed: 0 <= rank < world_size, shard_size and workers at least 1, batch_seconds above 0, listen at least "
             f"0; found {rank=}, {world_size=}, {shard_size=}, {workers=}, {batch_seconds=}, {listen=}"
         )
-    store = Path(store_folder)
+    store, rate = Path(store_folder), tokenizer.sampling_rate
+    mixer, rows = (corpus, corpus.rows) if isinstance(corpus, Mixer) else (None, corpus)
+    make: Make = (lambda row: mixer.example(row, rate)) if mixer else (lambda row: Example(row, row.read(rate)[0]))
+    encoder = Encoder(tokenizer, mixer.recipe.heard if mixer else None, features)
     codec = plan.describe_codec(tokenizer)
-    schema = plan.schema(corpus, codec["vocab_size"])
-    shards = plan.claim(store, corpus, codec, shard_size)
+    schema = plan.schema(rows, codec["vocab_size"], mixer.recipe if mixer else None, encoder.feature_dim)
+    about = {"mix": mixer.describe()} if mixer else {}
+    if features:
+        about["features"] = {"column": encoder.features, "dim": encoder.feature_dim}
+    shards = plan.claim(store, rows, codec, shard_size, about)
     mine = shards[rank::world_size]
     with ThreadPoolExecutor(workers) as pool, tqdm(
         total=sum(len(shard.items) for shard in mine), unit="file", disable=not progress or rank > 0
@@ -82,38 +93,39 @@ def tokenize_corpus(
             if shard.is_complete():
                 bar.update(len(shard.items))
             else:
-                _make_shard(shard, schema, tokenizer, batch_seconds, pool, bar)
+                _make_shard(shard, schema, make, encoder, batch_seconds / (mixer.signals if mixer else 1), pool, bar)
     if not all(shard.is_complete() for shard in shards):
         return None
-    manifest = merge(store, shards, codec)
-    write_listening(store, shards, tokenizer, listen)
+    manifest = merge(store, shards, codec, about)
+    write_listening(store, shards, tokenizer, listen, make if mixer else None)
     return manifest
 
 
 def _make_shard(
     shard: plan.Shard,
     schema: pa.Schema,
-    tokenizer: "AudioTokenizer",
+    make: Make,
+    encoder: Encoder,
     batch_seconds: float,
     pool: ThreadPoolExecutor,
     bar: tqdm,
 ) -> None:
     start = perf_counter()
-    results: list[Result] = [""] * len(shard.items)
+    results: list[Row | str] = [""] * len(shard.items)
     batches = _batches([seconds or 0.0 for seconds in pool.map(Utterance.duration, shard.items)], batch_seconds)
-    for batch, futures in _read_ahead(shard.items, batches, tokenizer.sampling_rate, pool):
-        for index, result in zip(batch, _encode(futures, tokenizer), strict=True):
+    for batch, futures in _read_ahead(shard.items, batches, make, pool):
+        for index, result in zip(batch, _encode(futures, encoder), strict=True):
             results[index] = result
         bar.update(len(batch))
-    pairs = list(zip(shard.items, results, strict=True))
-    content = _parquet([(item, *result) for item, result in pairs if not isinstance(result, str)], schema)
-    lengths = [(len(result[0]), result[1]) for _, result in pairs if not isinstance(result, str)]
+    rows = [result for result in results if not isinstance(result, str)]
+    content = _parquet(rows, schema)
+    pairs = zip(shard.items, results, strict=True)
     record = {
         "sha256": sha256(content),
         "bytes": len(content),
-        "utterances": len(lengths),
-        "tokens": sum(tokens for tokens, _ in lengths),
-        "samples": sum(samples for _, samples in lengths),
+        "utterances": len(rows),
+        "tokens": sum(len(row["codes"]) for row in rows),
+        "samples": sum(row["num_samples"] for row in rows),
         "wall_s": perf_counter() - start,
         "skipped": [(item.id, str(item.audio), result) for item, result in pairs if isinstance(result, str)],
     }
@@ -133,57 +145,44 @@ def _batches(seconds: list[float], batch_seconds: float) -> list[list[int]]:
 
 
 def _read_ahead(
-    items: Sequence[Utterance], batches: list[list[int]], rate: int, pool: ThreadPoolExecutor
-) -> Iterator[tuple[list[int], list[Future]]]:
-    """Give each batch with its waveforms to come, while the next one is being read already."""
-    started: deque[tuple[list[int], list[Future]]] = deque()
+    items: Sequence[Utterance], batches: list[list[int]], make: Make, pool: ThreadPoolExecutor
+) -> Iterator[tuple[list[int], list[Future[Example]]]]:
+    """Give each batch with its examples to come, while the next one is being made already."""
+    started: deque[tuple[list[int], list[Future[Example]]]] = deque()
     for batch in batches:
-        started.append((batch, [pool.submit(items[index].read, rate) for index in batch]))
+        started.append((batch, [pool.submit(make, items[index]) for index in batch]))
         if len(started) > 1:
             yield started.popleft()
     yield from started
 
 
-def _encode(futures: list[Future], tokenizer: "AudioTokenizer") -> list[Result]:
-    results: list[Result] = []
-    waves: list[Waveform] = []
+def _encode(futures: list[Future[Example]], encoder: Encoder) -> list[Row | str]:
+    results: list[Row | str] = []
+    examples: list[Example] = []
     for future in futures:
         try:
-            waves.append(future.result()[0])
+            examples.append(future.result())
             results.append("")  # its place, filled below
         except (OSError, ValueError) as error:
             results.append(" ".join(str(error).split()))
     places = [index for index, future in enumerate(futures) if future.exception() is None]
-    for index, result in zip(places, _encode_waves(waves, tokenizer), strict=True):
+    for index, result in zip(places, encoder(examples), strict=True):
         results[index] = result
     return results
 
 
-def _encode_waves(waves: list[Waveform], tokenizer: "AudioTokenizer") -> list[Result]:
-    if not waves:
-        return []
-    try:
-        encoded = tokenizer(waves, sampling_rate=tokenizer.sampling_rate)
-    except ValueError as error:
-        # One wave that the codec refuses must not take its batch along.
-        if len(waves) == 1:
-            return [" ".join(str(error).split())]
-        return [result for wave in waves for result in _encode_waves([wave], tokenizer)]
-    ids, masks = encoded["input_ids"].cpu().numpy(), encoded["attention_mask"].cpu().numpy().astype(bool)
-    samples = [int(count) for count in encoded["num_samples"]]
-    return [(codes[mask], count) for codes, mask, count in zip(ids, masks, samples, strict=True)]
-
-
-def _parquet(rows: list[tuple[Utterance, NDArray[Any], int]], schema: pa.Schema) -> bytes:
+def _parquet(rows: list[Row], schema: pa.Schema) -> bytes:
     """The same rows give the same bytes: nothing in the file depends on time or place."""
-    columns: dict[str, list[Any]] = {
-        "id": [item.id for item, _, _ in rows],
-        "codes": [codes.astype(schema.field("codes").type.value_type.to_pandas_dtype()) for _, codes, _ in rows],
-        "num_samples": [samples for _, _, samples in rows],
-        "text": [item.text for item, _, _ in rows],
-        "speaker": [item.speaker for item, _, _ in rows],
-    }
-    columns |= {name: [item.extra.get(name) for item, _, _ in rows] for name in schema.names if name not in columns}
     sink = io.BytesIO()
+    columns = [_column([row.get(field.name) for row in rows], field) for field in schema]
     pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd")
     return sink.getvalue()
+
+
+def _column(values: list[Any], field: pa.Field) -> pa.Array:
+    if field.name in CODES:
+        values = [codes.astype(field.type.value_type.to_pandas_dtype()) for codes in values]
+    if field.name in FEATURES and values:
+        frames = pa.FixedSizeListArray.from_arrays(np.concatenate(values).ravel(), field.type.value_type.list_size)
+        return pa.ListArray.from_arrays(np.cumsum([0, *map(len, values)]).astype(np.int32), frames)
+    return pa.array(values, field.type)

@@ -89,7 +89,7 @@ def test_libritts_and_vctk_folders(tmp_path: Path) -> None:
     (tmp_path / "vctk/txt/p225/p225_001.txt").write_text("Please call Stella.\n")
     (utterance,) = read_corpus(tmp_path / "vctk", layout="vctk")
     assert (utterance.id, utterance.speaker, utterance.text) == ("p225_001", "p225", "Please call Stella.")
-    with pytest.raises(ValueError, match="layout must be one of libritts, vctk, found 'lj'"):
+    with pytest.raises(ValueError, match="layout must be one of librispeech, libritts, vctk, found 'lj'"):
         read_corpus(tmp_path / "vctk", layout="lj")
 
 
@@ -177,3 +177,14 @@ def test_filters(tmp_path: Path) -> None:
         read_corpus(folder, speakers=["eve", "ann"])
     with pytest.raises(ValueError, match=r"none of 1 utterances lasts 2 to inf s: they last 0.50 to 0.50 s"):
         read_corpus(folder, speakers=["ann"], min_seconds=2)
+
+
+def test_librispeech_as_it_is_published(tmp_path: Path) -> None:
+    chapter = tmp_path / "dev-clean/84/121123"
+    for number in range(3):
+        _write(chapter / f"84-121123-000{number}.flac")
+    (chapter / "84-121123.trans.txt").write_text("84-121123-0000 GO ON\n84-121123-0001 OH YES\n")
+    corpus = read_corpus(tmp_path, layout="librispeech")
+    assert [u.id for u in corpus] == [f"84-121123-000{number}" for number in range(3)]
+    assert [u.text for u in corpus] == ["GO ON", "OH YES", None]
+    assert {u.speaker for u in corpus} == {"84"}

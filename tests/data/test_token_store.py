@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset, load_dataset
@@ -114,3 +115,11 @@ def test_a_split_leaves_no_side_empty(store: Path) -> None:
 def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"is no token store.*focallm tokenize"):
         TokenStore(tmp_path)
+
+
+def test_only_the_columns_asked_for_are_read(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, tokens, table = [], TokenStore(store), pq.read_table
+    monkeypatch.setattr(pq, "read_table", lambda path, columns: read.extend(columns) or table(path, columns=columns))
+    assert tokens.columns == ["id", "codes", "num_samples", "text", "speaker", "page"]
+    assert tokens.split(0.3, columns=["id", "text"])[0].column_names == ["id", "text"]
+    assert set(read) == {"id", "text"}
