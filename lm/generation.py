@@ -1,115 +1,216 @@
-"""Writing speech with a causal LM: only ids that make sense, never too short, never without end. L length in ids."""
+"""Writing with a causal LM: only ids that make sense, never too short, never without end. B rows, L length in ids."""
 
-import math
+from collections import defaultdict
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import PreTrainedModel
 
+from .decoding import CausalDecoder, LlamaDecoder, decoder
+from .features import embed, language_model
+from .length import longest, positions
+from .sampling import Sampling, draw
+from .template import Phase, Prompt
 from .vocabulary import Vocabulary
-
-StopReason = Literal["end", "length"]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn; temperature 0 is greedy."""
-
-    temperature: float = 0.8
-    top_k: int = 0  # 0: all
-    top_p: float = 0.95
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError(f"sampling needs temperature >= 0, 0 < top_p <= 1 and top_k >= 0, found {self}")
-
-
-@dataclass(frozen=True)
-class LengthWindow:
-    """How long speech may be for a text: the paces of a corpus, in seconds per character."""
-
-    fastest: float  # 1st percentile
-    slowest: float  # 99th percentile
-
-    @classmethod
-    def learn(cls, characters: list[int], seconds: list[float]) -> "LengthWindow":
-        """From the lengths of texts and of their recordings."""
-        paces = sorted(s / max(c, 1) for c, s in zip(characters, seconds, strict=True))
-        return cls(paces[len(paces) // 100], paces[-1 - len(paces) // 100])
-
-    def tokens(self, characters: int, tokens_per_second: float) -> tuple[int, int]:
-        """Fewest and most tokens for a text: half the fastest reading; half again, and a second, over the slowest."""
-        low = 0.5 * self.fastest * characters * tokens_per_second
-        high = (1.5 * self.slowest * characters + 1.0) * tokens_per_second
-        return max(1, math.floor(low)), math.ceil(high)
+from .walk import Block, StopReason, Walk, blocks
 
 
 @dataclass(frozen=True)
 class Generation:
-    """codes (N,) int64 as the codec's `decode` takes them, and why they ended."""
+    """What a model wrote.
 
-    codes: Tensor
+    Args:
+        spans: one (N,) int64 for each phase: codes as the codec's `decode` takes them, or ids of text.
+        stop_reason: "end": the model ended where it could choose; "length": a span reached the most that it might
+            have; "constraint": every length was given.
+    """
+
+    spans: tuple[Tensor, ...]
     stop_reason: StopReason
 
+    @property
+    def codes(self) -> Tensor:
+        """The first span."""
+        return self.spans[0]
 
-class SpeechOnly(LogitsProcessor):
-    """Leaves probability to audio ids, and to the end token once `min_new` ids stand after the prompt."""
 
-    def __init__(self, vocabulary: Vocabulary, prompt_length: int, min_new: int) -> None:
-        self.audio = slice(vocabulary.audio_offset, vocabulary.audio_offset + vocabulary.audio_vocab_size)
-        self.end, self.earliest_end = vocabulary.control("end"), prompt_length + min_new
+def as_prompt(
+    prompt: Prompt | Sequence[int] | Tensor, length: tuple[int, int] | None, model: PreTrainedModel, end: int
+) -> Prompt:
+    """A prompt as it is; or ids, and after them one span of codes, by default as many as the model has positions for.
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        allowed = torch.full_like(scores, -torch.inf)
-        allowed[:, self.audio] = scores[:, self.audio]
-        if input_ids.shape[1] >= self.earliest_end:
-            allowed[:, self.end] = scores[:, self.end]
-        return allowed
+    Args:
+        length: fewest and most ids to write, for a prompt of ids only.
+        end: the id that closes the span.
+
+    Raises:
+        ValueError: a text, an empty window, or a length where the prompt says it already.
+    """
+    if isinstance(prompt, str):
+        raise ValueError("a prompt is a list of ids, found a text: make one with a template, as focallm.tasks does")
+    if isinstance(prompt, Prompt):
+        if length is not None:
+            raise ValueError("a Prompt says how much is to be written: give the length to Template.prompt instead")
+        return prompt
+    ids = [int(i) for i in prompt]
+    fewest, most = length or (1, positions(model) - len(ids))
+    if not 1 <= fewest <= most:
+        raise ValueError(f"length needs 1 <= fewest <= most audio ids, found {(fewest, most)}")
+    return Prompt(ids, (Phase("codes", fewest, most, end),))
+
+
+def generate(
+    model: PreTrainedModel, vocabulary: Vocabulary, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]
+) -> list[Generation]:
+    """Write what each prompt asks for; each item gets what it gets alone with its seed.
+
+    Raises:
+        ValueError: a prompt and its longest output exceed the model's positions, guidance without an emptied prompt, or
+            a model whose logits are not numbers.
+    """
+    walks = _walks(vocabulary, prompts)
+    for _ in _steps(model, vocabulary, prompts, walks, sampling, seeds):
+        pass
+    return [_generation(walk, vocabulary) for walk in walks]
+
+
+def stream(
+    model: PreTrainedModel, vocabulary: Vocabulary, prompt: Prompt, sampling: Sampling, seed: int, chunk: int
+) -> Generator[list[int], None, Generation]:
+    """As `generate`, but give the codes of the first span of codes while they are written, `chunk` at a time."""
+    (walk,) = walks = _walks(vocabulary, [prompt])
+    at = [phase.kind for phase in prompt.phases].index("codes")
+    sent = 0
+    for _ in _steps(model, vocabulary, [prompt], walks, sampling, [seed]):
+        span = walk.spans[at] if at < len(walk.spans) else []
+        closed = walk.done or len(walk.spans) > at + 1
+        while len(span) - sent >= chunk or (closed and len(span) > sent):
+            yield vocabulary.codes(span[sent : sent + chunk])
+            sent += chunk
+    return _generation(walk, vocabulary)
+
+
+def _walks(vocabulary: Vocabulary, prompts: Sequence[Prompt]) -> list[Walk]:
+    turns = blocks(vocabulary, {phase.kind for prompt in prompts for phase in prompt.phases})
+    return [Walk(prompt.phases, turns) for prompt in prompts]
+
+
+def _generation(walk: Walk, vocabulary: Vocabulary) -> Generation:
+    offsets = [vocabulary.audio_offset if phase.kind == "codes" else 0 for phase in walk.phases]
+    spans = [torch.tensor(span, dtype=torch.long) - offset for span, offset in zip(walk.spans, offsets, strict=True)]
+    return Generation(tuple(spans), walk.stop_reason)
 
 
 @torch.no_grad()
-def generate(
+def _steps(
     model: PreTrainedModel,
     vocabulary: Vocabulary,
-    prompt: Tensor,
-    length: tuple[int, int],
+    prompts: Sequence[Prompt],
+    walks: Sequence[Walk],
     sampling: Sampling,
-    seed: int,
-) -> Generation:
-    """Continue a prompt (L,) with at least `length[0]` and at most `length[1]` audio ids.
+    seeds: Sequence[int],
+) -> Iterator[None]:
+    """Take every walk to its end, one id each between two yields; items that are done leave the batch."""
+    guided = sampling.guidance > 1
+    _check(model, prompts, guided)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    training = model.training
+    model.eval()
+    try:
+        reader = _read(model, vocabulary, prompts, guided)
+        active = list(range(len(walks)))
+        while True:
+            ids = _choose(reader, [walks[i] for i in active], sampling, [generators[i] for i in active])
+            for i, chosen in zip(active, ids, strict=True):
+                walks[i].take(chosen)
+            yield
+            left = [row for row, i in enumerate(active) if not walks[i].done]
+            if not left:
+                return
+            if len(left) < len(active):
+                reader.keep(left + [row + len(active) for row in left] if guided else left)
+                active, ids = [active[row] for row in left], [ids[row] for row in left]
+            reader.step(ids * 2 if guided else ids)
+    finally:
+        model.train(training)
 
-    Raises:
-        ValueError: an empty window, or prompt and window exceed the model's positions.
-    """
-    fewest, most = length
-    if not 1 <= fewest <= most:
-        raise ValueError(f"length needs 1 <= fewest <= most audio ids, found {length}")
-    limit = model.config.max_position_embeddings
-    if len(prompt) + most > limit:
-        raise ValueError(
-            f"a prompt of {len(prompt)} ids and up to {most} audio ids exceed the model's {limit} positions: "
-            "split the text"
-        )
-    config = GenerationConfig(
-        max_new_tokens=most + 1,
-        do_sample=sampling.temperature > 0,
-        temperature=sampling.temperature or None,
-        top_k=sampling.top_k or None,
-        top_p=sampling.top_p,
-        eos_token_id=vocabulary.control("end"),
-        pad_token_id=vocabulary.control("pad"),
-    )
-    processors = LogitsProcessorList([SpeechOnly(vocabulary, len(prompt), fewest)])
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        ids = model.generate(  # type: ignore[operator]  # transformers types it as a tensor
-            prompt[None],
-            attention_mask=torch.ones_like(prompt)[None],
-            generation_config=config,
-            logits_processor=processors,
-        )[0, len(prompt) :]
-    ended = int(ids[-1]) == vocabulary.control("end")
-    codes = torch.tensor(vocabulary.codes(ids.tolist())[:most])
-    return Generation(codes, "end" if ended else "length")
+
+def _check(model: PreTrainedModel, prompts: Sequence[Prompt], guided: bool) -> None:
+    limit = positions(model)
+    for prompt in prompts:
+        if not prompt.ids:
+            raise ValueError(
+                "a prompt needs at least one id: make it with a template, which opens what is to be written"
+            )
+        if len(prompt.ids) + longest(prompt) > limit:
+            raise ValueError(
+                f"a prompt of {len(prompt.ids)} ids and up to {longest(prompt)} ids after it exceed the model's "
+                f"{limit} positions: split the text"
+            )
+        if guided and prompt.unconditional is None:
+            raise ValueError("guidance compares with a prompt whose given segments are empty: make it with a template")
+
+
+def _read(
+    model: PreTrainedModel, vocabulary: Vocabulary, prompts: Sequence[Prompt], guided: bool
+) -> LlamaDecoder | CausalDecoder:
+    """Padded on the left; with guidance, the emptied prompts are as many rows more."""
+    rows = [prompt.ids for prompt in prompts] + [prompt.unconditional or [] for prompt in prompts if guided]
+    width = max(map(len, rows))
+    pad = vocabulary.control("pad")
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=model.device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
+    features = [prompt.features for prompt in prompts if prompt.features is not None]
+    embeddings = embed(model, ids, torch.cat(features) if features else None)
+    return decoder(language_model(model), embeddings, mask, max(map(longest, prompts)))
+
+
+def _choose(
+    reader: LlamaDecoder | CausalDecoder,
+    walks: Sequence[Walk],
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
+) -> list[int]:
+    """The next id of each walk; those that may go on in the same way are drawn together."""
+    alike: dict[tuple[Block | None, int | None], list[int]] = defaultdict(list)
+    for row, walk in enumerate(walks):
+        alike[walk.allowed()].append(row)
+    ids = [-1] * len(walks)
+    for (block, closing), rows in alike.items():
+        if block is None:  # no choice
+            columns, width, first = [0] * len(rows), 0, 0
+        else:
+            first, width = block.first, block.last - block.first
+            scores = _scores(reader, block, closing, rows, len(walks), sampling.guidance)
+            window = sampling.repetition_window
+            recent = [[i - first for i in walks[row].spans[-1][-window:]] if window else [] for row in rows]
+            columns = draw(scores, sampling, [generators[row] for row in rows], recent)
+        for row, column in zip(rows, columns, strict=True):
+            chosen = closing if column == width else first + column
+            assert chosen is not None
+            ids[row] = chosen
+    return ids
+
+
+def _scores(
+    reader: LlamaDecoder | CausalDecoder,
+    block: Block,
+    closing: int | None,
+    rows: list[int],
+    batch: int,
+    guidance: float,
+) -> Tensor:
+    """(len(rows), V): logits of a block's ids and, in the last column, of the closing id where it may come."""
+    read = rows + [row + batch for row in rows] if guidance > 1 else rows
+    scores = reader.scores(read, block.first, block.last)
+    if closing is not None:
+        scores = torch.cat([scores, reader.scores(read, closing, closing + 1)], dim=-1)
+    if guidance > 1:
+        given, without = scores.chunk(2)
+        scores = without + guidance * (given - without)
+    if block.barred is None:
+        return scores
+    barred = block.barred if closing is None else torch.cat([block.barred, torch.zeros(1, dtype=torch.bool)])
+    return scores.masked_fill(barred.to(scores.device), -torch.inf)

@@ -4,47 +4,48 @@ B batch, L length of a sequence.
 """
 
 import json
-import re
 import string
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
+from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, PreTrainedModel
 
-from ..data.token_store import write_whole
 from ..tokenizer import AudioTokenizer
-from ..tokenizer.focalcodec.loading import load_strictly, read_json
-from .generation import Generation, LengthWindow, Sampling, generate
+from ..tokenizer.files import whole_files, write_whole
+from . import lora
+from .base import fit, load_base
+from .embeddings import Start, check_start, start_at_codes
+from .features import SpeechLMForConditionalGeneration, language_model
+from .generation import Generation, as_prompt, generate, stream
+from .info import INFO_FILE, SpeechLMInfo
+from .length import positions
+from .loading import HUB, find_folder, load_model, read_info
+from .lora import LoRA
+from .processor import SpeechLMProcessor, speech_generation_config
+from .sampling import Sampling
+from .saving import write_card
+from .template import Prompt
 from .vocabulary import Vocabulary
 
-MINI = Path(__file__).parent / "weights" / "mini"  # the weights inside the package
+_TOGETHER = 16  # prompts of a batch: more would be faster on some machines, and too much for others
+
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
     "mini": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 768},
 }
-_FILE = "speech_lm.json"
-
-
-@dataclass(frozen=True)
-class SpeechLMInfo:
-    """What a saved speech LM says about itself (`speech_lm.json`)."""
-
-    task: str
-    audio_tokenizer: str = "audio_tokenizer"  # "mini", a hub id, or a path relative to the folder, where a copy stands
-    length_window: LengthWindow | None = None  # seconds of speech per character, seen in training
-    voices: tuple[str, ...] = ()  # speakers seen in training
 
 
 class SpeechLM:
     """A causal LM that reads and writes text and speech.
 
     Args:
-        model: any transformers causal LM whose embedding covers the vocabulary.
+        model: any transformers causal LM whose embedding covers the vocabulary, a `SpeechLMForConditionalGeneration`
+            (which reads features too), or one of these with adapters.
         vocabulary: text, control and audio ids.
         audio_tokenizer: the codec whose codes the audio ids stand for.
         info: task, lengths and voices, saved with the model.
@@ -58,6 +59,12 @@ class SpeechLM:
                 f"the vocabulary has {vocabulary.audio_vocab_size} audio ids but the codec has "
                 f"{audio_tokenizer.vocab_size} tokens: this LM was trained on another codec"
             )
+        rows = model.config.get_text_config().vocab_size
+        if rows < len(vocabulary):
+            raise ValueError(
+                f"the model has {rows} rows for a vocabulary of {len(vocabulary)} ids: it has another vocabulary, or "
+                "is a base; SpeechLM.from_base adds the rows"
+            )
         self.model, self.vocabulary, self.audio_tokenizer, self.info = model, vocabulary, audio_tokenizer, info
 
     @classmethod
@@ -66,7 +73,8 @@ class SpeechLM:
         config: str | dict[str, Any],
         audio_tokenizer: AudioTokenizer,
         vocabulary: Vocabulary | None = None,
-        task: str = "tts",
+        feature_size: int | None = None,
+        embeddings: Start = "mean",
     ) -> "SpeechLM":
         """A fresh Llama-shaped model.
 
@@ -74,11 +82,14 @@ class SpeechLM:
             config: a name in `SIZES`, or fields of `transformers.LlamaConfig`.
             audio_tokenizer: the codec.
             vocabulary: of the text; without one its units are the printable characters of ASCII.
+            feature_size: width of the continuous features that it also reads, as `lm_feature_size` tells it.
+            embeddings: where audio rows start: as every other row ("mean"), or at the codec's code vectors ("codec").
         """
+        check_start(embeddings)
         if isinstance(config, str) and config not in SIZES:
             raise ValueError(f"no LM size is called {config!r}: choose from {list(SIZES)} or give LlamaConfig fields")
         fields = SIZES[config] if isinstance(config, str) else config
-        vocabulary = vocabulary or Vocabulary.characters([string.printable], audio_tokenizer.vocab_size)
+        vocabulary = vocabulary or Vocabulary.characters([string.printable], audio_tokenizer.codebook_sizes)
         llama = LlamaConfig(
             **{"max_position_embeddings": 4096, "tie_word_embeddings": True, **fields},
             vocab_size=vocabulary.padded_size,
@@ -86,51 +97,143 @@ class SpeechLM:
             bos_token_id=None,
             eos_token_id=vocabulary.control("end"),
         )
-        return cls(AutoModelForCausalLM.from_config(llama), vocabulary, audio_tokenizer, SpeechLMInfo(task))
+        model = AutoModelForCausalLM.from_config(llama)
+        if embeddings == "codec":
+            start_at_codes(model, vocabulary, audio_tokenizer)
+        if feature_size is not None:
+            model = SpeechLMForConditionalGeneration.wrap(model, feature_size, vocabulary.control("feature"))
+        return cls(model, vocabulary, audio_tokenizer, SpeechLMInfo())
 
     @classmethod
-    def from_base(cls, base: str | Path, audio_tokenizer: AudioTokenizer, task: str = "tts") -> "SpeechLM":
-        """Turn any causal LM (folder or hub id) into a speech LM: new rows start at the mean of the old ones."""
-        vocabulary = Vocabulary.extend(AutoTokenizer.from_pretrained(base), audio_tokenizer.vocab_size)
-        model = load_strictly(AutoModelForCausalLM.from_pretrained, base, (), {}, None)
-        model.resize_token_embeddings(len(vocabulary), pad_to_multiple_of=64, mean_resizing=True)
-        return cls(model, vocabulary, audio_tokenizer, SpeechLMInfo(task))
+    def from_base(
+        cls,
+        base: str | Path,
+        audio_tokenizer: AudioTokenizer,
+        feature_size: int | None = None,
+        embeddings: Start = "mean",
+        controls: Iterable[str] = (),
+        **kwargs: Any,
+    ) -> "SpeechLM":
+        """Turn any causal LM into a speech LM.
+
+        Args:
+            base: a folder or hub id.
+            audio_tokenizer: the codec.
+            feature_size: as in `from_config`.
+            embeddings: where audio rows start: at the mean of the old rows ("mean"), or around it, as the codec's code
+                vectors lie ("codec").
+            controls: names of further control tokens, for templates of your own.
+            kwargs: as in transformers (`dtype`, float32 by default; `revision`, `token`, `attn_implementation`, ...).
+        """
+        check_start(embeddings)
+        hub = {key: kwargs[key] for key in HUB if key in kwargs}
+        tokenizer = AutoTokenizer.from_pretrained(base, **hub)
+        known = set(tokenizer.get_vocab().values())
+        vocabulary = Vocabulary.extend(tokenizer, audio_tokenizer.codebook_sizes, controls)
+        model = fit(load_base(base, **kwargs), vocabulary, feature_size, known)
+        if embeddings == "codec":
+            start_at_codes(model, vocabulary, audio_tokenizer)
+        return cls(model, vocabulary, audio_tokenizer, SpeechLMInfo())
 
     @classmethod
     def from_pretrained(cls, source: str | Path = "mini", **kwargs: Any) -> "SpeechLM":
-        """Load a folder that `save_pretrained` wrote, a hub id, or `"mini"`, the weights inside the package.
+        """Load a folder that `save_pretrained` or `save_adapter` wrote, a hub id, or `"mini"`, the weights inside.
+
+        kwargs are those of transformers (`revision`, `token`, `cache_dir`, `dtype`, ...).
 
         Raises:
-            OSError: nothing there, or no speech LM, or no safetensors weights.
+            OSError: nothing there, or no speech LM, or no safetensors weights, or an adapter whose base is gone.
             ValueError: weights or descriptions that are damaged or do not fit.
         """
-        folder = _folder(source)
-        values = read_json(folder / _FILE)
-        try:
-            window = values.pop("length_window")
-            voices = tuple(values.pop("voices"))
-            info = SpeechLMInfo(**values, length_window=window and LengthWindow(**window), voices=voices)
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"{folder / _FILE} does not describe a speech LM ({error}): train or copy it again"
-            ) from None
+        hub = {key: kwargs.pop(key) for key in HUB if key in kwargs}
+        folder = find_folder(source, **hub)
+        hub.pop("revision", None)  # of this repository, not of the codec's or base's
+        info, vocabulary = read_info(folder), Vocabulary.load(folder)
         codec = folder / info.audio_tokenizer
-        audio_tokenizer = AudioTokenizer.from_pretrained(codec if codec.is_dir() else info.audio_tokenizer)
-        options = {"dtype": torch.float32, **kwargs}
-        model = load_strictly(AutoModelForCausalLM.from_pretrained, folder, (), options, None)
-        return cls(model.eval(), Vocabulary.load(folder), audio_tokenizer, info)
+        audio_tokenizer = AudioTokenizer.from_pretrained(codec if codec.is_dir() else info.audio_tokenizer, **hub)
+        model = load_model(folder, source, vocabulary, {"dtype": torch.float32, **hub, **kwargs})
+        return cls(model.eval(), vocabulary, audio_tokenizer, info)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write LM, vocabulary and codec into one folder; the LM part opens in plain transformers.
 
         A codec that `info` names ("mini", a hub id) is not copied.
+
+        Args:
+            folder: where to.
+            weights: whole ones, where this process holds but a shard of the model.
+
+        Raises:
+            ValueError: the model has adapters.
         """
+        if isinstance(self.model, PeftModel):
+            raise ValueError("the model has adapters: merge() them first, or write them alone with save_adapter()")
         folder = Path(folder)
-        self.model.save_pretrained(folder)
-        self.vocabulary.save(folder)
-        if self.info.audio_tokenizer == "audio_tokenizer":
-            self.audio_tokenizer.save_pretrained(folder / "audio_tokenizer")
-        write_whole(folder / _FILE, json.dumps(asdict(self.info), indent=1).encode())
+        with whole_files(folder) as temporary:
+            self.model.save_pretrained(temporary, state_dict=weights)
+            self._plain_generation().save_pretrained(temporary)
+        self._save_the_rest(folder, "whole")
+
+    def _save_the_rest(self, folder: Path, kind: str) -> None:
+        self.processor().save_pretrained(folder)
+        facts = {
+            "weights": f"{kind}, {type(language_model(self.model)).__name__}",
+            "tasks": ", ".join(template.name for template in self.info.templates) or "none yet",
+            "codec": f"{self.info.audio_tokenizer}, {self.audio_tokenizer.tokens_per_second:g} tokens per second",
+            "parameters": f"{language_model(self.model).num_parameters() / 1e6:.1f} M",
+        }
+        write_card(folder, facts)
+        write_whole(folder / INFO_FILE, json.dumps(asdict(self.info), indent=1).encode())
+
+    def processor(self) -> SpeechLMProcessor:
+        """What `AutoProcessor` gives for the saved folder, around this codec."""
+        tokenizer, sizes = self.vocabulary.tokenizer, self.vocabulary.codebook_sizes
+        return SpeechLMProcessor(
+            self.audio_tokenizer.feature_extractor, tokenizer, sizes, self.info, self.audio_tokenizer
+        )
+
+    def _plain_generation(self) -> GenerationConfig:
+        rows = self.model.config.get_text_config().vocab_size
+        return speech_generation_config(
+            self.vocabulary, self.audio_tokenizer, rows, positions(self.model), self.info.templates
+        )
+
+    def add_lora(
+        self,
+        rank: int = LoRA.rank,
+        alpha: float = LoRA.alpha,
+        dropout: float = LoRA.dropout,
+        targets: str | list[str] = LoRA.targets,
+    ) -> "SpeechLM":
+        """Train only adapters, the new rows and the projector from now on; arguments as `lora.LoRA`."""
+        adapted: Any = lora.add_lora(self.model, self.vocabulary, LoRA(rank, alpha, dropout, targets))
+        self.model = adapted
+        return self
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write what LoRA trains, and everything that `from_pretrained` needs beside the base.
+
+        Raises:
+            ValueError: no adapters, or a base that was never saved.
+        """
+        if not isinstance(self.model, PeftModel):
+            raise ValueError("the model has no adapters: add_lora() makes them, save_pretrained() writes a whole model")
+        folder = Path(folder)
+        base = lora.base_of(self.model, folder)
+        with whole_files(folder) as temporary:
+            lora.save_adapter(self.model, temporary, base)
+        self._save_the_rest(folder, f"a LoRA adapter of {base}")
+
+    def merge(self) -> "SpeechLM":
+        """Put the adapters into the weights: `model` is then a plain one.
+
+        Raises:
+            ValueError: no adapters.
+        """
+        if not isinstance(self.model, PeftModel):
+            raise ValueError("the model has no adapters, so there is nothing to merge")
+        self.model = lora.merge(self.model)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -143,40 +246,79 @@ class SpeechLM:
         self.audio_tokenizer.to(device)
         return self
 
+    @overload
     def generate(
         self,
-        prompt: list[int] | Tensor,
+        prompt: Prompt | list[int] | Tensor,
         length: tuple[int, int] | None = None,
         sampling: Sampling | None = None,
         seed: int = 0,
-    ) -> Generation:
-        """Write the speech that follows a prompt.
+    ) -> Generation: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: Sequence[Prompt],
+        length: None = None,
+        sampling: Sampling | None = None,
+        seed: int | Sequence[int] = 0,
+    ) -> list[Generation]: ...
+
+    def generate(
+        self,
+        prompt: Prompt | list[int] | Tensor | Sequence[Prompt],
+        length: tuple[int, int] | None = None,
+        sampling: Sampling | None = None,
+        seed: int | Sequence[int] = 0,
+    ) -> Generation | list[Generation]:
+        """Write what follows a prompt, or each of several, `_TOGETHER` at a time.
 
         Args:
-            prompt: (L,) ids, up to and including `<|speech|>`.
-            length: the fewest and the most audio ids to write; the end token is impossible before the fewest. By
-                default as many as the model has positions for.
+            prompt: what `Template.prompt` makes, a list of those, or (L,) ids after which codes follow.
+            length: for ids only: the fewest and the most audio ids to write; the end token is impossible before the
+                fewest. By default as many as the model has positions for.
             sampling: how; `Sampling()` by default.
-            seed: of the sampling.
+            seed: of the sampling; of each prompt, or one for all. An item of a batch gets what it gets alone.
+
+        Raises:
+            ValueError: no prompt, or one that the model cannot read; see `generation.generate`.
         """
-        if isinstance(prompt, str):
-            raise ValueError("a prompt is a list of ids, found a text: make one with a template, as focallm.tasks does")
-        prompt = torch.as_tensor(prompt, device=self.device)
-        length = length or (1, self.model.config.max_position_embeddings - len(prompt))
-        return generate(self.model, self.vocabulary, prompt, length, sampling or Sampling(), seed)
+        batch = isinstance(prompt, list | tuple) and any(isinstance(one, Prompt) for one in prompt)
+        given: Any = prompt if batch else [prompt]
+        prompts = [as_prompt(one, length, self.model, self.vocabulary.control("end")) for one in given]
+        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        if len(seeds) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts need as many seeds, or one for all, found {len(seeds)}")
+        generations = [
+            generation
+            for start in range(0, len(prompts), _TOGETHER)
+            for generation in generate(
+                self.model,
+                self.vocabulary,
+                prompts[start : start + _TOGETHER],
+                sampling or Sampling(),
+                seeds[start : start + _TOGETHER],
+            )
+        ]
+        return generations if batch else generations[0]
 
+    def stream(
+        self, prompt: Prompt | list[int] | Tensor, sampling: Sampling | None = None, seed: int = 0, chunk: int = 25
+    ) -> Generator[list[int], None, Generation]:
+        """Write what follows a prompt and give its codes while they come; together they are those of `generate`.
 
-def _folder(source: str | Path) -> Path:
-    """A folder with a speech LM, from "mini", its path, or a hub id."""
-    folder = MINI if str(source) == "mini" else Path(source)
-    if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
-        try:
-            folder = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.md"]))
-        except (OSError, HfHubHTTPError) as error:
-            raise OSError(f"{source} is no folder, and the hub does not give it: {error}") from None
-    if not (folder / _FILE).is_file():
-        raise OSError(
-            f"{folder} holds no {_FILE}, so it is not a speech LM: name the `model` folder of a training run "
-            "(focallm train), a hub id, or mini"
-        )
-    return folder
+        Args:
+            prompt: one prompt with a span of codes; if it has several, the first is given.
+            sampling: as `generate`.
+            seed: as `generate`.
+            chunk: codes at a time; the last ones can be fewer.
+
+        Returns:
+            A generator of lists of codes, whose return value is the `Generation`.
+        """
+        if chunk < 1:
+            raise ValueError(f"chunk must be at least 1 code, found {chunk}")
+        prompt = as_prompt(prompt, None, self.model, self.vocabulary.control("end"))
+        if "codes" not in [phase.kind for phase in prompt.phases]:
+            raise ValueError("nothing but text is to be written: only codes are streamed; call generate")
+        return stream(self.model, self.vocabulary, prompt, sampling or Sampling(), seed, chunk)

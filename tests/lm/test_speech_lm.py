@@ -4,12 +4,11 @@ import sys
 
 import pytest
 import torch
-from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, set_seed
 
-from focallm.lm import SpeechLM, Vocabulary
-from focallm.lm.training import LMRecipe, panel, read_recipe, render, train
+from focallm.lm import SpeechLM, Vocabulary, model
+from focallm.tasks.templates import TEMPLATES
 from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
 
 FOCAL = {"focal_window": 3, "focal_level": 1, "focal_factor": 2, "factors": [1], "hidden_dims": [16]}
@@ -35,76 +34,6 @@ def codec() -> AudioTokenizer:
 def tiny_lm(codec: AudioTokenizer) -> SpeechLM:
     set_seed(0)
     return SpeechLM.from_config("tiny", codec, Vocabulary.characters(["abc"], codec.vocab_size))
-
-
-def examples(lm: SpeechLM, count: int) -> Dataset:
-    """Each letter is read as its own run of codes: what can be learnt from few examples."""
-    rows = []
-    for i in range(count):
-        letter = "abc"[i % 3]
-        audio = lm.vocabulary.audio_ids(["abc".index(letter)] * (3 + i % 4))
-        ids = [lm.vocabulary.control("text"), *lm.vocabulary.text_ids(letter), lm.vocabulary.control("speech")]
-        end = lm.vocabulary.control("end")
-        rows.append({"input_ids": [*ids, *audio, end], "labels": [-100] * len(ids) + [*audio, end]})
-    return Dataset.from_list(rows)
-
-
-RECIPE = LMRecipe(
-    "tiny",
-    trainer={
-        "max_steps": 60,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-2,
-        "use_cpu": True,
-        "save_strategy": "steps",
-        "save_steps": 20,
-        "eval_strategy": "no",
-        "report_to": [],
-    },
-)
-
-
-def test_training_learns_what_the_examples_say(codec, tmp_path):
-    lm = tiny_lm(codec)
-    metrics = train(lm, examples(lm, 24), examples(lm, 6), RECIPE, tmp_path, quiet=True)
-    assert metrics["eval_loss"] < 1.0 < 0.5 * torch.log(torch.tensor(32.0))
-    prompt = [lm.vocabulary.control("text"), *lm.vocabulary.text_ids("b"), lm.vocabulary.control("speech")]
-    again = SpeechLM.from_pretrained(tmp_path / "model")
-    result = again.generate(prompt, (3, 12))
-    assert set(result.codes.tolist()) == {1}
-    assert result.stop_reason == "end"
-
-
-def test_a_run_that_was_killed_ends_with_the_weights_of_an_unbroken_one(codec, tmp_path):
-    lm = tiny_lm(codec)
-    train(lm, examples(lm, 24), examples(lm, 6), RECIPE, tmp_path / "whole", quiet=True)
-    whole = lm.model.state_dict()
-    lm = tiny_lm(codec)
-    from transformers import TrainerCallback
-
-    class Killed(Exception):
-        pass
-
-    class Killer(TrainerCallback):
-        def on_save(self, args, state, control, **kwargs):
-            if state.global_step == 40:
-                raise Killed
-
-    import focallm.lm.training as training
-
-    class Mortal(training.SpeechTrainer):
-        def __init__(self, **kwargs):
-            super().__init__(**kwargs, callbacks=[Killer()])
-
-    original, training.SpeechTrainer = training.SpeechTrainer, Mortal
-    try:
-        with pytest.raises(Killed):
-            train(lm, examples(lm, 24), examples(lm, 6), RECIPE, tmp_path / "broken", quiet=True)
-    finally:
-        training.SpeechTrainer = original
-    lm = tiny_lm(codec)
-    train(lm, examples(lm, 24), examples(lm, 6), RECIPE, tmp_path / "broken", quiet=True)
-    assert all(torch.equal(whole[key], value) for key, value in lm.model.state_dict().items())
 
 
 def test_a_saved_model_says_the_same_after_loading_and_after_moving(codec, tmp_path):
@@ -193,7 +122,7 @@ FAULTS = {
     "empty description": (lambda f: (f / "speech_lm.json").write_text("{}"), "does not describe a speech LM"),
     "broken description": (lambda f: (f / "speech_lm.json").write_text("{"), "is not JSON"),
     "other ids": (
-        lambda f: (f / "vocabulary.json").write_text(json.dumps({"audio_vocab_size": 32, "audio_offset": 1})),
+        lambda f: (f / "vocabulary.json").write_text(json.dumps({"codebook_sizes": [32], "audio_offset": 1})),
         "renumbered",
     ),
 }
@@ -216,18 +145,34 @@ def test_generate_needs_no_length_and_refuses_text(codec):
         lm.generate("hello")
 
 
-def test_the_panel_shows_labels_in_braces_and_the_expected_loss(codec):
-    lm = tiny_lm(codec)
-    data = examples(lm, 3)
-    assert render(lm.vocabulary, data[0]) == "<|text|>a<|speech|>{[3 audio]}{<|end|>}"
-    text = panel(lm, data, dropped=2, entropy=1.5)
-    assert "3.47 nats" in text  # ln 32
-    assert "2 too long" in text
+def test_a_hub_id_is_fetched_as_asked(codec, tmp_path, monkeypatch):
+    tiny_lm(codec).save_pretrained(tmp_path)
+    asked = {}
+
+    def fetch(repo, allow_patterns, **options):
+        asked.update(repo=repo, **options)
+        return str(tmp_path)
+
+    monkeypatch.setattr("focallm.lm.loading.snapshot_download", fetch)
+    SpeechLM.from_pretrained("owner/name", revision="abc", token="secret", cache_dir=str(tmp_path / "cache"))
+    assert asked == {
+        "repo": "owner/name",
+        "revision": "abc",
+        "token": "secret",
+        "cache_dir": str(tmp_path / "cache"),
+    }
 
 
-def test_recipes_refuse_what_they_do_not_know(tmp_path):
-    (tmp_path / "r.yaml").write_text(json.dumps({"modle": "tiny"}))
-    with pytest.raises(ValueError, match=r"unknown keys \['modle'\]"):
-        read_recipe(tmp_path / "r.yaml")
-    with pytest.raises(ValueError, match=r"trainer.seed is set by focallm"):
-        LMRecipe(trainer={"seed": 1})
+def test_many_prompts_are_answered_some_at_a_time(codec, monkeypatch):
+    lm, sizes = tiny_lm(codec), []
+    template = TEMPLATES["tts"]
+    prompts = [template.prompt(lm.vocabulary, (1, 9), speaker="a", text="abc"[: 1 + i % 3]) for i in range(5)]
+    whole = lm.generate(prompts, seed=list(range(5)))
+    monkeypatch.setattr("focallm.lm.model._TOGETHER", 2)
+    write = model.generate
+    monkeypatch.setattr(
+        model, "generate", lambda lm, ids, some, *rest: sizes.append(len(some)) or write(lm, ids, some, *rest)
+    )
+    parts = lm.generate(prompts, seed=list(range(5)))
+    assert sizes == [2, 2, 1]
+    assert [answer.codes.tolist() for answer in parts] == [answer.codes.tolist() for answer in whole]

@@ -1,0 +1,18 @@
+"""How a task is answered where nobody says otherwise."""
+
+from .sampling import Sampling
+from .template import Template
+
+TEXT_RATE = 30  # ids of text per second of speech: more than anybody speaks, in characters
+_GREEDY = Sampling(temperature=0.0)
+
+
+def usual_sampling(template: Template) -> Sampling:
+    """The likeliest ids where recordings say what is to be written; drawn ones where there are many good answers."""
+    given = {segment.kind for segment in template.segments[:-1]}
+    return Sampling() if not given or "text" in given else _GREEDY
+
+
+def text_window(seconds: float) -> tuple[int, int]:
+    """Fewest and most ids of text for so much speech."""
+    return 0, 20 + round(TEXT_RATE * seconds)

@@ -1,0 +1,217 @@
+"""Running a causal LM one id at a time. B rows, L prompt length, H hidden width, V vocabulary, d width of a head."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+_LLAMA_SHAPED = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+_STATIC_ROPES = ("default", "linear", "llama3", "yarn")  # tables that do not depend on the length so far
+_ROOM = 1024  # places that the cache grows by
+
+
+def decoder(model: PreTrainedModel, embeddings: Tensor, mask: Tensor, longest: int) -> "LlamaDecoder | CausalDecoder":
+    """Read the prompts, and stand ready for the first id.
+
+    Args:
+        model: a causal LM.
+        embeddings: (B, L, H), padded on the left.
+        mask: (B, L) int64, 0 at padding.
+        longest: ids that will be written at most.
+    """
+    if is_llama_shaped(model):
+        return LlamaDecoder(model, embeddings, mask, longest)
+    return CausalDecoder(model, embeddings, mask)
+
+
+def is_llama_shaped(model: PreTrainedModel) -> bool:
+    """Whether `LlamaDecoder` computes what the model does; adapters, quantised and spread weights are none of its."""
+    if type(model).__name__ not in _LLAMA_SHAPED:
+        return False
+    config: Any = model.config
+    projections = [m for name, m in model.named_modules() if name.endswith("_proj")] + [model.lm_head]
+    return (
+        config.hidden_act == "silu"
+        and config.rope_parameters["rope_type"] in _STATIC_ROPES
+        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+        and all(type(projection) is nn.Linear for projection in projections)
+        and type(model.get_input_embeddings()) is nn.Embedding
+        and all(parameter.device == model.device for parameter in model.parameters())
+    )
+
+
+class CausalDecoder:
+    """Any causal LM of transformers, with the cache that it makes itself."""
+
+    def __init__(self, model: PreTrainedModel, embeddings: Tensor, mask: Tensor) -> None:
+        self._model, self._mask = model, mask
+        self._cache: Any = None
+        self._known = inspect.signature(model.forward).parameters
+        self._run((mask.cumsum(-1) - 1).clamp(min=0), inputs_embeds=embeddings)
+
+    def step(self, ids: Sequence[int]) -> None:
+        """Read the id that each row wrote."""
+        position = self._mask.sum(-1, keepdim=True)
+        self._mask = torch.cat([self._mask, torch.ones_like(position)], dim=-1)
+        self._run(position, input_ids=torch.tensor(ids, device=self._mask.device)[:, None])
+
+    def scores(self, rows: Sequence[int], first: int, last: int) -> Tensor:
+        """(len(rows), last - first): logits of the ids from `first` to `last`, not included."""
+        return self._logits[list(rows), first:last]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only."""
+        index = torch.tensor(rows, device=self._mask.device)
+        self._mask = self._mask[index]
+        self._cache.batch_select_indices(index)
+
+    def _run(self, positions: Tensor, **inputs: Tensor) -> None:
+        optional = {"position_ids": positions, "logits_to_keep": 1}
+        output = self._model(
+            **inputs,
+            **{name: value for name, value in optional.items() if name in self._known},
+            attention_mask=self._mask,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        self._cache, self._logits = output.past_key_values, output.logits[:, -1]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Weights of one layer; a list of matrices (in, out) stands for one, side by side."""
+
+    norm: Tensor
+    qkv: list[Tensor]
+    qkv_bias: Tensor | None
+    qk_norm: Tensor | None  # (heads of queries and keys, d)
+    out: list[Tensor]
+    out_bias: Tensor | None
+    mlp_norm: Tensor
+    gate_up: list[Tensor]
+    gate_up_bias: Tensor | None
+    down: list[Tensor]
+    down_bias: Tensor | None
+
+
+class LlamaDecoder:
+    """Llama, Qwen2 and Qwen3 with a pre-allocated cache and a step of few operations.
+
+    The prompts are read by transformers' own forward; a step is written out: projections side by side, one rotation
+    for queries and keys, the head only for the ids that are allowed. On a CPU the matrices are copied once, since
+    a vector times a matrix stored by its inputs takes half the time; on a GPU they are the model's own (nothing is
+    captured or compiled there: no GPU was at hand to test it).
+    """
+
+    def __init__(self, model: PreTrainedModel, embeddings: Tensor, mask: Tensor, longest: int) -> None:
+        body: Any = model.model
+        self._embedding, self._head = body.embed_tokens.weight, model.lm_head
+        self._norm, self._eps = body.norm.weight, body.norm.variance_epsilon
+        self._layers = [_layer(layer) for layer in body.layers]
+        self._columns: dict[tuple[int, int], Tensor] = {}
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        output = body(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=True)
+        self._hidden = output.last_hidden_state[:, -1]  # (B, H)
+        self._length, self._position = mask.shape[1], mask.sum(-1)
+        read = torch.stack([torch.stack([layer.keys, layer.values]) for layer in output.past_key_values.layers])
+        self._cache = _grown(read, min(longest, _ROOM))  # (layers, 2, B, key heads, places, d)
+        self._mask = None if mask.all() else _grown(mask.bool()[:, None, None, :, None], longest, True)[..., 0]
+        places = torch.arange(mask.shape[1] + longest, device=mask.device)
+        cos, sin = body.rotary_emb(embeddings, places[None])
+        self._rotations = torch.stack([cos[0], sin[0]], dim=1)[:, :, None]  # (places, 2, 1, d)
+        self._rotations[:, 1, :, : cos.shape[-1] // 2] *= -1  # so that rotating is rolling by half a head
+
+    @torch.inference_mode()
+    def step(self, ids: Sequence[int]) -> None:
+        """Read the id that each row wrote."""
+        if self._length == self._cache.shape[-2]:
+            self._cache = _grown(self._cache, _ROOM)
+        x = F.embedding(torch.tensor(ids, device=self._embedding.device), self._embedding)
+        cos, sin = self._rotations[self._position].unbind(1)
+        for layer, cache in zip(self._layers, self._cache, strict=True):
+            x = self._attend(x, layer, cache, cos, sin)
+            h = F.rms_norm(x, x.shape[1:], layer.mlp_norm, self._eps)
+            gate, up = _times(h, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
+            x = x + _times(F.silu(gate) * up, layer.down, layer.down_bias)
+        self._hidden = F.rms_norm(x, x.shape[1:], self._norm, self._eps)
+        self._length, self._position = self._length + 1, self._position + 1
+
+    def _attend(self, x: Tensor, layer: _Layer, cache: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """(B, H) -> (B, H); the heads that share a key are the queries of one attention."""
+        B, heads, d = len(x), cache.shape[2], cache.shape[-1]
+        h = F.rms_norm(x, x.shape[1:], layer.norm, self._eps)
+        h = _times(h, layer.qkv, layer.qkv_bias).view(B, -1, d)
+        qk, v = h[:, :-heads], h[:, -heads:]
+        if layer.qk_norm is not None:
+            qk = F.rms_norm(qk, (d,), None, self._eps) * layer.qk_norm
+        qk = torch.addcmul(qk * cos, qk.roll(d // 2, -1), sin)
+        cache[0, :, :, self._length] = qk[:, -heads:]
+        cache[1, :, :, self._length] = v
+        q = qk[:, :-heads].reshape(B, heads, -1, d)
+        keys, values = cache[:, :, :, : self._length + 1]
+        mask = None if self._mask is None else self._mask[..., : self._length + 1]
+        attended = F.scaled_dot_product_attention(q, keys, values, mask)
+        return x + _times(attended.reshape(B, -1), layer.out, layer.out_bias)
+
+    @torch.inference_mode()
+    def scores(self, rows: Sequence[int], first: int, last: int) -> Tensor:
+        """(len(rows), last - first): logits of the ids from `first` to `last`, not included; rows ascend."""
+        if (first, last) not in self._columns:
+            self._columns[first, last] = _stored(self._head.weight[first:last].t())
+        hidden = self._hidden if len(rows) == len(self._hidden) else self._hidden[list(rows)]
+        bias = None if self._head.bias is None else self._head.bias[first:last]
+        return _times(hidden, [self._columns[first, last]], bias)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only."""
+        index = torch.tensor(rows, device=self._position.device)
+        self._position, self._cache = self._position[index], self._cache[:, :, index]
+        self._mask = None if self._mask is None else self._mask[index]
+
+
+def _layer(layer: Any) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
+    norms = [(attention.q_norm, q), (attention.k_norm, k)] if hasattr(attention, "q_norm") else []  # Qwen3
+    d = attention.head_dim
+    qk_norm = torch.cat([norm.weight.expand(x.out_features // d, d) for norm, x in norms]) if norms else None
+    return _Layer(
+        layer.input_layernorm.weight,
+        *_joined(q, k, v),
+        qk_norm,
+        *_joined(attention.o_proj),
+        layer.post_attention_layernorm.weight,
+        *_joined(mlp.gate_proj, mlp.up_proj),
+        *_joined(mlp.down_proj),
+    )
+
+
+def _joined(*linears: nn.Linear) -> tuple[list[Tensor], Tensor | None]:
+    """-> matrices (in, out): one, or on a GPU those of the model; the bias of all"""
+    matrices: list[Tensor] = [linear.weight.t() for linear in linears]
+    if matrices[0].device.type == "cpu":
+        matrices = [_stored(torch.cat(matrices, dim=1))]
+    biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
+    return matrices, torch.cat(biases) if biases else None
+
+
+def _stored(matrix: Tensor) -> Tensor:
+    """By its inputs where that is faster."""
+    return matrix.contiguous() if matrix.device.type == "cpu" else matrix
+
+
+def _times(x: Tensor, matrices: list[Tensor], bias: Tensor | None) -> Tensor:
+    """(B, in) -> (B, out)"""
+    y = x @ matrices[0] if len(matrices) == 1 else torch.cat([x @ matrix for matrix in matrices], dim=-1)
+    return y if bias is None else y + bias
+
+
+def _grown(cache: Tensor, room: int, value: float | None = None) -> Tensor:
+    """More places in the last but one dimension."""
+    shape = (*cache.shape[:-2], room, cache.shape[-1])
+    return torch.cat([cache, cache.new_empty(shape) if value is None else cache.new_full(shape, value)], dim=-2)

@@ -1,0 +1,180 @@
+"""A causal LM that also reads continuous features. B batch, L length in ids, M features of a batch, D their width."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from ..tokenizer import AudioTokenizer, FocalCodecConfig
+
+
+class SpeechLMConfig(PreTrainedConfig):
+    """Configuration of a `SpeechLMForConditionalGeneration`.
+
+    Args:
+        text_config: of the causal LM inside, of any type that `AutoModelForCausalLM` knows.
+        feature_size: width D of the features.
+        feature_token_id: the id that holds the place of one feature.
+    """
+
+    model_type = "focallm_speech_lm"
+    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012  # as transformers declares it
+
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    feature_size: int = 1024
+    feature_token_id: int = 0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if not isinstance(self.text_config, PreTrainedConfig):
+            self.text_config = AutoConfig.for_model(**{"model_type": "llama", **(self.text_config or {})})
+        self.tie_word_embeddings = self.text_config.tie_word_embeddings  # peft looks for it here
+        super().__post_init__(**kwargs)
+
+
+class FeatureProjector(nn.Module):
+    """Features (M, D), of any scale -> rows (M, H) in the place of embeddings."""
+
+    def __init__(self, feature_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(feature_size + 2, hidden_size)
+        self.outer = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        # Normalising hides how loud a log-mel frame is, so its mean and deviation are given beside it.
+        level = features.float().mean(-1, keepdim=True)
+        centred = features.float() - level
+        spread = centred.square().mean(-1, keepdim=True).add(1e-5).sqrt()
+        normal = torch.cat([centred / spread, level, spread.log()], dim=-1)
+        return self.outer(F.gelu(self.inner(normal.to(self.inner.weight.dtype))))
+
+
+class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Any causal LM, with a projector for what stands at its `<|feature|>` ids."""
+
+    config_class = SpeechLMConfig
+    supports_gradient_checkpointing = True
+    _tied_weights_keys: dict[str, str] = {}  # noqa: RUF012  # none here; a dictionary, so that peft looks inside
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+
+    def __init__(self, config: SpeechLMConfig) -> None:
+        super().__init__(config)
+        text_config: Any = config.text_config
+        self.language_model = AutoModelForCausalLM.from_config(text_config)
+        self.projector = FeatureProjector(config.feature_size, text_config.hidden_size)
+        self.post_init()
+
+    @classmethod
+    def wrap(cls, causal: PreTrainedModel, feature_size: int, feature_token_id: int) -> PreTrainedModel:
+        """Put a fresh projector in front of a causal LM, whose weights are kept."""
+        config = SpeechLMConfig(
+            text_config=causal.config, feature_size=feature_size, feature_token_id=feature_token_id, dtype=causal.dtype
+        )
+        with torch.device("meta"):
+            model = cls(config)
+        model.language_model = causal
+        model.projector = FeatureProjector(feature_size, causal.config.hidden_size).to(causal.device, causal.dtype)
+        model.projector.apply(model._init_weights)
+        model.generation_config = causal.generation_config
+        config.name_or_path, causal.config.name_or_path = causal.config.name_or_path, ""  # saved files hold no path
+        return model
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        features: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """As the causal LM inside; features (M, D) are those of the whole batch, row after row."""
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = embed(self, input_ids, features)
+        return self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            labels=labels,
+            **kwargs,
+        )
+
+    def prepare_inputs_for_generation(self, *args: Any, features: Tensor | None = None, **kwargs: Any) -> dict:
+        """Features are read in the first step; later ones find them in the cache."""
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]  # a mixin's self
+        again = not kwargs.get("is_first_iteration") and kwargs.get("use_cache")
+        return inputs if again else {**inputs, "features": features}
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Of the causal LM."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Of the causal LM."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Of the causal LM."""
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Of the causal LM."""
+        self.language_model.set_output_embeddings(new_embeddings)
+
+
+AutoConfig.register(SpeechLMConfig.model_type, SpeechLMConfig, exist_ok=True)
+AutoModelForCausalLM.register(SpeechLMConfig, SpeechLMForConditionalGeneration, exist_ok=True)
+
+
+def lm_feature_size(audio_tokenizer: AudioTokenizer) -> int:
+    """Width D of the features that a codec's encoder gives.
+
+    Raises:
+        ValueError: a codec without `extract_features`.
+    """
+    config = audio_tokenizer.codec.config
+    if not isinstance(config, FocalCodecConfig):
+        raise ValueError("only a FocalCodec gives continuous features: choose a template of codes for other codecs")
+    return config.encoder_config.dim
+
+
+def bare(model: nn.Module) -> PreTrainedModel:
+    """The model without a peft wrapper; what peft put inside stays."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator,return-value]
+
+
+def language_model(model: nn.Module) -> PreTrainedModel:
+    """The plain causal LM inside a model, also inside a peft wrapper."""
+    inner = bare(model)
+    return inner.language_model if isinstance(inner, SpeechLMForConditionalGeneration) else inner  # type: ignore[return-value]
+
+
+def embed(model: nn.Module, input_ids: Tensor, features: Tensor | None = None) -> Tensor:
+    """Ids (B, L) -> inputs_embeds (B, L, H), with the features (M, D) where `<|feature|>` stands, row after row.
+
+    Raises:
+        ValueError: features for a model that reads none, of another width, or not one for each `<|feature|>`.
+    """
+    inner = bare(model)
+    rows = inner.get_input_embeddings()(input_ids)
+    if not isinstance(inner, SpeechLMForConditionalGeneration):
+        if features is not None and len(features):
+            raise ValueError(
+                "this model reads no continuous features: make it with feature_size=..., or use a template of codes"
+            )
+        return rows
+    config = inner.config
+    if features is None:
+        features = rows.new_zeros(0, config.feature_size)  # the projector takes part in every step, as DDP asks for
+    places = input_ids == config.feature_token_id
+    expected = (int(places.sum()), config.feature_size)
+    if features.shape != expected:
+        raise ValueError(
+            f"{expected[0]} <|feature|> ids need features of shape {expected}, found {tuple(features.shape)}: prompt "
+            "and features do not belong together, or the features come from another codec"
+        )
+    return rows.masked_scatter(places[..., None], inner.projector(features.to(rows.device)).to(rows.dtype))

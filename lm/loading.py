@@ -1,0 +1,79 @@
+"""Where a saved speech LM comes from: the package, a folder or the hub; whole, or an adapter around its base."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import cached_file
+
+from ..tokenizer.focalcodec.loading import load_strictly, read_json
+from . import lora
+from .base import fit, load_base, name_special_ids, reference
+from .info import INFO_FILE, SpeechLMInfo
+from .vocabulary import Vocabulary
+
+HUB = ("revision", "token", "cache_dir")  # options of a hub id, as transformers calls them
+MINI = Path(__file__).parent / "weights" / "mini"  # the weights inside the package
+
+
+def find_folder(source: str | Path, **hub: Any) -> Path:
+    """A folder with a speech LM, from "mini", its path, or a hub id, whose options are `HUB`.
+
+    Raises:
+        OSError: there is none.
+    """
+    folder = MINI if str(source) == "mini" else Path(source)
+    if _is_hub_id(source):
+        try:
+            folder = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.md"], **hub))
+        except (OSError, HfHubHTTPError) as error:
+            raise OSError(f"{source} is no folder, and the hub does not give it: {error}") from None
+    if not (folder / INFO_FILE).is_file():
+        raise OSError(
+            f"{folder} holds no {INFO_FILE}, so it is not a speech LM: name the `model` folder of a training run "
+            "(focallm train), a hub id, or mini"
+        )
+    return folder
+
+
+def is_speech_lm(source: str | Path) -> bool:
+    """Whether a folder, a hub id or "mini" holds a speech LM; of the hub, its description alone is fetched."""
+    if _is_hub_id(source):
+        return cached_file(str(source), INFO_FILE, _raise_exceptions_for_missing_entries=False) is not None
+    return ((MINI if str(source) == "mini" else Path(source)) / INFO_FILE).is_file()
+
+
+def _is_hub_id(source: str | Path) -> bool:
+    return not Path(source).exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)) is not None
+
+
+def read_info(folder: Path) -> SpeechLMInfo:
+    """What the model in a folder says about itself; a ValueError if it says nothing sensible."""
+    values = read_json(folder / INFO_FILE)
+    try:
+        return SpeechLMInfo.from_json(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder / INFO_FILE} does not describe a speech LM ({error}): train or copy it again"
+        ) from None
+
+
+def load_model(folder: Path, source: str | Path, vocabulary: Vocabulary, options: dict[str, Any]) -> Any:
+    """The model in a folder, which `source` stood for; an adapter comes around its base."""
+    if (folder / lora.ADAPTER_CONFIG).is_file():
+        return _with_adapter(folder, vocabulary, options)
+    model = load_strictly(AutoModelForCausalLM.from_pretrained, folder, (), options, None)
+    model.config.name_or_path = reference(source)
+    name_special_ids(model, vocabulary)  # the folder's own configuration is for plain `generate`
+    return model
+
+
+def _with_adapter(folder: Path, vocabulary: Vocabulary, options: dict[str, Any]) -> Any:
+    config = AutoConfig.from_pretrained(folder)
+    base = lora.find_base(folder)
+    model = load_base(MINI if base == "mini" else base, **options)
+    model.config.name_or_path = base
+    return lora.load_adapter(fit(model, vocabulary, getattr(config, "feature_size", None)), folder)

@@ -1,0 +1,108 @@
+"""Drawing the next id from the logits of those that are allowed. B rows, V allowed ids."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+_WIDE = 512  # the nucleus is looked for among this many first: sorting a whole vocabulary takes longer than a step
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next id is drawn.
+
+    Args:
+        temperature: 0 takes the likeliest.
+        top_k: only from this many of the likeliest; 0: from all.
+        top_p: only from the fewest that hold this share of the probability.
+        min_p: only from those with at least this share of the likeliest one's probability.
+        repetition_window: ids to look back at; an id that fills more of them than `repetition_limit` is drawn anew from
+            all ids (repetition-aware sampling of VALL-E 2, arXiv 2406.05370); 0: off.
+        repetition_limit: that share.
+        guidance: above 1, logits are moved away from those without the given segments (classifier-free guidance).
+    """
+
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 0.95
+    min_p: float = 0.0
+    repetition_window: int = 0
+    repetition_limit: float = 0.1
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1 or self.top_k < 0 or not 0 <= self.min_p < 1:
+            raise ValueError(
+                f"sampling needs temperature >= 0, 0 < top_p <= 1, top_k >= 0 and 0 <= min_p < 1, found {self}"
+            )
+        if self.repetition_window < 0 or not 0 <= self.repetition_limit <= 1 or not 1 <= self.guidance < math.inf:
+            raise ValueError(
+                "sampling needs repetition_window >= 0, 0 <= repetition_limit <= 1 and guidance >= 1 (1: off), "
+                f"found {self}"
+            )
+        if self.repetition_window and not self.temperature:
+            raise ValueError("sampling needs temperature > 0 for a repetition_window: greedy ids cannot be drawn anew")
+
+
+def draw(
+    logits: Tensor, sampling: Sampling, generators: Sequence[Generator], recent: Sequence[Sequence[int]]
+) -> list[int]:
+    """One column of logits (B, V) for each row.
+
+    A row's draw depends on its logits and its generator only, never on the rows beside it.
+
+    Args:
+        generators: one for each row, on the CPU.
+        recent: the columns that each row drew last, `repetition_window` of them at most.
+
+    Raises:
+        ValueError: logits that are not numbers.
+    """
+    peak, likeliest = logits.max(-1, keepdim=True)  # not a number if one of them is not
+    if not all(map(math.isfinite, peak.flatten().tolist())):
+        raise ValueError(
+            "the model gives logits that are not finite: its weights are damaged or its training diverged; "
+            "half precision can overflow too: load it with dtype=torch.float32"
+        )
+    if not sampling.temperature:
+        return likeliest.flatten().tolist()
+    probabilities = ((logits - peak).float() / sampling.temperature).softmax(-1)
+    columns = _pick(_truncated(probabilities, sampling), generators)
+    if not sampling.repetition_window:
+        return columns
+    limit = sampling.repetition_limit * sampling.repetition_window
+    others = _pick(probabilities, generators)
+    return [b if list(r).count(a) > limit else a for a, b, r in zip(columns, others, recent, strict=True)]
+
+
+def _truncated(probabilities: Tensor, sampling: Sampling) -> Tensor:
+    """Zero outside of top-k, then of top-p, then of min-p."""
+    kept = probabilities
+    if 0 < sampling.top_k < kept.shape[-1]:
+        kept = kept.masked_fill(kept < kept.topk(sampling.top_k).values[:, -1:], 0)
+    if sampling.top_p < 1:
+        kept = kept.masked_fill(kept < _edge(kept, sampling.top_p), 0)
+    if sampling.min_p:
+        kept = kept.masked_fill(kept < sampling.min_p * kept.amax(-1, keepdim=True), 0)
+    return kept
+
+
+def _edge(weights: Tensor, share: float) -> Tensor:
+    """(B, 1): the smallest weight among the fewest that hold a share of the sum."""
+    size = weights.shape[-1]
+    needed = share * weights.sum(-1, keepdim=True)
+    top = weights.topk(min(_WIDE, size)).values
+    if (top.sum(-1, keepdim=True) < needed).any():
+        top = weights.sort(-1, descending=True).values
+    before = top.cumsum(-1) - top
+    return top.masked_fill(before >= needed, torch.inf).amin(-1, keepdim=True)
+
+
+def _pick(weights: Tensor, generators: Sequence[Generator]) -> list[int]:
+    """A column of each row, with a probability in proportion to its weight: where a uniform number falls."""
+    sums = weights.cpu().cumsum(-1, dtype=torch.float64)
+    points = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
+    return torch.searchsorted(sums, points * sums[:, -1:], right=True).flatten().tolist()

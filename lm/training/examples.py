@@ -1,0 +1,125 @@
+"""What is learnt from: rows of token stores, made into examples by templates when they are asked for."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from ...data.collate import Example
+from ...data.packing import pack
+from ..template import IGNORED, Template
+from ..vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows of one task; `rows[i]` is a mapping with the columns that the template needs."""
+
+    template: Template
+    rows: Any  # a datasets.Dataset, or any sequence of mappings
+    repeat: int = 1  # times per epoch
+
+
+@dataclass
+class Census:
+    """What one source holds: lengths of the examples that fit, and what was found while they were measured."""
+
+    lengths: list[int] = field(default_factory=list)  # in ids, of the kept rows
+    kept: list[int] = field(default_factory=list)  # their places in the source
+    too_long: int = 0
+    label_counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # by id
+
+    @property
+    def entropy(self) -> float:
+        """Nats per target id of a model that knows only how frequent each id is as a target of this task."""
+        share = self.label_counts[self.label_counts > 0] / max(self.label_counts.sum(), 1)
+        return float(-(share * np.log(share)).sum())
+
+
+class Examples(Dataset):
+    """Rows of one or more whole examples each, for `PackCollator`.
+
+    An item is asked for as `epoch * len(self) + row`, as `LengthGroupedSampler` does; what is random about an example
+    follows from the seed, the epoch and the example alone.
+
+    Args:
+        sources: of one or more tasks.
+        vocabulary: of the model.
+        max_length: of a row, in ids; longer examples are left out and counted.
+        packing: fill the rows; without it every example has its own.
+        prompt_dropout: share of examples that come with emptied givens.
+        seed: of the choice of these.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        vocabulary: Vocabulary,
+        max_length: int,
+        packing: bool = True,
+        prompt_dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.sources, self.vocabulary = tuple(sources), vocabulary
+        self.prompt_dropout, self.seed = prompt_dropout, seed
+        self.census = [_count(source, vocabulary, max_length) for source in self.sources]
+        self.members = [  # (source, place in it) of every example of an epoch
+            (number, place)
+            for number, (source, census) in enumerate(zip(self.sources, self.census, strict=True))
+            for _ in range(source.repeat)
+            for place in census.kept
+        ]
+        self.lengths = [
+            length
+            for source, census in zip(self.sources, self.census, strict=True)
+            for length in census.lengths * source.repeat
+        ]
+        self.rows = pack(self.lengths, max_length) if packing else [[i] for i in range(len(self.members))]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, item: int) -> list[Example]:
+        """-> the examples of one row"""
+        epoch, row = divmod(item, len(self))
+        return [self.example(member, epoch) for member in self.rows[row]]
+
+    def example(self, member: int, epoch: int = 0) -> Example:
+        """One example as it comes in an epoch."""
+        number, place = self.members[member]
+        source = self.sources[number]
+        draw = np.random.default_rng((self.seed, epoch, member)).random() if self.prompt_dropout else 1.0
+        return source.template.example(self.vocabulary, source.rows[place], empty=draw < self.prompt_dropout)
+
+    @cached_property
+    def row_lengths(self) -> list[int]:
+        """Ids of every row."""
+        return [sum(self.lengths[member] for member in row) for row in self.rows]
+
+    @property
+    def entropy(self) -> float:
+        """Unigram entropy of the targets in nats, over the tasks as often as they come."""
+        weights = [c.label_counts.sum() * s.repeat for s, c in zip(self.sources, self.census, strict=True)]
+        total = sum(weights)
+        return sum(w * c.entropy for w, c in zip(weights, self.census, strict=True)) / total if total else math.nan
+
+
+def _count(source: Source, vocabulary: Vocabulary, max_length: int) -> Census:
+    """Make every example once, to know its length and its labels."""
+    census = Census(label_counts=np.zeros(len(vocabulary), np.int64))
+    for place in range(len(source.rows)):
+        row: Mapping[str, Any] = source.rows[place]
+        example = source.template.example(vocabulary, dict(row))
+        if len(example["input_ids"]) > max_length:
+            census.too_long += 1
+            continue
+        assert example["labels"][0] == IGNORED  # in a pack, something else stands before the first id
+        census.kept.append(place)
+        census.lengths.append(len(example["input_ids"]))
+        labels = np.asarray(example["labels"])
+        census.label_counts += np.bincount(labels[labels >= 0], minlength=len(census.label_counts))
+    return census

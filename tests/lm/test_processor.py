@@ -1,0 +1,256 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoFeatureExtractor, AutoModelForCausalLM, AutoProcessor, AutoTokenizer, pipeline
+
+from focallm.lm import LengthWindow, SpeechLM, Vocabulary
+from focallm.lm.features import lm_feature_size
+from focallm.lm.processor import SpeechLMProcessor
+from focallm.tasks.templates import TEMPLATES
+from focallm.tokenizer import AudioTokenizer
+
+TASKS = ("tts", "zero-shot", "se", "vc", "continuation")
+SECOND = np.sin(np.arange(16000) / 20).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def audio_tokenizer(codec) -> AudioTokenizer:
+    return AudioTokenizer(codec("tiny_50hz"))
+
+
+def make_lm(audio_tokenizer, tasks=TASKS, **kwargs) -> SpeechLM:
+    torch.manual_seed(0)
+    vocabulary = Vocabulary.characters(["ann bob"], audio_tokenizer.codebook_sizes)
+    lm = SpeechLM.from_config("tiny", audio_tokenizer, vocabulary, **kwargs)
+    lm.info = dataclasses.replace(
+        lm.info,
+        templates=tuple(TEMPLATES[task] for task in tasks),
+        length_window=LengthWindow(0.1, 0.1),
+        voices=("ann", "bob"),
+    )
+    return lm
+
+
+@pytest.fixture(scope="module")
+def lm(audio_tokenizer) -> SpeechLM:
+    return make_lm(audio_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def folder(lm, tmp_path_factory):
+    """Saved in one place, found in another."""
+    root = tmp_path_factory.mktemp("lm")
+    lm.save_pretrained(root / "before")
+    (root / "before").rename(root / "after")
+    return root / "after"
+
+
+@pytest.fixture(scope="module")
+def processor(folder) -> SpeechLMProcessor:
+    return AutoProcessor.from_pretrained(folder)
+
+
+def spelled(processor, ids) -> str:
+    return processor.tokenizer.decode(ids)
+
+
+def test_the_auto_classes_open_the_folder(folder, processor, lm):
+    assert isinstance(processor, SpeechLMProcessor)
+    assert processor.info == lm.info
+    assert processor.feature_extractor.sampling_rate == 16000
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == lm.vocabulary.tokenizer.get_vocab()
+    assert AutoFeatureExtractor.from_pretrained(folder).sampling_rate == 16000
+
+
+def test_no_path_of_the_machine_is_written(folder):
+    for name in ("processor_config.json", "tokenizer_config.json", "generation_config.json", "speech_lm.json"):
+        assert str(folder.parent) not in (folder / name).read_text()
+
+
+def test_the_codec_is_loaded_once_and_only_when_it_is_needed(folder, monkeypatch):
+    loaded = []
+    load = AudioTokenizer.from_pretrained
+    monkeypatch.setattr(AudioTokenizer, "from_pretrained", lambda source: loaded.append(source) or load(source))
+    processor = AutoProcessor.from_pretrained(folder)
+    processor("hi")
+    repr(processor)
+    assert not loaded
+    processor.decode(processor.vocabulary.audio_ids([1, 2]))
+    processor.decode(processor.vocabulary.audio_ids([3]))
+    assert loaded == [folder / "audio_tokenizer"]
+
+
+def test_a_folder_is_found_from_wherever_the_process_stands(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    processor = AutoProcessor.from_pretrained(folder.name)
+    assert len(processor.decode(processor.vocabulary.audio_ids([1, 2]))) == 640
+
+
+def test_a_codec_in_the_package_is_named_not_copied(lm, tmp_path):
+    named = SpeechLM(lm.model, lm.vocabulary, lm.audio_tokenizer, dataclasses.replace(lm.info, audio_tokenizer="mini"))
+    named.save_pretrained(tmp_path)
+    assert not (tmp_path / "audio_tokenizer").exists()
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    assert processor.audio_tokenizer.codebook_size == 8192
+
+
+def test_a_processor_saves_what_it_opened(processor, lm, tmp_path):
+    processor.save_pretrained(tmp_path)
+    again = AutoProcessor.from_pretrained(tmp_path)
+    assert again.to_dict() == processor.to_dict()
+    assert torch.equal(again.decode(lm.vocabulary.audio_ids([5, 6])), processor.decode(lm.vocabulary.audio_ids([5, 6])))
+
+
+def test_text_is_to_be_spoken_by_the_first_voice(processor):
+    inputs = processor("Hi <|end|>", return_tensors="pt")
+    assert inputs["input_ids"].shape == (1, inputs["attention_mask"].sum())
+    assert spelled(processor, inputs["input_ids"][0]).startswith("<|voice|>ann<|text|>hi")
+    assert processor.vocabulary.control("end") not in inputs["input_ids"]
+    assert "<|voice|>bob" in spelled(processor, processor("hi", voice="bob")["input_ids"][0])
+
+
+def test_a_batch_is_padded_on_the_left_and_gives_what_single_items_give(processor):
+    texts = ["hello there", "hi", "a"]
+    batch = processor(texts, voice=["ann", "bob", "ann"], return_tensors="pt")
+    for i, (text, voice) in enumerate(zip(texts, ["ann", "bob", "ann"], strict=True)):
+        kept = batch["attention_mask"][i].bool()
+        assert batch["input_ids"][i][kept].tolist() == processor(text, voice=voice)["input_ids"][0]
+        assert not kept[: -int(kept.sum())].any()
+    assert (batch["input_ids"][~batch["attention_mask"].bool()] == processor.vocabulary.control("pad")).all()
+
+
+def test_what_is_given_chooses_the_task(processor, audio_tokenizer):
+    codes = processor.vocabulary.audio_ids(audio_tokenizer(SECOND)["input_ids"][0])
+    control = processor.vocabulary.control
+
+    def ids(**given):
+        return processor(**given)["input_ids"][0]
+
+    assert ids(audio=SECOND) == [control("noisy"), *codes, control("speech")]
+    both = {"audio": SECOND, "reference": SECOND[:8000]}
+    assert ids(**both)[: len(codes) + 2] == [control("source"), *codes, control("reference")]
+    assert ids(text="hi", reference=SECOND, reference_text="abc")[:4] == [
+        control("reference"),
+        *processor.vocabulary.text_ids("abc"),
+    ]
+    assert ids(audio=SECOND, task="continuation") == [control("speech"), *codes]
+    half = SECOND[::2]
+    assert len(ids(audio=[half], sampling_rate=8000)) == len(codes) + 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "reads just nothing"),
+        ({"text": "a", "audio": SECOND}, "reads just audio, text, as was given: tts reads voice, text; "),
+        ({"text": "a", "task": "se"}, "se reads just text"),
+        ({"text": "a", "task": "asr"}, "not for asr"),
+        ({"text": "a", "voice": "eve"}, "no voice is called 'eve': this model knows ann, bob"),
+        ({"text": ["a", "b"], "voice": ["ann", "bob", "ann"]}, "equally long"),
+    ],
+)
+def test_what_no_task_reads_is_one_sentence(processor, given, message):
+    with pytest.raises(ValueError, match=message):
+        processor(**given)
+
+
+def test_features_of_a_batch_follow_each_other(audio_tokenizer):
+    lm = make_lm(audio_tokenizer, ("se-features",), feature_size=lm_feature_size(audio_tokenizer))
+    inputs = lm.processor()(audio=[SECOND, SECOND[:8000]], return_tensors="pt")
+    places = (inputs["input_ids"] == lm.vocabulary.control("feature")).sum(1)
+    expected = audio_tokenizer.codec.extract_features(torch.from_numpy(SECOND)[None])[0]
+    assert places[0] == len(expected)
+    assert torch.allclose(inputs["features"][: len(expected)], expected)
+    assert inputs["features"].shape == (places.sum(), lm.model.config.feature_size)
+    alone = lm.processor()(audio=SECOND[:8000], return_tensors="pt")
+    with torch.no_grad():
+        batched, single = lm.model(**inputs).logits[1, -1], lm.model(**alone).logits[0, -1]
+    assert torch.allclose(batched, single, atol=1e-4)
+
+
+def test_decoding_gives_sound_and_leaves_out_the_rest(processor, audio_tokenizer):
+    vocabulary = processor.vocabulary
+    codes = vocabulary.audio_ids([1, 2, 3])
+    expected = torch.from_numpy(audio_tokenizer.decode([1, 2, 3]))
+    noisy = [vocabulary.control("text"), *vocabulary.text_ids("ab"), *codes, vocabulary.control("end")]
+    assert torch.equal(processor.decode(codes), expected)
+    assert torch.equal(processor.decode(torch.tensor(noisy)), expected)
+    prompt = [vocabulary.control("noisy"), *vocabulary.audio_ids([7, 7]), vocabulary.control("speech")]
+    assert torch.equal(processor.decode([*prompt, *codes, vocabulary.control("end")]), expected)
+    batch = processor.decode([noisy, codes[:1], []])
+    assert [len(audio) for audio in batch] == [960, 320, 0]
+    assert torch.allclose(batch[0], expected, atol=1e-5)
+    assert not batch[0].requires_grad
+    assert [len(audio) for audio in processor.batch_decode(torch.tensor([codes, codes]))] == [960, 960]
+
+
+@pytest.mark.parametrize("nothing", [[], [0], torch.empty(0, dtype=torch.long)])
+def test_nothing_written_is_no_sound(processor, nothing):
+    assert processor.decode(nothing).shape == (0,)
+
+
+def test_codes_of_several_codebooks_are_taken_in_their_order():
+    vocabulary = Vocabulary.characters(["a"], (4, 4))
+    processor = SpeechLMProcessor(AudioTokenizer.from_pretrained().feature_extractor, vocabulary.tokenizer, (4, 4))
+    ids = vocabulary.audio_ids([5, 0, 1, 6, 3, 7, 2])
+    assert processor._written(ids) == [0, 6, 3, 7]
+
+
+@pytest.mark.parametrize("texts", ["hello", ["hello there", "hi"]], ids=["str", "list"])
+def test_a_plain_pipeline_speaks(folder, texts):
+    speak = pipeline("text-to-speech", model=str(folder))
+    results = speak(texts, generate_kwargs={"max_new_tokens": 12, "min_new_tokens": 4})
+    for result in results if isinstance(texts, list) else [results]:
+        assert result["sampling_rate"] == 16000
+        assert 4 * 320 <= len(result["audio"]) <= 12 * 320
+        assert np.isfinite(result["audio"]).all()
+
+
+def test_plain_generate_cannot_leave_speech(folder, processor):
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    config = model.generation_config
+    assert config.max_new_tokens == 30 * 50
+    torch.manual_seed(0)
+    ids = model.generate(**processor(["hi", "a longer text"], return_tensors="pt"), max_new_tokens=40)
+    length = processor("a longer text", return_tensors="pt")["input_ids"].shape[1]
+    allowed = {*processor.vocabulary.audio_range, processor.vocabulary.control("end"), config.pad_token_id}
+    assert set(ids[:, length:].flatten().tolist()) <= allowed
+
+
+def test_our_own_generation_is_not_bound_by_that_of_the_folder(folder, audio_tokenizer, tmp_path):
+    assert SpeechLM.from_pretrained(folder).model.generation_config.suppress_tokens is None
+    make_lm(audio_tokenizer, ("asr",)).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "generation_config.json").read_text()).get("suppress_tokens") is None
+
+
+def test_the_folder_opens_in_plain_transformers_without_our_code(folder):
+    code = (
+        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer;"
+        f"model = AutoModelForCausalLM.from_pretrained({str(folder)!r});"
+        f"tokenizer = AutoTokenizer.from_pretrained({str(folder)!r});"
+        "ids = tokenizer('<|text|>hi<|speech|>', return_tensors='pt');"
+        "out = model.generate(**ids, max_new_tokens=5)[0, ids['input_ids'].shape[1]:];"
+        "assert '<|audio_' in tokenizer.decode(out, skip_special_tokens=True);"
+        "assert not [name for name in sys.modules if name.startswith('focallm')]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_a_processor_from_the_hub_fetches_the_codec_of_the_same_revision(folder, processor, monkeypatch):
+    fetched = {}
+
+    def fetch(repo, allow_patterns, **kwargs):
+        fetched.update(repo=repo, patterns=allow_patterns, **kwargs)
+        return str(folder)
+
+    monkeypatch.setattr("focallm.lm.processor.snapshot_download", fetch)
+    distant = SpeechLMProcessor(processor.feature_extractor, processor.tokenizer, (8192,), processor.info)
+    distant._source = ("owner/name", {"revision": "abc"})
+    assert distant.audio_tokenizer.codebook_size == 8192
+    assert fetched == {"repo": "owner/name", "patterns": ["audio_tokenizer/*"], "revision": "abc"}

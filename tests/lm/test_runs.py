@@ -1,0 +1,169 @@
+"""A training run in its folder: stopped, continued, looked into."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    FalconConfig,
+    GPT2Config,
+    Lfm2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    OPTConfig,
+    Qwen3MoeConfig,
+)
+
+from focallm.data.collate import PackCollator
+from focallm.lm import SpeechLM, Vocabulary
+from focallm.lm.info import SpeechLMInfo
+from focallm.lm.template import Segment, Template
+from focallm.lm.training import Evaluation, Examples, LMRecipe, LoRA, Source, build, last_checkpoint, train
+from focallm.lm.training.isolation import check_isolation
+from focallm.tokenizer import AudioTokenizer
+
+READ = Template("tts", (Segment("text", "text", "text"), Segment("codes", "speech", "codes", target=True)))
+HEAR = Template("asr", (Segment("codes", "speech", "codes"), Segment("text", "text", "text", target=True)))
+QUICK = {"use_cpu": True, "report_to": [], "eval_strategy": "no", "save_strategy": "steps", "save_steps": 2}
+ROWS = [{"text": "abc"[: 1 + i % 3], "codes": [7 * i, i, 3], "num_samples": 6000} for i in range(8)]
+
+
+@pytest.fixture
+def go(tmp_path, codec):
+    """`go(template=READ, rows=ROWS, max_steps=2, ...)` trains, or trains on, in one folder; -> the folder."""
+
+    def start(template=READ, rows=ROWS, tokenizer=None, repeat=1, recipe=None, **trainer):
+        settings = {**QUICK, "max_steps": 2, **trainer}
+        recipe = LMRecipe(
+            **{"model": "tiny", "max_length": 40, "evaluate": Evaluation(0), "trainer": settings, **(recipe or {})}
+        )
+        lm = build(recipe, tokenizer or AudioTokenizer(codec("mel")), ["abc"])
+        lm.info = dataclasses.replace(lm.info, templates=(template,))
+        examples = Examples([Source(template, rows, repeat)], lm.vocabulary, 40)
+        train(lm, examples, examples, recipe, tmp_path / "run", quiet=True)
+        return tmp_path / "run"
+
+    return start
+
+
+def test_a_run_continues_only_as_the_same_task_on_the_same_data_with_the_same_codec(go, codec):
+    go()
+    other_texts = [{**row, "codes": [5, *row["codes"][1:]]} for row in ROWS]  # as many examples, as long as before
+    for changed in ({"template": HEAR}, {"rows": other_texts}, {"repeat": 2}):
+        with pytest.raises(ValueError, match=r"holds a run that differs in \['sources'\]"):
+            go(**changed)
+    retrained = AudioTokenizer(type(codec("mel"))(codec("mel").config))
+    with pytest.raises(ValueError, match=r"differs in \['codec'\]"):
+        go(tokenizer=retrained)
+    with pytest.raises(ValueError, match=r"differs in \['prompt_dropout', 'trainer.learning_rate'\]"):
+        go(recipe={"prompt_dropout": 0.1}, learning_rate=1.0)
+
+
+def test_what_changes_no_weights_may_change(go):
+    go()
+    run = go(logging_steps=1, save_steps=1, eval_steps=3, save_total_limit=2)
+    assert last_checkpoint(run).name == "checkpoint-2"
+
+
+def test_only_a_run_with_a_constant_learning_rate_is_lengthened(go):
+    go()
+    with pytest.raises(ValueError, match=r"differs in \['trainer.max_steps'\].*needs lr_scheduler_type: constant"):
+        go(max_steps=4)
+
+
+def test_a_lengthened_run_ends_where_a_long_one_ends(go, tmp_path):
+    go(lr_scheduler_type="constant")
+    run = go(lr_scheduler_type="constant", max_steps=6)
+    lengthened = torch.load(run / "checkpoint-6" / "optimizer.pt")["state"]
+    run.rename(tmp_path / "before")
+    whole = torch.load(go(lr_scheduler_type="constant", max_steps=6) / "checkpoint-6" / "optimizer.pt")["state"]
+    assert all(torch.equal(state["exp_avg"], whole[i]["exp_avg"]) for i, state in lengthened.items())
+
+
+SIZE = {"vocab_size": 8320, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+EXPERTS = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2}
+LEAKING = {
+    "opt": OPTConfig(**SIZE, ffn_dim=32, word_embed_proj_dim=16, max_position_embeddings=64),
+    "falcon": FalconConfig(**SIZE),
+    "mamba": MambaConfig(vocab_size=8320, hidden_size=16, num_hidden_layers=2, state_size=8),
+    "lfm2": Lfm2Config(**SIZE, intermediate_size=32, num_key_value_heads=2, layer_types=["conv", "full_attention"]),
+}
+KEEPING = {
+    "llama": LlamaConfig(**SIZE, intermediate_size=32),
+    "gpt2": GPT2Config(vocab_size=8320, n_embd=16, n_layer=2, n_head=2),
+    "experts": Qwen3MoeConfig(**SIZE, **EXPERTS, intermediate_size=32),
+}
+
+
+@pytest.fixture
+def model_of(codec):
+    """-> a speech LM around a fresh model, and packed examples"""
+
+    def make(config, dtype=torch.float32):
+        torch.manual_seed(0)
+        vocabulary = Vocabulary.characters(["abc"], 8192)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        lm = SpeechLM(model, vocabulary, AudioTokenizer(codec("mel")), SpeechLMInfo())
+        return lm, Examples([Source(READ, ROWS)], vocabulary, 40), PackCollator(vocabulary.control("pad"))
+
+    return make
+
+
+@pytest.mark.parametrize("name", LEAKING)
+def test_packing_is_refused_for_a_model_whose_examples_would_see_each_other(model_of, name):
+    lm, examples, collate = model_of(LEAKING[name])
+    with pytest.raises(ValueError, match=r"ForCausalLM lets the examples of a row see each other.*packing: false"):
+        check_isolation(lm, examples, collate)
+    apart = Examples([Source(READ, ROWS)], lm.vocabulary, 40, packing=False)
+    check_isolation(lm, apart, collate)
+
+
+@pytest.mark.parametrize("name", KEEPING)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packing_is_fine_where_they_do_not(model_of, name, dtype):
+    lm, examples, collate = model_of(KEEPING[name], dtype)
+    check_isolation(lm, examples, collate)
+    assert lm.model.training
+
+
+def test_checkpoints_can_be_heard(go, tmp_path):
+    run = go(max_steps=4, save_total_limit=2)
+    whole, early = (SpeechLM.from_pretrained(run / name) for name in ("model", "checkpoint-2"))
+    ids = torch.tensor([[1, 2, 3]])
+    last = SpeechLM.from_pretrained(run / "checkpoint-4")
+    assert torch.equal(last.model(ids).logits, whole.model(ids).logits)
+    assert not torch.equal(early.model(ids).logits, whole.model(ids).logits)
+    assert early.info.templates == (READ,)
+    codes = torch.arange(10)
+    assert (early.audio_tokenizer.decode(codes) == whole.audio_tokenizer.decode(codes)).all()
+    assert not (run / "checkpoint-2" / "audio_tokenizer").exists()  # one copy for all
+    prompt = READ.prompt(early.vocabulary, (1, 3), text="ab")
+    assert early.generate(prompt).stop_reason in ("end", "length")
+
+
+def test_checkpoints_of_an_adapter_can_be_heard(go, tmp_path):
+    base = tmp_path / "base"
+    go(max_steps=1).joinpath("model").rename(base)
+    shutil.rmtree(tmp_path / "run")
+    run = go(max_steps=2, recipe={"model": None, "base": str(base), "lora": LoRA(2)}, save_steps=1)
+    ids = torch.tensor([[1, 2, 3]])
+    heard, whole = (SpeechLM.from_pretrained(run / name) for name in ("checkpoint-2", "model"))
+    assert torch.allclose(heard.model(ids).logits, whole.model(ids).logits, atol=1e-4)
+
+
+def test_a_loss_that_cannot_be_normalised_over_batches_is_said(go, caplog, monkeypatch):
+    go(max_steps=1, gradient_accumulation_steps=2)
+    assert "num_items_in_batch" not in caplog.text
+    monkeypatch.setattr(LlamaForCausalLM, "accepts_loss_kwargs", False, raising=False)
+    go(max_steps=1, gradient_accumulation_steps=2)
+    assert "LlamaForCausalLM takes no num_items_in_batch" in caplog.text
+
+
+def test_a_run_asks_before_its_first_step(go, monkeypatch):
+    asked = []
+    monkeypatch.setattr("focallm.lm.training.trainer.check_isolation", lambda *args: asked.append(args))
+    go()
+    assert len(asked) == 1

@@ -1,0 +1,98 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from focallm.lm import SpeechLM, Vocabulary
+from focallm.lm.answering import text_window, usual_sampling
+from focallm.lm.generation import Generation
+from focallm.lm.training import Examples, Samples, Source
+from focallm.lm.training.sound import write_spans
+from focallm.tasks import transcribe
+from focallm.tasks.templates import TEMPLATES
+from focallm.tokenizer import AudioTokenizer
+
+
+@pytest.fixture
+def lm(monkeypatch):
+    """A model of two codebooks, that answers as it is told, and the arguments of its calls."""
+    tokenizer = SimpleNamespace(codebook_sizes=(8, 8), num_codebooks=2, vocab_size=16, tokens_per_second=100)
+    tokenizer.sampling_rate = tokenizer.output_sampling_rate = 16000
+    tokenizer.decode = lambda codes: np.zeros(320 * len(codes) // 2, np.float32)
+    made = SpeechLM.from_config("tiny", tokenizer, Vocabulary.characters(["abc"], (8, 8)))
+    calls, answers = [], {}
+
+    def generate(prompts, sampling=None, seed=0):
+        calls.append(SimpleNamespace(prompts=prompts, sampling=sampling, seeds=seed))
+        return [answers.get(one, Generation((torch.zeros(4, dtype=torch.long),), "end")) for one in seed]
+
+    monkeypatch.setattr(made, "generate", generate)
+    return SimpleNamespace(lm=made, calls=calls, answers=answers)
+
+
+def sampled(lm, folder, word_errors, *tasks):
+    row = {"text": "abc", "speaker": "a", "num_samples": 1600, "codes": [1, 9] * 5, "noisy_codes": [2, 9] * 5}
+    examples = Examples([Source(TEMPLATES[task], [row]) for task in tasks], lm.vocabulary, 99)
+    return Samples(lm, examples, 9, folder, word_errors)(0)
+
+
+def test_a_continuation_begins_with_whole_frames_and_is_judged_with_what_it_continues(lm, tmp_path):
+    lm.answers[0] = Generation((torch.tensor([1, 9] * 3),), "end")  # what the original says
+    counted = []
+    measures = sampled(lm.lm, tmp_path, lambda *args: counted.append(args) or (0, 1), "continuation")
+    (prompt,) = lm.calls[0].prompts
+    assert lm.lm.vocabulary.codes(prompt.ids) == [1, 9] * 2  # half of five frames, down to a whole one
+    assert measures["eval_duration_ratio"] == 1.0
+    sizes = [(tmp_path / "step-0" / f"0-continuation{which}.wav").stat().st_size for which in ("", "-original")]
+    assert sizes[0] == sizes[1]
+    assert not counted  # it may well say something else than the recording
+
+
+def test_samples_are_drawn_and_bounded_as_the_tasks_do_it(lm, tmp_path):
+    sampled(lm.lm, tmp_path, None, "se", "tts", "asr", "continuation")
+    temperatures = {one: call.sampling.temperature for call in lm.calls for one in call.seeds}
+    assert temperatures == {0: 0.0, 1: 0.8, 2: 0.0, 3: 0.8}
+    (heard,) = (p for call in lm.calls for p in call.prompts if p.phases[0].kind == "text")
+    assert (heard.phases[0].fewest, heard.phases[0].most) == text_window(0.1) == (0, 23)
+
+
+def test_what_is_usual_follows_from_what_is_given():
+    greedy = {name for name, template in TEMPLATES.items() if usual_sampling(template).temperature == 0}
+    assert greedy == {"se", "se-features", "ss", "ss-features", "vc", "asr"}
+
+
+def test_recognition_has_the_same_bound(speech_lm_for_asr):
+    lm, calls = speech_lm_for_asr
+    transcribe(np.zeros(1600, np.float32), lm, sampling_rate=16000)
+    ids = len(lm.vocabulary.codes(calls[0].prompts[0].ids))
+    phase = calls[0].prompts[0].phases[0]
+    assert (phase.fewest, phase.most) == text_window(ids / lm.audio_tokenizer.tokens_per_second)
+
+
+@pytest.fixture
+def speech_lm_for_asr(monkeypatch, codec):
+    lm = SpeechLM.from_config("tiny", AudioTokenizer(codec("mel")))
+    lm.info = replace(lm.info, templates=(TEMPLATES["asr"],))
+    calls = []
+
+    def generate(prompts, sampling=None, seed=0):
+        calls.append(SimpleNamespace(prompts=prompts, sampling=sampling))
+        return [Generation((torch.zeros(0, dtype=torch.long),), "end") for _ in prompts]
+
+    monkeypatch.setattr(lm, "generate", generate)
+    return lm, calls
+
+
+def test_spans_become_files(lm, tmp_path):
+    tokenizer = lm.lm.audio_tokenizer
+    one, two = [1, 9], [1, 9, 2, 9]
+    assert {path.name: len(wave) for path, wave in write_spans(tokenizer, [one], tmp_path / "a.b" / "x").items()} == {
+        "x.wav": 320
+    }
+    assert {path.name: len(wave) for path, wave in write_spans(tokenizer, [one, two], tmp_path / "y").items()} == {
+        "y-1.wav": 320,
+        "y-2.wav": 640,
+    }
+    assert write_spans(tokenizer, [], tmp_path / "z") == {}

@@ -1,0 +1,120 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from focallm.lm.sampling import Sampling, draw
+
+
+def drawn(logits, sampling, seed=0, times=300, recent=()):
+    """Columns drawn from the same logits again and again."""
+    generator = torch.Generator().manual_seed(seed)
+    return [draw(torch.tensor([logits]), sampling, [generator], [recent])[0] for _ in range(times)]
+
+
+PROBABILITIES = torch.tensor([0.4, 0.3, 0.2, 0.1])
+LOGITS = PROBABILITIES.log().tolist()
+
+
+def test_temperature_zero_takes_the_likeliest():
+    assert drawn([0.0, 3.0, 2.9], Sampling(temperature=0), times=3) == [1, 1, 1]
+
+
+def test_draws_follow_the_probabilities():
+    columns = torch.tensor(drawn(LOGITS, Sampling(temperature=1, top_p=1), times=4000))
+    assert torch.allclose(columns.bincount(minlength=4) / 4000, PROBABILITIES, atol=0.03)
+
+
+def test_temperature_sharpens():
+    columns = torch.tensor(drawn(LOGITS, Sampling(temperature=0.5, top_p=1), times=4000))
+    expected = PROBABILITIES.square() / PROBABILITIES.square().sum()
+    assert torch.allclose(columns.bincount(minlength=4) / 4000, expected, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        ({"top_k": 2}, {0, 1}),
+        ({"top_k": 9}, {0, 1, 2, 3}),
+        ({"top_p": 0.6}, {0, 1}),
+        ({"top_p": 0.71}, {0, 1, 2}),
+        ({"top_p": 0.01}, {0}),
+        ({"min_p": 0.6}, {0, 1}),
+        ({"top_k": 3, "top_p": 0.8, "min_p": 0.7}, {0, 1}),  # of 4/9, 3/9, 2/9
+    ],
+)
+def test_only_the_kept_are_drawn(values, kept):
+    assert set(drawn(LOGITS, Sampling(**{"temperature": 1, "top_p": 1.0, **values}))) == kept
+
+
+def test_a_nucleus_wider_than_the_first_look_is_whole():
+    columns = drawn([0.0] * 2000, Sampling(temperature=1, top_p=0.99), times=2000)
+    assert max(columns) > 1500
+    assert min(columns) < 500
+
+
+def test_what_repeats_too_often_is_drawn_from_all():
+    logits = [10.0, 0.0, 0.0, 0.0]
+    sampling = Sampling(temperature=4, top_k=1, top_p=1, repetition_window=4, repetition_limit=0.5)
+    assert set(drawn(logits, sampling, recent=[0, 0, 1, 2])) == {0}  # two of four are not more than half
+    assert set(drawn(logits, sampling, recent=[0, 0, 0, 1])) == {0, 1, 2, 3}
+
+
+def test_a_row_is_drawn_as_if_it_were_alone():
+    torch.manual_seed(0)
+    logits = torch.randn(5, 700) * 3
+    sampling = Sampling(repetition_window=3)
+    alone = [draw(logits[i : i + 1], sampling, [torch.Generator().manual_seed(i)], [[]]) for i in range(5)]
+    together = draw(logits, sampling, [torch.Generator().manual_seed(i) for i in range(5)], [[]] * 5)
+    assert together == [column for (column,) in alone]
+
+
+def test_small_temperatures_do_not_overflow():
+    assert set(drawn([3e4, 2.9e4, -torch.inf], Sampling(temperature=1e-6), times=5)) == {0}
+
+
+@given(
+    st.lists(st.one_of(st.floats(-50, 50), st.just(-torch.inf)), min_size=1, max_size=12).filter(
+        lambda values: max(values) > -torch.inf
+    ),
+    st.builds(
+        Sampling,
+        temperature=st.floats(0.05, 5),
+        top_k=st.integers(0, 14),
+        top_p=st.floats(0.01, 1),
+        min_p=st.floats(0, 0.99),
+        repetition_window=st.integers(0, 3),
+        repetition_limit=st.floats(0, 1),
+    ),
+    st.integers(0, 100),
+)
+def test_what_is_impossible_is_never_drawn(logits, sampling, seed):
+    for column in drawn(logits, sampling, seed, times=3, recent=[0, 0, 0]):
+        assert logits[column] > -torch.inf
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_are_refused(wrong):
+    for temperature in (0, 1):
+        with pytest.raises(ValueError, match="not finite"):
+            drawn([0.0, wrong], Sampling(temperature=temperature))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"temperature": -1},
+        {"temperature": float("inf")},
+        {"top_p": 0},
+        {"top_p": 1.5},
+        {"top_k": -1},
+        {"min_p": 1},
+        {"repetition_window": -1},
+        {"repetition_limit": 2},
+        {"guidance": 0.5},
+        {"temperature": 0, "repetition_window": 3},
+    ],
+)
+def test_impossible_sampling_is_refused(values):
+    with pytest.raises(ValueError, match="sampling needs"):
+        Sampling(**values)
