@@ -3,12 +3,40 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .result import SpeechResult
+    from .continuation import continue_speech
+    from .conversion import convert
+    from .enhancement import enhance
+    from .recognition import transcribe
+    from .result import SpeechResult, Transcript
+    from .separation import separate
+    from .streaming import SpeechStream, stream_speech
     from .tts import speak
 
-__all__ = ["SpeechResult", "speak"]
+__all__ = [
+    "SpeechResult",
+    "SpeechStream",
+    "Transcript",
+    "continue_speech",
+    "convert",
+    "enhance",
+    "separate",
+    "speak",
+    "stream_speech",
+    "transcribe",
+]
 
-_HOMES = {"SpeechResult": "result", "speak": "tts"}
+_HOMES = {
+    "SpeechResult": "result",
+    "SpeechStream": "streaming",
+    "Transcript": "result",
+    "continue_speech": "continuation",
+    "convert": "conversion",
+    "enhance": "enhancement",
+    "separate": "separation",
+    "speak": "tts",
+    "stream_speech": "streaming",
+    "transcribe": "recognition",
+}
 
 
 def __getattr__(name: str) -> Any:

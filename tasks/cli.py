@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .cli_speech import continue_file, convert_file, enhance_file, separate_file, speak_to_file, transcribe_file
+from .cli_speech import prepare as _prepare
+
 
 def encode(audio: Path, out: Path, codec: str = "mini") -> None:
     """Turn a recording into tokens.
@@ -36,26 +39,46 @@ def decode(tokens: Path, out: Path, codec: str = "mini") -> None:
     print(decode_file(tokens, out, codec))
 
 
-def tokenize(corpus: Path, store: Path, codec: str = "mini", batch_seconds: float = 60.0, quiet: bool = False) -> None:
+def tokenize(
+    corpus: Path,
+    store: Path,
+    codec: str = "mini",
+    layout: str | None = None,
+    mix: Path | None = None,
+    noise: Path | None = None,
+    features: bool = False,
+    batch_seconds: float = 60.0,
+    quiet: bool = False,
+) -> None:
     """Turn a corpus into a token store; stopped at any time, it continues when it is called again.
 
     Args:
         corpus: a folder of audio, or a folder or file with a manifest.
         store: folder of the token store.
         codec: mini, a folder or a hub id.
+        layout: librispeech, libritts or vctk, where the corpus is a folder as these are published.
+        mix: a YAML file such as configs/mix/enhancement.yaml: store noisy, overlapping or disguised speech, too.
+        noise: recordings of noise, a corpus as well, for recipes that draw recorded noise.
+        features: store the encoder's continuous features of what a model hears, too.
         batch_seconds: audio per batch; it changes the speed, never the tokens.
         quiet: no progress bar.
     """
     _prepare()
     from ..data.corpora import read_corpus
+    from ..data.mixing import Mixer, read_recipe
     from ..data.token_store import describe
     from ..data.tokenization import tokenize_corpus
     from ..tokenizer import AudioTokenizer
 
+    if noise is not None and mix is None:
+        raise ValueError("--noise needs --mix, a recipe that says how loud the noise is to be")
+    items = read_corpus(corpus, layout=layout)
     manifest = tokenize_corpus(
-        read_corpus(corpus),
+        # Mistakes in the recipe are found before the codec is loaded.
+        items if mix is None else Mixer(read_recipe(mix), items, read_corpus(noise) if noise else ()),
         store,
         AudioTokenizer.from_pretrained(codec),
+        features=features,
         batch_seconds=batch_seconds,
         progress=not quiet,
     )
@@ -68,68 +91,45 @@ def train(
     """Train a language model on a token store; stopped at any time, it continues when it is called again.
 
     Args:
-        task: tts.
-        store: a token store with texts.
+        task: tts, zero-shot, se, se-features, ss, ss-features, vc, asr, continuation, text, or one of the recipe's own.
+        store: a token store with what the task needs; if not, the error says how to make it.
         run: folder of the run; the model is left in its `model` folder.
         recipe: a YAML file such as configs/lm/mini_tts.yaml; the defaults of `LMRecipe` without it.
         codec: the codec that made the store.
         quiet: no progress bar.
     """
     _prepare()
-    from .train import train_task
+    from .train import first_process, train_task
 
-    print(train_task(task, store, run, recipe, codec, quiet))
+    said = train_task(task, store, run, recipe, codec, quiet)
+    if first_process():
+        print(said)
 
 
-def train_codec(recipe: Path, corpus: Path, run: Path, quiet: bool = False) -> None:
+def train_codec(recipe: Path, corpus: Path, run: Path, scorer: str | None = None, quiet: bool = False) -> None:
     """Train one stage of a codec; stopped at any time, it continues when it is called again.
 
     Args:
-        recipe: a YAML file such as configs/codec/mini_quantizer.yaml.
+        recipe: a YAML file such as configs/codec/mini_1_quantizer.yaml.
         corpus: a folder of audio, or a folder or file with a manifest.
-        run: folder of the run; the model is left in its `model` folder.
+        run: folder of the run; the model is left in its `model` folder, or `teacher` after stage teacher.
+        scorer: folder of a Whisper model for faster-whisper; evaluations then count the words that decoding changes.
         quiet: no progress bar.
     """
     _prepare()
     from ..data.corpora import read_corpus
     from ..tokenizer.training import read_recipe
     from ..tokenizer.training import train_codec as train_stage
+    from .evaluation import load_recogniser
 
-    train_stage(read_recipe(recipe), [Path(item.audio) for item in read_corpus(corpus)], run, quiet)
-    print(f"{run}/model holds the codec: focallm encode RECORDING tokens.npz --codec {run}/model")
-
-
-def speak_to_file(
-    text: str,
-    out: Path = Path("out/speech.wav"),
-    model: str = "mini",
-    voice: str | None = None,
-    temperature: float = 0.8,
-    top_p: float = 0.95,
-    seed: int = 0,
-) -> None:
-    """Read a text aloud into a file.
-
-    Args:
-        text: what to say.
-        out: an audio file to write (.wav, .flac, .ogg).
-        model: mini, or a folder that `focallm train tts` made.
-        voice: a voice of the model; its most frequent one by default.
-        temperature: 0 is greedy.
-        top_p: draw from the likeliest tokens that hold this share of the probability.
-        seed: the same seed gives the same speech.
-    """
-    _prepare()
-    from ..lm import Sampling
-    from .tts import speak
-
-    result = speak(text, model, voice, Sampling(temperature, top_p=top_p), seed)
-    result.save(out)
-    s = result.stats
-    print(
-        f"{out}: {s['seconds']:.2f} s in the voice {s['voice']}, {s['tokens']} tokens, stop reason "
-        f"{result.stop_reason}, {s['attempts']} attempt(s), real-time factor {s['real_time_factor']:.2f}"
-    )
+    values = read_recipe(recipe)  # its mistakes are found before the corpus is listed
+    items = read_corpus(corpus)
+    recognise = load_recogniser(scorer) if scorer else None
+    train_stage(values, [Path(item.audio) for item in items], run, quiet, [item.text for item in items], recognise)
+    if values.stage == "teacher":
+        print(f"{run}/teacher holds the teacher: name it in the recipe of a quantizer, decoder or joint stage")
+    else:
+        print(f"{run}/model holds the codec: focallm encode RECORDING tokens.npz --codec {run}/model")
 
 
 def evaluate(task: str, data: Path, model: str = "mini", limit: int = 0, scorer: str = "mel", seed: int = 0) -> None:
@@ -149,20 +149,42 @@ def evaluate(task: str, data: Path, model: str = "mini", limit: int = 0, scorer:
     print(evaluate_task(task, data, model, limit, scorer, seed))
 
 
-def benchmark(what: str, model: str = "focalcodec_50hz", threads: int = 2) -> None:
+def benchmark(
+    what: str,
+    model: str | None = None,
+    store: Path | None = None,
+    threads: int = 2,
+    batch: int = 1,
+    tokens: int = 500,
+) -> None:
     """Measure speed and memory on this machine and print a table.
 
     Args:
-        what: codec.
-        model: focalcodec_50hz (the full-size configuration with random weights), mini, a folder or a hub id.
+        what: codec, lm (against transformers.generate, in turn), or packing (training on packed against padded rows).
+        model: mini, a folder or a hub id; for a codec also focalcodec_50hz (the full-size configuration with random
+            weights), its default; mini is that of an lm.
+        store: a token store of the mini codec, for packing.
         threads: CPU threads to use.
+        batch: items at once, of an lm.
+        tokens: codes to write for each item, of an lm.
     """
     _prepare()
-    from .benchmark import benchmark_codec
+    if what == "codec":
+        from .benchmark import benchmark_codec
 
-    if what != "codec":
-        raise ValueError(f"only codec can be measured, found {what!r}")
-    print(benchmark_codec(model, threads))
+        print(benchmark_codec(model or "focalcodec_50hz", threads))
+    elif what == "lm":
+        from .benchmark_lm import benchmark_lm
+
+        print(benchmark_lm(model or "mini", batch, tokens, threads))
+    elif what == "packing":
+        from .benchmark_packing import benchmark_packing
+
+        if store is None:
+            raise ValueError("packing needs --store, a token store whose lengths are packed")
+        print(benchmark_packing(store, threads))
+    else:
+        raise ValueError(f"codec, lm and packing can be measured, found {what!r}")
 
 
 def demo(audio: Path | None = None, out: Path = Path("out")) -> None:
@@ -196,7 +218,12 @@ COMMANDS: dict[str, Any] = {
     "tokenize": tokenize,
     "train": train,
     "train-codec": train_codec,
-    "speak": speak_to_file,  # not called as the tasks of this package are: jsonargparse would import those to compare
+    "speak": speak_to_file,
+    "enhance": enhance_file,
+    "separate": separate_file,
+    "convert": convert_file,
+    "transcribe": transcribe_file,
+    "continue": continue_file,
     "evaluate": evaluate,
     "benchmark": benchmark,
     "demo": demo,
@@ -204,22 +231,12 @@ COMMANDS: dict[str, Any] = {
 }
 
 
-def _prepare() -> None:
-    """Say what happens in plain lines; leave progress bars to work that is long."""
-    import logging
-
-    from transformers.utils import logging as transformers_logging
-
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("focallm").setLevel(logging.INFO)
-    transformers_logging.disable_progress_bar()
-
-
 def main() -> None:
     """Entry point of `focallm`: run a command; a mistake of the user's is one sentence, not a traceback."""
     from jsonargparse import auto_cli
 
-    sys.argv = [f"{word}=true" if word == "--quiet" else word for word in sys.argv]  # jsonargparse has no plain flags
+    flags = ("--quiet", "--features")  # jsonargparse has no plain flags
+    sys.argv = [f"{word}=true" if word in flags else word for word in sys.argv]
     try:
         auto_cli(COMMANDS, as_positional=True, prog="focallm")
     except (ValueError, OSError, ImportError) as error:

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from ..lm import SpeechLM
-from ..lm.model import MINI
+from ..lm.loading import MINI
 from ..tokenizer import read_audio, write_audio
+from ..tokenizer.files import whole_file, write_whole
 from ..tokenizer.focalcodec.mel import log_mel
 from .tts import speak
 
@@ -57,7 +58,7 @@ How good the weights in the package are, as measured when they were made:
 
 {(MINI / "measured.md").read_text().strip()}
 """
-    (out / "report.md").write_text(report)
+    write_whole(out / "report.md", report.encode())
     return report
 
 
@@ -71,6 +72,5 @@ def draw_spectrograms(sounds: dict[str, np.ndarray], sampling_rate: int, path: P
         extent = (0.0, len(audio) / sampling_rate, 0.0, 80.0)
         axes.imshow(mel.T.numpy(), origin="lower", aspect="auto", extent=extent, vmin=-9, vmax=1, cmap="magma")
         axes.set(title=title, xlabel="time, s", ylabel="mel band")
-    temporary = path.with_suffix(".part.png")
-    figure.savefig(temporary, dpi=80)
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=80)

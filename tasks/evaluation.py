@@ -12,6 +12,7 @@ from ..lm import SpeechLM
 from ..tokenizer import AudioTokenizer, resample
 from ..tokenizer.focalcodec.mel import log_mel
 from .tts import speak
+from .word_errors import MISSING, word_counter
 
 Recogniser = Callable[[np.ndarray, int], str]  # audio (T,), rate -> text
 
@@ -117,7 +118,7 @@ def load_recogniser(folder: str) -> Recogniser:
     try:
         from faster_whisper import WhisperModel
     except ImportError:
-        raise ImportError("word error rates need faster-whisper and jiwer: pip install 'focallm[eval]'") from None
+        raise ImportError(MISSING) from None
     whisper = WhisperModel(folder, device="cpu", compute_type="int8")
 
     def recognise(audio: np.ndarray, rate: int) -> str:
@@ -144,13 +145,6 @@ def bootstrap(errors: Sequence[int], words: Sequence[int], seed: int, draws: int
 def _row(name: str, texts: Sequence[str], heard: Sequence[str], note: str = "") -> Row:
     if not heard:
         return Row(name, [], [], note)
-    import jiwer
-    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
-
-    normalise = EnglishTextNormalizer({})
-    errors, words = [], []
-    for text, hypothesis in zip(texts, heard, strict=True):
-        measured = jiwer.process_words(normalise(text) or "-", normalise(hypothesis))
-        errors.append(measured.substitutions + measured.deletions + measured.insertions)
-        words.append(measured.substitutions + measured.deletions + measured.hits)
-    return Row(name, errors, words, note)
+    count = word_counter()
+    counts = [count(text, hypothesis) for text, hypothesis in zip(texts, heard, strict=True)]
+    return Row(name, [wrong for wrong, _ in counts], [words for _, words in counts], note)

@@ -5,8 +5,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from ..lm.model import MINI, SpeechLM
+from ..lm import SpeechLM
+from ..lm.loading import is_speech_lm
 from ..tokenizer import AudioTokenizer, write_audio
+from ..tokenizer.files import whole_file
 
 
 def encode_file(audio: Path, out: Path, codec: str = "mini") -> str:
@@ -18,9 +20,8 @@ def encode_file(audio: Path, out: Path, codec: str = "mini") -> str:
     codes = encoded["input_ids"][0].numpy().astype(np.int32)
     num_samples = int(encoded["num_samples"][0])
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_suffix(".part.npz")
-    np.savez(temporary, codes=codes, num_samples=num_samples)
-    temporary.replace(out)
+    with whole_file(out) as temporary:
+        np.savez(temporary, codes=codes, num_samples=num_samples)
     seconds = num_samples / tokenizer.sampling_rate
     return f"{out}: {seconds:.2f} s, {len(codes)} tokens, {tokenizer.bits_per_second:.0f} bit/s"
 
@@ -43,14 +44,14 @@ def decode_file(tokens: Path, out: Path, codec: str = "mini") -> str:
 def describe_model(source: str) -> str:
     """What a folder, hub id or "mini" holds, in a few lines."""
     lines = []
-    folder = MINI if source == "mini" else Path(source)
-    if (folder / "speech_lm.json").is_file():
+    if is_speech_lm(source):
         lm = SpeechLM.from_pretrained(source)
         tokenizer = lm.audio_tokenizer
         window = lm.info.length_window
         kind, parameters = lm.model.config.model_type, lm.model.num_parameters()
+        tasks = ", ".join(template.name for template in lm.info.templates)
         lines += [
-            f"language model  {kind}, {parameters / 1e6:.2f} M parameters, task {lm.info.task}",
+            f"language model  {kind}, {parameters / 1e6:.2f} M parameters, {tasks}",
             f"vocabulary      {len(lm.vocabulary)} ids, audio from {lm.vocabulary.audio_offset}",
             f"voices          {', '.join(lm.info.voices)}",
         ]

@@ -1,21 +1,35 @@
-"""From a token store to a trained speech LM."""
+"""From token stores to a trained speech LM."""
 
+import logging
+import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from datasets import Dataset
-from transformers import set_seed
+import numpy as np
 
-from ..data.plan import describe_codec
-from ..data.token_store import TokenStore
-from ..lm import LengthWindow, SpeechLM, Vocabulary
-from ..lm.training import LMRecipe, fits, panel, read_recipe, train
+from ..lm import LengthWindow, SpeechLM
+from ..lm.training import Also, Examples, LMRecipe, Source, WordErrors, build, panel, read_recipe, train
 from ..tokenizer import AudioTokenizer
-from .template import TEMPLATES, Template
+from .evaluation import load_recogniser
+from .sources import Part, read_part
+from .word_errors import word_counter
 
-Row = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+# What to call with the model.
+_TRY = {
+    "tts": "speak 'Hello there.'",
+    "zero-shot": "speak 'Hello there.' --reference VOICE --reference_text 'What it says.'",
+    "se": "enhance NOISY clean.wav",
+    "se-features": "enhance NOISY clean.wav",
+    "ss": "separate MIXTURE talker.wav",
+    "ss-features": "separate MIXTURE talker.wav",
+    "vc": "convert SPEECH VOICE out.wav",
+    "asr": "transcribe SPEECH",
+    "continuation": "continue SPEECH out.wav",
+}
 
 
 def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, codec: str, quiet: bool = False) -> str:
@@ -24,58 +38,100 @@ def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, code
     Raises:
         ValueError: an unknown task, a store of another codec, or nothing to learn from.
     """
-    if task not in TEMPLATES:
-        raise ValueError(f"no task is called {task!r}: choose from {list(TEMPLATES)}")
     recipe = read_recipe(recipe_path) if recipe_path else LMRecipe()
-    tokens = TokenStore(store)
+    words = word_errors(recipe.evaluate.scorer) if recipe.evaluate.scorer else None
     audio_tokenizer = AudioTokenizer.from_pretrained(codec)
-    _check_codec(tokens, audio_tokenizer, codec)
-    learning, held_out = (_rows(part) for part in tokens.split(recipe.validation_fraction, recipe.seed))
-    vocabulary = Vocabulary.characters(
-        [f"{row['speaker']} {row['text']}" for row in learning], audio_tokenizer.vocab_size
+    parts = [read_part(part, recipe, audio_tokenizer, codec) for part in (Also(task, str(store)), *recipe.also)]
+    lm = build(recipe, audio_tokenizer, list(_texts(parts)), _feature_size(parts))
+    _describe(lm, parts, codec)
+    learning = Examples(
+        [Source(part.template, part.learning, part.repeat) for part in parts],
+        lm.vocabulary,
+        recipe.max_length,
+        recipe.packing,
+        recipe.prompt_dropout,
+        recipe.seed,
     )
-    set_seed(recipe.seed)
-    lm = SpeechLM.from_config(recipe.model, audio_tokenizer, vocabulary, task)
-    seconds = [row["num_samples"] / audio_tokenizer.sampling_rate for row in learning]
+    validation = Examples(
+        [Source(part.template, part.held_out) for part in parts], lm.vocabulary, recipe.max_length, recipe.packing
+    )
+    _report(parts, learning, validation, recipe, store)
+    if not quiet and first_process():
+        print(panel(lm, learning, recipe.base is None, run / "panel"))
+    metrics = train(lm, learning, validation, recipe, run, words, quiet)
+    said = f"{run}/model: validation loss {metrics['eval_loss']:.3f} nats (unigram {learning.entropy:.3f})"
+    return f"{said}; try it:\n  focallm {_TRY[task]} --model {run}/model" if task in _TRY else said
+
+
+def first_process() -> bool:
+    """Of several processes that train together, the first one speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def word_errors(scorer: str) -> WordErrors:
+    """A function that counts the wrong words of a recording, with a recogniser in the folder `scorer`."""
+    count, recognise = word_counter(), load_recogniser(scorer)
+    return lambda audio, rate, text: count(text, recognise(audio, rate))
+
+
+def _texts(parts: list[Part]) -> Iterator[str]:
+    """All that the vocabulary has to spell."""
+    for part in parts:
+        fields = {segment.field for segment in part.template.segments if segment.kind == "text"} - {"reference_text"}
+        for field in sorted(fields):
+            yield from map(str, part.learning[field])
+
+
+def _feature_size(parts: list[Part]) -> int | None:
+    """Width of the features; two widths cannot be read by one model.
+
+    Raises:
+        ValueError: tasks with features of different widths.
+    """
+    fields = [
+        (part, segment.field) for part in parts for segment in part.template.segments if segment.kind == "features"
+    ]
+    sizes = {np.shape(part.learning[0][field])[1] for part, field in fields if len(part.learning)}
+    if len(sizes) > 1:
+        raise ValueError(f"the stores have features of widths {sorted(sizes)}: make them with one codec")
+    return sizes.pop() if sizes else None
+
+
+def _describe(lm: SpeechLM, parts: list[Part], codec: str) -> None:
+    """What the model will say about itself."""
+    templates = {part.template.name: part.template for part in parts}
     lm.info = replace(
         lm.info,
+        templates=tuple(templates.values()),
         audio_tokenizer="mini" if codec == "mini" else lm.info.audio_tokenizer,
-        length_window=LengthWindow.learn([len(row["text"]) for row in learning], seconds),
-        voices=tuple(name for name, _ in Counter(row["speaker"] for row in learning).most_common()),
     )
-    examples, dropped = _examples(TEMPLATES[task], vocabulary, learning, recipe.max_length)
-    validation, _ = _examples(TEMPLATES[task], vocabulary, held_out, recipe.max_length)
-    if not len(examples) or not len(validation):
+    spoken = [part for part in parts if part.template.target.kind == "codes" and _reads(part, "text")]
+    if any(len(part.learning) for part in spoken):
+        samples = [float(number) for part in spoken for number in part.learning["num_samples"]]
+        seconds = [number / lm.audio_tokenizer.sampling_rate for number in samples]
+        window = LengthWindow.learn([len(text) for part in spoken for text in part.learning["text"]], seconds)
+        named = [name for part in spoken if _reads(part, "speaker") for name in part.learning["speaker"]]
+        voices = Counter(map(str, named)).most_common()
+        lm.info = replace(lm.info, length_window=window, voices=tuple(name for name, _ in voices))
+
+
+def _reads(part: Part, field: str) -> bool:
+    return any(segment.field == field for segment in part.template.segments)
+
+
+def _report(parts: list[Part], learning: Examples, validation: Examples, recipe: LMRecipe, store: Path) -> None:
+    """Say what was left out; with nothing left, stop.
+
+    Raises:
+        ValueError: nothing to learn from, or nothing to validate on.
+    """
+    for part, census in zip(parts, learning.census, strict=True):
+        left_out = {**part.left_out, f"are longer than max_length ({recipe.max_length} ids)": census.too_long}
+        for reason, count in left_out.items():
+            if count:
+                logger.warning("%s: %d rows %s and are left out", part.template.name, count, reason)
+    if not len(learning) or not len(validation):
         raise ValueError(
-            f"{store} gives {len(examples)} examples to learn from and {len(validation)} to validate on: it needs more "
-            f"utterances, or max_length ({recipe.max_length} ids) is too small"
+            f"{store} gives {len(learning.members)} examples to learn from and {len(validation.members)} to validate "
+            f"on: it needs more utterances, or max_length ({recipe.max_length} ids) is too small"
         )
-    if not quiet:
-        print(panel(lm, examples, dropped, tokens.unigram_entropy()))
-    loss, unigram = train(lm, examples, validation, recipe, run, quiet)["eval_loss"], tokens.unigram_entropy()
-    return (
-        f"{run}/model: validation loss {loss:.3f} nats (unigram {unigram:.3f}); try it:\n"
-        f"  focallm speak 'Hello there.' --model {run}/model"
-    )
-
-
-def _check_codec(tokens: TokenStore, audio_tokenizer: AudioTokenizer, name: str) -> None:
-    made, given = tokens.manifest["codec"], describe_codec(audio_tokenizer)
-    differing = [key for key in given if key != "name" and given[key] != made[key]]
-    if differing:
-        raise ValueError(
-            f"{tokens.folder} was made by the codec {made['name']}, which differs from {name} in {differing}: give "
-            "--codec as you gave it to focallm tokenize, or tokenize anew"
-        )
-
-
-def _rows(part: Dataset) -> list[Row]:
-    """Rows with a text; a corpus that names no speakers has one, called "speaker"."""
-    return [{**row, "speaker": row["speaker"] or "speaker"} for row in part if row["text"]]
-
-
-def _examples(template: Template, vocabulary: Vocabulary, rows: list[Row], max_length: int) -> tuple[Dataset, int]:
-    """-> the examples that fit, and how many do not"""
-    made = [template.example(vocabulary, row) for row in rows]
-    kept = [example for example in made if fits(example, max_length)]
-    return Dataset.from_list(kept), len(made) - len(kept)

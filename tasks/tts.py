@@ -1,72 +1,104 @@
-"""Speech from text."""
+"""Speech from text, in a voice the model knows or in that of a recording."""
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from ..lm import Sampling, SpeechLM
-from .result import SpeechResult
-from .template import TTS
+from ..lm import Generation, Sampling, SpeechLM
+from ..lm.template import Prompt
+from .inputs import encode_ids, load_waves, open_model
+from .result import SpeechResult, measure
 
 RETRIES = 2  # further attempts, each with another seed, when a reading has no end
+_FAR = 1 << 20  # between the seeds of attempts, so that neighbouring seeds have none in common
 
 
+@overload
+def speak(text: str, *args: Any, **kwargs: Any) -> SpeechResult: ...
+@overload
+def speak(text: list[str], *args: Any, **kwargs: Any) -> list[SpeechResult]: ...
 def speak(
-    text: str,
+    text: str | list[str],
     model: str | Path | SpeechLM = "mini",
     voice: str | None = None,
+    reference: Any = None,
+    reference_text: str | None = None,
+    sampling_rate: int | None = None,
     sampling: Sampling | None = None,
     seed: int = 0,
-) -> SpeechResult:
-    """Read a text aloud.
+) -> SpeechResult | list[SpeechResult]:
+    """Read a text aloud, or several at once.
 
     Args:
-        text: what to say; any length the model's positions allow.
+        text: what to say, or a list of texts; each of any length the model's positions allow.
         model: `"mini"`, a folder that `focallm train tts` made, or a loaded `SpeechLM` (load once, speak often).
         voice: one of the voices the model was trained on; the most frequent of them by default.
+        reference: a recording (as in `enhance`) of the voice to speak in; for models trained for "zero-shot".
+        reference_text: what is said in it.
+        sampling_rate: of a reference that is an array, in Hz.
         sampling: how tokens are drawn.
         seed: the same seed gives the same speech.
 
     Returns:
-        The audio (T,) float32 with its rate; `stop_reason` is "end", or "length" if every attempt ran into the longest
-        duration that the text can take; `stats` counts tokens, seconds and attempts.
+        The audio (T,) with its rate; `stop_reason` is "end", or "length" if every attempt ran into the longest duration
+        that the text can take (then the attempt that repeats itself least); `stats` counts tokens, seconds, attempts.
 
     Raises:
-        ValueError: an empty text, an unknown voice, or a model of another task.
+        ValueError: an empty text, an unknown voice, a reference without its text, or a model of another task.
     """
-    began = time.perf_counter()
-    lm = model if isinstance(model, SpeechLM) else SpeechLM.from_pretrained(model)
-    voice = _check(text, voice, lm)
-    prompt = TTS.prompt(lm.vocabulary, speaker=voice, text=text)
-    window = lm.info.length_window
-    assert window is not None  # _check has seen it
-    length = window.tokens(len(text), lm.audio_tokenizer.tokens_per_second)
-    for attempt in range(1 + RETRIES):
-        generation = lm.generate(prompt, length, sampling, seed + attempt)
-        if generation.stop_reason == "end":
-            break
-    audio = lm.audio_tokenizer.decode(generation.codes)
-    seconds = len(audio) / lm.audio_tokenizer.output_sampling_rate
-    elapsed = time.perf_counter() - began
-    stats: dict[str, Any] = {
-        "tokens": len(generation.codes),
-        "seconds": seconds,
-        "attempts": attempt + 1,
-        "elapsed_s": elapsed,
-        "real_time_factor": elapsed / seconds,
-        "voice": voice,
-    }
-    return SpeechResult(audio, lm.audio_tokenizer.output_sampling_rate, generation.stop_reason, stats)
+    lm, texts = open_model(model), [text] if isinstance(text, str) else text
+    began, tokenizer = time.perf_counter(), lm.audio_tokenizer
+    given = voice_fields(lm, voice, reference, reference_text, sampling_rate)
+    readings = _read(lm, [speech_prompt(lm, one, given) for one in texts], sampling, seed)
+    chosen = [max(own, key=lambda g: (g.stop_reason != "length", len(g.codes.unique()))) for own in readings]
+    rate, audios = tokenizer.output_sampling_rate, tokenizer.batch_decode([g.codes for g in chosen])
+    stats = measure(began, [len(g.codes) for g in chosen], [len(wave) / rate for wave in audios])
+    results = []
+    for own, generation, wave, figures in zip(readings, chosen, audios, stats, strict=True):
+        figures |= {"attempts": len(own), "voice": given.get("speaker", "of the reference")}
+        results.append(SpeechResult(wave, rate, generation.stop_reason, figures))
+    return results[0] if isinstance(text, str) else results
 
 
-def _check(text: str, voice: str | None, lm: SpeechLM) -> str:
-    """-> the voice to use"""
-    if lm.info.task != "tts":
-        raise ValueError(f"this model was trained for {lm.info.task!r}, not for tts: name another folder")
-    if lm.info.length_window is None or not lm.info.voices:
-        raise ValueError("this model has not been trained to speak (it knows no voice and no pace): focallm train tts")
+def voice_fields(
+    lm: SpeechLM, voice: str | None, reference: Any, reference_text: str | None, sampling_rate: int | None
+) -> dict[str, Any]:
+    """The fields of the templates "tts" or "zero-shot" that say whose voice it is; errors as in `speak`."""
+    lm.info.template("tts" if reference is None else "zero-shot")
+    if lm.info.length_window is None or not (lm.info.voices or reference is not None):
+        raise ValueError("this model has not been trained to speak (it knows no voice or no pace): focallm train tts")
+    if reference is None:
+        if voice is not None and voice not in lm.info.voices:
+            raise ValueError(f"no voice is called {voice!r}: this model knows {', '.join(lm.info.voices) or 'none'}")
+        return {"speaker": voice or lm.info.voices[0]}
+    if voice is not None or not (reference_text or "").strip():
+        raise ValueError("a reference needs reference_text, what is said in it, and excludes a named voice")
+    ids = encode_ids(lm.audio_tokenizer, load_waves(reference, sampling_rate, lm.audio_tokenizer))
+    if len(ids) != 1:
+        raise ValueError(f"speak takes one reference, found {len(ids)}: call it once for each voice")
+    return {"reference_text": reference_text, "reference_codes": ids[0]}
+
+
+def speech_prompt(lm: SpeechLM, text: str, voice: dict[str, Any]) -> Prompt:
+    """What to say, in whose voice, and how long that may last."""
     if not text.strip():
         raise ValueError("the text is empty: give at least one word")
-    if voice is not None and voice not in lm.info.voices:
-        raise ValueError(f"no voice is called {voice!r}: this model knows {', '.join(lm.info.voices)}")
-    return voice or lm.info.voices[0]
+    window = lm.info.length_window
+    assert window is not None  # voice_fields has seen it
+    template = lm.info.template("tts" if "speaker" in voice else "zero-shot")
+    return template.prompt(
+        lm.vocabulary, window.tokens(len(text), lm.audio_tokenizer.tokens_per_second), text=text, **voice
+    )
+
+
+def _read(lm: SpeechLM, prompts: list[Prompt], sampling: Sampling | None, seed: int) -> list[list[Generation]]:
+    """All attempts at each prompt: until one ends, or no retry is left"""
+    attempts: list[list[Generation]] = [[] for _ in prompts]
+    for attempt in range(1 + RETRIES):
+        endless = [i for i, own in enumerate(attempts) if all(g.stop_reason == "length" for g in own)]
+        if endless:
+            seeds = [seed + attempt * _FAR] * len(endless)
+            again = lm.generate([prompts[i] for i in endless], sampling=sampling, seed=seeds)
+            for i, generation in zip(endless, again, strict=True):
+                attempts[i].append(generation)
+    return attempts

@@ -59,6 +59,8 @@ def _imports(path: Path) -> Iterator[tuple[int, str]]:
 def _public(body: list[ast.stmt], owner: str = "") -> Iterator[tuple[str, ast.ClassDef | Function]]:
     """Public functions and classes of a module, and the public methods (with `__init__`) of its public classes."""
     for node in body:
+        if any(isinstance(item, ast.Name) and item.id == "overload" for item in getattr(node, "decorator_list", [])):
+            continue  # the one that is written has the docstring
         if isinstance(node, Function | ast.ClassDef) and (not node.name.startswith("_") or node.name == "__init__"):
             yield owner, node
             if isinstance(node, ast.ClassDef):

@@ -1,32 +1,116 @@
 """Every shipped recipe is read, and its model built on the meta device."""
 
+import contextlib
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import FullyShardedDataParallelPlugin
+from tokenizers import Tokenizer, models
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from focallm.data import mixing
 from focallm.lm import training as lm_training
-from focallm.tokenizer import FocalCodecConfig, FocalCodecModel
+from focallm.lm.features import SpeechLMForConditionalGeneration
+from focallm.lm.parameters import count_trainable
+from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
 from focallm.tokenizer import training as codec_training
+from focallm.tokenizer.training.teacher import Teacher
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
-@pytest.mark.parametrize("path", sorted((CONFIGS / "codec").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((CONFIGS / "codec").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_codec_recipe(path):
     recipe = codec_training.read_recipe(path)
     with torch.device("meta"):
+        if recipe.stage == "teacher":
+            Teacher.from_config(recipe.teacher_model)
+            return
         model = FocalCodecModel(FocalCodecConfig(**recipe.model))
-    assert model.num_parameters() * 2 <= 16e6  # bytes in half precision: what the package may ship
+    if path.stem.startswith("focalcodec"):
+        assert model.num_parameters() == 142_126_257  # as released
+    elif not path.stem.startswith("stream"):
+        assert model.num_parameters() * 2 <= 16e6  # bytes in half precision: what the package may ship
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "codec/ablation").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_row_of_the_ablation_changes_one_line(path):
+    base, row = (_lines(CONFIGS / "codec/ablation" / name) for name in ("focal.yaml", path.name))
+    assert sum(a != b for a, b in zip(base, row, strict=True)) == (path.stem not in ("focal", "vocos"))
+
+
+def _lines(path):
+    """Those of the model that a codec recipe names."""
+    return path.read_text().split("\nmodel:\n")[1].split("\nsteps:")[0].splitlines()
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "lm").glob("*.yaml")), ids=lambda path: path.stem)
-def test_lm_recipe(path, tmp_path):
-    from transformers import TrainingArguments
-
+def test_lm_recipe(path, tmp_path, codec):
     recipe = lm_training.read_recipe(path)
-    TrainingArguments(output_dir=str(tmp_path), **recipe.trainer)
+    if recipe.base:
+        recipe = dataclasses.replace(recipe, base=str(_tiny_qwen(tmp_path / "base")))
+    lm_training.training_arguments(recipe, tmp_path / "run")
+    texts = ["a recipe is built from what a corpus says", "its words are cut into pieces"] * 50
+    feature_size = 20 if "features" in path.read_text() else None
+    with _on_meta(large="hidden_size" in path.read_text()):
+        lm = lm_training.build(recipe, AudioTokenizer(codec("mel")), texts, feature_size)
+    assert lm.vocabulary.audio_vocab_size == 8192
+    trained = count_trainable(lm.model, lm.vocabulary)
+    assert (trained["adapters"] > 0) == bool(recipe.lora)
+    assert (trained["projector"] > 0) == bool(feature_size)
+
+
+@contextlib.contextmanager
+def _on_meta(large):
+    with torch.device("meta") if large else contextlib.nullcontext():
+        yield
+
+
+def _tiny_qwen(folder):
+    """A base of the kind that the recipe names; it reads one word."""
+    backend = Tokenizer(models.WordLevel({"[unk]": 0, "a": 1}, unk_token="[unk]"))
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[unk]").save_pretrained(folder)
+    config = Qwen2Config(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_fsdp_wraps_the_decoder_layers_of_any_base(path):
+    config = load_config_from_file(str(path))
+    assert str(config.distributed_type).endswith("FSDP")
+    options = {key.removeprefix("fsdp_"): value for key, value in config.fsdp_config.items()}
+    options["fsdp_version"] = options.pop("version")
+    sizes = {"vocab_size": 8, "hidden_size": 4, "intermediate_size": 4, "num_attention_heads": 1}
+    for kind in (LlamaConfig, Qwen2Config):
+        plain = AutoModelForCausalLM.from_config(kind(**sizes, num_key_value_heads=1, num_hidden_layers=1))
+        layer = type(plain.model.layers[0])
+        for model in (plain, SpeechLMForConditionalGeneration.wrap(plain, 3, 1)):
+            plugin = FullyShardedDataParallelPlugin(**options)
+            plugin.set_auto_wrap_policy(model)
+            assert plugin.auto_wrap_policy.keywords["transformer_layer_cls"] == {layer}
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "mix").glob("*.yaml")), ids=lambda path: path.stem)
+def test_mixing_recipe(path):
+    assert mixing.read_recipe(path).room_probability == 0  # it works without the extra
 
 
 def test_every_config_has_a_test():
-    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} == {"codec", "lm"}
+    assert {path.relative_to(CONFIGS).parts[0] for path in CONFIGS.rglob("*.yaml")} == {
+        "codec",
+        "lm",
+        "mix",
+        "accelerate",
+    }

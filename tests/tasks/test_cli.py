@@ -4,8 +4,10 @@ import sys
 import numpy as np
 import pytest
 
+from focallm.lm import SpeechLM
 from focallm.tasks import cli
 from focallm.tasks.demo import SAMPLE
+from focallm.tasks.files import describe_model
 from focallm.tokenizer import read_audio, write_audio
 
 
@@ -46,7 +48,7 @@ def test_encode_and_decode_keep_the_length(monkeypatch, capsys, tmp_path):
 
 def test_info_describes_the_language_model_and_the_codec(monkeypatch, capsys):
     said = run(monkeypatch, capsys, "info", "mini")
-    assert "task tts" in said
+    assert "parameters, tts" in said
     assert "50 frames/s" in said
 
 
@@ -103,7 +105,7 @@ def bad(tmp_path):
         (["speak", "Hi.", "--out", "a.mp4"], "mp4"),
         (["speak", "Hi.", "--temperature", "-1"], "temperature >= 0"),
         (["evaluate", "sing", "folder"], "codec and tts can be evaluated"),
-        (["benchmark", "lm"], "only codec"),
+        (["benchmark", "packing"], "packing needs --store"),
         (["info", "./nowhere"], "nowhere"),
     ],
 )
@@ -117,3 +119,12 @@ def test_a_mistake_is_one_sentence_and_leaves_no_file(arguments, message, bad, m
     assert message in said
     assert "\n" not in said
     assert sorted(bad.rglob("*")) == before
+
+
+def test_info_asks_the_hub_whether_it_is_a_language_model(monkeypatch):
+    asked = []
+    monkeypatch.setattr("focallm.lm.loading.cached_file", lambda *words, **_: asked.append(words) or "there")
+    mini = SpeechLM.from_pretrained("mini")
+    monkeypatch.setattr(SpeechLM, "from_pretrained", lambda source: mini)
+    assert "language model" in describe_model("owner/name")
+    assert asked == [("owner/name", "speech_lm.json")]

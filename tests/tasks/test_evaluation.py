@@ -5,6 +5,7 @@ import pytest
 
 from focallm.data.corpora import read_corpus
 from focallm.tasks import evaluation
+from focallm.tasks.word_errors import word_counter
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 
@@ -63,3 +64,12 @@ def test_the_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "faster_whisper", None)
     with pytest.raises(ImportError, match=r"pip install 'focallm\[eval\]'"):
         evaluation.load_recogniser("anywhere")
+
+
+def test_wrong_words_need_the_extra_and_the_error_says_so(monkeypatch):
+    count = word_counter()
+    assert count("The cat sat down.", "the cat set") == (2, 4)
+    assert count("", "") == (1, 1)
+    monkeypatch.setitem(__import__("sys").modules, "jiwer", None)
+    with pytest.raises(ImportError, match=r"pip install 'focallm\[eval\]'"):
+        word_counter()

@@ -1,34 +1,17 @@
 import dataclasses
-from types import SimpleNamespace
+import re
 
 import numpy as np
 import pytest
-import torch
 
-from focallm.lm import Generation, LengthWindow, SpeechLM, Vocabulary
 from focallm.tasks import speak
-from focallm.tokenizer import AudioTokenizer, read_audio
+from focallm.tasks.templates import TEMPLATES
+from focallm.tokenizer import read_audio
 
 
 @pytest.fixture
-def lm(codec) -> SpeechLM:
-    """A random LM on a random codec, with two voices and the pace 0.1 s per character."""
-    audio_tokenizer = AudioTokenizer(codec("tiny_50hz"))
-    torch.manual_seed(0)
-    lm = SpeechLM.from_config("tiny", audio_tokenizer, Vocabulary.characters(["ann bob"], audio_tokenizer.vocab_size))
-    lm.info = dataclasses.replace(lm.info, length_window=LengthWindow(0.1, 0.1), voices=("ann", "bob"))
-    return lm
-
-
-class Scripted:
-    """Stands for the LM's generate: gives the scripted stop reasons in turn and records what it was asked."""
-
-    def __init__(self, *reasons: str) -> None:
-        self.reasons, self.calls = list(reasons), []
-
-    def __call__(self, prompt, length, sampling, seed):
-        self.calls.append(SimpleNamespace(prompt=prompt, length=length, seed=seed))
-        return Generation(torch.arange(10), self.reasons.pop(0))
+def lm(speech_lm):
+    return speech_lm("tts", "zero-shot")
 
 
 def test_even_an_untrained_model_gives_finite_sound_within_the_window(lm, tmp_path):
@@ -46,31 +29,65 @@ def test_the_same_seed_says_the_same(lm):
     assert not np.array_equal(speak("hi", lm, seed=3).audio, speak("hi", lm, seed=4).audio)
 
 
-def test_a_reading_without_end_is_tried_again_with_another_seed(lm, monkeypatch):
-    script = Scripted("length", "end")
-    monkeypatch.setattr(lm, "generate", script)
+def test_a_reading_without_end_is_tried_again_with_another_seed(lm, write):
+    writer = write(lm, "length", "end")
     result = speak("hi", lm, seed=7)
     assert result.stop_reason == "end"
     assert result.stats["attempts"] == 2
-    assert script.calls[0].seed != script.calls[1].seed
+    assert [call.seeds for call in writer.calls] == [[7], [7 + (1 << 20)]]
 
 
-def test_when_no_attempt_ends_the_result_says_so(lm, monkeypatch):
-    monkeypatch.setattr(lm, "generate", Scripted("length", "length", "length"))
+def test_only_the_readings_without_end_are_tried_again(lm, write):
+    writer = write(lm, "end", "length", "end", "length", "length")
+    results = speak(["hi", "ho", "hum"], lm)
+    assert [result.stop_reason for result in results] == ["end", "length", "end"]
+    assert [result.stats["attempts"] for result in results] == [1, 3, 1]
+    assert [len(call.prompts) for call in writer.calls] == [3, 1, 1]
+
+
+def test_when_no_attempt_ends_the_one_that_repeats_itself_least_is_given(lm, write):
+    writer = write(lm, "length", "length", "length")
+    original, spans = writer.write, iter([3, 10, 5])
+
+    def repeat(prompt, seed):
+        generation, different = original(prompt, seed), next(spans)
+        generation.codes = generation.codes[:different].repeat(30)
+        return generation
+
+    writer.write = repeat
     result = speak("hi", lm)
     assert result.stop_reason == "length"
     assert result.stats["attempts"] == 3
-    assert len(result.audio) > 0
+    assert result.stats["tokens"] == 300
+    assert len(result.audio) == 300 * 320
 
 
-def test_the_voice_and_the_text_are_in_the_prompt(lm, monkeypatch):
-    script = Scripted("end", "end")
-    monkeypatch.setattr(lm, "generate", script)
+def test_the_voice_and_the_text_are_in_the_prompt(lm, write):
+    writer = write(lm)
     assert speak("hi", lm, voice="bob").stats["voice"] == "bob"
     assert speak("hi", lm).stats["voice"] == "ann"
-    bob, ann = (lm.vocabulary.tokenizer.decode(call.prompt) for call in script.calls)
+    bob, ann = (lm.vocabulary.tokenizer.decode(call.prompts[0].ids) for call in writer.calls)
     assert bob == "<|voice|>bob<|text|>hi<|speech|>"
     assert ann == "<|voice|>ann<|text|>hi<|speech|>"
+
+
+def test_the_voice_of_a_recording(lm, write):
+    writer = write(lm)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(3200)
+    assert (
+        speak("hi", lm, reference=noise, reference_text="ha", sampling_rate=16000).stats["voice"] == "of the reference"
+    )
+    said = lm.vocabulary.tokenizer.decode(writer.calls[0].prompts[0].ids)
+    assert re.fullmatch(r"<\|reference\|>ha<\|reference\|>(<\|audio_\d+\|>){9}<\|text\|>hi<\|speech\|>", said)
+    assert len(speak("hi", lm, reference=noise, reference_text="ha", sampling_rate=16000).audio) > 0
+
+
+def test_a_list_of_texts_gives_each_what_it_gives_alone(lm):
+    texts = ["hello there", "hi", "a longer text than the others"]
+    for result, text in zip(speak(texts, lm, seed=5), texts, strict=True):
+        alone = speak(text, lm, seed=5)
+        assert result.stats["tokens"] == alone.stats["tokens"]
+        np.testing.assert_allclose(result.audio, alone.audio, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +95,11 @@ def test_the_voice_and_the_text_are_in_the_prompt(lm, monkeypatch):
     [
         ({"text": "  "}, "text is empty"),
         ({"text": "hi", "voice": "eve"}, "no voice is called 'eve': this model knows ann, bob"),
-        ({"text": "hi " * 2000}, "positions: split the text"),
+        ({"text": "hi " * 2000}, "positions"),
+        ({"text": ["hi", ""]}, "text is empty"),
+        ({"text": "hi", "reference": [0.1] * 900}, "needs reference_text"),
+        ({"text": "hi", "reference": [0.1] * 900, "reference_text": "a", "voice": "bob"}, "excludes a named voice"),
+        ({"text": "hi", "reference": [0.1] * 900, "reference_text": "a"}, "does not know its rate"),
     ],
 )
 def test_what_cannot_be_said_is_one_sentence(lm, arguments, message):
@@ -87,8 +108,8 @@ def test_what_cannot_be_said_is_one_sentence(lm, arguments, message):
 
 
 def test_a_model_of_another_task_is_refused(lm):
-    lm.info = dataclasses.replace(lm.info, task="enhancement")
-    with pytest.raises(ValueError, match="trained for 'enhancement', not for tts"):
+    lm.info = dataclasses.replace(lm.info, templates=(TEMPLATES["se"],))
+    with pytest.raises(ValueError, match="trained for se, not for tts"):
         speak("hi", lm)
 
 

@@ -1,0 +1,76 @@
+"""Small speech LMs for every task, and a writer that stands for their `generate`."""
+
+import copy
+import dataclasses
+import functools
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from focallm.lm import LengthWindow, SpeechLM, Vocabulary
+from focallm.tasks.templates import TEMPLATES
+from focallm.tokenizer import AudioTokenizer
+
+
+@pytest.fixture(scope="session")
+def speech_lm(codec):
+    """`speech_lm("tts", "se", codec="tiny_25hz")`: random, with two voices and the pace 0.03 s per character."""
+
+    @functools.cache
+    def build(*tasks: str, codec_name: str = "tiny_50hz", **config: int) -> SpeechLM:
+        audio_tokenizer = AudioTokenizer(codec(codec_name))
+        torch.manual_seed(0)
+        vocabulary = Vocabulary.characters(["ann bob"], audio_tokenizer.vocab_size)
+        size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
+        templates = tuple(TEMPLATES[task] for task in tasks)
+        width = None
+        if any(template.uses_features for template in templates):
+            width = audio_tokenizer.codec.config.encoder_config.dim
+        lm = SpeechLM.from_config({**size, **config}, audio_tokenizer, vocabulary, feature_size=width)
+        window = LengthWindow(0.03, 0.03)
+        lm.info = dataclasses.replace(lm.info, templates=templates, length_window=window, voices=("ann", "bob"))
+        return lm
+
+    return lambda *tasks, **options: copy.copy(build(*tasks, **options))  # a test may change its own
+
+
+class Writer:
+    """Stands for an LM's `generate`: writes random codes as long as allowed, and records what it was asked.
+
+    Args:
+        reasons: the stop reasons to give, in turn; "end" when they are used up.
+        text: what it writes where text is asked for.
+    """
+
+    def __init__(self, lm: SpeechLM, *reasons: str, text: str = "") -> None:
+        self.reasons, self.calls = list(reasons), []
+        self.size, self.text = lm.audio_tokenizer.vocab_size, lm.vocabulary.text_ids(text)
+
+    def __call__(self, prompts, length=None, sampling=None, seed=0):
+        self.calls.append(SimpleNamespace(prompts=prompts, sampling=sampling, seeds=seed))
+        return [self.write(prompt, one) for prompt, one in zip(prompts, seed, strict=True)]
+
+    def write(self, prompt, seed):
+        generator = torch.Generator().manual_seed(seed)
+        spans = tuple(
+            torch.randint(self.size, (phase.most,), generator=generator)
+            if phase.kind == "codes"
+            else torch.tensor(self.text, dtype=torch.long)
+            for phase in prompt.phases
+        )
+        fixed = all(phase.fewest == phase.most for phase in prompt.phases)
+        reason = "constraint" if fixed else self.reasons.pop(0) if self.reasons else "end"
+        return SimpleNamespace(spans=spans, codes=spans[0], stop_reason=reason)
+
+
+@pytest.fixture
+def write(monkeypatch):
+    """`write(lm, "length", "end")` replaces the `generate` of an LM by a `Writer`, and gives it."""
+
+    def replace(lm: SpeechLM, *reasons: str, text: str = "") -> Writer:
+        writer = Writer(lm, *reasons, text=text)
+        monkeypatch.setattr(lm, "generate", writer)
+        return writer
+
+    return replace

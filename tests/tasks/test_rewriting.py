@@ -1,0 +1,163 @@
+"""Enhancement, separation and conversion: exactly as long as what went in, whatever that is."""
+
+import numpy as np
+import pytest
+import torch
+
+from focallm.tasks import convert, enhance, inputs, separate
+from focallm.tasks.inputs import as_given
+from focallm.tasks.templates import TEMPLATES
+from focallm.tokenizer import AudioTokenizer, write_audio
+
+SIZES = [(16000, 1), (16000, 3333), (8000, 1234), (44100, 9999), (22050, 320)]  # rate, samples
+
+
+def noise(samples: int) -> np.ndarray:
+    return (0.1 * np.random.default_rng(samples).standard_normal(samples)).astype(np.float32)
+
+
+def at_the_codec(rate: int, samples: int) -> int:
+    return max(1, round(samples * 16000 / rate))
+
+
+@pytest.mark.parametrize(("rate", "samples"), SIZES)
+@pytest.mark.parametrize("task", ["se", "se-features"])
+def test_enhanced_speech_lasts_exactly_as_long(speech_lm, task, rate, samples):
+    result = enhance(noise(samples), speech_lm(task), sampling_rate=rate)
+    assert result.audio.shape == (at_the_codec(rate, samples),)
+    assert result.audio.dtype == np.float32
+    assert np.isfinite(result.audio).all()
+    assert result.stop_reason == "constraint"
+    assert 1 <= result.stats["tokens"] <= -(-len(result.audio) // 320)
+    assert result.stats["real_time_factor"] > 0
+
+
+@pytest.mark.parametrize(("rate", "samples"), SIZES)
+@pytest.mark.parametrize(("task", "talkers"), [("ss", 2), ("ss-features", 3)])
+def test_separated_talkers_last_exactly_as_long(speech_lm, task, talkers, rate, samples):
+    result = separate(noise(samples), speech_lm(task), talkers, sampling_rate=rate)
+    assert result.audio.shape == (talkers, at_the_codec(rate, samples))
+    assert np.isfinite(result.audio).all()
+
+
+@pytest.mark.parametrize(("rate", "samples"), SIZES)
+@pytest.mark.parametrize("task", ["vc", "tts"])
+def test_converted_speech_lasts_exactly_as_long(speech_lm, task, rate, samples):
+    result = convert(noise(samples), noise(5000), speech_lm(task), sampling_rate=rate)
+    assert result.audio.shape == (at_the_codec(rate, samples),)
+    assert result.stats["method"] == {"vc": "lm", "tts": "knn"}[task]
+    assert np.isfinite(result.audio).all()
+
+
+@pytest.mark.parametrize("codec_name", ["tiny_12_5hz", "tiny_50hz_causal"])
+def test_other_rates_of_tokens_and_of_sound(speech_lm, codec_name):
+    """12.5 tokens a second with features at 50; and 24 kHz out, where the codec has it."""
+    for task in ("se", "se-features") if codec_name == "tiny_12_5hz" else ("se",):
+        lm = speech_lm(task, codec_name=codec_name)
+        result = enhance(noise(7777), lm, sampling_rate=16000)
+        assert result.sampling_rate == lm.audio_tokenizer.output_sampling_rate
+        assert len(result.audio) == 7777 * result.sampling_rate // 16000
+
+
+def test_every_kind_of_input_is_the_same_recording(speech_lm, tmp_path):
+    lm, wave = speech_lm("se"), np.round(noise(3000) * 2**15) / 2**15
+    write_audio(tmp_path / "a.wav", wave, 16000)
+    whole = enhance(tmp_path / "a.wav", lm).audio
+    for same in (wave, torch.from_numpy(wave), wave.tolist()):
+        assert np.array_equal(enhance(same, lm, sampling_rate=16000).audio, whole)
+    for same in ({"array": wave, "sampling_rate": 16000}, str(tmp_path / "a.wav")):
+        assert np.array_equal(enhance(same, lm).audio, whole)
+
+
+@pytest.mark.parametrize("task", ["se", "se-features"])
+def test_a_list_gives_each_what_it_gives_alone(speech_lm, task):
+    lm, waves = speech_lm(task), [noise(3000), np.zeros(700, np.float32), noise(5001)]
+    for result, wave in zip(enhance(waves, lm, sampling_rate=16000), waves, strict=True):
+        assert len(result.audio) == len(wave)
+        np.testing.assert_allclose(result.audio, enhance(wave, lm, sampling_rate=16000).audio, atol=1e-4)
+
+
+def test_a_list_of_mixtures(speech_lm):
+    lm, waves = speech_lm("ss"), [noise(3000), noise(5001)]
+    for result, wave in zip(separate(waves, lm, sampling_rate=[16000, 16000]), waves, strict=True):
+        assert result.audio.shape == (2, len(wave))
+        np.testing.assert_allclose(result.audio, separate(wave, lm, sampling_rate=16000).audio, atol=1e-4)
+
+
+@pytest.mark.parametrize("task", ["se", "se-features", "ss"])
+def test_long_recordings_go_through_in_windows_that_begin_with_what_was_written(speech_lm, write, task):
+    lm, wave = speech_lm(task), noise(23 * 16000 + 5)  # 1149 tokens, windows of 500 that begin with 100
+    writer = write(lm)
+    result = (separate if task == "ss" else enhance)([wave, noise(200)], lm, sampling_rate=16000)[0]
+    assert result.audio.shape[-1] == len(wave)
+    assert [len(call.prompts) for call in writer.calls] == [2, 1, 1]
+    first, second, third = (call.prompts[0] for call in writer.calls)
+    assert [p.phases[0].most for p in (first, second, third)] == [500, 400, 249]
+    assert [p.phases[-1].most for p in (first, second, third)] == ([500, 500, 349] if task == "ss" else [500, 400, 249])
+    begun = lm.vocabulary.codes(second.ids[-100:])
+    assert begun == lm.vocabulary.codes(lm.vocabulary.audio_ids(writer.write(first, 0).spans[0][-100:]))
+    if task == "se-features":
+        features = lm.audio_tokenizer.codec.extract_features(torch.from_numpy(wave)[None])[0]
+        assert torch.equal(torch.cat([first.features, second.features[100:], third.features[100:]]), features)
+
+
+def test_a_model_with_few_positions_takes_smaller_windows(speech_lm):
+    lm, wave = speech_lm("se", max_position_embeddings=64), noise(60 * 320)
+    assert len(enhance(wave, lm, sampling_rate=16000).audio) == len(wave)
+    with pytest.raises(ValueError, match="hold too little"):
+        convert(wave, wave, speech_lm("vc", max_position_embeddings=64), sampling_rate=16000)
+
+
+def test_the_voice_of_the_reference_reaches_both_methods(speech_lm, write):
+    lm, wave = speech_lm("vc"), noise(3000)
+    writer = write(lm)
+    convert(wave, [noise(640), noise(960)], lm, sampling_rate=16000)  # two recordings of it
+    said = lm.vocabulary.tokenizer.decode(writer.calls[0].prompts[0].ids)
+    assert said.split("<|reference|>")[1].count("<|audio_") == 4
+    a, b = (convert(wave, noise(n), lm, method="knn", sampling_rate=16000).audio for n in (4000, 5000))
+    assert not np.array_equal(a, b)
+
+
+def test_the_weights_in_the_package_convert(tmp_path):
+    assert len(convert(noise(8001), noise(16000), sampling_rate=16000).audio) == 8001
+
+
+def test_what_is_given_is_the_separated_talkers_in_files(speech_lm, tmp_path):
+    result = separate(noise(3000), speech_lm("ss"), sampling_rate=16000)
+    assert result.save(tmp_path / "new" / "a.wav") == [tmp_path / "new" / "a_1.wav", tmp_path / "new" / "a_2.wav"]
+    assert len(list((tmp_path / "new").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda lm: enhance(noise(9), lm),
+            "recording 0 is a ndarray, which does not know its rate: give sampling_rate",
+        ),
+        (lambda lm: enhance([], lm), "at least one recording"),
+        (lambda lm: enhance([noise(9)], lm, sampling_rate=[1, 2]), "1 recordings and 2 rates"),
+        (lambda lm: enhance(np.zeros(0), lm, sampling_rate=16000), "empty"),
+        (lambda lm: enhance([0.1, float("nan")], lm, sampling_rate=16000), "NaN"),
+        (lambda lm: separate(noise(9), lm, sampling_rate=16000), "trained for se, not for ss-features or ss"),
+        (lambda lm: separate(noise(9), lm, 1, sampling_rate=16000), "at least 2 talkers"),
+        (lambda lm: convert(noise(9), noise(9), lm, "lm", sampling_rate=16000), "not for vc"),
+        (lambda lm: convert(noise(9), noise(9), lm, "knn", sampling_rate=16000), "topk"),
+        (lambda lm: convert(noise(9), noise(9), lm, "sing", sampling_rate=16000), "method is 'lm' or 'knn'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(speech_lm, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(speech_lm("se"))
+
+
+@pytest.mark.parametrize("codec_name", ["tiny_50hz", "tiny_12_5hz", "mel"])
+@pytest.mark.parametrize("samples", [3 * 16000, 3 * 16000 + 1, 4 * 16000 + 399])
+def test_features_of_very_long_recordings_are_as_many_as_in_one_pass(codec, codec_name, samples, monkeypatch):
+    tokenizer, wave = AudioTokenizer(codec(codec_name)), torch.from_numpy(noise(samples))
+    (whole,) = as_given(TEMPLATES["se-features"], tokenizer, [wave])
+    monkeypatch.setattr(inputs, "MAX_WHOLE_S", 1.0)
+    (pieces,) = as_given(TEMPLATES["se-features"], tokenizer, [wave])
+    assert pieces["noisy_features"].shape == whole["noisy_features"].shape
+    if codec_name == "mel":  # WavLM's attention sees the whole piece
+        torch.testing.assert_close(pieces["noisy_features"], whole["noisy_features"], atol=1e-4, rtol=0)

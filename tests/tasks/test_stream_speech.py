@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+
+from focallm.tasks import speak, stream_speech
+
+
+def test_the_pieces_of_a_causal_codec_are_what_speak_gives(speech_lm, monkeypatch):
+    monkeypatch.setattr("focallm.tasks.tts.RETRIES", 0)
+    lm = speech_lm("tts", codec_name="tiny_50hz_causal")
+    stream, whole = stream_speech("hello there", lm, seed=2), speak("hello there", lm, seed=2)
+    pieces = list(stream)
+    assert len(pieces) > 2
+    np.testing.assert_allclose(np.concatenate(pieces), whole.audio, atol=1e-4)
+    assert np.array_equal(stream.result.audio, np.concatenate(pieces))
+    assert stream.result.stop_reason == whole.stop_reason
+    assert stream.result.stats["tokens"] == whole.stats["tokens"]
+
+
+def test_another_codec_gives_as_much_and_the_first_piece_early(speech_lm, monkeypatch):
+    monkeypatch.setattr("focallm.tasks.tts.RETRIES", 0)
+    lm = speech_lm("tts", "zero-shot")
+    stream = stream_speech("hello there", lm, seed=2)
+    pieces = list(stream)
+    assert len(pieces) > 2
+    assert len(np.concatenate(pieces)) == len(speak("hello there", lm, seed=2).audio)
+    stats = stream.result.stats
+    assert 0 < stats["time_to_first_audio_s"] < stats["elapsed_s"]
+    assert np.array_equal(np.concatenate(list(stream)), np.concatenate(pieces))  # again the same
+    reference = {"reference": [0.1, 0.0] * 900, "reference_text": "a", "sampling_rate": 16000}
+    assert sum(len(piece) for piece in stream_speech("hi", lm, **reference)) > 0
+
+
+def test_what_cannot_be_streamed_is_one_sentence(speech_lm):
+    lm = speech_lm("tts")
+    with pytest.raises(ValueError, match="text is empty"):
+        stream_speech(" ", lm)
+    with pytest.raises(ValueError, match="chunk_s"):
+        stream_speech("hi", lm, chunk_s=0)
+    with pytest.raises(ValueError, match="iterate over it to the end"):
+        _ = stream_speech("hi", lm).result
