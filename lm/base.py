@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
+from .alignment import RESTARTS
 from .features import SpeechLMForConditionalGeneration
 from .vocabulary import Vocabulary
 
@@ -59,7 +60,13 @@ def fit(
     name_special_ids(model, vocabulary)
     if feature_size is None or isinstance(model, SpeechLMForConditionalGeneration):
         return model
-    return SpeechLMForConditionalGeneration.wrap(model, feature_size, vocabulary.control("feature"))
+    return with_projector(model, vocabulary, feature_size)
+
+
+def with_projector(model: PreTrainedModel, vocabulary: Vocabulary, feature_size: int) -> PreTrainedModel:
+    """A causal LM that also reads features, and writes alongside them."""
+    restart_ids = [vocabulary.control(name) for name in RESTARTS]
+    return SpeechLMForConditionalGeneration.wrap(model, feature_size, vocabulary.control("feature"), restart_ids)
 
 
 def name_special_ids(model: PreTrainedModel, vocabulary: Vocabulary) -> None:

@@ -15,18 +15,39 @@ _STATIC_ROPES = ("default", "linear", "llama3", "yarn")  # tables that do not de
 _ROOM = 1024  # places that the cache grows by
 
 
-def decoder(model: PreTrainedModel, embeddings: Tensor, mask: Tensor, longest: int) -> "LlamaDecoder | CausalDecoder":
+@dataclass(frozen=True)
+class Reading:
+    """Prompts of a batch, padded on the left.
+
+    Args:
+        embeddings: (B, L, H).
+        mask: (B, L) int64, 0 at padding.
+        positions: (B, L) int64.
+        restart_ids: ids whose position is 0 when they are written.
+    """
+
+    embeddings: Tensor
+    mask: Tensor
+    positions: Tensor
+    restart_ids: frozenset[int] = frozenset()
+
+    def after(self, position: Tensor, ids: Sequence[int]) -> Tensor:
+        """(B,) positions of the ids that were written, of which `position` are those that would come next."""
+        if self.restart_ids.isdisjoint(ids):
+            return position
+        restarts = torch.tensor([i in self.restart_ids for i in ids], device=position.device)
+        return position.masked_fill(restarts, 0)
+
+
+def decoder(model: PreTrainedModel, prompts: Reading, longest: int) -> "LlamaDecoder | CausalDecoder":
     """Read the prompts, and stand ready for the first id.
 
     Args:
         model: a causal LM.
-        embeddings: (B, L, H), padded on the left.
-        mask: (B, L) int64, 0 at padding.
+        prompts: of the whole batch.
         longest: ids that will be written at most.
     """
-    if is_llama_shaped(model):
-        return LlamaDecoder(model, embeddings, mask, longest)
-    return CausalDecoder(model, embeddings, mask)
+    return LlamaDecoder(model, prompts, longest) if is_llama_shaped(model) else CausalDecoder(model, prompts)
 
 
 def is_llama_shaped(model: PreTrainedModel) -> bool:
@@ -48,17 +69,19 @@ def is_llama_shaped(model: PreTrainedModel) -> bool:
 class CausalDecoder:
     """Any causal LM of transformers, with the cache that it makes itself."""
 
-    def __init__(self, model: PreTrainedModel, embeddings: Tensor, mask: Tensor) -> None:
-        self._model, self._mask = model, mask
+    def __init__(self, model: PreTrainedModel, prompts: Reading) -> None:
+        self._model, self._prompts, self._mask = model, prompts, prompts.mask
         self._cache: Any = None
         self._known = inspect.signature(model.forward).parameters
-        self._run((mask.cumsum(-1) - 1).clamp(min=0), inputs_embeds=embeddings)
+        self._run(prompts.positions, inputs_embeds=prompts.embeddings)
+        self._position = prompts.positions[:, -1] + 1  # (B,), of the next id
 
     def step(self, ids: Sequence[int]) -> None:
         """Read the id that each row wrote."""
-        position = self._mask.sum(-1, keepdim=True)
-        self._mask = torch.cat([self._mask, torch.ones_like(position)], dim=-1)
-        self._run(position, input_ids=torch.tensor(ids, device=self._mask.device)[:, None])
+        position = self._prompts.after(self._position, ids)
+        self._mask = F.pad(self._mask, (0, 1), value=1)
+        self._run(position[:, None], input_ids=torch.tensor(ids, device=self._mask.device)[:, None])
+        self._position = position + 1
 
     def scores(self, rows: Sequence[int], first: int, last: int) -> Tensor:
         """(len(rows), last - first): logits of the ids from `first` to `last`, not included."""
@@ -67,7 +90,7 @@ class CausalDecoder:
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only."""
         index = torch.tensor(rows, device=self._mask.device)
-        self._mask = self._mask[index]
+        self._mask, self._position = self._mask[index], self._position[index]
         self._cache.batch_select_indices(index)
 
     def _run(self, positions: Tensor, **inputs: Tensor) -> None:
@@ -108,21 +131,23 @@ class LlamaDecoder:
     captured or compiled there: no GPU was at hand to test it).
     """
 
-    def __init__(self, model: PreTrainedModel, embeddings: Tensor, mask: Tensor, longest: int) -> None:
+    def __init__(self, model: PreTrainedModel, prompts: Reading, longest: int) -> None:
         body: Any = model.model
+        self._prompts, mask = prompts, prompts.mask
         self._embedding, self._head = body.embed_tokens.weight, model.lm_head
         self._norm, self._eps = body.norm.weight, body.norm.variance_epsilon
         self._layers = [_layer(layer) for layer in body.layers]
         self._columns: dict[tuple[int, int], Tensor] = {}
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        output = body(inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=True)
+        output = body(
+            inputs_embeds=prompts.embeddings, attention_mask=mask, position_ids=prompts.positions, use_cache=True
+        )
         self._hidden = output.last_hidden_state[:, -1]  # (B, H)
-        self._length, self._position = mask.shape[1], mask.sum(-1)
+        self._length, self._position = mask.shape[1], prompts.positions[:, -1] + 1
         read = torch.stack([torch.stack([layer.keys, layer.values]) for layer in output.past_key_values.layers])
         self._cache = _grown(read, min(longest, _ROOM))  # (layers, 2, B, key heads, places, d)
         self._mask = None if mask.all() else _grown(mask.bool()[:, None, None, :, None], longest, True)[..., 0]
         places = torch.arange(mask.shape[1] + longest, device=mask.device)
-        cos, sin = body.rotary_emb(embeddings, places[None])
+        cos, sin = body.rotary_emb(prompts.embeddings, places[None])
         self._rotations = torch.stack([cos[0], sin[0]], dim=1)[:, :, None]  # (places, 2, 1, d)
         self._rotations[:, 1, :, : cos.shape[-1] // 2] *= -1  # so that rotating is rolling by half a head
 
@@ -132,14 +157,15 @@ class LlamaDecoder:
         if self._length == self._cache.shape[-2]:
             self._cache = _grown(self._cache, _ROOM)
         x = F.embedding(torch.tensor(ids, device=self._embedding.device), self._embedding)
-        cos, sin = self._rotations[self._position].unbind(1)
+        position = self._prompts.after(self._position, ids)
+        cos, sin = self._rotations[position].unbind(1)
         for layer, cache in zip(self._layers, self._cache, strict=True):
             x = self._attend(x, layer, cache, cos, sin)
             h = F.rms_norm(x, x.shape[1:], layer.mlp_norm, self._eps)
             gate, up = _times(h, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
             x = x + _times(F.silu(gate) * up, layer.down, layer.down_bias)
         self._hidden = F.rms_norm(x, x.shape[1:], self._norm, self._eps)
-        self._length, self._position = self._length + 1, self._position + 1
+        self._length, self._position = self._length + 1, position + 1
 
     def _attend(self, x: Tensor, layer: _Layer, cache: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """(B, H) -> (B, H); the heads that share a key are the queries of one attention."""

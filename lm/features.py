@@ -1,14 +1,17 @@
 """A causal LM that also reads continuous features. B batch, L length in ids, M features of a batch, D their width."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..tokenizer import AudioTokenizer, FocalCodecConfig
+from .alignment import aligned_positions, places
 
 
 class SpeechLMConfig(PreTrainedConfig):
@@ -18,6 +21,7 @@ class SpeechLMConfig(PreTrainedConfig):
         text_config: of the causal LM inside, of any type that `AutoModelForCausalLM` knows.
         feature_size: width D of the features.
         feature_token_id: the id that holds the place of one feature.
+        restart_ids: ids at which positions begin again, see `alignment`.
     """
 
     model_type = "focallm_speech_lm"
@@ -26,6 +30,7 @@ class SpeechLMConfig(PreTrainedConfig):
     text_config: dict[str, Any] | PreTrainedConfig | None = None
     feature_size: int = 1024
     feature_token_id: int = 0
+    restart_ids: Sequence[int] = ()
 
     def __post_init__(self, **kwargs: Any) -> None:
         if not isinstance(self.text_config, PreTrainedConfig):
@@ -67,10 +72,16 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     @classmethod
-    def wrap(cls, causal: PreTrainedModel, feature_size: int, feature_token_id: int) -> PreTrainedModel:
+    def wrap(
+        cls, causal: PreTrainedModel, feature_size: int, feature_token_id: int, restart_ids: Sequence[int] = ()
+    ) -> PreTrainedModel:
         """Put a fresh projector in front of a causal LM, whose weights are kept."""
         config = SpeechLMConfig(
-            text_config=causal.config, feature_size=feature_size, feature_token_id=feature_token_id, dtype=causal.dtype
+            text_config=causal.config,
+            feature_size=feature_size,
+            feature_token_id=feature_token_id,
+            restart_ids=list(restart_ids),
+            dtype=causal.dtype,
         )
         with torch.device("meta"):
             model = cls(config)
@@ -91,10 +102,17 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """As the causal LM inside; features (M, D) are those of the whole batch, row after row."""
+        """As the causal LM inside; features (M, D) are those of the whole batch, row after row.
+
+        Without an attention mask, `position_ids` are the places of ids in the examples that a row holds.
+        """
         if inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = embed(self, input_ids, features)
+            if self.config.restart_ids and (position_ids is None or attention_mask is None):
+                attention_mask, position_ids = self._place(
+                    input_ids, inputs_embeds, attention_mask, position_ids, kwargs.get("past_key_values")
+                )
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -103,9 +121,33 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             **kwargs,
         )
 
+    def _place(
+        self, ids: Tensor, embeddings: Tensor, mask: Tensor | None, order: Tensor | None, cache: Cache | None
+    ) -> tuple[Tensor, Tensor]:
+        """The mask and the positions of sequences that are read from their beginning."""
+        if cache is not None and cache.get_seq_length() > 0:
+            raise ValueError("with a cache this model needs attention_mask and position_ids, as generate() gives them")
+        if order is None:
+            order = places(torch.ones_like(ids) if mask is None else mask)
+        if mask is None:
+            # Positions that fall are the boundaries of examples for transformers; here they fall inside one, too.
+            config = self.language_model.config
+            made: Any = create_causal_mask(config, embeddings, None, None, order, allow_is_causal_skip=False)
+            if made is None:
+                name = config._attn_implementation
+                raise ValueError(f"attention {name!r} takes no mask of examples: load with attn_implementation='sdpa'")
+            mask = made
+        return mask, aligned_positions(ids, order, self.config.restart_ids)
+
     def prepare_inputs_for_generation(self, *args: Any, features: Tensor | None = None, **kwargs: Any) -> dict:
         """Features are read in the first step; later ones find them in the cache."""
         inputs = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]  # a mixin's self
+        if self.config.restart_ids:
+            ids, mask = args[0], kwargs.get("attention_mask")
+            if mask is None:
+                mask = inputs["attention_mask"] = torch.ones_like(ids)
+            positions = aligned_positions(ids, places(mask), self.config.restart_ids)
+            inputs["position_ids"] = positions[:, -inputs["input_ids"].shape[1] :]
         again = not kwargs.get("is_first_iteration") and kwargs.get("use_cache")
         return inputs if again else {**inputs, "features": features}
 
@@ -151,6 +193,11 @@ def language_model(model: nn.Module) -> PreTrainedModel:
     """The plain causal LM inside a model, also inside a peft wrapper."""
     inner = bare(model)
     return inner.language_model if isinstance(inner, SpeechLMForConditionalGeneration) else inner  # type: ignore[return-value]
+
+
+def restart_ids(model: nn.Module) -> Sequence[int]:
+    """Ids at which a model's positions begin again; none for a plain causal LM."""
+    return getattr(bare(model).config, "restart_ids", ())
 
 
 def embed(model: nn.Module, input_ids: Tensor, features: Tensor | None = None) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .decoding import CausalDecoder, LlamaDecoder, decoder
-from .features import embed, language_model
+from .alignment import aligned_positions, places
+from .decoding import CausalDecoder, LlamaDecoder, Reading, decoder
+from .features import embed, language_model, restart_ids
 from .length import longest, positions
 from .sampling import Sampling, draw
 from .template import Phase, Prompt
@@ -163,8 +164,14 @@ def _read(
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
     features = [prompt.features for prompt in prompts if prompt.features is not None]
-    embeddings = embed(model, ids, torch.cat(features) if features else None)
-    return decoder(language_model(model), embeddings, mask, max(map(longest, prompts)))
+    restarts = restart_ids(model)
+    reading = Reading(
+        embed(model, ids, torch.cat(features) if features else None),
+        mask,
+        aligned_positions(ids, places(mask), restarts),
+        frozenset(restarts),
+    )
+    return decoder(language_model(model), reading, max(map(longest, prompts)))
 
 
 def _choose(

@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from ..tokenizer import AudioTokenizer
 from ..tokenizer.files import whole_files, write_whole
 from . import lora
-from .base import fit, load_base
+from .base import fit, load_base, with_projector
 from .embeddings import Start, check_start, start_at_codes
-from .features import SpeechLMForConditionalGeneration, language_model
+from .features import language_model
 from .generation import Generation, as_prompt, generate, stream
 from .info import INFO_FILE, SpeechLMInfo
 from .length import positions
@@ -101,7 +101,7 @@ class SpeechLM:
         if embeddings == "codec":
             start_at_codes(model, vocabulary, audio_tokenizer)
         if feature_size is not None:
-            model = SpeechLMForConditionalGeneration.wrap(model, feature_size, vocabulary.control("feature"))
+            model = with_projector(model, vocabulary, feature_size)
         return cls(model, vocabulary, audio_tokenizer, SpeechLMInfo())
 
     @classmethod

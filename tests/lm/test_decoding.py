@@ -16,7 +16,8 @@ from transformers import (
 )
 
 from focallm.lm import decoding
-from focallm.lm.decoding import CausalDecoder, LlamaDecoder, decoder, is_llama_shaped
+from focallm.lm.alignment import places
+from focallm.lm.decoding import CausalDecoder, LlamaDecoder, Reading, decoder, is_llama_shaped
 
 SHAPE = {
     "vocab_size": 96,
@@ -90,7 +91,7 @@ def worst(model, lengths=(7, 3, 1), steps=9):
     width = max(lengths)
     padded = torch.tensor([[0] * (width - len(row)) + row for row in ids])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
-    reader = decoder(model, model.get_input_embeddings()(padded), mask, steps)
+    reader = decoder(model, Reading(model.get_input_embeddings()(padded), mask, places(mask)), steps)
     difference = 0.0
     for step in range(steps + 1):
         found = reader.scores(range(len(ids)), 5, 90)
@@ -148,7 +149,8 @@ def test_rows_of_scores_can_be_chosen():
         model = made(build)
         ids = torch.randint(1, 96, (3, 4))
         with torch.no_grad():
-            reader = decoder(model, model.get_input_embeddings()(ids), torch.ones_like(ids), 2)
+            mask = torch.ones_like(ids)
+            reader = decoder(model, Reading(model.get_input_embeddings()(ids), mask, places(mask)), 2)
         assert type(reader) is kind
         every = reader.scores([0, 1, 2], 10, 20)
         assert torch.allclose(reader.scores([0, 2], 10, 20), every[[0, 2]], atol=1e-5)

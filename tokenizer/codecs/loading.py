@@ -23,11 +23,14 @@ _BUNDLED = {"mini": Path(__file__).parent.parent / "weights" / "mini"}
 def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: Any) -> Codec:
     """Load whichever codec `source` holds; see `AudioTokenizer.from_pretrained`."""
     if str(source) in _BUNDLED:
-        source = _BUNDLED[str(source)]
-        if not source.is_dir():
+        folder = _BUNDLED[str(source)]
+        if not folder.is_dir():
             raise OSError(
-                f"this installation has no bundled weights at {source}: install focallm again, or name a folder"
+                f"this installation has no bundled weights at {folder}: install focallm again, or name a folder"
             )
+        codec: Any = load_codec(folder, num_codebooks, **kwargs)
+        codec.name_or_path = str(source)  # what token stores remember it by, wherever the package is installed
+        return codec
     kind = _model_type(str(source), kwargs)
     if kind in _ADAPTERS:
         if Path(source).is_dir() and not any(Path(source, kwargs.get("subfolder", "")).glob("*.safetensors")):
