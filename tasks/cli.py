@@ -132,21 +132,32 @@ def train_codec(recipe: Path, corpus: Path, run: Path, scorer: str | None = None
         print(f"{run}/model holds the codec: focallm encode RECORDING tokens.npz --codec {run}/model")
 
 
-def evaluate(task: str, data: Path, model: str = "mini", limit: int = 0, scorer: str = "mel", seed: int = 0) -> None:
+def evaluate(
+    task: str,
+    data: Path,
+    model: str = "mini",
+    limit: int = 0,
+    scorer: str = "mel",
+    seed: int = 0,
+    mix: Path | None = None,
+    noise: Path | None = None,
+) -> None:
     """Measure a codec or a language model on recordings with transcripts.
 
     Args:
-        task: codec or tts.
+        task: codec, tts, se or ss.
         data: a corpus with transcripts that was not trained on.
         model: mini or a folder.
         limit: only this many items, chosen by the seed; 0 for all.
         scorer: mel (needs nothing else) or the folder of a Whisper model for faster-whisper (adds word error rates).
         seed: of the choice of items and of sampling.
+        mix: for se and ss, a YAML file such as configs/mix/enhancement.yaml: what the model is to hear.
+        noise: recordings of noise, for recipes that draw recorded noise.
     """
     _prepare()
     from .evaluation import evaluate_task
 
-    print(evaluate_task(task, data, model, limit, scorer, seed))
+    print(evaluate_task(task, data, model, limit, scorer, seed, mix, noise))
 
 
 def benchmark(

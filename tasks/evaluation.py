@@ -1,16 +1,21 @@
 """Measuring on recordings with transcripts: intelligibility by a recogniser, distance by mel, with intervals."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..data.corpora import Utterance, read_corpus
+from ..data.mixing import Mixer, read_recipe
 from ..lm import SpeechLM
 from ..tokenizer import AudioTokenizer, resample
 from ..tokenizer.focalcodec.mel import log_mel
+from .enhancement import enhance
+from .separation import separate
 from .tts import speak
 from .word_errors import MISSING, word_counter
 
@@ -37,22 +42,34 @@ class Row:
         return f"| {self.name} | {interval} | {100 * failed:.0f} | {self.note} |"
 
 
-def evaluate_task(task: str, data: Path, model: str, limit: int, scorer: str, seed: int) -> str:
+def evaluate_task(
+    task: str,
+    data: Path,
+    model: str,
+    limit: int,
+    scorer: str,
+    seed: int,
+    mix: Path | None = None,
+    noise: Path | None = None,
+) -> str:
     """-> a Markdown table; see `focallm evaluate --help` for the arguments.
 
     Raises:
-        ValueError: an unknown task, or recordings without transcripts.
+        ValueError: an unknown task, recordings without transcripts, or a recipe that is missing or of no use here.
     """
-    if task not in ("codec", "tts"):
-        raise ValueError(f"codec and tts can be evaluated, found {task!r}")
+    if task not in ("codec", "tts", "se", "ss"):
+        raise ValueError(f"codec, tts, se and ss can be evaluated, found {task!r}")
     items = [item for item in read_corpus(data) if item.text]
     if not items:
         raise ValueError(f"{data} has no transcripts: evaluation needs a text for each recording")
-    if limit and limit < len(items):
-        chosen = np.random.default_rng(seed).choice(len(items), limit, replace=False)
-        items = [items[i] for i in sorted(chosen)]
+    if (mix is not None) != (task in ("se", "ss")):
+        raise ValueError("se and ss, and only they, need --mix: how the recordings that the model hears are made")
+    mixer = None if mix is None else Mixer(read_recipe(mix), items, read_corpus(noise) if noise else ())
+    items = _some(items if mixer is None else mixer.rows, limit, seed)
     recognise = None if scorer == "mel" else load_recogniser(scorer)
-    if task == "codec":
+    if mixer is not None:
+        rows = mixed_rows(task, mixer, items, SpeechLM.from_pretrained(model), recognise)
+    elif task == "codec":
         rows = codec_rows(items, AudioTokenizer.from_pretrained(model), recognise)
     else:
         rows = tts_rows(items, SpeechLM.from_pretrained(model), recognise, seed)
@@ -67,6 +84,13 @@ def evaluate_task(task: str, data: Path, model: str, limit: int, scorer: str, se
     )
 
 
+def _some(items: list[Utterance], limit: int, seed: int) -> list[Utterance]:
+    """At most `limit` of them, chosen by the seed; all for 0."""
+    if not 0 < limit < len(items):
+        return items
+    return [items[i] for i in sorted(np.random.default_rng(seed).choice(len(items), limit, replace=False))]
+
+
 def codec_rows(items: Sequence[Utterance], tokenizer: AudioTokenizer, recognise: Recogniser | None) -> list[Row]:
     """The recordings themselves (the recogniser's own errors), and the same through the codec."""
     original: list[str] = []
@@ -75,12 +99,9 @@ def codec_rows(items: Sequence[Utterance], tokenizer: AudioTokenizer, recognise:
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     for item in items:
         audio, rate = item.read(tokenizer.sampling_rate)
-        encoded = tokenizer(audio)
-        counts += np.bincount(encoded["input_ids"][0].numpy(), minlength=len(counts))
-        again = tokenizer.decode(encoded["input_ids"][0], num_samples=int(encoded["num_samples"][0]))
-        again = resample(again, tokenizer.output_sampling_rate, rate)[: len(audio)]
-        a, b = (log_mel(torch.from_numpy(w)[None].float(), rate, 1024, 320, 80) for w in (audio[: len(again)], again))
-        distances.append(float((a - b).abs().mean()))
+        ids, again = through_codec(tokenizer, audio)
+        counts += np.bincount(ids.numpy(), minlength=len(counts))
+        distances.append(mel_distance(audio, again, rate))
         if recognise:
             original.append(recognise(audio, rate))
             decoded.append(recognise(again, rate))
@@ -107,6 +128,56 @@ def tts_rows(items: Sequence[Utterance], lm: SpeechLM, recognise: Recogniser | N
     reference = sum(len(item.read(16000)[0]) for item in items) / 16000
     note = f"{unfinished} without an end, {seconds / reference:.2f} of the recordings' duration"
     return [*codec_rows(items, lm.audio_tokenizer, recognise), _row("spoken", texts, heard, note)]
+
+
+def mixed_rows(
+    task: str, mixer: Mixer, items: Sequence[Utterance], lm: SpeechLM, recognise: Recogniser | None
+) -> list[Row]:
+    """What a model makes of noise or of several talkers, between doing nothing and what the codec leaves of the best.
+
+    Every talker counts, in the order of who speaks first: the model has to keep it, nobody sorts its answers.
+    """
+    tokenizer = lm.audio_tokenizer
+    rate, heard = tokenizer.sampling_rate, {"se": "noisy", "ss": "mixture"}[task]
+    if mixer.recipe.heard != heard:
+        raise ValueError(f"{task} needs a recipe of kind {heard}, found {mixer.recipe.kind}")
+    texts: list[str] = []
+    targets: list[np.ndarray] = []
+    heard_as: dict[str, list[np.ndarray]] = defaultdict(list)  # name of a row -> one signal per target
+    for item in items:
+        example = mixer.example(item, rate)
+        assert example.heard is not None
+        own = [example.target, *example.others]
+        texts += example.facts.get("texts") or [item.text or ""]
+        targets += own
+        heard_as["recording"] += own
+        heard_as["recording through the codec"] += [through_codec(tokenizer, wave)[1] for wave in own]
+        heard_as[heard] += [example.heard] * len(own)
+        heard_as[f"{heard} through the codec"] += [through_codec(tokenizer, example.heard)[1]] * len(own)
+        result: Any = enhance(example.heard, lm, rate) if task == "se" else separate(example.heard, lm, len(own), rate)
+        heard_as["enhanced" if task == "se" else "separated"] += [
+            resample(wave, result.sampling_rate, rate) for wave in np.atleast_2d(result.audio)
+        ]
+    rows = []
+    for name, audios in heard_as.items():
+        distance = np.mean([mel_distance(a, b, rate) for a, b in zip(targets, audios, strict=True)])
+        said = [recognise(wave, rate) for wave in audios] if recognise else []
+        rows.append(_row(name, texts, said, f"mel distance {distance:.3f}"))
+    return rows
+
+
+def through_codec(tokenizer: AudioTokenizer, audio: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+    """(T,) at the codec's rate -> its ids, and the same again at that rate"""
+    encoded = tokenizer(audio)
+    again = tokenizer.decode(encoded["input_ids"][0], num_samples=int(encoded["num_samples"][0]))
+    return encoded["input_ids"][0], resample(again, tokenizer.output_sampling_rate, tokenizer.sampling_rate)
+
+
+def mel_distance(a: np.ndarray, b: np.ndarray, rate: int) -> float:
+    """Mean absolute difference of two (T,) log-mel spectrograms, in nats of magnitude; what one lasts longer is cut."""
+    size = min(len(a), len(b))
+    x, y = (log_mel(torch.from_numpy(wave[:size])[None].float(), rate, 1024, 320, 80) for wave in (a, b))
+    return float((x - y).abs().mean())
 
 
 def load_recogniser(folder: str) -> Recogniser:
