@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
+from ..tokenizer.codecs import CodecAdapter
 from ..tokenizer.files import write_whole
 from .mixing import MixRecipe
 from .token_store import CODES, FEATURES, PROGRESS, SOURCES, sha256
@@ -91,7 +92,7 @@ def claim(
 def describe_codec(tokenizer: "AudioTokenizer") -> dict[str, Any]:
     """The section `codec` of a manifest: two tokenizers with the same values, but for `name`, make the same tokens."""
     codec = tokenizer.codec
-    model = codec if isinstance(codec, nn.Module) else codec.model  # adapters hold a model of transformers
+    model = codec.model if isinstance(codec, CodecAdapter) else codec  # adapters hold a model of transformers
     return {
         "name": model.name_or_path or type(model).__name__,
         "weights_sha256": weights_hash(model),

@@ -114,7 +114,7 @@ class TokenStore:
         if not 0 <= test_fraction < 1:
             raise ValueError(f"test_fraction must lie in 0 ... 1 (excluded), found {test_fraction}")
         if test_fraction and len(self) < 2:
-            raise ValueError(f"{self.folder} has {len(self)} utterance, too few to split: use test_fraction=0")
+            raise ValueError(f"{self.folder} holds one utterance: at least two are needed, one of them to test on")
         dataset, key = self.dataset(columns), self.utterance_column
         places = [_place(f"{seed}:{name}") for name in self.dataset([key])[key]]
         order = np.argsort(places, kind="stable")

@@ -55,7 +55,10 @@ def as_prompt(
         if length is not None:
             raise ValueError("a Prompt says how much is to be written: give the length to Template.prompt instead")
         return prompt
-    ids = [int(i) for i in prompt]
+    ids, rows = [int(i) for i in prompt], model.config.get_text_config().vocab_size
+    wrong = [i for i in ids if not 0 <= i < rows]
+    if wrong:
+        raise ValueError(f"ids are rows of the vocabulary, 0 to {rows - 1}, found {wrong[0]}: look them up in it")
     fewest, most = length or (1, positions(model) - len(ids))
     if not 1 <= fewest <= most:
         raise ValueError(f"length needs 1 <= fewest <= most audio ids, found {(fewest, most)}")
@@ -116,7 +119,7 @@ def _steps(
     """Take every walk to its end, one id each between two yields; items that are done leave the batch."""
     guided = sampling.guidance > 1
     _check(model, prompts, guided)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
     training = model.training
     model.eval()
     try:
@@ -148,7 +151,7 @@ def _check(model: PreTrainedModel, prompts: Sequence[Prompt], guided: bool) -> N
         if len(prompt.ids) + longest(prompt) > limit:
             raise ValueError(
                 f"a prompt of {len(prompt.ids)} ids and up to {longest(prompt)} ids after it exceed the model's "
-                f"{limit} positions: split the text"
+                f"{limit} positions: give less, or ask for less"
             )
         if guided and prompt.unconditional is None:
             raise ValueError("guidance compares with a prompt whose given segments are empty: make it with a template")

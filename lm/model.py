@@ -7,6 +7,7 @@ import json
 import string
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict
+from numbers import Integral
 from pathlib import Path
 from typing import Any, overload
 
@@ -286,7 +287,8 @@ class SpeechLM:
         batch = isinstance(prompt, list | tuple) and any(isinstance(one, Prompt) for one in prompt)
         given: Any = prompt if batch else [prompt]
         prompts = [as_prompt(one, length, self.model, self.vocabulary.control("end")) for one in given]
-        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        given_seeds: Any = seed
+        seeds = [given_seeds] * len(prompts) if isinstance(seed, Integral) else list(given_seeds)
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, or one for all, found {len(seeds)}")
         generations = [

@@ -44,6 +44,8 @@ class Vocabulary:
         self, tokenizer: PreTrainedTokenizerBase, codebook_sizes: int | Sequence[int], controls: Iterable[str] = ()
     ) -> None:
         self.tokenizer = tokenizer
+        tokenizer.padding_side = "left"  # what is written follows the last id of a prompt
+        tokenizer.init_kwargs["padding_side"] = "left"  # only what stands there is saved
         self.codebook_sizes = (codebook_sizes,) if isinstance(codebook_sizes, int) else tuple(codebook_sizes)
         table = tokenizer.get_vocab()
         needed = dict.fromkeys(["pad", "end", *controls])
@@ -162,6 +164,11 @@ class Vocabulary:
         if self._plain is None:
             return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return self._plain.encode(text, add_special_tokens=False).ids
+
+    def unknown_characters(self, text: str) -> list[str]:
+        """Those of a text that no unit of the base vocabulary spells."""
+        unknown = self.tokenizer.unk_token_id
+        return [c for c in dict.fromkeys(text) if not c.isspace() and unknown in self.text_ids(c)]
 
     @cached_property
     def _plain(self) -> Tokenizer | None:

@@ -34,6 +34,7 @@ def speak_to_file(
         seed: the same seed gives the same speech.
     """
     prepare()
+    _check_name(out)
     from ..lm import Sampling
     from .streaming import stream_speech
     from .tts import speak
@@ -63,6 +64,7 @@ def enhance_file(audio: Path, out: Path, model: str = "mini", temperature: float
         seed: of the sampling.
     """
     prepare()
+    _check_name(out)
     from ..lm import Sampling
     from .enhancement import enhance
 
@@ -83,6 +85,7 @@ def separate_file(
         seed: of the sampling.
     """
     prepare()
+    _check_name(out)
     from ..lm import Sampling
     from .separation import separate
 
@@ -110,6 +113,7 @@ def convert_file(
         seed: of the sampling.
     """
     prepare()
+    _check_name(out)
     from ..lm import Sampling
     from .conversion import convert
 
@@ -159,6 +163,7 @@ def continue_file(
         seed: the same seed gives the same speech.
     """
     prepare()
+    _check_name(out)
     from ..lm import Sampling
     from .continuation import continue_speech
 
@@ -176,6 +181,14 @@ def prepare() -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("focallm").setLevel(logging.INFO)
     transformers_logging.disable_progress_bar()
+
+
+def _check_name(out: Path) -> None:
+    """Before anything is computed: audio is written by its suffix."""
+    from ..tokenizer.audio import check_suffix
+
+    if str(out) != "-":
+        check_suffix(out)
 
 
 def _save(result: Any, out: Path) -> str:

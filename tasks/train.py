@@ -125,13 +125,15 @@ def _report(parts: list[Part], learning: Examples, validation: Examples, recipe:
     Raises:
         ValueError: nothing to learn from, or nothing to validate on.
     """
+    reasons = []
     for part, census in zip(parts, learning.census, strict=True):
         left_out = {**part.left_out, f"are longer than max_length ({recipe.max_length} ids)": census.too_long}
         for reason, count in left_out.items():
             if count:
-                logger.warning("%s: %d rows %s and are left out", part.template.name, count, reason)
+                reasons.append(f"{part.template.name}: {count} rows {reason}")
+                logger.warning("%s and are left out", reasons[-1])
     if not len(learning) or not len(validation):
         raise ValueError(
             f"{store} gives {len(learning.members)} examples to learn from and {len(validation.members)} to validate "
-            f"on: it needs more utterances, or max_length ({recipe.max_length} ids) is too small"
+            f"on ({'; '.join(reasons) or 'nothing was left out'}): it needs more utterances that can be used"
         )

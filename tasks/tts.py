@@ -1,5 +1,6 @@
 """Speech from text, in a voice the model knows or in that of a recording."""
 
+import logging
 import time
 from pathlib import Path
 from typing import Any, overload
@@ -8,6 +9,8 @@ from ..lm import Generation, Sampling, SpeechLM
 from ..lm.template import Prompt
 from .inputs import encode_ids, load_waves, open_model
 from .result import SpeechResult, measure
+
+logger = logging.getLogger(__name__)
 
 RETRIES = 2  # further attempts, each with another seed, when a reading has no end
 _FAR = 1 << 20  # between the seeds of attempts, so that neighbouring seeds have none in common
@@ -47,6 +50,8 @@ def speak(
         ValueError: an empty text, an unknown voice, a reference without its text, or a model of another task.
     """
     lm, texts = open_model(model), [text] if isinstance(text, str) else text
+    if not texts:
+        raise ValueError("speak needs at least one text, found none")
     began, tokenizer = time.perf_counter(), lm.audio_tokenizer
     given = voice_fields(lm, voice, reference, reference_text, sampling_rate)
     readings = _read(lm, [speech_prompt(lm, one, given) for one in texts], sampling, seed)
@@ -83,6 +88,7 @@ def speech_prompt(lm: SpeechLM, text: str, voice: dict[str, Any]) -> Prompt:
     """What to say, in whose voice, and how long that may last."""
     if not text.strip():
         raise ValueError("the text is empty: give at least one word")
+    _check_spelling(lm, text)
     window = lm.info.length_window
     assert window is not None  # voice_fields has seen it
     template = lm.info.template("tts" if "speaker" in voice else "zero-shot")
@@ -91,10 +97,21 @@ def speech_prompt(lm: SpeechLM, text: str, voice: dict[str, Any]) -> Prompt:
     )
 
 
+def _check_spelling(lm: SpeechLM, text: str) -> None:
+    """Say which characters the vocabulary cannot spell; with nothing left to say, stop."""
+    unknown = lm.vocabulary.unknown_characters(text)
+    if not unknown:
+        return
+    if not any(character.isalnum() and character not in unknown for character in text):
+        raise ValueError(f"the model's vocabulary spells nothing of {text!r}: write it out in letters that it knows")
+    logger.warning("the model cannot spell %s and leaves it out: write it out in letters", " ".join(unknown))
+
+
 def _read(lm: SpeechLM, prompts: list[Prompt], sampling: Sampling | None, seed: int) -> list[list[Generation]]:
     """All attempts at each prompt: until one ends, or no retry is left"""
     attempts: list[list[Generation]] = [[] for _ in prompts]
-    for attempt in range(1 + RETRIES):
+    greedy = sampling is not None and sampling.temperature == 0  # a further attempt would be the same
+    for attempt in range(1 if greedy else 1 + RETRIES):
         endless = [i for i, own in enumerate(attempts) if all(g.stop_reason == "length" for g in own)]
         if endless:
             seeds = [seed + attempt * _FAR] * len(endless)

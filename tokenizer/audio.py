@@ -68,6 +68,12 @@ def resample(wave: Waveform, from_rate: int, to_rate: int) -> Waveform:
     return np.pad(resampled, (0, wanted - len(resampled))).astype(np.float32, copy=False)
 
 
+def check_suffix(path: Path) -> None:
+    """Raises a ValueError if no audio can be written under such a name."""
+    if path.suffix.lower() not in _WRITABLE:
+        raise ValueError(f"{path}: the suffix must be one of {', '.join(_WRITABLE)}, found {path.suffix!r}")
+
+
 def write_audio(path: str | Path, wave: ArrayLike, sampling_rate: int) -> None:
     """Write mono audio as 16-bit WAV or FLAC or as OGG Vorbis, by suffix; values beyond [-1, 1] are clipped.
 
@@ -78,8 +84,7 @@ def write_audio(path: str | Path, wave: ArrayLike, sampling_rate: int) -> None:
         OSError: the folder does not exist.
     """
     path = Path(path)
-    if path.suffix.lower() not in _WRITABLE:
-        raise ValueError(f"{path}: the suffix must be one of {', '.join(_WRITABLE)}, found {path.suffix!r}")
+    check_suffix(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is not a folder: create it before writing {path.name}")
     if path.is_dir():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ...tokenizer.files import read_yaml
 
 Range = tuple[float, float]  # both ends are drawn too
 
@@ -105,7 +105,7 @@ def read_recipe(path: Path | str) -> MixRecipe:
     Raises:
         ValueError: an unknown key (named, with the known ones), a value out of range or a contradiction.
     """
-    values: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    values: Any = read_yaml(path)
     if not isinstance(values, dict) or "kind" not in values:
         raise ValueError(f"{path}: a mixing recipe is a YAML mapping with at least the key kind")
     known = [f.name for f in dataclasses.fields(MixRecipe)]

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import TrainingArguments
 
+from ...tokenizer.files import read_yaml
 from ..embeddings import Start
 from ..lora import LoRA
 from ..template import Template
@@ -68,6 +68,10 @@ class LMRecipe:
         _check_text(self.text)
         if self.embeddings not in ("mean", "codec"):
             raise ValueError(f'embeddings must be "mean" or "codec", found {self.embeddings!r}')
+        if type(self.max_length) is not int or self.max_length < 2 or type(self.seed) is not int:
+            raise ValueError(f"max_length and seed are integers, found {self.max_length!r} and {self.seed!r}")
+        if type(self.packing) is not bool:
+            raise ValueError(f"packing is true or false, found {self.packing!r}")
         if not 0 <= self.prompt_dropout < 1:
             raise ValueError(f"prompt_dropout is a share of 0 ... 1 (excluded), found {self.prompt_dropout}")
         if not 0 < self.validation_fraction < 1:
@@ -81,7 +85,7 @@ def read_recipe(path: Path | str) -> LMRecipe:
     Raises:
         ValueError: an unknown key, named with the known ones, or a contradiction.
     """
-    values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    values = read_yaml(path) or {}
     try:
         return _build(LMRecipe, values, "an LM recipe")
     except ValueError as error:
@@ -121,10 +125,13 @@ def _build(cls: Any, values: Any, name: str) -> Any:
         values["lora"] = _build(LoRA, values["lora"], "lora")
     if "evaluate" in values:
         values["evaluate"] = _build(Evaluation, values["evaluate"], "evaluate")
+    for name in {"templates", "also"} & values.keys():
+        if not isinstance(values[name] or [], list):
+            raise ValueError(f"{name} is a list, found {values[name]!r}")
     if "templates" in values:
         values["templates"] = tuple(Template.from_json(item) for item in values["templates"] or ())
     if "also" in values:
-        values["also"] = tuple(_build(Also, item, "an item of also") for item in values["also"])
+        values["also"] = tuple(_build(Also, item, "an item of also") for item in values["also"] or ())
     try:
         return cls(**values)
     except TypeError as error:
@@ -142,5 +149,8 @@ def _check_trainer(trainer: dict[str, Any]) -> None:
     unknown, reserved = sorted(set(trainer) - known), sorted(set(_OURS) & set(trainer))
     if unknown:
         raise ValueError(f"trainer: unknown keys {unknown}; these are the fields of transformers.TrainingArguments")
+    for f in dataclasses.fields(TrainingArguments):
+        if type(f.default) in (int, float) and isinstance(trainer.get(f.name), str):
+            raise ValueError(f"trainer.{f.name} is a number, found {trainer[f.name]!r}")
     if reserved:
         raise ValueError(f"trainer.{reserved[0]} is set by focallm: see the recipe's seed, and the run's folder")

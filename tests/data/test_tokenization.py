@@ -17,6 +17,7 @@ import pytest
 import soundfile
 import torch
 from torch import nn
+from transformers import DacConfig, DacModel
 
 from focallm.data.corpora import read_corpus
 from focallm.data.token_store import TokenStore
@@ -133,6 +134,19 @@ def test_a_real_codec_gives_the_tokens_of_single_calls(
     assert manifest is not None
     assert manifest["codec"]["frame_rate"] == 25
     assert len(list((large / "listen").glob("*.decoded.wav"))) == 2
+
+
+def test_a_codec_of_transformers_with_several_codebooks(corpus: list[Utterance], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"encoder_hidden_size": 4, "decoder_hidden_size": 32, "downsampling_ratios": [2, 4, 5, 8]}
+    DacModel(DacConfig(**sizes, n_codebooks=3, codebook_size=32)).save_pretrained(tmp_path / "dac")
+    tokenizer = AudioTokenizer.from_pretrained(tmp_path / "dac")
+    _tokenize(corpus[:3], tmp_path / "store", tokenizer)
+    store = TokenStore(tmp_path / "store")
+    assert store.manifest["codec"]["num_codebooks"] == 3
+    for row, item in zip(store.dataset(), corpus, strict=False):
+        wave, rate = item.read(tokenizer.sampling_rate)
+        assert row["codes"] == tokenizer(wave, sampling_rate=rate)["input_ids"][0].tolist()
 
 
 def test_killed_and_run_again_it_ends_with_the_same_hashes(folder: Path, whole: Path, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_an_empty_window_is_refused(vocabulary, length):
 
 
 def test_more_than_the_models_positions_is_refused(vocabulary):
-    with pytest.raises(ValueError, match="128 positions: split the text"):
+    with pytest.raises(ValueError, match="128 positions: give less"):
         run(vocabulary, 0, (5, 500))
 
 

@@ -212,6 +212,14 @@ def test_a_plain_pipeline_speaks(folder, texts):
         assert np.isfinite(result["audio"]).all()
 
 
+def test_a_pipeline_of_several_at_once_gives_what_each_gives_alone(folder):
+    speak = pipeline("text-to-speech", model=str(folder))
+    options = {"generate_kwargs": {"max_new_tokens": 9, "min_new_tokens": 9, "do_sample": False}}
+    texts = ["hello there", "hi"]
+    for text, found in zip(texts, speak(texts, batch_size=2, **options), strict=True):
+        np.testing.assert_allclose(found["audio"], speak(text, **options)["audio"], atol=1e-4)
+
+
 def test_plain_generate_cannot_leave_speech(folder, processor):
     model = AutoModelForCausalLM.from_pretrained(folder)
     config = model.generation_config

@@ -310,6 +310,10 @@ def test_recipes_refuse_what_they_do_not_know(tmp_path):
         ({"prompt_dropout": 1.0}, "prompt_dropout is a share"),
         ({"validation_fraction": 0}, "validation_fraction must lie"),
         ({"trainer": {"seed": 1}}, "trainer.seed is set by focallm"),
+        ({"max_length": "long"}, "max_length and seed are integers, found 'long' and 0"),
+        ({"packing": "no"}, "packing is true or false"),
+        ({"also": 5}, "also is a list, found 5"),
+        ({"trainer": {"warmup_steps": "abc"}}, "trainer.warmup_steps is a number, found 'abc'"),
         ({"trainer": {"learning_rat": 1}}, r"unknown keys \['learning_rat'\]"),
     ]:
         with pytest.raises(ValueError, match=message):

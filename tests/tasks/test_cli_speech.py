@@ -84,6 +84,12 @@ def test_speak_as_it_comes(run, monkeypatch, capsys):
     assert len(samples) % 320 == 0
 
 
+def test_a_name_that_is_no_audio_is_refused_before_the_model_is_loaded(run, monkeypatch):
+    monkeypatch.setattr("focallm.lm.SpeechLM.from_pretrained", None)
+    with pytest.raises(SystemExit, match="the suffix must be one of"):
+        run("speak", "hi", "--out", "x.mp4")
+
+
 def test_the_package_can_convert_but_not_enhance(run):
     with pytest.raises(SystemExit, match="was trained for tts, not for se-features or se"):
         run("enhance", str(SAMPLE), "out/a.wav")

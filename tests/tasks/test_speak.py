@@ -4,6 +4,7 @@ import re
 import numpy as np
 import pytest
 
+from focallm.lm import Sampling
 from focallm.tasks import speak
 from focallm.tasks.templates import TEMPLATES
 from focallm.tokenizer import read_audio
@@ -97,6 +98,8 @@ def test_a_list_of_texts_gives_each_what_it_gives_alone(lm):
         ({"text": "hi", "voice": "eve"}, "no voice is called 'eve': this model knows ann, bob"),
         ({"text": "hi " * 2000}, "positions"),
         ({"text": ["hi", ""]}, "text is empty"),
+        ({"text": []}, "at least one text"),
+        ({"text": "\U0001f600 1"}, "spells nothing of"),
         ({"text": "hi", "reference": [0.1] * 900}, "needs reference_text"),
         ({"text": "hi", "reference": [0.1] * 900, "reference_text": "a", "voice": "bob"}, "excludes a named voice"),
         ({"text": "hi", "reference": [0.1] * 900, "reference_text": "a"}, "does not know its rate"),
@@ -105,6 +108,20 @@ def test_a_list_of_texts_gives_each_what_it_gives_alone(lm):
 def test_what_cannot_be_said_is_one_sentence(lm, arguments, message):
     with pytest.raises(ValueError, match=message):
         speak(model=lm, **arguments)
+
+
+def test_what_cannot_be_spelled_is_named(lm, caplog):
+    speak("ann \u0416 bob \u0416", lm)
+    assert "cannot spell \u0416 and leaves it out" in caplog.text
+
+
+def test_a_greedy_reading_is_not_tried_again(lm, write):
+    writer = write(lm, "length")
+    assert speak("hi", lm, sampling=Sampling(0)).stats["attempts"] == len(writer.calls) == 1
+
+
+def test_a_seed_of_numpy_is_a_seed(lm):
+    assert np.array_equal(speak("hi", lm, seed=np.int64(3)).audio, speak("hi", lm, seed=3).audio)
 
 
 def test_a_model_of_another_task_is_refused(lm):

@@ -2,7 +2,16 @@
 
 import pytest
 
-from focallm.tokenizer.files import whole_file, whole_files, write_whole
+from focallm.tokenizer.files import read_yaml, whole_file, whole_files, write_whole
+
+
+def test_yaml_reads_numbers_as_they_are_written(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("a: 1e-3\nb: 2.5E+4\nc: 1e3x\nd: [-1e2, 7]\n")
+    assert read_yaml(path) == {"a": 0.001, "b": 25000.0, "c": "1e3x", "d": [-100.0, 7]}
+    path.write_text("a: [")
+    with pytest.raises(ValueError, match=r"a\.yaml is not YAML"):
+        read_yaml(path)
 
 
 def _fail(place):

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..files import read_yaml
 from ..focalcodec.configuration import FocalCodecConfig
 
 PARTS = ("encoder", "compressor", "decompressor", "decoder")
@@ -143,7 +142,7 @@ def read_recipe(path: Path | str, **overrides: Any) -> CodecRecipe:
     Raises:
         ValueError: an unknown key (named, with the known ones), a value of another type, or a contradiction.
     """
-    values = {**yaml.safe_load(Path(path).read_text()), **overrides}
+    values = {**read_yaml(path), **overrides}
     fields = {f.name: f for f in dataclasses.fields(CodecRecipe)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
