@@ -1,6 +1,7 @@
 """What the tests share: the golden fixtures, and tiny codecs whose weights are seeded."""
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +17,12 @@ settings.load_profile("repeatable")
 FIXTURES = Path(__file__).parent / "fixtures" / "focalcodec"
 
 
-@pytest.fixture(scope="session", autouse=True)
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: sums differ with it in the last bit
+
+
+@pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
+    torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other; benchmarks change it
 
 
 @pytest.fixture(scope="session")

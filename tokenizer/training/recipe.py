@@ -157,8 +157,7 @@ def read_recipe(path: Path | str, **overrides: Any) -> CodecRecipe:
         if name in values and not _fits(values[name], kind)
     ]
     if wrong:
-        hint = " (YAML reads 1e-3 as a text: write 1.0e-3)" if "1e" in " ".join(wrong) else ""
-        raise ValueError(f"{path}: {'; '.join(wrong)}{hint}")
+        raise ValueError(f"{path}: {'; '.join(wrong)}")
     return CodecRecipe(**values)
 
 

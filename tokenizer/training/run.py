@@ -50,7 +50,9 @@ def train_codec(
     Raises:
         ValueError: the folder holds a run of another recipe, or there are too few files.
     """
-    accelerator = Accelerator(mixed_precision="bf16" if recipe.bf16 and torch.cuda.is_available() else "no")
+    gpu = torch.cuda.is_available()
+    cpu = not gpu and not torch.backends.mps.is_available()  # unless told, processes without a GPU stay strangers
+    accelerator = Accelerator(cpu=cpu, mixed_precision="bf16" if recipe.bf16 and gpu else "no")
     paths, said = _with_texts(recipe, paths, texts)
     torch.manual_seed(recipe.seed)
     stage = build_stage(recipe)
