@@ -25,7 +25,7 @@ def find_folder(source: str | Path, **hub: Any) -> Path:
     Raises:
         OSError: there is none.
     """
-    folder = MINI if str(source) == "mini" else Path(source)
+    folder = _place(source)
     if _is_hub_id(source):
         try:
             folder = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.md"], **hub))
@@ -43,7 +43,12 @@ def is_speech_lm(source: str | Path) -> bool:
     """Whether a folder, a hub id or "mini" holds a speech LM; of the hub, its description alone is fetched."""
     if _is_hub_id(source):
         return cached_file(str(source), INFO_FILE, _raise_exceptions_for_missing_entries=False) is not None
-    return ((MINI if str(source) == "mini" else Path(source)) / INFO_FILE).is_file()
+    return (_place(source) / INFO_FILE).is_file()
+
+
+def _place(source: str | Path) -> Path:
+    """The folder that "mini" or a path names."""
+    return MINI if str(source) == "mini" else Path(source)
 
 
 def _is_hub_id(source: str | Path) -> bool:

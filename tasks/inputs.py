@@ -9,7 +9,7 @@ from torch import Tensor
 from ..lm import SpeechLM
 from ..lm.template import Template
 from ..tokenizer import AudioTokenizer
-from ..tokenizer.audio import is_batch, load_audio
+from ..tokenizer.audio import is_batch, load_audio, with_rates
 from ..tokenizer.focalcodec.windows import MAX_WHOLE_S
 
 
@@ -30,15 +30,8 @@ def load_waves(audio: Any, sampling_rate: int | list[int] | None, tokenizer: Aud
         OSError: a file that is missing or cannot be read.
         ValueError: no rate, or empty, non-finite or wrongly shaped audio.
     """
-    items = list(audio) if is_batch(audio) else [audio]
-    rates = list(sampling_rate) if isinstance(sampling_rate, list | tuple) else [sampling_rate] * len(items)
-    if not items or len(rates) != len(items):
-        raise ValueError(
-            f"expected at least one recording, and one sampling_rate for all or one each, found {len(items)} "
-            f"recordings and {len(rates)} rates"
-        )
     waves = []
-    for index, (item, given) in enumerate(zip(items, rates, strict=True)):
+    for index, (item, given) in enumerate(with_rates(audio, sampling_rate)):
         wave, rate = load_audio(item, given)
         if rate is None:
             raise ValueError(

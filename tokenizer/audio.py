@@ -164,6 +164,22 @@ def is_batch(audio: Any) -> bool:
     return len(audio) == 0 or not isinstance(audio[0], int | float | np.number)
 
 
+def with_rates(audio: Any, sampling_rate: int | list[int] | None) -> list[tuple[Any, int | None]]:
+    """One recording or a list of them -> each with the rate (Hz) that is given for it: one for all, or one each.
+
+    Raises:
+        ValueError: no recording, or not as many rates.
+    """
+    items = list(audio) if is_batch(audio) else [audio]
+    rates = list(sampling_rate) if isinstance(sampling_rate, list | tuple) else [sampling_rate] * len(items)
+    if not items or len(rates) != len(items):
+        raise ValueError(
+            f"expected at least one item, and one sampling_rate for all or one each, found {len(items)} "
+            f"recordings and {len(rates)} rates"
+        )
+    return list(zip(items, rates, strict=True))
+
+
 def _check_path(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name one audio file")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
-from .audio import Waveform, is_batch, load_audio
+from .audio import Waveform, load_audio, with_rates
 from .codecs import CodePattern
 from .codecs.loading import Codec, load_codec
 from .files import whole_files
@@ -169,15 +169,9 @@ class AudioTokenizer:
             OSError: a file that is missing or cannot be read.
             ValueError: empty, non-finite or wrongly shaped audio; the message says which item.
         """
-        items = list(audio) if is_batch(audio) else [audio]
-        rates = list(sampling_rate) if isinstance(sampling_rate, list | tuple) else [sampling_rate] * len(items)
-        if not items or len(rates) != len(items):
-            raise ValueError(
-                f"expected at least one item, and one sampling_rate for all or one each, found {len(items)} items and "
-                f"{len(rates)} rates"
-            )
+        items = with_rates(audio, sampling_rate)
         waves = []
-        for index, (item, rate) in enumerate(zip(items, rates, strict=True)):
+        for index, (item, rate) in enumerate(items):
             try:
                 waves.append(torch.from_numpy(self.feature_extractor.prepare(*load_audio(item, rate))))
             except (ValueError, OSError) as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..files import write_whole
+from ..files import whole_file, write_whole
 from .learner import Learner
 from .recipe import CodecRecipe
 
@@ -32,9 +32,8 @@ def remember_recipe(recipe: CodecRecipe, folder: Path) -> None:
 
 def save_checkpoint(folder: Path, learner: Learner, step: int) -> None:
     """Write `checkpoint.pt`, whole or not at all. Everything random follows from the seed and the step."""
-    temporary = folder / "checkpoint.part"
-    torch.save({"step": step, **learner.state_dict()}, temporary)
-    temporary.replace(folder / "checkpoint.pt")
+    with whole_file(folder / "checkpoint.pt") as temporary:
+        torch.save({"step": step, **learner.state_dict()}, temporary)
 
 
 def load_checkpoint(folder: Path, learner: Learner) -> int:

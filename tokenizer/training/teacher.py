@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..files import write_whole
+from ..files import whole_file, write_whole
 from ..focalcodec.masks import length_mask, zero_padding
 from ..focalcodec.mel import MelEncoder
 from ..focalcodec.parts import MelConfig, build_part
@@ -82,9 +82,8 @@ class Teacher(nn.Module):
     def save_pretrained(self, folder: Path) -> None:
         """Write `teacher.json` and `teacher.safetensors`."""
         folder.mkdir(parents=True, exist_ok=True)
-        weights = folder / "teacher.safetensors.part"
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, weights)
-        weights.replace(folder / "teacher.safetensors")
+        with whole_file(folder / "teacher.safetensors") as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, temporary)
         write_whole(folder / "teacher.json", json.dumps(dataclasses.asdict(self.config), indent=1).encode())
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
