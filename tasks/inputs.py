@@ -31,7 +31,7 @@ def load_waves(audio: Any, sampling_rate: int | list[int] | None, tokenizer: Aud
         ValueError: no rate, or empty, non-finite or wrongly shaped audio.
     """
     waves = []
-    for index, (item, given) in enumerate(with_rates(audio, sampling_rate)):
+    for index, (item, given) in enumerate(with_rates(audio, sampling_rate, "recording")):
         wave, rate = load_audio(item, given)
         if rate is None:
             raise ValueError(

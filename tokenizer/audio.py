@@ -164,8 +164,11 @@ def is_batch(audio: Any) -> bool:
     return len(audio) == 0 or not isinstance(audio[0], int | float | np.number)
 
 
-def with_rates(audio: Any, sampling_rate: int | list[int] | None) -> list[tuple[Any, int | None]]:
+def with_rates(audio: Any, sampling_rate: int | list[int] | None, called: str = "item") -> list[tuple[Any, int | None]]:
     """One recording or a list of them -> each with the rate (Hz) that is given for it: one for all, or one each.
+
+    Args:
+        called: the word for one of them in the error.
 
     Raises:
         ValueError: no recording, or not as many rates.
@@ -174,8 +177,8 @@ def with_rates(audio: Any, sampling_rate: int | list[int] | None) -> list[tuple[
     rates = list(sampling_rate) if isinstance(sampling_rate, list | tuple) else [sampling_rate] * len(items)
     if not items or len(rates) != len(items):
         raise ValueError(
-            f"expected at least one item, and one sampling_rate for all or one each, found {len(items)} "
-            f"recordings and {len(rates)} rates"
+            f"expected at least one {called}, and one sampling_rate for all or one each, found {len(items)} "
+            f"{called}s and {len(rates)} rates"
         )
     return list(zip(items, rates, strict=True))
 
