@@ -106,30 +106,23 @@ def train(
         print(said)
 
 
-def train_codec(recipe: Path, corpus: Path, run: Path, scorer: str | None = None, quiet: bool = False) -> None:
-    """Train one stage of a codec; stopped at any time, it continues when it is called again.
+def train_codec(
+    recipe: Path, corpus: Path, run: Path, only: str | None = None, scorer: str | None = None, quiet: bool = False
+) -> None:
+    """Train a codec, or one stage of it; stopped at any time, it continues when it is called again.
 
     Args:
-        recipe: a YAML file such as configs/codec/mini_1_quantizer.yaml.
+        recipe: a YAML file: one stage, or several that build on each other, such as configs/codec/mini.yaml.
         corpus: a folder of audio, or a folder or file with a manifest.
-        run: folder of the run; the model is left in its `model` folder, or `teacher` after stage teacher.
+        run: folder of the run; each stage leaves its codec in a folder `model`, or `teacher` after stage teacher.
+        only: train this stage of several; those that it builds on are done.
         scorer: folder of a Whisper model for faster-whisper; evaluations then count the words that decoding changes.
         quiet: no progress bar.
     """
     _prepare()
-    from ..data.corpora import read_corpus
-    from ..tokenizer.training import read_recipe
-    from ..tokenizer.training import train_codec as train_stage
-    from .evaluation import load_recogniser
+    from .codec_training import train_stages
 
-    values = read_recipe(recipe)  # its mistakes are found before the corpus is listed
-    items = read_corpus(corpus)
-    recognise = load_recogniser(scorer) if scorer else None
-    train_stage(values, [Path(item.audio) for item in items], run, quiet, [item.text for item in items], recognise)
-    if values.stage == "teacher":
-        print(f"{run}/teacher holds the teacher: name it in the recipe of a quantizer, decoder or joint stage")
-    else:
-        print(f"{run}/model holds the codec: focallm encode RECORDING tokens.npz --codec {run}/model")
+    print(train_stages(recipe, corpus, run, only, scorer, quiet))
 
 
 def evaluate(
@@ -141,6 +134,8 @@ def evaluate(
     seed: int = 0,
     mix: Path | None = None,
     noise: Path | None = None,
+    full: bool = False,
+    record: Path | None = None,
 ) -> None:
     """Measure a codec or a language model on recordings with transcripts.
 
@@ -153,8 +148,19 @@ def evaluate(
         seed: of the choice of items and of sampling.
         mix: for se and ss, a YAML file such as configs/mix/enhancement.yaml: what the model is to hear.
         noise: recordings of noise, for recipes that draw recorded noise.
+        full: of a codec, also DNSMOS and the likeness of the voice, and Codec2 and Opus on the same recordings.
+        record: with --full, a .jsonl file of what was measured of each item; what it holds is not measured again.
     """
     _prepare()
+    if full:
+        from .codec_evaluation import evaluate_codec
+
+        if task != "codec" or scorer == "mel":
+            raise ValueError(
+                "--full is of a codec, and needs a recogniser: focallm evaluate codec DATA --scorer FOLDER"
+            )
+        print(evaluate_codec(data, model, limit, scorer, seed, record))
+        return
     from .evaluation import evaluate_task
 
     print(evaluate_task(task, data, model, limit, scorer, seed, mix, noise))
@@ -246,7 +252,7 @@ def main() -> None:
     """Entry point of `focallm`: run a command; a mistake of the user's is one sentence, not a traceback."""
     from jsonargparse import auto_cli
 
-    flags = ("--quiet", "--features")  # jsonargparse has no plain flags
+    flags = ("--quiet", "--features", "--full")  # jsonargparse has no plain flags
     sys.argv = [f"{word}=true" if word in flags else word for word in sys.argv]
     try:
         auto_cli(COMMANDS, as_positional=True, prog="focallm")

@@ -15,9 +15,9 @@ from ..lm import SpeechLM
 from ..tokenizer import AudioTokenizer, resample
 from ..tokenizer.focalcodec.mel import log_mel
 from .enhancement import enhance
+from .metrics import MISSING, word_counter
 from .separation import separate
 from .tts import speak
-from .word_errors import MISSING, word_counter
 
 Recogniser = Callable[[np.ndarray, int], str]  # audio (T,), rate -> text
 
@@ -59,13 +59,11 @@ def evaluate_task(
     """
     if task not in ("codec", "tts", "se", "ss"):
         raise ValueError(f"codec, tts, se and ss can be evaluated, found {task!r}")
-    items = [item for item in read_corpus(data) if item.text]
-    if not items:
-        raise ValueError(f"{data} has no transcripts: evaluation needs a text for each recording")
+    items = read_with_texts(data)
     if (mix is not None) != (task in ("se", "ss")):
         raise ValueError("se and ss, and only they, need --mix: how the recordings that the model hears are made")
     mixer = None if mix is None else Mixer(read_recipe(mix), items, read_corpus(noise) if noise else ())
-    items = _some(items if mixer is None else mixer.rows, limit, seed)
+    items = choose(items if mixer is None else mixer.rows, limit, seed)
     recognise = None if scorer == "mel" else load_recogniser(scorer)
     if mixer is not None:
         rows = mixed_rows(task, mixer, items, SpeechLM.from_pretrained(model), recognise)
@@ -84,7 +82,19 @@ def evaluate_task(
     )
 
 
-def _some(items: list[Utterance], limit: int, seed: int) -> list[Utterance]:
+def read_with_texts(data: Path) -> list[Utterance]:
+    """The utterances of a corpus that have a transcript.
+
+    Raises:
+        ValueError: none has.
+    """
+    items = [item for item in read_corpus(data) if item.text]
+    if not items:
+        raise ValueError(f"{data} has no transcripts: evaluation needs a text for each recording")
+    return items
+
+
+def choose(items: list[Utterance], limit: int, seed: int) -> list[Utterance]:
     """At most `limit` of them, chosen by the seed; all for 0."""
     if not 0 < limit < len(items):
         return items

@@ -13,8 +13,8 @@ from ..lm import LengthWindow, SpeechLM
 from ..lm.training import Also, Examples, LMRecipe, Source, WordErrors, build, panel, read_recipe, train
 from ..tokenizer import AudioTokenizer
 from .evaluation import load_recogniser
+from .metrics import word_counter
 from .sources import Part, read_part
-from .word_errors import word_counter
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import pytest
 from focallm.data.corpora import read_corpus
 from focallm.data.mixing import Mixer, MixRecipe
 from focallm.tasks import evaluation
-from focallm.tasks.word_errors import word_counter
+from focallm.tasks.metrics import word_counter
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 

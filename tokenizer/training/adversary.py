@@ -21,7 +21,11 @@ class Adversary:
 
     def __init__(self, recipe: CodecRecipe, accelerator: Accelerator) -> None:
         self.recipe, self.accelerator = recipe, accelerator
-        discriminators = Discriminators(recipe.discriminator_width, scales=recipe.discriminator_scales)
+        discriminators = Discriminators(
+            recipe.discriminator_width,
+            scales=recipe.discriminator_scales,
+            resolutions=recipe.discriminator_resolutions,
+        )
         optimizer = torch.optim.AdamW(
             discriminators.parameters(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay
         )

@@ -1,8 +1,10 @@
-"""Multi-period and multi-scale discriminators (HiFi-GAN, Kong et al., 2020, arXiv 2010.05646, section 2.2).
+"""Discriminators of waveforms: folded by periods, averaged down, and as spectrograms.
 
-B batch, T samples.
+Multi-period and multi-scale: HiFi-GAN, Kong et al., 2020, arXiv 2010.05646, section 2.2. Multi-resolution: UnivNet, Jang
+et al., 2021, arXiv 2106.07889, section 2.2. B batch, T samples.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -11,16 +13,26 @@ Scores = tuple[list[Tensor], list[list[Tensor]]]  # one score map and one list o
 
 
 class Discriminators(nn.Module):
-    """Five periods and three scales; `width` scales every channel count (1.0 is HiFi-GAN's, about 71 M parameters)."""
+    """Five periods, and as many scales and resolutions as asked for.
 
-    def __init__(self, width: float = 1.0, periods: tuple[int, ...] = (2, 3, 5, 7, 11), scales: int = 3) -> None:
+    `width` scales every channel count; with 1.0 and three scales it is HiFi-GAN's, about 71 M parameters.
+    """
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        periods: tuple[int, ...] = (2, 3, 5, 7, 11),
+        scales: int = 3,
+        resolutions: int = 0,
+    ) -> None:
         super().__init__()
         self.periods = nn.ModuleList(PeriodDiscriminator(period, width) for period in periods)
         self.scales = nn.ModuleList(ScaleDiscriminator(2**scale, width) for scale in range(scales))
+        self.resolutions = nn.ModuleList(ResolutionDiscriminator(512 * 2**i, width) for i in range(resolutions))
 
     def forward(self, waveform: Tensor) -> Scores:
         """(B, T) -> scores and activations of every discriminator"""
-        results = [d(waveform[:, None]) for d in (*self.periods, *self.scales)]
+        results = [d(waveform[:, None]) for d in (*self.periods, *self.scales, *self.resolutions)]
         return [scores for scores, _ in results], [activations for _, activations in results]
 
 
@@ -59,6 +71,29 @@ class ScaleDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         return _run(F.avg_pool1d(x, self.scale) if self.scale > 1 else x, self.layers, self.score)
+
+
+class ResolutionDiscriminator(nn.Module):
+    """Looks at the complex spectrogram of windows of `n_fft` samples."""
+
+    def __init__(self, n_fft: int, width: float) -> None:
+        super().__init__()
+        self.n_fft = n_fft
+        dim = max(8, int(32 * width))
+        dims, strides = (
+            [2, dim, dim, dim, dim],
+            (2, 2, 2, 1),
+        )  # along the frequency, which has many more bins than needed
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(dims[i], dims[i + 1], (9, 3), (stride, 1), (4, 1)))
+            for i, stride in enumerate(strides)
+        )
+        self.score = weight_norm(nn.Conv2d(dim, 1, 3, padding=1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        window = torch.hann_window(self.n_fft, device=x.device)
+        spectrum = torch.stft(x[:, 0].float(), self.n_fft, self.n_fft // 4, window=window, return_complex=True)
+        return _run(torch.view_as_real(spectrum).permute(0, 3, 1, 2), self.layers, self.score)
 
 
 def _scaled(channels: int, width: float) -> int:

@@ -1,6 +1,7 @@
 """What a codec training run is: one frozen dataclass, read from YAML."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ class CodecRecipe:
     adversarial_from: int = 0  # step at which the discriminators join
     discriminator_width: float = 1.0  # of HiFi-GAN's channel counts
     discriminator_scales: int = 3  # multi-scale discriminators beside the five multi-period ones
+    discriminator_resolutions: int = 0  # multi-resolution ones, on spectrograms: a fifth of the time of scales on a CPU
     teacher_weight: float = 0.0  # quantizer, decoder, joint: distance of the teacher's inner layers
     posterior_weight: float = 0.0  # quantizer, decoder, joint: divergence of what the teacher recognises
 
@@ -142,23 +144,28 @@ def read_recipe(path: Path | str, **overrides: Any) -> CodecRecipe:
     Raises:
         ValueError: an unknown key (named, with the known ones), a value of another type, or a contradiction.
     """
-    values = {**read_yaml(path), **overrides}
+    return recipe_from({**read_yaml(path), **overrides}, str(path))
+
+
+def recipe_from(values: Mapping[str, Any], place: str) -> CodecRecipe:
+    """The recipe that these entries describe; raises as `read_recipe`, and says in which `place` they stand."""
     fields = {f.name: f for f in dataclasses.fields(CodecRecipe)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise ValueError(f"{path}: unknown keys {unknown}; a codec recipe has the keys {list(fields)}")
+        raise ValueError(f"{place}: unknown keys {unknown}; a codec recipe has the keys {list(fields)}")
     if "stage" not in values:
-        raise ValueError(f"{path}: stage is missing, one of {tuple(LEARNS)}")
+        raise ValueError(f"{place}: stage is missing, one of {tuple(LEARNS)}")
+    entries = dict(values)
     for name in ("betas", "learns"):
-        values[name] = tuple(values.get(name, fields[name].default))
+        entries[name] = tuple(entries.get(name, fields[name].default))
     wrong = [
-        f"{name} must be {kind.__name__}, found {values[name]!r}"
+        f"{name} must be {kind.__name__}, found {entries[name]!r}"
         for name, kind in _kinds(fields).items()
-        if name in values and not _fits(values[name], kind)
+        if name in entries and not _fits(entries[name], kind)
     ]
     if wrong:
-        raise ValueError(f"{path}: {'; '.join(wrong)}")
-    return CodecRecipe(**values)
+        raise ValueError(f"{place}: {'; '.join(wrong)}")
+    return CodecRecipe(**entries)
 
 
 def _kinds(fields: dict[str, Any]) -> dict[str, type]:

@@ -15,6 +15,7 @@ from .build import Stage, build_stage
 from .checkpoint import load_checkpoint, remember_recipe, save_checkpoint
 from .clips import Batch, Clips, Rates, make_batch
 from .learner import Learner
+from .machine import remember_machine
 from .recipe import CodecRecipe
 from .record import Record
 from .recordings import open_recordings
@@ -59,6 +60,7 @@ def train_codec(
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         remember_recipe(recipe, folder)
+        remember_machine(folder, accelerator.device, accelerator.num_processes)
     rates = _rates(stage)
     clips, held_out = _open(recipe, paths, said, rates, accelerator, quiet)
     learner = Learner(stage, recipe, accelerator, clips.epoch_steps)

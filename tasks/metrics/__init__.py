@@ -1,0 +1,7 @@
+"""What is measured of speech: words, quality, voices. Each loads its model when it is asked for, or says what is missing."""
+
+from .quality import load_quality
+from .similarity import load_similarity
+from .word_errors import MISSING, word_counter
+
+__all__ = ["MISSING", "load_quality", "load_similarity", "word_counter"]
