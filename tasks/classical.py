@@ -1,4 +1,4 @@
-"""Classical codecs to compare with, through their own programs (Debian: `apt-get install codec2 opus-tools`). T samples."""
+"""Classical codecs to compare with, through their own programs (Debian: codec2, opus-tools). T samples."""
 
 import shutil
 import subprocess

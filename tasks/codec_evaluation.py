@@ -171,7 +171,7 @@ def _mean(lines: Iterable[Line], key: str, digits: int) -> str:
 
 def _voices(lines: Sequence[Line]) -> str:
     same, other = (_mean(lines, key, 3) for key in ("same", "other"))
-    return f"Voice similarity of two recordings of one speaker {same or 'not known'}, of two speakers {other or 'not known'}."
+    return f"Voice similarity of two recordings of one speaker: {same or 'none'}; of two speakers: {other or 'none'}."
 
 
 def _use(name: str, lines: Sequence[Line], codebook_size: int) -> str:
@@ -182,9 +182,9 @@ def _use(name: str, lines: Sequence[Line], codebook_size: int) -> str:
     entropy = float(-(share * np.log2(share)).sum())
     expected = codebook_size * (1 - (1 - 1 / codebook_size) ** total)
     return (
-        f"Codes of {name}: {len(counts)} of {codebook_size} in {total} tokens ({100 * len(counts) / codebook_size:.1f} %; "
-        f"even use would show {100 * expected / codebook_size:.1f} %), entropy {entropy:.2f} bits, normalised "
-        f"{entropy / np.log2(max(2, len(counts))):.3f}."
+        f"Codes of {name}: {len(counts)} of {codebook_size} in {total} tokens "
+        f"({100 * len(counts) / codebook_size:.1f} %; even use would show {100 * expected / codebook_size:.1f} %), "
+        f"entropy {entropy:.2f} bits, normalised {entropy / np.log2(max(2, len(counts))):.3f}."
     )
 
 

@@ -34,9 +34,8 @@ LATIN = dict(
 
 def debian_prompts(language: str, out: Path) -> list[dict]:
     """Decode one speaker's prompts to FLAC; -> manifest rows."""
-    lines = (
-        gzip.open(TEXTS / f"asterisk-core-sounds-{language}/core-sounds-{language}.txt.gz", "rt").read().splitlines()
-    )
+    packed = (TEXTS / f"asterisk-core-sounds-{language}/core-sounds-{language}.txt.gz").read_bytes()
+    lines = gzip.decompress(packed).decode().splitlines()
     rows = []
     for name, text in sorted(line.split(": ", 1) for line in lines if ": " in line and not line.startswith(";")):
         source = SOUNDS / SPEAKERS[language] / f"{name}.g722"
@@ -62,7 +61,7 @@ def latin(text: str) -> str:
 
 
 def main() -> None:
-    """Write OUT/manifest.jsonl. Rows are in the order of a hash, so that the last ones, which validate, are of all kinds."""
+    """Write OUT/manifest.jsonl, in the order of a hash, so that the last rows, which validate, are of all kinds."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("kokoro", type=Path)
     arguments.add_argument("out", type=Path)

@@ -1,4 +1,4 @@
-"""What is measured of speech: words, quality, voices. Each loads its model when it is asked for, or says what is missing."""
+"""What is measured of speech: words, quality, voices. Models are loaded when they are asked for."""
 
 from .quality import load_quality
 from .similarity import load_similarity

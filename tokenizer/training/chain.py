@@ -13,8 +13,8 @@ _RESULTS = {"teacher": "teacher"}  # stage -> folder of what it leaves, `model` 
 def read_stages(path: Path | str, run: Path) -> dict[Path, CodecRecipe]:
     """The folder of each stage -> its recipe, in the order in which they are trained.
 
-    A file is one recipe, trained in `run` itself, or has one key, `stages`: names -> recipes, each trained in `run/name`.
-    There, `parts_from`, `target` and `teacher` may name an earlier stage, for what it leaves.
+    A file is one recipe, trained in `run` itself, or has one key, `stages`: names -> recipes, each trained in
+    `run/name`. There, `parts_from`, `target` and `teacher` may name an earlier stage, for what it leaves.
 
     Args:
         path: a YAML file.

@@ -1,7 +1,7 @@
 """Discriminators of waveforms: folded by periods, averaged down, and as spectrograms.
 
-Multi-period and multi-scale: HiFi-GAN, Kong et al., 2020, arXiv 2010.05646, section 2.2. Multi-resolution: UnivNet, Jang
-et al., 2021, arXiv 2106.07889, section 2.2. B batch, T samples.
+Multi-period and multi-scale: HiFi-GAN, Kong et al., 2020, arXiv 2010.05646, section 2.2. Multi-resolution: UnivNet,
+Jang et al., 2021, arXiv 2106.07889, section 2.2. B batch, T samples.
 """
 
 import torch
