@@ -116,7 +116,8 @@ def train_codec(
         corpus: a folder of audio, or a folder or file with a manifest.
         run: folder of the run; each stage leaves its codec in a folder `model`, or `teacher` after stage teacher.
         only: train this stage of several; those that it builds on are done.
-        scorer: folder of a Whisper model for faster-whisper; evaluations then count the words that decoding changes.
+        scorer: folder of a Whisper model for faster-whisper; evaluations then count the words that decoding changes,
+            and say how similar voices stay.
         quiet: no progress bar.
     """
     _prepare()
@@ -164,6 +165,25 @@ def evaluate(
     from .evaluation import evaluate_task
 
     print(evaluate_task(task, data, model, limit, scorer, seed, mix, noise))
+
+
+def tables(name: str, runs: Path, data: Path, limit: int = 0, scorer: str = "mel", seed: int = 0) -> None:
+    """Print a table of the paper with what was measured here beside what is published.
+
+    Args:
+        name: ablation (the paper's Table 6).
+        runs: folder of the trained rows, such as runs/ablation.
+        data: a corpus with transcripts that was not trained on.
+        limit: only this many items, chosen by the seed; 0 for all.
+        scorer: mel (needs nothing else) or the folder of a Whisper model for faster-whisper (adds word error rates).
+        seed: of the choice of items and of the intervals.
+    """
+    _prepare()
+    from .tables import ablation_table
+
+    if name != "ablation":
+        raise ValueError(f"ablation is the table that there is, found {name!r}")
+    print(ablation_table(runs, data, limit, scorer, seed))
 
 
 def benchmark(
@@ -242,6 +262,7 @@ COMMANDS: dict[str, Any] = {
     "transcribe": transcribe_file,
     "continue": continue_file,
     "evaluate": evaluate,
+    "tables": tables,
     "benchmark": benchmark,
     "demo": demo,
     "info": info,

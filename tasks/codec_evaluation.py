@@ -133,6 +133,16 @@ def _classical(name: str) -> Callable[[np.ndarray, int], tuple[np.ndarray, Line]
     return through
 
 
+def table_of_record(record: Path, tokenizer: AudioTokenizer, seed: int) -> str:
+    """The table of what a record holds of the recordings, of this codec and of classical ones."""
+    own = weights_hash(tokenizer.codec)
+    lines: dict[str, list[Line]] = {}
+    for (_, name, key), line in _read(record).items():
+        if key in ("", own):
+            lines.setdefault(name, []).append(line)
+    return table(lines, tokenizer.codebook_size, seed)
+
+
 def table(lines: dict[str, list[Line]], codebook_size: int, seed: int) -> str:
     """Markdown from the lines of every system."""
     first = lines[RECORDING]

@@ -9,6 +9,7 @@ from ..data.summary import summarise
 from ..tokenizer.files import write_whole
 from ..tokenizer.training import read_stages, result_folder, train_codec
 from .evaluation import load_recogniser
+from .metrics import load_similarity
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def train_stages(recipe: Path, corpus: Path, run: Path, only: str | None, scorer
             raise ValueError(f"--only names a stage of {recipe}, {[folder.name for folder in stages]}, found {only!r}")
         stages = {run / only: stages[run / only]}
     items = read_corpus(corpus)
-    recognise = load_recogniser(scorer) if scorer else None
+    judges = (load_recogniser(scorer), load_similarity()) if scorer else (None, None)
     paths, texts = [Path(str(item.audio)) for item in items], [item.text for item in items]
     run.mkdir(parents=True, exist_ok=True)
     write_whole(run / "data.json", json.dumps(summarise(items), indent=1).encode())
@@ -33,7 +34,7 @@ def train_stages(recipe: Path, corpus: Path, run: Path, only: str | None, scorer
         if len(stages) > 1 and result_folder(folder, values).exists():
             logger.info("%s is done", folder)
             continue
-        train_codec(values, paths, folder, quiet, texts, recognise)
+        train_codec(values, paths, folder, quiet, texts, *judges)
     result = result_folder(folder, values)
     if values.stage == "teacher":
         return f"{result} holds the teacher: name it in the recipe of a quantizer, decoder or joint stage"

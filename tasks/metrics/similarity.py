@@ -19,7 +19,7 @@ def load_similarity() -> Embed:
         from resemblyzer import VoiceEncoder, preprocess_wav
     except ImportError:
         raise ImportError(
-            "voices are compared by Resemblyzer: pip install librosa webrtcvad-wheels && pip install --no-deps resemblyzer"
+            "voices need Resemblyzer: pip install librosa webrtcvad-wheels; pip install --no-deps resemblyzer"
         ) from None
     encoder = VoiceEncoder("cpu", verbose=False)
 

@@ -21,7 +21,7 @@ from .record import Record
 from .recordings import open_recordings
 from .stages import TeacherStage
 from .teacher import Teacher
-from .validation import Recogniser, Validation
+from .validation import Embed, Recogniser, Validation
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ def train_codec(
     quiet: bool = False,
     texts: Sequence[str | None] | None = None,
     recognise: Recogniser | None = None,
+    embed: Embed | None = None,
 ) -> FocalCodecModel | Teacher:
     """Train one stage on audio files; the model is left in `folder/model`, logs and the checkpoint beside it.
 
@@ -47,6 +48,7 @@ def train_codec(
         quiet: no progress bars.
         texts: what is said in each file. Stage teacher learns from files that have one, and leaves `folder/teacher`.
         recognise: audio (T,) and rate -> text; adds to evaluations how many words decoding changes (dWER).
+        embed: audio (T,) and rate -> a unit vector of the voice; adds how similar decoded voices are.
 
     Raises:
         ValueError: the folder holds a run of another recipe, or there are too few files.
@@ -66,7 +68,7 @@ def train_codec(
     learner = Learner(stage, recipe, accelerator, clips.epoch_steps)
     begin = load_checkpoint(folder, learner)
     codebook = 0 if isinstance(stage, TeacherStage) else stage.model.config.codebook_size
-    validation = Validation(held_out, rates.spoken, codebook, recognise)
+    validation = Validation(held_out, rates.spoken, codebook, recognise, embed)
     logger.info("%.2f h of audio, step %d of %d", clips.seconds / 3600, begin, recipe.steps)
     _learn(learner, clips, validation, Record(folder, rates.spoken, not accelerator.is_main_process), begin, quiet)
     result = stage.learning()

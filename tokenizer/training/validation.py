@@ -16,6 +16,7 @@ from .stages import Outcome
 logger = logging.getLogger(__name__)
 
 Recogniser = Callable[[np.ndarray, int], str]  # audio (T,), rate in Hz -> text
+Embed = Callable[[np.ndarray, int], np.ndarray]  # audio (T,), rate in Hz -> the voice, a vector of unit length
 
 
 class Validation:
@@ -26,13 +27,19 @@ class Validation:
         sampling_rate: of what is decoded, in Hz.
         codebook_size: number of codes, 0 if there are none.
         recognise: what hears words, for dWER: words that change between a recording and what is decoded of it.
+        embed: what hears voices, for their similarity.
     """
 
     def __init__(
-        self, batches: Sequence[Batch], sampling_rate: int, codebook_size: int = 0, recognise: Recogniser | None = None
+        self,
+        batches: Sequence[Batch],
+        sampling_rate: int,
+        codebook_size: int = 0,
+        recognise: Recogniser | None = None,
+        embed: Embed | None = None,
     ) -> None:
         self.batches, self.sampling_rate, self.codebook_size = batches, sampling_rate, codebook_size
-        self.recognise = recognise
+        self.recognise, self.embed = recognise, embed
         self._references: list[list[str]] = []
 
     @torch.no_grad()
@@ -50,6 +57,8 @@ class Validation:
             metrics["validation_letter_errors"] = self._letter_errors(outcomes)
         if self.recognise is not None and outcomes[0].generated is not None:
             metrics["validation_dwer"] = self._changed_words(outcomes, self.recognise)
+        if self.embed is not None and outcomes[0].generated is not None:
+            metrics["validation_similarity"] = self._similarity(outcomes, self.embed)
         return metrics, outcomes
 
     def _use(self, tokens: Tensor, floor: float) -> dict[str, float]:
@@ -75,6 +84,11 @@ class Validation:
             self._references = [self._words(recognise, batch.spoken) for batch in self.batches]
         heard = [self._words(recognise, o.generated) for o in outcomes if o.generated is not None]
         return sum(map(edit_distance, heard, self._references)) / max(1, sum(map(len, self._references)))
+
+    def _similarity(self, outcomes: Sequence[Outcome], embed: Embed) -> float:
+        pairs = [(o.generated, o.real) for o in outcomes if o.generated is not None and o.real is not None]
+        voices = [[embed(wave[0].float().cpu().numpy(), self.sampling_rate) for wave in pair] for pair in pairs]
+        return float(np.mean([generated @ real for generated, real in voices]))
 
     def _words(self, recognise: Recogniser, waveform: Tensor) -> list[str]:
         return re.findall(r"[\w']+", recognise(waveform[0].float().cpu().numpy(), self.sampling_rate).lower())
