@@ -167,6 +167,22 @@ def evaluate(
     print(evaluate_task(task, data, model, limit, scorer, seed, mix, noise))
 
 
+def release(recipe: Path, run: Path, out: Path, evaluations: list[Path] | None = None, seed: int = 0) -> None:
+    """Turn a trained codec into a folder to ship: weights in half precision, and a card from the run's own record.
+
+    Args:
+        recipe: the YAML file that it was trained with.
+        run: folder of the run.
+        out: folder of the weights and their card.
+        evaluations: records that focallm evaluate codec --full --record wrote of these weights, a table each.
+        seed: of the tables' intervals.
+    """
+    _prepare()
+    from .release import release_codec
+
+    print(release_codec(recipe, run, out, evaluations or [], seed))
+
+
 def tables(name: str, runs: Path, data: Path, limit: int = 0, scorer: str = "mel", seed: int = 0) -> None:
     """Print a table of the paper with what was measured here beside what is published.
 
@@ -262,6 +278,7 @@ COMMANDS: dict[str, Any] = {
     "transcribe": transcribe_file,
     "continue": continue_file,
     "evaluate": evaluate,
+    "release": release,
     "tables": tables,
     "benchmark": benchmark,
     "demo": demo,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def release_codec(recipe: Path, run: Path, out: Path, evaluations: Sequence[Path
     last, values = list(stages.items())[-1]
     tokenizer = AudioTokenizer.from_pretrained(result_folder(last, values), dtype="float16")
     tokenizer.save_pretrained(out)
+    tokenizer = AudioTokenizer.from_pretrained(out)  # as it is evaluated
     weights = out / "model.safetensors"
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     parameters = sum(p.numel() for p in tokenizer.codec.parameters())
@@ -41,8 +43,8 @@ def release_codec(recipe: Path, run: Path, out: Path, evaluations: Sequence[Path
         _HEAD,
         f"# {out.name}: a small FocalCodec",
         "",
-        f"{tokenizer.sampling_rate} Hz speech <-> {tokenizer.frame_rate:g} tokens/s, {tokenizer.bits_per_second:.0f} bit/s; "
-        f"{parameters / 1e6:.2f} M parameters, half precision, {weights.stat().st_size / 1e6:.1f} MB.",
+        f"{tokenizer.sampling_rate} Hz speech <-> {tokenizer.frame_rate:g} tokens/s, {tokenizer.bits_per_second:.0f} "
+        f"bit/s; {parameters / 1e6:.2f} M parameters, half precision, {weights.stat().st_size / 1e6:.1f} MB.",
         f"`model.safetensors`: sha256 `{digest}`.",
         "",
         "## What it learnt from",
@@ -101,6 +103,6 @@ def _stage(folder: Path, recipe: CodecRecipe) -> str:
 
 def _hours(times: Sequence[float]) -> float:
     """The time between the first and the last line of a log, without the pauses of a run that was stopped."""
-    gaps = sorted(b - a for a, b in zip(times, times[1:], strict=False))
+    gaps = sorted(b - a for a, b in pairwise(times))
     usual = gaps[len(gaps) // 2] if gaps else 0.0
     return sum(gap for gap in gaps if 0 <= gap <= _PAUSE * max(usual, 1.0)) / 3600
