@@ -1,0 +1,153 @@
+"""From a recipe of several stages to a table of the paper and to weights with their card, with tiny codecs."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from focallm.data.corpora import read_corpus
+from focallm.data.summary import summarise
+from focallm.tasks import classical, cli, codec_evaluation
+from focallm.tasks.codec_training import train_stages
+from focallm.tasks.release import release_codec
+from focallm.tasks.tables import ablation_table
+from focallm.tokenizer import AudioTokenizer, write_audio
+
+CHAIN = Path(__file__).parents[1] / "fixtures" / "codec_chain.yaml"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("speech")
+    rng, rows = np.random.default_rng(0), []
+    for i in range(4):
+        t = np.arange(9600) / 16000
+        wave = 0.3 * np.sin(2 * np.pi * (150 + 50 * i + 100 * t) * t) + 0.02 * rng.standard_normal(len(t))
+        write_audio(folder / f"{i}.wav", wave.astype(np.float32), 16000)
+        rows.append({"id": str(i), "audio": f"{i}.wav", "text": "one two", "speaker": "ab"[i % 2], "licence": "CC0"})
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert "voice/model holds the codec" in train_stages(CHAIN, corpus, folder, None, None, quiet=True)
+    return folder
+
+
+class Scorers:
+    """Hears one word of two, and gives every voice and sound the same marks."""
+
+    heard = 0
+
+    def recognise(self, audio, rate):
+        self.heard += 1
+        return "one"
+
+    count = staticmethod(lambda text, heard: (1, 2))
+    quality = staticmethod(lambda audio, rate: 3.0)
+    voice = staticmethod(lambda audio, rate: np.array([0.6, 0.8]))
+
+
+def test_stages_that_are_done_are_not_trained_again(run, corpus):
+    before = (run / "voice" / "log.jsonl").read_bytes()
+    train_stages(CHAIN, corpus, run, None, None, quiet=True)
+    assert (run / "voice" / "log.jsonl").read_bytes() == before
+
+
+def test_one_stage_is_trained_alone(corpus, tmp_path):
+    assert "teacher holds the teacher" in train_stages(CHAIN, corpus, tmp_path, "teacher", None, quiet=True)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["teacher"]
+    with pytest.raises(ValueError, match=r"names a stage of .*\['teacher', 'quantizer', 'voice'\], found 'vocie'"):
+        train_stages(CHAIN, corpus, tmp_path, "vocie", None, quiet=True)
+
+
+def test_the_card_holds_what_the_run_recorded(run, corpus, tmp_path):
+    out = tmp_path / "tiny"
+    release_codec(CHAIN, run, out, [], seed=0)
+    scorers, record = Scorers(), tmp_path / "held_out.jsonl"
+    items = read_corpus(corpus)
+    table = codec_evaluation.compare(items, str(out), scorers, 0, (), record)
+    assert scorers.heard == 8
+    assert codec_evaluation.compare(items, str(out), scorers, 0, (), record) == table
+    assert scorers.heard == 8  # everything was in the record
+    release_codec(CHAIN, run, out, [record], seed=0)
+    card = (out / "README.md").read_text()
+    assert table in card
+    assert f"`{summarise(items)['sha256']}`" in card
+    assert "| not named | CC0 | 2 | 4 | 0.00 |" in card
+    for stage in ("teacher", "quantizer", "voice"):
+        assert f"| {stage} | 2 | " in card
+    assert AudioTokenizer.from_pretrained(out).vocab_size == 64
+
+
+def test_a_record_of_other_weights_gives_the_card_no_row(run, corpus, tmp_path):
+    items, record = read_corpus(corpus), tmp_path / "r.jsonl"
+    codec_evaluation.compare(items, "mini", Scorers(), 0, (), record)
+    release_codec(CHAIN, run, tmp_path / "tiny", [record], seed=0)
+    card = (tmp_path / "tiny" / "README.md").read_text()
+    assert "| recording |" in card
+    assert "| mini |" not in card
+
+
+def test_a_run_that_is_not_finished_is_not_released(tmp_path):
+    with pytest.raises(OSError, match=r"not trained yet: .*teacher.*focallm train-codec"):
+        release_codec(CHAIN, tmp_path, tmp_path / "out", [], seed=0)
+
+
+def test_a_table_says_how_alike_voices_are_and_how_codes_are_used():
+    lines = {
+        "recording": [{"errors": 0, "words": 2, "seconds": 60.0, "quality": 3.0, "same": 0.8, "other": 0.5}] * 4,
+        "codec": [{"errors": 1, "words": 2, "bit_rate": 650, "similarity": 0.75, "mel": 0.5, "codes": [0, 1]}] * 4,
+    }
+    table = codec_evaluation.table(lines, 4, seed=0)
+    assert "n = 4, 4.0 minutes; DNSMOS of the first 4; seed 0" in table
+    assert "| codec | 650 | 50.0 (50.0 to 50.0) | 0 |  | 0.750 | 0.500 |" in table
+    assert "one speaker: 0.800; of two speakers: 0.500" in table
+    assert "2 of 4 in 8 tokens (50.0 %; even use would show 90.0 %), entropy 1.00 bits, normalised 1.000" in table
+
+
+@pytest.mark.parametrize("name", classical.CODECS)
+def test_classical_codecs_keep_length_and_loudness(name):
+    if any(shutil.which(program) is None for program in classical.CODECS[name][0]):
+        with pytest.raises(ImportError, match="apt-get install codec2 opus-tools"):
+            classical.through_classical(name, np.zeros(16000, np.float32), 16000)
+        return
+    t = np.arange(32000) / 16000
+    wave = sum(0.1 / k * np.sin(2 * np.pi * 140 * k * t) for k in range(1, 12)).astype(np.float32)
+    again, bit_rate = classical.through_classical(name, wave, 16000)
+    assert abs(len(again) - len(wave)) < 0.1 * 16000
+    assert 0.3 < np.std(again) / np.std(wave) < 3
+    assert 0.9 < bit_rate / classical.CODECS[name][2] < 2  # with its container
+
+
+def test_the_ablation_shows_trained_rows_and_how_to_train_the_others(run, corpus, tmp_path):
+    with pytest.raises(OSError, match=r"holds no row of the ablation(.|\n)*ablation/focal.yaml"):
+        ablation_table(tmp_path, corpus, 0, "mel", 0)
+    for name in ("focal", "lfq"):
+        shutil.copytree(run / "voice" / "model", tmp_path / name / "model")
+    table = ablation_table(tmp_path, corpus, 0, "mel", 0)
+    assert "| focal modulation, Snake, BSQ, Vocos | 0.0 | 2.54 | through the codec | - | - | mel distance " in table
+    assert "| quantizer: LFQ | 0.0 | 2.75 |" in table
+    assert f"focallm train-codec configs/codec/ablation/wavenext.yaml CORPUS {tmp_path}/wavenext" in table
+    assert "ablation/lfq.yaml" not in table
+
+
+def test_the_commands_are_there(run, corpus, tmp_path, monkeypatch, capsys):
+    shutil.copytree(run / "voice" / "model", tmp_path / "focal" / "model")
+    for words in (
+        ["tables", "ablation", str(tmp_path), str(corpus), "--limit", "2"],
+        ["release", str(CHAIN), str(run), str(tmp_path / "out")],
+    ):
+        monkeypatch.setattr(sys, "argv", ["focallm", *words])
+        cli.main()
+    said = capsys.readouterr().out
+    assert "Table 6 on " in said
+    assert "and its card" in said
+    monkeypatch.setattr(sys, "argv", ["focallm", "evaluate", "codec", str(corpus), "--full"])
+    with pytest.raises(SystemExit, match="--full is of a codec, and needs a recogniser"):
+        cli.main()
