@@ -25,7 +25,7 @@ def test_later_stages_build_on_what_earlier_ones_leave():
 
 def test_a_file_of_one_recipe_is_trained_in_the_run_itself(tmp_path):
     (tmp_path / "one.yaml").write_text("stage: teacher\nseconds: 0\n")
-    assert [folder for folder in read_stages(tmp_path / "one.yaml", RUN)] == [RUN]
+    assert list(read_stages(tmp_path / "one.yaml", RUN)) == [RUN]
 
 
 @pytest.mark.parametrize(
