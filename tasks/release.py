@@ -84,7 +84,7 @@ def _data(data: dict[str, Any]) -> list[str]:
 def _stage(folder: Path, recipe: CodecRecipe) -> str:
     lines = [json.loads(line) for line in (folder / "log.jsonl").open()]
     machine = json.loads((folder / "machine.json").read_text())
-    measured = next((line for line in reversed(lines) if "validation_loss" in line), {})
+    measured: dict[str, float] = next((line for line in reversed(lines) if "validation_loss" in line), {})
     shown = {
         name.removeprefix("validation_").replace("_", " "): f"{value:.4g}"
         for name, value in measured.items()

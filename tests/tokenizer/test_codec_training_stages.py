@@ -291,8 +291,9 @@ def test_a_killed_run_ends_with_the_same_weights(speech, tmp_path):
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def test_two_processes_learn_what_one_does(speech, tmp_path):
-    path = write_recipe(tmp_path / "r.yaml", "decoder", steps=3)
+@pytest.mark.parametrize("stage", ["decoder", "quantizer"])
+def test_two_processes_learn_what_one_does(stage, speech, tmp_path):
+    path = write_recipe(tmp_path / "r.yaml", stage, steps=3)
     (tmp_path / "run.py").write_text(RUN)
     one = train_codec(read_recipe(path), speech, tmp_path / "one", quiet=True).state_dict()
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu"]  # and no GPU

@@ -14,7 +14,9 @@ evenly than they are. G = K is exact, and what the published codec was trained w
 import itertools
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
 from torch.utils.checkpoint import checkpoint
 
 from ..focalcodec.quantizer import LookupFreeQuantizer
@@ -57,13 +59,20 @@ def _group_loss(latents: Tensor, size: float, inverse_temperature: float, at_onc
         # The table of a chunk is computed again in the backward pass instead of being kept.
         entropies, probabilities = checkpoint(_assign, chunk, codes, use_reentrant=False, preserve_rng_state=False)
         single, mean = single + entropies / len(latents), mean + probabilities / len(latents)
-    return single - _entropy(mean)
+    return single - _entropy(_over_processes(mean))
 
 
 def _assign(latents: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """(F, G), (2^G, G) -> sum over frames of the entropy (), and of the probabilities (2^G,)"""
     probabilities = torch.softmax(latents @ codes.T, dim=-1)
     return _entropy(probabilities).sum(), probabilities.sum(dim=0)
+
+
+def _over_processes(mean: Tensor) -> Tensor:
+    """The mean of all processes that share a batch: whether all codes are used is a question to the whole batch."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return mean
+    return all_reduce(mean) / dist.get_world_size()  # its gradients are added up in the same way
 
 
 def _entropy(probabilities: Tensor) -> Tensor:
