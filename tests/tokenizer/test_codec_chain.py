@@ -15,12 +15,14 @@ RUN = Path("runs/tiny")
 
 def test_later_stages_build_on_what_earlier_ones_leave():
     stages = read_stages(TINY, RUN)
-    assert list(stages) == [RUN / name for name in ("teacher", "quantizer", "voice")]
+    assert list(stages) == [RUN / name for name in ("teacher", "quantizer", "decoder", "voice")]
     assert stages[RUN / "quantizer"].teacher == "runs/tiny/teacher/teacher"
-    assert stages[RUN / "voice"].parts_from == dict.fromkeys(
-        ("compressor", "decompressor"), "runs/tiny/quantizer/model"
-    )
-    assert [result_folder(folder, recipe).name for folder, recipe in stages.items()] == ["teacher", "model", "model"]
+    quantizer, decoder = "runs/tiny/quantizer/model", "runs/tiny/decoder/model"
+    parts = {"compressor": quantizer, "decompressor": quantizer, "decoder": decoder}
+    assert stages[RUN / "voice"].parts_from == parts
+    assert stages[RUN / "voice"].adversary_from == "runs/tiny/decoder"
+    results = [result_folder(folder, recipe).name for folder, recipe in stages.items()]
+    assert results == ["teacher", "model", "model", "model"]
 
 
 def test_a_file_of_one_recipe_is_trained_in_the_run_itself(tmp_path):

@@ -14,7 +14,8 @@ def read_stages(path: Path | str, run: Path) -> dict[Path, CodecRecipe]:
     """The folder of each stage -> its recipe, in the order in which they are trained.
 
     A file is one recipe, trained in `run` itself, or has one key, `stages`: names -> recipes, each trained in
-    `run/name`. There, `parts_from`, `target` and `teacher` may name an earlier stage, for what it leaves.
+    `run/name`. There, `parts_from`, `target`, `teacher` and `adversary_from` may name an earlier stage, for what it
+    leaves.
 
     Args:
         path: a YAML file.
@@ -30,11 +31,14 @@ def read_stages(path: Path | str, run: Path) -> dict[Path, CodecRecipe]:
     if len(values) > 1 or not isinstance(stages, dict) or not stages:
         raise ValueError(f"{path}: a file with `stages` has no other key, and names at least one; found {list(values)}")
     results: dict[str, str] = {}
-    recipes = {}
+    recipes: dict[Path, CodecRecipe] = {}
     for name, entries in stages.items():
         if not isinstance(entries, dict):
             raise ValueError(f"{path}: stages.{name} must be a recipe, found {entries!r}")
-        recipe = recipe_from(_resolve(entries, results), f"{path}: stages.{name}")
+        resolved = _resolve(entries, results)
+        if entries.get("adversary_from") in results:
+            resolved["adversary_from"] = str(run / entries["adversary_from"])
+        recipe = recipe_from(resolved, f"{path}: stages.{name}")
         recipes[run / name] = recipe
         results[name] = str(result_folder(run / name, recipe))
     return recipes

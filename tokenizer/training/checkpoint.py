@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,6 +35,19 @@ def save_checkpoint(folder: Path, learner: Learner, step: int) -> None:
     """Write `checkpoint.pt`, whole or not at all. Everything random follows from the seed and the step."""
     with whole_file(folder / "checkpoint.pt") as temporary:
         torch.save({"step": step, **learner.state_dict()}, temporary)
+
+
+def load_adversary(folder: Path) -> dict[str, Any]:
+    """The discriminators, with their optimiser, of the run that stands in a folder.
+
+    Raises:
+        ValueError: it has none.
+    """
+    path = folder / "checkpoint.pt"
+    state = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else {}
+    if state.get("adversary") is None:
+        raise ValueError(f"adversary_from: {folder} holds no run with discriminators: name the folder of one")
+    return state["adversary"]
 
 
 def load_checkpoint(folder: Path, learner: Learner) -> int:

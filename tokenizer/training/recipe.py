@@ -33,6 +33,7 @@ class CodecRecipe:
     target: str | None = None  # codec whose encoder gives the features to aim at; None: the model's own encoder
     decoder_input: str = "encoder"  # stage decoder: "encoder", "decompressed" or "target" features
     teacher: str | None = None  # folder that stage teacher left, RUN/teacher
+    adversary_from: str | None = None  # run of another stage whose discriminators go on learning; None: new ones
     teacher_model: dict[str, Any] = field(default_factory=dict)  # stage teacher: fields of TeacherConfig
 
     steps: int = 10000
@@ -124,6 +125,8 @@ def _contradictions(r: CodecRecipe) -> list[tuple[bool, str]]:
         (r.stage != "teacher" and bool(r.teacher_model), f'teacher_model needs stage "teacher", found {stage}'),
         (r.stage == "teacher" and r.seconds > 0,
          f"{stage} learns from transcripts, which belong to whole utterances: seconds must be 0, found {r.seconds}"),
+        (bool(r.adversary_from) and not (r.decodes and r.adversarial_weight > 0),
+         f"adversary_from names discriminators, and {stage} with adversarial_weight {r.adversarial_weight} has none"),
         (heard and not r.teacher, "teacher_weight and posterior_weight need teacher, the folder of a teacher"),
         (bool(r.teacher) and not heard, "teacher is given, but teacher_weight and posterior_weight are 0"),
         (heard and not (r.quantizes or r.decodes), f"teacher_weight and posterior_weight mean nothing in {stage}"),

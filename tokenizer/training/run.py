@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..focalcodec import FocalCodecModel
 from .build import Stage, build_stage
-from .checkpoint import load_checkpoint, remember_recipe, save_checkpoint
+from .checkpoint import load_adversary, load_checkpoint, remember_recipe, save_checkpoint
 from .clips import Batch, Clips, Rates, make_batch
 from .learner import Learner
 from .machine import remember_machine
@@ -66,6 +66,8 @@ def train_codec(
     rates = _rates(stage)
     clips, held_out = _open(recipe, paths, said, rates, accelerator, quiet)
     learner = Learner(stage, recipe, accelerator, clips.epoch_steps)
+    if learner.adversary is not None and recipe.adversary_from:
+        learner.adversary.load_state_dict(load_adversary(Path(recipe.adversary_from)))
     begin = load_checkpoint(folder, learner)
     codebook = 0 if isinstance(stage, TeacherStage) else stage.model.config.codebook_size
     validation = Validation(held_out, rates.spoken, codebook, recognise, embed)
