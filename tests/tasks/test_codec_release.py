@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from focallm.data.corpora import read_corpus
 from focallm.data.summary import summarise
@@ -53,6 +54,13 @@ class Scorers:
     voice = staticmethod(lambda audio, rate: np.array([0.6, 0.8]))
 
 
+def test_discriminators_go_on_where_another_stage_left_them(run):
+    before, after = (torch.load(run / name / "checkpoint.pt", weights_only=True) for name in ("decoder", "voice"))
+    steps = [next(iter(state["adversary"]["optimizer"]["state"].values()))["step"] for state in (before, after)]
+    assert steps == [2, 4]
+    assert not any(name.startswith("compressor") for name in after["weights"])  # tokens stay what they were
+
+
 def test_stages_that_are_done_are_not_trained_again(run, corpus):
     before = (run / "voice" / "log.jsonl").read_bytes()
     train_stages(CHAIN, corpus, run, None, None, quiet=True)
@@ -62,7 +70,9 @@ def test_stages_that_are_done_are_not_trained_again(run, corpus):
 def test_one_stage_is_trained_alone(corpus, tmp_path):
     assert "teacher holds the teacher" in train_stages(CHAIN, corpus, tmp_path, "teacher", None, quiet=True)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["teacher"]
-    with pytest.raises(ValueError, match=r"names a stage of .*\['teacher', 'quantizer', 'voice'\], found 'vocie'"):
+    with pytest.raises(
+        ValueError, match=r"names a stage of .*\['teacher', 'quantizer', 'decoder', 'voice'\], found 'vocie'"
+    ):
         train_stages(CHAIN, corpus, tmp_path, "vocie", None, quiet=True)
 
 
@@ -80,7 +90,7 @@ def test_the_card_holds_what_the_run_recorded(run, corpus, tmp_path):
     assert table in card
     assert f"`{summarise(items)['sha256']}`" in card
     assert "| not named | CC0 | 2 | 4 | 0.00 |" in card
-    for stage in ("teacher", "quantizer", "voice"):
+    for stage in ("teacher", "quantizer", "decoder", "voice"):
         assert f"| {stage} | 2 | " in card
     assert AudioTokenizer.from_pretrained(out).vocab_size == 64
 

@@ -319,6 +319,7 @@ def test_two_processes_learn_what_one_does(stage, speech, tmp_path):
         ({"stage": "quantizer", "teacher": "x"}, "teacher is given, but teacher_weight and posterior_weight are 0"),
         ({"stage": "decoder", "decoder_input": "target"}, 'decoder_input "target" needs target'),
         ({"stage": "encoder"}, 'stage "encoder" needs target'),
+        ({"stage": "decoder", "adversary_from": "x", "adversarial_weight": 0.0}, "adversary_from names discriminators"),
         ({"stage": "teacher", "seconds": 0.0, "model": MODEL}, "takes teacher_model, not model"),
         ({"stage": "teacher"}, "seconds must be 0"),
         ({"stage": "quantizer", "teacher_model": TEACHER}, 'teacher_model needs stage "teacher"'),
