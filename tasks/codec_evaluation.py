@@ -5,7 +5,6 @@ T samples.
 """
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..data.plan import weights_hash
 from ..data.utterance import Utterance
 from ..tokenizer import AudioTokenizer
+from ..tokenizer.training.validation import code_use
 from .classical import CODECS, through_classical
 from .evaluation import bootstrap, choose, load_recogniser, mel_distance, read_with_texts, through_codec
 from .metrics import load_quality, load_similarity, word_counter
@@ -185,16 +186,11 @@ def _voices(lines: Sequence[Line]) -> str:
 
 
 def _use(name: str, lines: Sequence[Line], codebook_size: int) -> str:
-    """Definitions: usage is the share of all codes that occur; the entropy is divided by the log of their number."""
-    counts = Counter(code for line in lines for code in line["codes"])
-    total = sum(counts.values())
-    share = np.array(list(counts.values())) / total
-    entropy = float(-(share * np.log2(share)).sum())
-    expected = codebook_size * (1 - (1 - 1 / codebook_size) ** total)
+    use = code_use(torch.tensor([code for line in lines for code in line["codes"]]), codebook_size)
     return (
-        f"Codes of {name}: {len(counts)} of {codebook_size} in {total} tokens "
-        f"({100 * len(counts) / codebook_size:.1f} %; even use would show {100 * expected / codebook_size:.1f} %), "
-        f"entropy {entropy:.2f} bits, normalised {entropy / np.log2(max(2, len(counts))):.3f}."
+        f"Codes of {name}: {use['codes_used']:.0f} of {codebook_size} in {use['tokens']:.0f} tokens, "
+        f"{100 * use['code_share']:.1f} % of those that even use would show; entropy {use['entropy_bits']:.2f} bits, "
+        f"normalised by the codes in use {use['normalised_entropy']:.3f}."
     )
 
 

@@ -14,6 +14,7 @@ from ..data.mixing import Mixer, read_recipe
 from ..lm import SpeechLM
 from ..tokenizer import AudioTokenizer, resample
 from ..tokenizer.focalcodec.mel import log_mel
+from ..tokenizer.training.validation import code_use
 from .enhancement import enhance
 from .metrics import MISSING, word_counter
 from .separation import separate
@@ -106,20 +107,19 @@ def codec_rows(items: Sequence[Utterance], tokenizer: AudioTokenizer, recognise:
     original: list[str] = []
     decoded: list[str] = []
     distances = []
-    counts = np.zeros(tokenizer.vocab_size, np.int64)
+    tokens = []
     for item in items:
         audio, rate = item.read(tokenizer.sampling_rate)
         ids, again = through_codec(tokenizer, audio)
-        counts += np.bincount(ids.numpy(), minlength=len(counts))
+        tokens.append(ids)
         distances.append(mel_distance(audio, again, rate))
         if recognise:
             original.append(recognise(audio, rate))
             decoded.append(recognise(again, rate))
-    share = counts[counts > 0] / counts.sum()
-    entropy = float(-(share * np.log2(share)).sum())
+    use = code_use(torch.cat(tokens), tokenizer.vocab_size)
     note = (
-        f"mel distance {np.mean(distances):.3f}, {np.count_nonzero(counts)} of {len(counts)} codes in {counts.sum()} "
-        f"tokens, entropy {entropy:.2f} bits"
+        f"mel distance {np.mean(distances):.3f}, {use['codes_used']:.0f} of {tokenizer.vocab_size} codes in "
+        f"{use['tokens']:.0f} tokens, entropy {use['entropy_bits']:.2f} bits"
     )
     texts = [item.text or "" for item in items]
     return [_row("recording", texts, original), _row("through the codec", texts, decoded, note)]
