@@ -189,8 +189,8 @@ def _use(name: str, lines: Sequence[Line], codebook_size: int) -> str:
     use = code_use(torch.tensor([code for line in lines for code in line["codes"]]), codebook_size)
     used = f"{use['codes_used']:.0f} of {codebook_size} ({100 * use['codes_used'] / codebook_size:.1f} %)"
     return (
-        f"Codes of {name}: {used} in {use['tokens']:.0f} tokens, {100 * use['code_share']:.1f} % of those that even use "
-        f"would show; entropy {use['entropy_bits']:.2f} bits, normalised by the codes in use "
+        f"Codes of {name}: {used} in {use['tokens']:.0f} tokens, {100 * use['code_share']:.1f} % of those that even "
+        f"use would show; entropy {use['entropy_bits']:.2f} bits, normalised by the codes in use "
         f"{use['normalised_entropy']:.3f}."
     )
 

@@ -37,6 +37,7 @@ def place(tmp_path_factory, codec):
         (folder / corpus / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "noise").mkdir()
     write_audio(folder / "noise" / "hiss.wav", np.random.default_rng(0).normal(0, 0.1, rate).astype(np.float32), rate)
+    AudioTokenizer(codec("mel")).save_pretrained(folder / "runs" / "ablation" / "focal" / "model")
     (folder / "configs").symlink_to(ROOT / "configs")
     return folder
 
@@ -52,11 +53,12 @@ def test_python(block, place, monkeypatch):
 
 @pytest.mark.parametrize("script", [code for kind, code in BLOCKS[1:] if kind == "bash"], ids=lambda code: code[:40])
 def test_commands(script, place):
-    """All but the two of the installation; with a recipe that takes seconds, and the scorer that needs no download."""
+    """All but the two of the installation; with recipes that take seconds, and the scorer that needs no download."""
     lines = [line.split("#")[0].strip() for line in script.replace("\\\n", " ").splitlines()]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for line in filter(None, lines):
         quick = re.sub(r"configs/lm/\w+\.yaml", "configs/lm/smoke.yaml", line)
+        quick = quick.replace("configs/codec/mini.yaml", str(ROOT / "tests" / "fixtures" / "codec_chain.yaml"))
         words = shlex.split(quick.replace("WHISPER_FOLDER", "mel"))
         assert words[0] == "focallm"
         done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True)
