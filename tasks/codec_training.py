@@ -2,10 +2,12 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.corpora import read_corpus
 from ..data.summary import summarise
+from ..data.utterance import Utterance
 from ..tokenizer.files import write_whole
 from ..tokenizer.training import read_stages, result_folder, train_codec
 from .evaluation import load_recogniser
@@ -18,7 +20,8 @@ def train_stages(recipe: Path, corpus: Path, run: Path, only: str | None, scorer
     """-> what to do with the result; see `focallm train-codec --help` for the arguments.
 
     Raises:
-        ValueError: as `read_stages` and `train_codec`, or there is no stage of the name `only`.
+        ValueError: as `read_stages` and `train_codec`, there is no stage of the name `only`, or the run has learnt from
+            another corpus.
     """
     stages = read_stages(recipe, run)  # mistakes are found before the corpus is listed
     if only is not None:
@@ -28,8 +31,7 @@ def train_stages(recipe: Path, corpus: Path, run: Path, only: str | None, scorer
     items = read_corpus(corpus)
     judges = (load_recogniser(scorer), load_similarity()) if scorer else (None, None)
     paths, texts = [Path(str(item.audio)) for item in items], [item.text for item in items]
-    run.mkdir(parents=True, exist_ok=True)
-    write_whole(run / "data.json", json.dumps(summarise(items), indent=1).encode())
+    _remember_corpus(items, run)
     for folder, values in stages.items():
         if len(stages) > 1 and result_folder(folder, values).exists():
             logger.info("%s is done", folder)
@@ -39,3 +41,16 @@ def train_stages(recipe: Path, corpus: Path, run: Path, only: str | None, scorer
     if values.stage == "teacher":
         return f"{result} holds the teacher: name it in the recipe of a quantizer, decoder or joint stage"
     return f"{result} holds the codec: focallm encode RECORDING tokens.npz --codec {result}"
+
+
+def _remember_corpus(items: Sequence[Utterance], run: Path) -> None:
+    """Write `data.json`, for the card and for whoever continues."""
+    path, now = run / "data.json", summarise(items)
+    before = json.loads(path.read_text()) if path.exists() else now
+    if before["sha256"] != now["sha256"]:
+        raise ValueError(
+            f"{run} has learnt from another corpus, {before['utterances']} utterances, {before['hours']} h; this one has "
+            f"{now['utterances']}, {now['hours']} h. Name another run, or give it the same list of utterances"
+        )
+    run.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(now, indent=1).encode())

@@ -67,6 +67,14 @@ def test_stages_that_are_done_are_not_trained_again(run, corpus):
     assert (run / "voice" / "log.jsonl").read_bytes() == before
 
 
+def test_a_run_goes_on_with_the_corpus_that_it_began_with(run, corpus, tmp_path):
+    lines = (corpus / "manifest.jsonl").read_text().splitlines()
+    other = corpus / "other.jsonl"
+    other.write_text("\n".join(lines[:3]))
+    with pytest.raises(ValueError, match=r"has learnt from another corpus, 4 utterances.*this one has 3"):
+        train_stages(CHAIN, other, run, None, None, quiet=True)
+
+
 def test_one_stage_is_trained_alone(corpus, tmp_path):
     assert "teacher holds the teacher" in train_stages(CHAIN, corpus, tmp_path, "teacher", None, quiet=True)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["teacher"]

@@ -7,8 +7,6 @@ from typing import Any
 from ..files import read_yaml
 from .recipe import CodecRecipe, read_recipe, recipe_from
 
-_RESULTS = {"teacher": "teacher"}  # stage -> folder of what it leaves, `model` for all others
-
 
 def read_stages(path: Path | str, run: Path) -> dict[Path, CodecRecipe]:
     """The folder of each stage -> its recipe, in the order in which they are trained.
@@ -30,31 +28,29 @@ def read_stages(path: Path | str, run: Path) -> dict[Path, CodecRecipe]:
     stages = values["stages"]
     if len(values) > 1 or not isinstance(stages, dict) or not stages:
         raise ValueError(f"{path}: a file with `stages` has no other key, and names at least one; found {list(values)}")
-    results: dict[str, str] = {}
-    recipes: dict[Path, CodecRecipe] = {}
+    recipes: dict[str, CodecRecipe] = {}
     for name, entries in stages.items():
         if not isinstance(entries, dict):
             raise ValueError(f"{path}: stages.{name} must be a recipe, found {entries!r}")
-        resolved = _resolve(entries, results)
-        if entries.get("adversary_from") in results:
-            resolved["adversary_from"] = str(run / entries["adversary_from"])
-        recipe = recipe_from(resolved, f"{path}: stages.{name}")
-        recipes[run / name] = recipe
-        results[name] = str(result_folder(run / name, recipe))
-    return recipes
+        recipes[name] = recipe_from(_resolve(entries, recipes, run), f"{path}: stages.{name}")
+    return {run / name: recipe for name, recipe in recipes.items()}
 
 
 def result_folder(folder: Path, recipe: CodecRecipe) -> Path:
     """Where a stage that is trained in `folder` leaves its result; it exists when the stage is done."""
-    return folder / _RESULTS.get(recipe.stage, "model")
+    return folder / ("teacher" if recipe.stage == "teacher" else "model")
 
 
-def _resolve(entries: Mapping[str, Any], results: Mapping[str, str]) -> dict[str, Any]:
-    """The names of earlier stages become the folders of their results."""
-    resolved = dict(entries)
-    for key in ("target", "teacher"):
-        if key in resolved:
-            resolved[key] = results.get(resolved[key], resolved[key])
-    if isinstance(resolved.get("parts_from"), dict):
-        resolved["parts_from"] = {part: results.get(source, source) for part, source in resolved["parts_from"].items()}
+def _resolve(entries: Mapping[str, Any], stages: Mapping[str, CodecRecipe], run: Path) -> dict[str, Any]:
+    """The names of earlier stages become the folders that they leave."""
+
+    def folder(name: Any) -> Any:
+        known = isinstance(name, str) and name in stages
+        return str(result_folder(run / name, stages[name])) if known else name
+
+    resolved = {key: folder(value) if key in ("target", "teacher") else value for key, value in entries.items()}
+    if isinstance(entries.get("parts_from"), dict):
+        resolved["parts_from"] = {part: folder(source) for part, source in entries["parts_from"].items()}
+    if str(entries.get("adversary_from")) in stages:
+        resolved["adversary_from"] = str(run / entries["adversary_from"])
     return resolved

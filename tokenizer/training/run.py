@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ..focalcodec import FocalCodecModel
 from .build import Stage, build_stage
+from .chain import result_folder
 from .checkpoint import load_adversary, load_checkpoint, remember_recipe, save_checkpoint
 from .clips import Batch, Clips, Rates, make_batch
 from .learner import Learner
@@ -76,7 +77,7 @@ def train_codec(
     result = stage.learning()
     with learner.at_rest():
         if accelerator.is_main_process:
-            result.save_pretrained(folder / ("teacher" if recipe.stage == "teacher" else "model"))
+            result.save_pretrained(result_folder(folder, recipe))
     return result
 
 
