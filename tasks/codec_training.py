@@ -49,8 +49,8 @@ def _remember_corpus(items: Sequence[Utterance], run: Path) -> None:
     before = json.loads(path.read_text()) if path.exists() else now
     if before["sha256"] != now["sha256"]:
         raise ValueError(
-            f"{run} has learnt from another corpus, {before['utterances']} utterances, {before['hours']} h; this one has"
-            f" {now['utterances']}, {now['hours']} h. Name another run, or give it the same list of utterances"
+            f"{run} has learnt from another corpus, {before['utterances']} utterances, {before['hours']} h; this one "
+            f"has {now['utterances']}, {now['hours']} h. Name another run, or give it the same list of utterances"
         )
     run.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(now, indent=1).encode())
