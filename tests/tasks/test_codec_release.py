@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from focallm.data.corpora import read_corpus
 from focallm.data.summary import summarise
@@ -15,9 +16,18 @@ from focallm.tasks import classical, cli, codec_evaluation
 from focallm.tasks.codec_training import train_stages
 from focallm.tasks.release import release_codec
 from focallm.tasks.tables import ablation_table
+from focallm.tasks.tables.ablation import ROWS
 from focallm.tokenizer import AudioTokenizer, write_audio
+from focallm.tokenizer.files import read_yaml
 
 CHAIN = Path(__file__).parents[1] / "fixtures" / "codec_chain.yaml"
+CONFIGS = Path(__file__).parents[2] / "configs"
+STACK = {"hidden_dims": [16] * 3, "num_heads": 2}
+SMALL = {  # what makes the rows of the ablation quick
+    "compressor": STACK,
+    "decompressor": STACK,
+    "decoder": {"num_layers": 1, "dim": 16, "ffn_dim": 32, "channels": 16},
+}
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +166,22 @@ def test_the_ablation_shows_trained_rows_and_how_to_train_the_others(run, corpus
     assert "| quantizer: LFQ | 0.0 | 2.75 |" in table
     assert f"focallm train-codec configs/codec/ablation/wavenext.yaml CORPUS {tmp_path}/wavenext" in table
     assert "ablation/lfq.yaml" not in table
+
+
+def test_every_row_of_the_ablation_from_its_recipe_to_the_table(corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # recipes name each other's runs
+    for name in ("vocos", *ROWS):
+        values = read_yaml(CONFIGS / "codec" / "ablation" / f"{name}.yaml")
+        values |= {"steps": 2, "batch_size": 2, "seconds": 0.4, "validation_files": 1}
+        for part, small in SMALL.items():
+            values["model"][part] |= {key: value for key, value in small.items() if key in values["model"][part]}
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(values))
+        train_stages(Path(f"{name}.yaml"), corpus, Path("runs/ablation") / name, None, None, quiet=True)
+    table = ablation_table(Path("runs/ablation"), corpus, 2, "mel", 0)
+    assert [row.split(" | ")[0] for row in table.splitlines() if "through the codec" in row] == [
+        f"| {change}" for change, _ in ROWS.values()
+    ]
+    assert "Not trained yet" not in table
 
 
 def test_the_commands_are_there(run, corpus, tmp_path, monkeypatch, capsys):
