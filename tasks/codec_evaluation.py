@@ -22,7 +22,7 @@ from .classical import CODECS, through_classical
 from .evaluation import bootstrap, choose, load_recogniser, mel_distance, read_with_texts, through_codec
 from .metrics import load_quality, load_similarity, word_counter
 
-QUALITY_ITEMS = 50  # DNSMOS takes longer than everything else together
+QUALITY_ITEMS = 30  # DNSMOS takes longer than everything else together
 RECORDING = "recording"
 Line = dict[str, Any]
 
