@@ -291,6 +291,17 @@ def test_a_killed_run_ends_with_the_same_weights(speech, tmp_path):
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+def test_a_discriminator_of_features_learns_and_is_answered(speech, tmp_path):
+    r = recipe("quantizer", learns=("decompressor",), adversarial_features=True, discriminator_width=0.1, steps=3)
+    torch.manual_seed(0)
+    before = build_stage(r).model.state_dict()
+    after = train_codec(r, speech, tmp_path, quiet=True).state_dict()
+    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"decompressor"}
+    last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert {"generator", "matching", "discriminator", "mse"} <= last.keys()
+
+
 @pytest.mark.parametrize("stage", ["decoder", "quantizer"])
 def test_two_processes_learn_what_one_does(stage, speech, tmp_path):
     path = write_recipe(tmp_path / "r.yaml", stage, steps=3)
@@ -319,6 +330,7 @@ def test_two_processes_learn_what_one_does(stage, speech, tmp_path):
         ({"stage": "quantizer", "teacher": "x"}, "teacher is given, but teacher_weight and posterior_weight are 0"),
         ({"stage": "decoder", "decoder_input": "target"}, 'decoder_input "target" needs target'),
         ({"stage": "encoder"}, 'stage "encoder" needs target'),
+        ({"stage": "decoder", "adversarial_features": True}, 'adversarial_features needs stage "quantizer"'),
         ({"stage": "decoder", "adversary_from": "x", "adversarial_weight": 0.0}, "adversary_from names discriminators"),
         ({"stage": "teacher", "seconds": 0.0, "model": MODEL}, "takes teacher_model, not model"),
         ({"stage": "teacher"}, "seconds must be 0"),

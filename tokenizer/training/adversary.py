@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import losses
-from .discriminators import Discriminators
+from .discriminators import Discriminators, FeatureDiscriminator
 from .recipe import CodecRecipe
 
 
@@ -21,18 +21,22 @@ class Adversary:
 
     def __init__(self, recipe: CodecRecipe, accelerator: Accelerator) -> None:
         self.recipe, self.accelerator = recipe, accelerator
-        discriminators = Discriminators(
-            recipe.discriminator_width,
-            scales=recipe.discriminator_scales,
-            resolutions=recipe.discriminator_resolutions,
-        )
+        discriminators: nn.Module
+        if recipe.adversarial_features:
+            discriminators = FeatureDiscriminator(recipe.discriminator_width)
+        else:
+            discriminators = Discriminators(
+                recipe.discriminator_width,
+                scales=recipe.discriminator_scales,
+                resolutions=recipe.discriminator_resolutions,
+            )
         optimizer = torch.optim.AdamW(
             discriminators.parameters(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay
         )
         self.discriminators, self.optimizer = accelerator.prepare(discriminators, optimizer)
 
     def learn(self, real: Tensor, generated: Tensor, rate: float) -> Tensor:
-        """One update on (B, T) waveforms at this learning rate; -> the hinge loss."""
+        """One update on (B, T) waveforms, or (B, T, D) features, at this learning rate; -> the hinge loss."""
         scores, _ = self.discriminators(torch.cat([real, generated.detach()]))
         real_scores, fake_scores = zip(*(score.float().chunk(2) for score in scores), strict=True)
         loss = losses.discriminator_loss(real_scores, fake_scores)

@@ -96,6 +96,24 @@ class ResolutionDiscriminator(nn.Module):
         return _run(torch.view_as_real(spectrum).permute(0, 3, 1, 2), self.layers, self.score)
 
 
+class FeatureDiscriminator(nn.Module):
+    """Looks at features as a picture, time by bands, in patches of some tenths of a second."""
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        dim = max(8, int(64 * width))
+        dims, strides = [1, dim, dim, dim, dim], (2, 2, 1, 1)  # of the bands
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(dims[i], dims[i + 1], (5, 5), (1, stride), 2)) for i, stride in enumerate(strides)
+        )
+        self.score = weight_norm(nn.Conv2d(dim, 1, 3, padding=1))
+
+    def forward(self, features: Tensor) -> Scores:
+        """(B, T, D) -> scores and activations, of this one"""
+        scores, activations = _run(features[:, None], self.layers, self.score)
+        return [scores], [activations]
+
+
 def _scaled(channels: int, width: float) -> int:
     """A multiple of 16, so that every grouped convolution divides it."""
     return max(16, int(channels * width) // 16 * 16)

@@ -34,8 +34,7 @@ class Learner:
         )
         self.stage, self.optimizer = accelerator.prepare(stage, optimizer)
         self.average = Average(self.parameters, recipe.ema) if recipe.ema else None
-        fights = recipe.decodes and recipe.adversarial_weight > 0
-        self.adversary = Adversary(recipe, accelerator) if fights else None
+        self.adversary = Adversary(recipe, accelerator) if recipe.fights else None
 
     def step(self, batch: Batch, number: int) -> dict[str, Tensor]:
         """Update number `number`, from 0; -> its losses."""
@@ -46,8 +45,11 @@ class Learner:
         outcome = self.stage(batch.to(self.accelerator.device))
         logs = {}
         if self.adversary is not None and number >= self.recipe.adversarial_from:
-            logs["discriminator"] = self.adversary.learn(outcome.real, outcome.generated, rate)
-            outcome.losses |= self.adversary.answer(outcome.real, outcome.generated)
+            real, generated = outcome.real, outcome.generated
+            if self.recipe.adversarial_features:
+                real, generated = outcome.target, outcome.features
+            logs["discriminator"] = self.adversary.learn(real, generated, rate)
+            outcome.losses |= self.adversary.answer(real, generated)
         loss = self.total(outcome.losses)
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)

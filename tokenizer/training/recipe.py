@@ -66,6 +66,7 @@ class CodecRecipe:
     stft_weight: float = 0.0  # decoder, joint
     adversarial_weight: float = 1.0  # decoder, joint; 0 trains without discriminators
     matching_weight: float = 54.0  # decoder, joint: feature matching
+    adversarial_features: bool = False  # quantizer: a discriminator of the decompressed features, with both weights
     adversarial_from: int = 0  # step at which the discriminators join
     discriminator_width: float = 1.0  # of HiFi-GAN's channel counts
     discriminator_scales: int = 3  # multi-scale discriminators beside the five multi-period ones
@@ -88,6 +89,11 @@ class CodecRecipe:
     def decodes(self) -> bool:
         """Whether a waveform is part of what is learnt."""
         return self.stage in _DECODE
+
+    @property
+    def fights(self) -> bool:
+        """Whether discriminators take part: of waveforms, or of features."""
+        return self.adversarial_weight > 0 and (self.decodes or self.adversarial_features)
 
     @property
     def learning_parts(self) -> tuple[str, ...]:
@@ -125,7 +131,9 @@ def _contradictions(r: CodecRecipe) -> list[tuple[bool, str]]:
         (r.stage != "teacher" and bool(r.teacher_model), f'teacher_model needs stage "teacher", found {stage}'),
         (r.stage == "teacher" and r.seconds > 0,
          f"{stage} learns from transcripts, which belong to whole utterances: seconds must be 0, found {r.seconds}"),
-        (bool(r.adversary_from) and not (r.decodes and r.adversarial_weight > 0),
+        (r.adversarial_features and r.stage != "quantizer",
+         f'adversarial_features needs stage "quantizer", where features are what is learnt; found {stage}'),
+        (bool(r.adversary_from) and not r.fights,
          f"adversary_from names discriminators, and {stage} with adversarial_weight {r.adversarial_weight} has none"),
         (heard and not r.teacher, "teacher_weight and posterior_weight need teacher, the folder of a teacher"),
         (bool(r.teacher) and not heard, "teacher is given, but teacher_weight and posterior_weight are 0"),
