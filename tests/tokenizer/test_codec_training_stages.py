@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 
 from focallm.tokenizer import FocalCodecModel, write_audio
 from focallm.tokenizer.training import CodecRecipe, read_recipe, train_codec
+from focallm.tokenizer.training.adversary import Adversary
 from focallm.tokenizer.training.build import build_stage
 from focallm.tokenizer.training.clips import Rates, make_batch
 from focallm.tokenizer.training.teacher import Teacher
@@ -300,6 +302,12 @@ def test_a_discriminator_of_features_learns_and_is_answered(speech, tmp_path):
     assert changed == {"decompressor"}
     last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert {"generator", "matching", "discriminator", "mse"} <= last.keys()
+
+
+def test_discriminators_may_learn_faster_than_what_they_judge():
+    adversary = Adversary(recipe("decoder", discriminator_rate=3.0), Accelerator(cpu=True))
+    adversary.learn(torch.randn(2, 2000), torch.randn(2, 2000), 1e-3)
+    assert adversary.optimizer.param_groups[0]["lr"] == pytest.approx(3e-3)
 
 
 @pytest.mark.parametrize("stage", ["decoder", "quantizer"])

@@ -36,7 +36,7 @@ class Adversary:
         self.discriminators, self.optimizer = accelerator.prepare(discriminators, optimizer)
 
     def learn(self, real: Tensor, generated: Tensor, rate: float) -> Tensor:
-        """One update on (B, T) waveforms, or (B, T, D) features, at this learning rate; -> the hinge loss."""
+        """One update on (B, T) waveforms, or (B, T, D) features, at `discriminator_rate` x rate; -> the hinge loss."""
         scores, _ = self.discriminators(torch.cat([real, generated.detach()]))
         real_scores, fake_scores = zip(*(score.float().chunk(2) for score in scores), strict=True)
         loss = losses.discriminator_loss(real_scores, fake_scores)
@@ -44,7 +44,7 @@ class Adversary:
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.discriminators.parameters(), self.recipe.max_grad_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * self.recipe.discriminator_rate
         self.optimizer.step()
         return loss.detach()
 

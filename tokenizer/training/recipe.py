@@ -68,6 +68,7 @@ class CodecRecipe:
     matching_weight: float = 54.0  # decoder, joint: feature matching
     adversarial_features: bool = False  # quantizer: a discriminator of the decompressed features, with both weights
     adversarial_from: int = 0  # step at which the discriminators join
+    discriminator_rate: float = 1.0  # their learning rate, in units of `learning_rate`: small ones need more
     discriminator_width: float = 1.0  # of HiFi-GAN's channel counts
     discriminator_scales: int = 3  # multi-scale discriminators beside the five multi-period ones
     discriminator_resolutions: int = 0  # multi-resolution ones, on spectrograms: a fifth of the time of scales on a CPU
