@@ -46,7 +46,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    assert "voice/model holds the codec" in train_stages(CHAIN, corpus, folder, None, None, quiet=True)
+    assert "sharp/model holds the codec" in train_stages(CHAIN, corpus, folder, None, None, quiet=True)
     return folder
 
 
@@ -65,16 +65,16 @@ class Scorers:
 
 
 def test_discriminators_go_on_where_another_stage_left_them(run):
-    before, after = (torch.load(run / name / "checkpoint.pt", weights_only=True) for name in ("decoder", "voice"))
+    before, after = (torch.load(run / name / "checkpoint.pt", weights_only=True) for name in ("decoder", "sharp"))
     steps = [next(iter(state["adversary"]["optimizer"]["state"].values()))["step"] for state in (before, after)]
     assert steps == [2, 4]
     assert not any(name.startswith("compressor") for name in after["weights"])  # tokens stay what they were
 
 
 def test_stages_that_are_done_are_not_trained_again(run, corpus):
-    before = (run / "voice" / "log.jsonl").read_bytes()
+    before = (run / "sharp" / "log.jsonl").read_bytes()
     train_stages(CHAIN, corpus, run, None, None, quiet=True)
-    assert (run / "voice" / "log.jsonl").read_bytes() == before
+    assert (run / "sharp" / "log.jsonl").read_bytes() == before
 
 
 def test_a_run_goes_on_with_the_corpus_that_it_began_with(run, corpus, tmp_path):
@@ -89,7 +89,7 @@ def test_one_stage_is_trained_alone(corpus, tmp_path):
     assert "teacher holds the teacher" in train_stages(CHAIN, corpus, tmp_path, "teacher", None, quiet=True)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["teacher"]
     with pytest.raises(
-        ValueError, match=r"names a stage of .*\['teacher', 'quantizer', 'decoder', 'voice'\], found 'vocie'"
+        ValueError, match=r"names a stage of .*\['teacher', 'quantizer', 'decoder', 'sharp'\], found 'vocie'"
     ):
         train_stages(CHAIN, corpus, tmp_path, "vocie", None, quiet=True)
 
@@ -108,7 +108,7 @@ def test_the_card_holds_what_the_run_recorded(run, corpus, tmp_path):
     assert table in card
     assert f"`{summarise(items)['sha256']}`" in card
     assert "| not named | CC0 | 2 | 4 | 0.00 |" in card
-    for stage in ("teacher", "quantizer", "decoder", "voice"):
+    for stage in ("teacher", "quantizer", "decoder", "sharp"):
         assert f"| {stage} | 2 | " in card
     assert AudioTokenizer.from_pretrained(out).vocab_size == 64
 
@@ -160,7 +160,7 @@ def test_the_ablation_shows_trained_rows_and_how_to_train_the_others(run, corpus
     with pytest.raises(OSError, match=r"holds no row of the ablation(.|\n)*ablation/focal.yaml"):
         ablation_table(tmp_path, corpus, 0, "mel", 0)
     for name in ("focal", "lfq"):
-        shutil.copytree(run / "voice" / "model", tmp_path / name / "model")
+        shutil.copytree(run / "sharp" / "model", tmp_path / name / "model")
     table = ablation_table(tmp_path, corpus, 0, "mel", 0)
     assert "| focal modulation, Snake, BSQ, Vocos | 0.0 | 2.54 | through the codec | - | - | mel distance " in table
     assert "| quantizer: LFQ | 0.0 | 2.75 |" in table
@@ -185,7 +185,7 @@ def test_every_row_of_the_ablation_from_its_recipe_to_the_table(corpus, tmp_path
 
 
 def test_the_commands_are_there(run, corpus, tmp_path, monkeypatch, capsys):
-    shutil.copytree(run / "voice" / "model", tmp_path / "focal" / "model")
+    shutil.copytree(run / "sharp" / "model", tmp_path / "focal" / "model")
     for words in (
         ["tables", "ablation", str(tmp_path), str(corpus), "--limit", "2"],
         ["release", str(CHAIN), str(run), str(tmp_path / "out")],
