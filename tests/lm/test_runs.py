@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    FalconConfig,
     GPT2Config,
     Lfm2Config,
     LlamaConfig,
@@ -87,7 +86,6 @@ SIZE = {"vocab_size": 8320, "hidden_size": 16, "num_hidden_layers": 2, "num_atte
 EXPERTS = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2}
 LEAKING = {
     "opt": OPTConfig(**SIZE, ffn_dim=32, word_embed_proj_dim=16, max_position_embeddings=64),
-    "falcon": FalconConfig(**SIZE),
     "mamba": MambaConfig(vocab_size=8320, hidden_size=16, num_hidden_layers=2, state_size=8),
     "lfm2": Lfm2Config(**SIZE, intermediate_size=32, num_key_value_heads=2, layer_types=["conv", "full_attention"]),
 }
