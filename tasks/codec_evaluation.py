@@ -135,13 +135,14 @@ def _classical(name: str) -> Callable[[np.ndarray, int], tuple[np.ndarray, Line]
 
 
 def table_of_record(record: Path, tokenizer: AudioTokenizer, seed: int) -> str:
-    """The table of what a record holds of the recordings, of this codec and of classical ones."""
+    """The table of what a record holds of the recordings and of those codecs that were heard on all of them."""
     own = weights_hash(tokenizer.codec)
     lines: dict[str, list[Line]] = {}
     for (_, name, key), line in _read(record).items():
         if key in ("", own):
             lines.setdefault(name, []).append(line)
-    return table(lines, tokenizer.codebook_size, seed)
+    whole = len(lines[RECORDING])
+    return table({name: own for name, own in lines.items() if len(own) == whole}, tokenizer.codebook_size, seed)
 
 
 def table(lines: dict[str, list[Line]], codebook_size: int, seed: int) -> str:
