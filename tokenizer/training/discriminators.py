@@ -80,10 +80,7 @@ class ResolutionDiscriminator(nn.Module):
         super().__init__()
         self.n_fft = n_fft
         dim = max(8, int(32 * width))
-        dims, strides = (
-            [2, dim, dim, dim, dim],
-            (2, 2, 2, 1),
-        )  # along the frequency, which has many more bins than needed
+        dims, strides = [2, dim, dim, dim, dim], (2, 2, 2, 1)  # of the frequency, which has many bins
         self.layers = nn.ModuleList(
             weight_norm(nn.Conv2d(dims[i], dims[i + 1], (9, 3), (stride, 1), (4, 1)))
             for i, stride in enumerate(strides)

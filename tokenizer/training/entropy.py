@@ -16,7 +16,6 @@ import itertools
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
 from torch.utils.checkpoint import checkpoint
 
 from ..focalcodec.quantizer import LookupFreeQuantizer
@@ -72,6 +71,8 @@ def _over_processes(mean: Tensor) -> Tensor:
     """The mean of all processes that share a batch: whether all codes are used is a question to the whole batch."""
     if not (dist.is_available() and dist.is_initialized()):
         return mean
+    from torch.distributed.nn.functional import all_reduce  # not in a torch that was built without processes
+
     return all_reduce(mean) / dist.get_world_size()  # its gradients are added up in the same way
 
 
