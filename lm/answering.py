@@ -10,7 +10,7 @@ _GREEDY = Sampling(temperature=0.0)
 def usual_sampling(template: Template) -> Sampling:
     """The likeliest ids where recordings say what is to be written; drawn ones where there are many good answers."""
     given = {segment.kind for segment in template.segments[:-1]}
-    return Sampling() if not given or "text" in given else _GREEDY
+    return Sampling() if not given or "text" in given or template.target.kind == "aligned" else _GREEDY
 
 
 def text_window(seconds: float) -> tuple[int, int]:

@@ -86,10 +86,11 @@ def stream(
     """As `generate`, but give the codes of the first span of codes while they are written, `chunk` at a time."""
     (walk,) = walks = _walks(vocabulary, [prompt])
     at = [phase.kind for phase in prompt.phases].index("codes")
+    last = next(i for i, phase in enumerate(prompt.phases) if i >= at and not phase.follow)
     sent = 0
     for _ in _steps(model, vocabulary, [prompt], walks, sampling, [seed]):
-        span = walk.spans[at] if at < len(walk.spans) else []
-        closed = walk.done or len(walk.spans) > at + 1
+        span = [i for part in walk.spans[at : last + 1] for i in part]
+        closed = walk.done or len(walk.spans) > last + 1
         while len(span) - sent >= chunk or (closed and len(span) > sent):
             yield vocabulary.codes(span[sent : sent + chunk])
             sent += chunk
@@ -102,8 +103,8 @@ def _walks(vocabulary: Vocabulary, prompts: Sequence[Prompt]) -> list[Walk]:
 
 
 def _generation(walk: Walk, vocabulary: Vocabulary) -> Generation:
-    offsets = [vocabulary.audio_offset if phase.kind == "codes" else 0 for phase in walk.phases]
-    spans = [torch.tensor(span, dtype=torch.long) - offset for span, offset in zip(walk.spans, offsets, strict=True)]
+    offsets = {"codes": vocabulary.audio_offset, "text": 0}
+    spans = [torch.tensor(span, dtype=torch.long) - offsets[kind] for kind, span in walk.joined()]
     return Generation(tuple(spans), walk.stop_reason)
 
 
@@ -127,8 +128,7 @@ def _steps(
         active = list(range(len(walks)))
         while True:
             ids = _choose(reader, [walks[i] for i in active], sampling, [generators[i] for i in active])
-            for i, chosen in zip(active, ids, strict=True):
-                walks[i].take(chosen)
+            ids = [walks[i].take(chosen) for i, chosen in zip(active, ids, strict=True)]
             yield
             left = [row for row, i in enumerate(active) if not walks[i].done]
             if not left:

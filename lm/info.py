@@ -17,6 +17,7 @@ class SpeechLMInfo:
     audio_tokenizer: str = "audio_tokenizer"  # "mini", a hub id, or a path relative to the folder, where a copy stands
     length_window: LengthWindow | None = None  # seconds of speech per character, seen in training
     voices: tuple[str, ...] = ()  # speakers seen in training
+    longest_unit_s: float | None = None  # the longest that a unit of text lasted in training, where it is aligned
 
     def template(self, *names: str) -> Template:
         """The first of these tasks that the model was trained on.
@@ -38,4 +39,10 @@ class SpeechLMInfo:
         """What `dataclasses.asdict` made, after JSON."""
         templates = tuple(Template.from_json(template) for template in values["templates"])
         window = values["length_window"]
-        return cls(templates, values["audio_tokenizer"], window and LengthWindow(**window), tuple(values["voices"]))
+        return cls(
+            templates,
+            values["audio_tokenizer"],
+            window and LengthWindow(**window),
+            tuple(values["voices"]),
+            values.get("longest_unit_s"),
+        )

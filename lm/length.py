@@ -38,7 +38,7 @@ def positions(model: PreTrainedModel) -> int:
 
 def longest(prompt: Prompt) -> int:
     """Ids that may follow a prompt, with those that close a span before another."""
-    return sum(phase.most for phase in prompt.phases) + len(prompt.phases) - 1
+    return sum(phase.most + len(phase.follow[1:]) for phase in prompt.phases) + len(prompt.phases) - 1
 
 
 def within(prompt: Prompt, model: PreTrainedModel) -> Prompt:

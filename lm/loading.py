@@ -16,7 +16,9 @@ from .info import INFO_FILE, SpeechLMInfo
 from .vocabulary import Vocabulary
 
 HUB = ("revision", "token", "cache_dir")  # options of a hub id, as transformers calls them
-MINI = Path(__file__).parent / "weights" / "mini"  # the weights inside the package
+LEXICON_FILE = "lexicon.json"  # phonemes by word
+INSIDE = {name: Path(__file__).parent / "weights" / name for name in ("mini", "mini-rewriting")}  # weights that ship
+MINI = INSIDE["mini"]
 
 
 def find_folder(source: str | Path, **hub: Any) -> Path:
@@ -47,8 +49,8 @@ def is_speech_lm(source: str | Path) -> bool:
 
 
 def _place(source: str | Path) -> Path:
-    """The folder that "mini" or a path names."""
-    return MINI if str(source) == "mini" else Path(source)
+    """The folder that the name of weights inside the package, or a path, stands for."""
+    return INSIDE.get(str(source), Path(source))
 
 
 def _is_hub_id(source: str | Path) -> bool:
@@ -64,6 +66,12 @@ def read_info(folder: Path) -> SpeechLMInfo:
         raise ValueError(
             f"{folder / INFO_FILE} does not describe a speech LM ({error}): train or copy it again"
         ) from None
+
+
+def read_lexicon(folder: Path) -> dict[str, str]:
+    """Phonemes by word, of a model that reads phonemes; none for others."""
+    path = folder / LEXICON_FILE
+    return read_json(path) if path.is_file() else {}
 
 
 def load_model(folder: Path, source: str | Path, vocabulary: Vocabulary, options: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@ B batch, L length of a sequence.
 """
 
 import json
+import math
 import string
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, PreTrainedModel
 
+from ..data.pronunciation import PAUSES, say, spell_out
 from ..tokenizer import AudioTokenizer
 from ..tokenizer.files import whole_files, write_whole
 from . import lora
@@ -25,7 +27,7 @@ from .features import language_model
 from .generation import Generation, as_prompt, generate, stream
 from .info import INFO_FILE, SpeechLMInfo
 from .length import positions
-from .loading import HUB, find_folder, load_model, read_info
+from .loading import HUB, LEXICON_FILE, find_folder, load_model, read_info, read_lexicon
 from .lora import LoRA
 from .processor import SpeechLMProcessor, speech_generation_config
 from .sampling import Sampling
@@ -50,10 +52,16 @@ class SpeechLM:
         vocabulary: text, control and audio ids.
         audio_tokenizer: the codec whose codes the audio ids stand for.
         info: task, lengths and voices, saved with the model.
+        lexicon: phonemes by word, for a model that reads phonemes.
     """
 
     def __init__(
-        self, model: PreTrainedModel, vocabulary: Vocabulary, audio_tokenizer: AudioTokenizer, info: SpeechLMInfo
+        self,
+        model: PreTrainedModel,
+        vocabulary: Vocabulary,
+        audio_tokenizer: AudioTokenizer,
+        info: SpeechLMInfo,
+        lexicon: dict[str, str] | None = None,
     ) -> None:
         if vocabulary.audio_vocab_size != audio_tokenizer.vocab_size:
             raise ValueError(
@@ -67,6 +75,7 @@ class SpeechLM:
                 "is a base; SpeechLM.from_base adds the rows"
             )
         self.model, self.vocabulary, self.audio_tokenizer, self.info = model, vocabulary, audio_tokenizer, info
+        self.lexicon = lexicon or {}
 
     @classmethod
     def from_config(
@@ -153,7 +162,7 @@ class SpeechLM:
         codec = folder / info.audio_tokenizer
         audio_tokenizer = AudioTokenizer.from_pretrained(codec if codec.is_dir() else info.audio_tokenizer, **hub)
         model = load_model(folder, source, vocabulary, {"dtype": torch.float32, **hub, **kwargs})
-        return cls(model.eval(), vocabulary, audio_tokenizer, info)
+        return cls(model.eval(), vocabulary, audio_tokenizer, info, read_lexicon(folder))
 
     def save_pretrained(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write LM, vocabulary and codec into one folder; the LM part opens in plain transformers.
@@ -184,7 +193,13 @@ class SpeechLM:
             "parameters": f"{language_model(self.model).num_parameters() / 1e6:.1f} M",
         }
         write_card(folder, facts)
+        self.save_info(folder)
+
+    def save_info(self, folder: Path) -> None:
+        """Write what the model knows about itself, and its lexicon."""
         write_whole(folder / INFO_FILE, json.dumps(asdict(self.info), indent=1).encode())
+        if self.lexicon:
+            write_whole(folder / LEXICON_FILE, json.dumps(self.lexicon, ensure_ascii=False, indent=0).encode())
 
     def processor(self) -> SpeechLMProcessor:
         """What `AutoProcessor` gives for the saved folder, around this codec."""
@@ -246,6 +261,36 @@ class SpeechLM:
         self.model.to(torch.device(device))  # type: ignore[arg-type]  # the stub of transformers misses torch's own
         self.audio_tokenizer.to(device)
         return self
+
+    def unit_window(self) -> tuple[int, int]:
+        """Fewest and most ids for one unit of text, in a model of aligned speech.
+
+        Raises:
+            ValueError: it is none.
+        """
+        if self.info.longest_unit_s is None:
+            raise ValueError("this model was not trained on aligned speech: focallm train tts-aligned")
+        K = self.audio_tokenizer.num_codebooks
+        return K, K * math.ceil(self.info.longest_unit_s * self.audio_tokenizer.frame_rate)
+
+    def units(self, text: str) -> list[str]:
+        """How a text is said, in the phonemes that the model reads: from the lexicon, or as the model spells a word.
+
+        Raises:
+            ValueError: no word in the text.
+        """
+        unknown = [word for word in dict.fromkeys(spell_out(text)) if word not in {*PAUSES, *self.lexicon}]
+        return say(text, {**self.lexicon, **self._pronounce(unknown)}.__getitem__)
+
+    def _pronounce(self, words: list[str]) -> dict[str, str]:
+        """The phonemes of words that the lexicon lacks, as the model spells them."""
+        if not words:
+            return {}
+        template = self.info.template("pronounce")
+        prompts = [template.prompt(self.vocabulary, (1, 10 + 2 * len(word)), text=word) for word in words]
+        written = self.generate(prompts, sampling=Sampling(temperature=0))
+        said = ["".join(str(self.vocabulary.tokenizer.decode(one.spans[0])).split()) for one in written]
+        return dict(zip(words, said, strict=True))
 
     @overload
     def generate(

@@ -155,7 +155,8 @@ class SpeechLMProcessor(ProcessorMixin):
 
     def _template(self, task: str | None, given: set[str]) -> Template:
         """The task, or the first that reads what is given; what is only to be continued comes last."""
-        known = sorted(self.info.templates, key=lambda template: len(template.segments) == 1)
+        plain = [template for template in self.info.templates if template.target.kind != "aligned"]  # no phases there
+        known = sorted(plain, key=lambda template: len(template.segments) == 1)
         optional = {"voice"} if self.info.voices else set()
         fitting = [t for t in known if (needed := {_argument(s) for s in _read(t)}) - optional <= given <= needed]
         if task is not None:
@@ -247,7 +248,7 @@ def speech_generation_config(
         templates: where all of them write text, nothing is kept from being written.
     """
     sampling, keep = Sampling(), {*vocabulary.audio_range, vocabulary.control("end")}
-    writes_speech = not templates or any(template.target.kind == "codes" for template in templates)
+    writes_speech = not templates or any(template.target.kind != "text" for template in templates)
     return GenerationConfig(
         max_new_tokens=min(round(_LONGEST_S * audio_tokenizer.tokens_per_second), positions // 2),
         do_sample=True,

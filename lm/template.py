@@ -11,9 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .interleaving import IGNORED, interleave, openings
 from .vocabulary import Vocabulary
-
-IGNORED = -100  # a label that adds nothing to the loss (transformers' convention)
 
 
 @dataclass(frozen=True)
@@ -21,22 +20,25 @@ class Segment:
     """One span of a sequence, opened by its control token.
 
     Args:
-        kind: what it holds; features are continuous and can only be given.
+        kind: what it holds; features are continuous and can only be given; aligned are codes with the units of the text
+            that they say between them (`interleaving`), which need the fields `units` and `frames` too.
         control: name of the control token.
         field: column of the token store, and argument of the prompt.
         target: it is to be written; loss falls on targets, and on the end token after them.
         streams: the field is a list of equally long spans, and `<|speaker|>` stands between them.
     """
 
-    kind: Literal["text", "codes", "features"]
+    kind: Literal["text", "codes", "features", "aligned"]
     control: str
     field: str
     target: bool = False
     streams: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in ("text", "codes", "features"):
-            raise ValueError(f"segment {self.field!r}: kind must be text, codes or features, found {self.kind!r}")
+        if self.kind not in ("text", "codes", "features", "aligned"):
+            raise ValueError(
+                f"segment {self.field!r}: kind must be text, codes, features or aligned, found {self.kind!r}"
+            )
         if not re.fullmatch(r"(?!audio_)[a-z][a-z0-9_]*", self.control):
             raise ValueError(
                 f"segment {self.field!r}: a control is a lower-case word, not of the audio tokens, found "
@@ -44,16 +46,26 @@ class Segment:
             )
         if self.kind == "features" and self.target:
             raise ValueError(f"segment {self.field!r}: features are read, never written: make it a given, or codes")
+        if self.kind == "aligned" and (not self.target or self.streams):
+            raise ValueError(f"segment {self.field!r}: aligned is a target of one stream: make it one, or codes")
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One span that a model has to write: its kind, the fewest and the most ids, and the id that closes it."""
+    """One span that a model has to write.
+
+    Args:
+        kind: what it holds.
+        fewest, most: ids.
+        closing: the id that closes it.
+        follow: ids that are read in the place of the closing one; the next phase then goes on with the same span.
+    """
 
     kind: Literal["text", "codes"]
     fewest: int
     most: int
     closing: int
+    follow: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.fewest <= self.most or self.most < 1:
@@ -124,8 +136,12 @@ class Template:
             empty: leave the given segments empty, so that a model learns what classifier-free guidance compares with.
         """
         ids = self._prefix(vocabulary, row, empty)
-        span = [*_span(vocabulary, self.target, row), vocabulary.control("end")]
-        example: dict[str, Any] = {"input_ids": ids + span, "labels": [IGNORED] * len(ids) + span}
+        if self.target.kind == "aligned":
+            span, labels = interleave(vocabulary, row["units"], _value(self.target, row), row["frames"])
+        else:
+            span = labels = _span(vocabulary, self.target, row)
+        end = vocabulary.control("end")
+        example: dict[str, Any] = {"input_ids": [*ids, *span, end], "labels": [IGNORED] * len(ids) + [*labels, end]}
         if self.uses_features:
             example["features"] = self._features(row, empty)
         return example
@@ -141,11 +157,13 @@ class Template:
         """Everything that is given, and what follows.
 
         Args:
-            length: fewest and most ids to write (of each stream), beside what is begun.
+            length: fewest and most ids to write (of each stream, or of each unit), beside what is begun.
             streams: how many spans of a target with streams.
             begun: the beginning of the target, which the model is to continue.
             given: values of the given segments, by field.
         """
+        if self.target.kind == "aligned":
+            return self._aligned_prompt(vocabulary, length, given)
         start = [] if begun is None else _ids(vocabulary, self.target.kind, begun)
         closings = [vocabulary.control(name) for name in ["speaker"] * (streams - 1) + ["end"]]
         kind = self.target.kind
@@ -155,6 +173,17 @@ class Template:
             phases=tuple(Phase(kind, *length, closing) for closing in closings),
             features=self._features(given, empty=False) if self.uses_features else None,
             unconditional=self._prefix(vocabulary, given, empty=True) + start,
+        )
+
+    def _aligned_prompt(self, vocabulary: Vocabulary, length: tuple[int, int], given: dict[str, Any]) -> Prompt:
+        """A phase for the frames of every unit, between which the units are read."""
+        first, *others = openings(vocabulary, given["units"])
+        phases = [Phase("codes", *length, vocabulary.control("next"), tuple(opening)) for opening in others]
+        return Prompt(
+            ids=self._prefix(vocabulary, given, empty=False) + first,
+            phases=(*phases, Phase("codes", *length, vocabulary.control("end"))),
+            features=self._features(given, empty=False) if self.uses_features else None,
+            unconditional=self._prefix(vocabulary, given, empty=True) + first,
         )
 
     def _prefix(self, vocabulary: Vocabulary, row: dict[str, Any], empty: bool) -> list[int]:

@@ -12,9 +12,11 @@ from ..tokenizer.files import write_whole
 from .sentencepiece_models import load_sentencepiece, train_unigram
 
 # A control is written <|name|>. They open segments, but for: `end` closes the target, `speaker` stands between the
-# streams of separated talkers, `feature` holds the place of one continuous feature, `pad` fills. Templates may name
-# others.
-CONTROLS = ("pad", "end", "text", "speech", "voice", "reference", "source", "noisy", "mixture", "speaker", "feature")
+# streams of separated talkers, `next` between a unit of text and the one after it, `feature` holds the place of one
+# continuous feature, `pad` fills. Templates may name others.
+CONTROLS = (
+    "pad", "end", "text", "speech", "voice", "reference", "source", "noisy", "mixture", "speaker", "next", "feature"
+)  # fmt: skip
 _FILE = "vocabulary.json"
 
 
@@ -132,6 +134,11 @@ class Vocabulary:
     def audio_vocab_size(self) -> int:
         """Number of audio ids."""
         return sum(self.codebook_sizes)
+
+    @property
+    def codebooks(self) -> int:
+        """K, ids of a frame."""
+        return len(self.codebook_sizes)
 
     @property
     def audio_range(self) -> range:

@@ -60,33 +60,58 @@ class Walk:
         self.phases, self._blocks = phases, [blocks[phase.kind] for phase in phases]
         self._windows = [_window(phase, len(turns)) for phase, turns in zip(phases, self._blocks, strict=True)]
         self.spans: list[list[int]] = [[]]  # ids, without the closing ones
+        self._given: list[int] = []  # ids to be read before the next is drawn
         self.done = False
 
     def allowed(self) -> tuple[Block | None, int | None]:
         """The block of which the next id may be, and the closing id where it may come; one of them can be missing."""
+        if self._given:
+            return None, self._given[0]
         at, place = len(self.spans) - 1, len(self.spans[-1])
         turns, (fewest, most) = self._blocks[at], self._windows[at]
         closes = place >= fewest and place % len(turns) == 0
         return (turns[place % len(turns)] if place < most else None, self.phases[at].closing if closes else None)
 
-    def take(self, chosen: int) -> None:
-        """Go on by one id; after the last phase's closing id, or its longest span, the walk is done."""
+    def take(self, chosen: int) -> int:
+        """Go on by one id; after the last phase's closing id, or its longest span, the walk is done.
+
+        Returns:
+            The id that the model is to read: another one where a phase is followed by given ids.
+        """
+        if self._given:
+            return self._given.pop(0)
         at = len(self.spans) - 1
         last = at == len(self.phases) - 1
         if chosen == self.phases[at].closing:
             self.done = last
             if not last:
                 self.spans.append([])
+                self._given = list(self.phases[at].follow)
+                return self._given.pop(0) if self._given else chosen
         else:
             self.spans[-1].append(chosen)
             self.done = last and len(self.spans[-1]) == self._windows[at][1]
+        return chosen
+
+    def joined(self) -> list[tuple[str, list[int]]]:
+        """Kind and ids of every span, where those between which ids were given are one."""
+        joined, goes_on = list[tuple[str, list[int]]](), False
+        for phase, span in zip(self.phases, self.spans, strict=False):
+            if goes_on:
+                joined[-1][1].extend(span)
+            else:
+                joined.append((phase.kind, list(span)))
+            goes_on = bool(phase.follow)
+        return joined
 
     @property
     def stop_reason(self) -> StopReason:
-        """Why the walk is done, see `Generation`."""
+        """Why the walk is done, see `Generation`; a unit that lasts as long as it may is no reading without an end."""
         free = [(span, most) for span, (least, most) in zip(self.spans, self._windows, strict=True) if least < most]
         if not free:
             return "constraint"
+        if any(phase.follow for phase in self.phases):
+            return "end"
         return "length" if any(len(span) == most for span, most in free) else "end"
 
 

@@ -1,4 +1,7 @@
-"""Classical codecs to compare with, through their own programs (Debian: codec2, opus-tools). T samples."""
+"""Classical codecs and synthesisers to compare with, through their own programs. T samples.
+
+Debian: codec2, opus-tools, flite, espeak-ng.
+"""
 
 import shutil
 import subprocess
@@ -43,6 +46,26 @@ def through_classical(name: str, audio: np.ndarray, rate: int) -> tuple[np.ndarr
             again, _ = read_audio(folder / "out.wav", heard)
         bits = 8 * (folder / "bits").stat().st_size
     return resample(again, heard, rate), bits * heard / max(1, len(wave))
+
+
+def say_classically(program: str, text: str) -> tuple[np.ndarray, int]:
+    """A text read aloud by flite (voice slt) or espeak-ng; -> audio (T,) and its rate.
+
+    Raises:
+        ImportError: the program is not installed.
+    """
+    if shutil.which(program) is None:
+        raise ImportError(f"{program} is not installed: apt-get install {program}")
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "speech.wav"
+        if program == "flite":
+            _run(program, "-voice", "slt", "-t", text, "-o", path)
+        else:
+            _run(program, "-w", path, "--", text)
+        return read_audio(path)
+
+
+SPEAKERS = ("flite", "espeak-ng")
 
 
 def _run(*words: str | Path) -> None:

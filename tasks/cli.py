@@ -85,13 +85,30 @@ def tokenize(
     print(describe(manifest) if manifest else "this process is done; the last one to finish writes the manifest")
 
 
+def align(store: Path, texts: Path | None = None, language: str = "en-us", quiet: bool = False) -> None:
+    """Find the phonemes of a token store's texts, and which frames belong to each; for tts-aligned and the like.
+
+    Args:
+        store: a token store of a corpus with transcripts, made with --features.
+        texts: a text file, whose words are to be known too.
+        language: as espeak-ng calls it.
+        quiet: no progress bar.
+    """
+    _prepare()
+    from ..data.alignment import align_store
+
+    more = texts.read_text(encoding="utf-8").splitlines() if texts else ()
+    print(align_store(store, more, language, progress=not quiet))
+
+
 def train(
     task: str, store: Path, run: Path, recipe: Path | None = None, codec: str = "mini", quiet: bool = False
 ) -> None:
     """Train a language model on a token store; stopped at any time, it continues when it is called again.
 
     Args:
-        task: tts, zero-shot, se, se-features, ss, ss-features, vc, asr, continuation, text, or one of the recipe's own.
+        task: tts, zero-shot, tts-aligned, zero-shot-aligned, pronounce, se, se-features, ss, ss-features, vc, asr,
+            continuation, text, or one of the recipe's own.
         store: a token store with what the task needs; if not, the error says how to make it.
         run: folder of the run; the model is left in its `model` folder.
         recipe: a YAML file such as configs/lm/mini_tts.yaml; the defaults of `LMRecipe` without it.
@@ -137,6 +154,7 @@ def evaluate(
     noise: Path | None = None,
     full: bool = False,
     record: Path | None = None,
+    quiet: bool = False,
 ) -> None:
     """Measure a codec or a language model on recordings with transcripts.
 
@@ -149,22 +167,15 @@ def evaluate(
         seed: of the choice of items and of sampling.
         mix: for se and ss, a YAML file such as configs/mix/enhancement.yaml: what the model is to hear.
         noise: recordings of noise, for recipes that draw recorded noise.
-        full: of a codec, also DNSMOS and the likeness of the voice, and Codec2 and Opus on the same recordings.
-        record: with --full, a .jsonl file of what was measured of each item; what it holds is not measured again.
+        full: also DNSMOS and the likeness of the voice, and what others make of the same items: Codec2 and Opus; flite
+            and espeak-ng; spectral gating and DeepFilterNet.
+        record: a .jsonl file of what was measured of each item; what it holds is not measured again.
+        quiet: no progress bar.
     """
     _prepare()
-    if full:
-        from .codec_evaluation import evaluate_codec
-
-        if task != "codec" or scorer == "mel":
-            raise ValueError(
-                "--full is of a codec, and needs a recogniser: focallm evaluate codec DATA --scorer FOLDER"
-            )
-        print(evaluate_codec(data, model, limit, scorer, seed, record))
-        return
     from .evaluation import evaluate_task
 
-    print(evaluate_task(task, data, model, limit, scorer, seed, mix, noise))
+    print(evaluate_task(task, data, model, limit, scorer, seed, mix, noise, full, record, progress=not quiet))
 
 
 def release(recipe: Path, run: Path, out: Path, evaluations: list[Path] | None = None, seed: int = 0) -> None:
@@ -269,6 +280,7 @@ COMMANDS: dict[str, Any] = {
     "encode": encode,
     "decode": decode,
     "tokenize": tokenize,
+    "align": align,
     "train": train,
     "train-codec": train_codec,
     "speak": speak_to_file,

@@ -10,8 +10,7 @@ from ..data.summary import summarise
 from ..data.utterance import Utterance
 from ..tokenizer.files import write_whole
 from ..tokenizer.training import read_stages, result_folder, train_codec
-from .evaluation import load_recogniser
-from .metrics import load_similarity
+from .metrics import load_recogniser, load_similarity
 
 logger = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ def enhance(
         OSError: a file that cannot be read.
         ValueError: a model of another task, an array without its rate, or audio that is none.
     """
-    lm = open_model(model)
+    lm = open_model(model, "se")
     template = lm.info.template("se-features", "se")
     waves = load_waves(audio, sampling_rate, lm.audio_tokenizer)
     return one_or_all(rewrite(lm, template, waves, sampling=sampling, seed=seed), audio)

@@ -1,8 +1,12 @@
-"""Measuring on recordings with transcripts: intelligibility by a recogniser, distance by mel, with intervals."""
+"""Codecs and language models on recordings with transcripts, between doing nothing and the best that can be. T samples.
 
-from collections import defaultdict
+Every task has its row of doing nothing, and one of what the codec leaves of the clean recordings: no model that writes
+its tokens does better, but by luck. Nothing is chosen by looking at the answer, except in the row that says so.
+"""
+
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -10,37 +14,25 @@ import numpy as np
 import torch
 
 from ..data.corpora import Utterance, read_corpus
+from ..data.example import Example
 from ..data.mixing import Mixer, read_recipe
+from ..data.plan import weights_hash
 from ..lm import SpeechLM
 from ..tokenizer import AudioTokenizer, resample
-from ..tokenizer.focalcodec.mel import log_mel
 from ..tokenizer.training.validation import code_use
+from .classical import CODECS, SPEAKERS, say_classically, through_classical
 from .enhancement import enhance
-from .metrics import MISSING, word_counter
+from .inputs import open_model
+from .measurement import RECORDING, Line, Scorers, Sound, System, judge, mean, read_record, table
+from .metrics import word_counter
 from .separation import separate
-from .tts import speak
+from .streaming import stream_speech
+from .suppressors import SUPPRESSORS
+from .tts import can_speak_as, speak
 
-Recogniser = Callable[[np.ndarray, int], str]  # audio (T,), rate -> text
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table: word errors and words of every item, where there is a recogniser."""
-
-    name: str
-    errors: list[int]
-    words: list[int]
-    note: str = ""
-
-    def cells(self, seed: int) -> str:
-        """Markdown cells: name, word error rate with its 95 % interval, share of items above 50 %, note."""
-        if not self.words:
-            return f"| {self.name} | - | - | {self.note} |"
-        low, high = bootstrap(self.errors, self.words, seed)
-        failed = np.mean([e > 0.5 * w for e, w in zip(self.errors, self.words, strict=True)])
-        rate = sum(self.errors) / sum(self.words)
-        interval = f"{100 * rate:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-        return f"| {self.name} | {interval} | {100 * failed:.0f} | {self.note} |"
+CEILING = "recording through the codec"
+SEPARATED = "separated"
+TASKS = ("codec", "tts", "se", "ss")
 
 
 def evaluate_task(
@@ -52,35 +44,37 @@ def evaluate_task(
     seed: int,
     mix: Path | None = None,
     noise: Path | None = None,
+    full: bool = False,
+    record: Path | None = None,
+    progress: bool = False,
 ) -> str:
-    """-> a Markdown table; see `focallm evaluate --help` for the arguments.
+    """-> a heading and a Markdown table; see `focallm evaluate --help` for the arguments.
 
     Raises:
         ValueError: an unknown task, recordings without transcripts, or a recipe that is missing or of no use here.
+        ImportError: a scorer or something to compare with is not installed.
     """
-    if task not in ("codec", "tts", "se", "ss"):
+    if task not in TASKS:
         raise ValueError(f"codec, tts, se and ss can be evaluated, found {task!r}")
+    if full and scorer == "mel":
+        raise ValueError(f"--full needs a recogniser: focallm evaluate {task} DATA --full --scorer FOLDER")
     items = read_with_texts(data)
     if (mix is not None) != (task in ("se", "ss")):
         raise ValueError("se and ss, and only they, need --mix: how the recordings that the model hears are made")
     mixer = None if mix is None else Mixer(read_recipe(mix), items, read_corpus(noise) if noise else ())
     items = choose(items if mixer is None else mixer.rows, limit, seed)
-    recognise = None if scorer == "mel" else load_recogniser(scorer)
+    scorers = Scorers(None if scorer == "mel" else scorer, full)
     if mixer is not None:
-        rows = mixed_rows(task, mixer, items, SpeechLM.from_pretrained(model), recognise)
+        systems = mixed_systems(task, mixer, items, open_model(model, task), full)
     elif task == "codec":
-        rows = codec_rows(items, AudioTokenizer.from_pretrained(model), recognise)
+        systems = codec_systems(items, AudioTokenizer.from_pretrained(model), model, scorers)
     else:
-        rows = tts_rows(items, SpeechLM.from_pretrained(model), recognise, seed)
-    return "\n".join(
-        [
-            f"{task} {model} on {data.name}, n = {len(items)}, seed {seed}, scorer {Path(scorer).name}",
-            "",
-            "| | word error rate, % (95 % interval) | items above 50 % | |",
-            "|---|---|---|---|",
-            *(row.cells(seed) for row in rows),
-        ]
-    )
+        systems = speech_systems(items, open_model(model, task), scorers, seed)
+    lines = judge(systems, [item.id for item in items], scorers, record, progress)
+    if task == "ss" and scorer != "mel":
+        lines["separated, in the order that fits the texts best"] = in_best_order(lines[SEPARATED])
+    heading = f"{task} {model} on {data.name}, scorer {Path(scorer).name}"
+    return "\n".join([heading, "", table(lines, seed), *remarks(lines)])
 
 
 def read_with_texts(data: Path) -> list[Utterance]:
@@ -102,47 +96,94 @@ def choose(items: list[Utterance], limit: int, seed: int) -> list[Utterance]:
     return [items[i] for i in sorted(np.random.default_rng(seed).choice(len(items), limit, replace=False))]
 
 
-def codec_rows(items: Sequence[Utterance], tokenizer: AudioTokenizer, recognise: Recogniser | None) -> list[Row]:
-    """The recordings themselves (the recogniser's own errors), and the same through the codec."""
-    original: list[str] = []
-    decoded: list[str] = []
-    distances = []
-    tokens = []
-    for item in items:
-        audio, rate = item.read(tokenizer.sampling_rate)
+def codec_systems(items: Sequence[Utterance], tokenizer: AudioTokenizer, name: str, scorers: Scorers) -> list[System]:
+    """The recordings themselves (the recogniser's own errors), the same through the codec and, in full, others."""
+    rate = tokenizer.sampling_rate
+
+    def decoded(audio: np.ndarray) -> tuple[np.ndarray, Line]:
         ids, again = through_codec(tokenizer, audio)
-        tokens.append(ids)
-        distances.append(mel_distance(audio, again, rate))
-        if recognise:
-            original.append(recognise(audio, rate))
-            decoded.append(recognise(again, rate))
-    use = code_use(torch.cat(tokens), tokenizer.vocab_size)
-    note = (
-        f"mel distance {np.mean(distances):.3f}, {use['codes_used']:.0f} of {tokenizer.vocab_size} codes in "
-        f"{use['tokens']:.0f} tokens, entropy {use['entropy_bits']:.2f} bits"
-    )
-    texts = [item.text or "" for item in items]
-    return [_row("recording", texts, original), _row("through the codec", texts, decoded, note)]
+        facts = {"bit_rate": tokenizer.bits_per_second, "codes": ids.tolist(), "codebook_size": tokenizer.vocab_size}
+        return again, facts
+
+    def classical(name: str) -> Callable[[np.ndarray], tuple[np.ndarray, Line]]:
+        def through(audio: np.ndarray) -> tuple[np.ndarray, Line]:
+            again, measured = through_classical(name, audio, rate)
+            return again, {"bit_rate": CODECS[name][2], "measured_bit_rate": measured}
+
+        return through
+
+    def system(name: str, key: str, through: Callable[[np.ndarray], tuple[np.ndarray, Line]]) -> System:
+        def make(i: int) -> list[Sound]:
+            audio, _ = items[i].read(rate)
+            again, facts = through(audio)
+            return [Sound(again, rate, items[i].text or "", audio, audio, facts)]
+
+        return System(name, key, make)
+
+    return [
+        recordings(items, rate, scorers),
+        system(name, weights_hash(tokenizer.codec), decoded),
+        *(system(other, "", classical(other)) for other in (CODECS if scorers.full else ())),
+    ]
 
 
-def tts_rows(items: Sequence[Utterance], lm: SpeechLM, recognise: Recogniser | None, seed: int) -> list[Row]:
-    """Speech written for the transcripts, between the recordings and what the codec leaves of them."""
-    texts = [item.text or "" for item in items]
-    heard, seconds, unfinished = [], 0.0, 0
-    for i, text in enumerate(texts):
-        result = speak(text, lm, seed=seed + 1000 * i)
-        seconds += result.stats["seconds"]
-        unfinished += result.stop_reason != "end"
-        if recognise:
-            heard.append(recognise(result.audio, result.sampling_rate))
-    reference = sum(len(item.read(16000)[0]) for item in items) / 16000
-    note = f"{unfinished} without an end, {seconds / reference:.2f} of the recordings' duration"
-    return [*codec_rows(items, lm.audio_tokenizer, recognise), _row("spoken", texts, heard, note)]
+def recordings(items: Sequence[Utterance], rate: int, scorers: Scorers) -> System:
+    """Doing nothing; in full, with how alike two recordings of one speaker and of two are."""
+
+    def make(i: int) -> list[Sound]:
+        audio, _ = items[i].read(rate)
+        facts: Line = {}
+        for kind, other in _others(items, i).items() if scorers.full else ():
+            facts[kind] = float(scorers.voice(audio, rate) @ scorers.voice(other.read(rate)[0], rate))
+        return [Sound(audio, rate, items[i].text or "", facts=facts)]
+
+    return System(RECORDING, "", make)
 
 
-def mixed_rows(
-    task: str, mixer: Mixer, items: Sequence[Utterance], lm: SpeechLM, recognise: Recogniser | None
-) -> list[Row]:
+def speech_systems(items: Sequence[Utterance], lm: SpeechLM, scorers: Scorers, seed: int) -> list[System]:
+    """Speech written for the transcripts, beside the recordings and what the codec leaves of them."""
+    tokenizer, key = lm.audio_tokenizer, weights_hash(lm.model)
+    rate, output_rate = tokenizer.sampling_rate, tokenizer.output_sampling_rate
+
+    def ceiling(i: int) -> list[Sound]:
+        audio, _ = items[i].read(rate)
+        return [Sound(through_codec(tokenizer, audio)[1], rate, items[i].text or "", audio, audio)]
+
+    def spoken(i: int, **voice: Any) -> list[Sound]:
+        text, seconds = items[i].text or "", len(items[i].read(rate)[0]) / rate
+        result = speak(text, lm, seed=seed + 1000 * i, **voice)
+        facts = {key: result.stats[key] for key in ("real_time_factor", "attempts")}
+        facts |= {"unfinished": float(result.stop_reason != "end"), "duration": result.stats["seconds"] / seconds}
+        return [Sound(result.audio, result.sampling_rate, text, facts=facts)]
+
+    def as_the_recording(i: int) -> list[Sound]:
+        other = _others(items, i).get("same", items[i])
+        reference, _ = other.read(output_rate)
+        (sound,) = spoken(i, reference=reference, reference_text=other.text, sampling_rate=output_rate)
+        return [Sound(sound.audio, sound.rate, sound.text, voice=reference, facts=sound.facts)]
+
+    def streamed(i: int) -> list[Sound]:
+        text = items[i].text or ""
+        stream = stream_speech(text, lm, seed=seed + 1000 * i)
+        audio = np.concatenate(list(stream))
+        facts = {"real_time_factor": stream.result.stats["real_time_factor"]}
+        facts["first_sound_s"] = stream.result.stats["time_to_first_audio_s"]
+        return [Sound(audio, stream.sampling_rate, text, facts=facts)]
+
+    def by(name: str) -> Callable[[int], list[Sound]]:
+        return lambda i: [Sound(*say_classically(name, items[i].text or ""), items[i].text or "")]
+
+    named, imitated = can_speak_as(lm, by_reference=False), can_speak_as(lm, by_reference=True)
+    return [
+        recordings(items, rate, scorers),
+        System(CEILING, weights_hash(tokenizer.codec), ceiling),
+        *(System(name, "", by(name)) for name in (SPEAKERS if scorers.full else ())),
+        *[System(f"spoken, {lm.info.voices[0]}", key, spoken), System("the same, streamed", key, streamed)] * named,
+        *[System("spoken in the voice of a recording", key, as_the_recording)] * imitated,
+    ]
+
+
+def mixed_systems(task: str, mixer: Mixer, items: Sequence[Utterance], lm: SpeechLM, full: bool) -> list[System]:
     """What a model makes of noise or of several talkers, between doing nothing and what the codec leaves of the best.
 
     Every talker counts, in the order of who speaks first: the model has to keep it, nobody sorts its answers.
@@ -151,29 +192,64 @@ def mixed_rows(
     rate, heard = tokenizer.sampling_rate, {"se": "noisy", "ss": "mixture"}[task]
     if mixer.recipe.heard != heard:
         raise ValueError(f"{task} needs a recipe of kind {heard}, found {mixer.recipe.kind}")
-    texts: list[str] = []
-    targets: list[np.ndarray] = []
-    heard_as: dict[str, list[np.ndarray]] = defaultdict(list)  # name of a row -> one signal per target
-    for item in items:
-        example = mixer.example(item, rate)
-        assert example.heard is not None
-        own = [example.target, *example.others]
-        texts += example.facts.get("texts") or [item.text or ""]
-        targets += own
-        heard_as["recording"] += own
-        heard_as["recording through the codec"] += [through_codec(tokenizer, wave)[1] for wave in own]
-        heard_as[heard] += [example.heard] * len(own)
-        heard_as[f"{heard} through the codec"] += [through_codec(tokenizer, example.heard)[1]] * len(own)
-        result: Any = enhance(example.heard, lm, rate) if task == "se" else separate(example.heard, lm, len(own), rate)
-        heard_as["enhanced" if task == "se" else "separated"] += [
-            resample(wave, result.sampling_rate, rate) for wave in np.atleast_2d(result.audio)
+    mixed = lru_cache(maxsize=None)(lambda i: mixer.example(items[i], rate))
+    codec, through = weights_hash(tokenizer.codec), lambda wave: through_codec(tokenizer, wave)[1]
+
+    def system(name: str, key: str, answer: Callable[[Example], Sequence[np.ndarray]]) -> System:
+        def make(i: int) -> list[Sound]:
+            targets, texts = _targets(mixed(i)), mixed(i).facts.get("texts") or [items[i].text or ""]
+            answers = zip(answer(mixed(i)), texts, targets, strict=True)
+            return [Sound(wave, rate, text, target, target) for wave, text, target in answers]
+
+        return System(name, key, make)
+
+    def unchanged(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Example], list[np.ndarray]]:
+        return lambda example: [change(_heard(example))] * len(_targets(example))
+
+    def written(example: Example) -> Sequence[np.ndarray]:
+        count, wave = len(_targets(example)), _heard(example)
+        result: Any = enhance(wave, lm, rate) if task == "se" else separate(wave, lm, count, rate)
+        return [resample(one, result.sampling_rate, rate) for one in np.atleast_2d(result.audio)]
+
+    def suppressed(name: str) -> Callable[[Example], list[np.ndarray]]:
+        return unchanged(lambda wave: SUPPRESSORS[name](wave, rate))
+
+    return [
+        system(RECORDING, "", _targets),
+        system(CEILING, codec, lambda example: [through(target) for target in _targets(example)]),
+        system(heard, "", unchanged(lambda wave: wave)),
+        system(f"{heard} through the codec", codec, unchanged(through)),
+        *(system(name, "", suppressed(name)) for name in (SUPPRESSORS if full and task == "se" else ())),
+        system({"se": "enhanced", "ss": SEPARATED}[task], weights_hash(lm.model), written),
+    ]
+
+
+def _targets(example: Example) -> list[np.ndarray]:
+    """Every talker, in the order of first speech."""
+    return [example.target, *example.others]
+
+
+def _heard(example: Example) -> np.ndarray:
+    assert example.heard is not None  # it was mixed
+    return example.heard
+
+
+def in_best_order(lines: Sequence[Line]) -> list[Line]:
+    """The same answers, those of each mixture in the order whose words are right most often: an oracle, as the field
+    reports it (permutation-invariant)."""
+    count, best = word_counter(), list[Line]()
+    for name in dict.fromkeys(line["id"] for line in lines):
+        own = [line for line in lines if line["id"] == name]
+        texts = [line["text"] for line in own]
+        orders = [
+            [(line, *count(text, line["heard"])) for text, line in zip(texts, p, strict=True)]
+            for p in permutations(own)
         ]
-    rows = []
-    for name, audios in heard_as.items():
-        distance = np.mean([mel_distance(a, b, rate) for a, b in zip(targets, audios, strict=True)])
-        said = [recognise(wave, rate) for wave in audios] if recognise else []
-        rows.append(_row(name, texts, said, f"mel distance {distance:.3f}"))
-    return rows
+        chosen = min(orders, key=lambda order: sum(wrong for _, wrong, _ in order))
+        best += [
+            {"id": name, "seconds": line["seconds"], "errors": wrong, "words": words} for line, wrong, words in chosen
+        ]
+    return best
 
 
 def through_codec(tokenizer: AudioTokenizer, audio: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
@@ -183,49 +259,45 @@ def through_codec(tokenizer: AudioTokenizer, audio: np.ndarray) -> tuple[torch.T
     return encoded["input_ids"][0], resample(again, tokenizer.output_sampling_rate, tokenizer.sampling_rate)
 
 
-def mel_distance(a: np.ndarray, b: np.ndarray, rate: int) -> float:
-    """Mean absolute difference of two (T,) log-mel spectrograms, in nats of magnitude; what one lasts longer is cut."""
-    size = min(len(a), len(b))
-    x, y = (log_mel(torch.from_numpy(wave[:size])[None].float(), rate, 1024, 320, 80) for wave in (a, b))
-    return float((x - y).abs().mean())
-
-
-def load_recogniser(folder: str) -> Recogniser:
-    """A Whisper model in faster-whisper's layout, greedy, English.
-
-    Raises:
-        ImportError: the extra is not installed.
-    """
-    try:
-        from faster_whisper import WhisperModel
-    except ImportError:
-        raise ImportError(MISSING) from None
-    whisper = WhisperModel(folder, device="cpu", compute_type="int8")
-
-    def recognise(audio: np.ndarray, rate: int) -> str:
-        segments, _ = whisper.transcribe(
-            resample(audio, rate, 16000),
-            language="en",
-            beam_size=1,
-            without_timestamps=True,
-            condition_on_previous_text=False,
+def remarks(lines: dict[str, list[Line]]) -> list[str]:
+    """What stands below a table: how alike voices are by themselves, and how codes are used."""
+    said = []
+    same, other = (mean(lines.get(RECORDING, []), key, 3) for key in ("same", "other"))
+    if same or other:
+        said.append(
+            f"Voice similarity of two recordings of one speaker: {same or 'none'}; of two speakers: {other or 'none'}."
         )
-        return " ".join(segment.text for segment in segments)
-
-    return recognise
-
-
-def bootstrap(errors: Sequence[int], words: Sequence[int], seed: int, draws: int = 1000) -> tuple[float, float]:
-    """95 % percentile interval of the word error rate over items drawn with replacement."""
-    e, w = np.asarray(errors), np.asarray(words)
-    index = np.random.default_rng(seed).integers(len(e), size=(draws, len(e)))
-    low, high = np.percentile(e[index].sum(1) / w[index].sum(1), [2.5, 97.5])
-    return float(low), float(high)
+    for name, own in lines.items():
+        if "codes" in own[0]:
+            said.append(_use(name, own, own[0]["codebook_size"]))
+    return ["", *said] if said else []
 
 
-def _row(name: str, texts: Sequence[str], heard: Sequence[str], note: str = "") -> Row:
-    if not heard:
-        return Row(name, [], [], note)
-    count = word_counter()
-    counts = [count(text, hypothesis) for text, hypothesis in zip(texts, heard, strict=True)]
-    return Row(name, [wrong for wrong, _ in counts], [words for _, words in counts], note)
+def _use(name: str, lines: Sequence[Line], codebook_size: int) -> str:
+    use = code_use(torch.tensor([code for line in lines for code in line["codes"]]), codebook_size)
+    used = f"{use['codes_used']:.0f} of {codebook_size} ({100 * use['codes_used'] / codebook_size:.1f} %)"
+    return (
+        f"Codes of {name}: {used} in {use['tokens']:.0f} tokens, {100 * use['code_share']:.1f} % of those that even "
+        f"use would show; entropy {use['entropy_bits']:.2f} bits, normalised by the codes in use "
+        f"{use['normalised_entropy']:.3f}."
+    )
+
+
+def table_of_record(record: Path, tokenizer: AudioTokenizer, seed: int) -> str:
+    """The table of what a record holds of the recordings and of those codecs that were heard on all of them."""
+    own = weights_hash(tokenizer.codec)
+    lines: dict[str, list[Line]] = {}
+    for (_, name, key), found in read_record(record).items():
+        if key in ("", own):
+            lines.setdefault(name, []).extend(found)
+    whole = len(lines[RECORDING])
+    lines = {name: own for name, own in lines.items() if len(own) == whole}
+    return "\n".join([table(lines, seed), *remarks(lines)])
+
+
+def _others(items: Sequence[Utterance], i: int) -> dict[str, Utterance]:
+    """The next recordings of the same speaker and of another one."""
+    after = [*items[i + 1 :], *items[:i]]
+    same = next((item for item in after if item.speaker == items[i].speaker), None)
+    other = next((item for item in after if item.speaker != items[i].speaker), None)
+    return {kind: item for kind, item in (("same", same), ("other", other)) if item is not None}

@@ -13,9 +13,11 @@ from ..tokenizer.audio import is_batch, load_audio, with_rates
 from ..tokenizer.focalcodec.windows import MAX_WHOLE_S
 
 
-def open_model(model: str | Path | SpeechLM) -> SpeechLM:
-    """`"mini"`, a folder or a hub id is loaded; a loaded model is itself."""
-    return model if isinstance(model, SpeechLM) else SpeechLM.from_pretrained(model)
+def open_model(model: str | Path | SpeechLM, task: str = "tts") -> SpeechLM:
+    """A folder or a hub id is loaded, `"mini"` is the weights in the package for the task; a loaded model is itself."""
+    if isinstance(model, SpeechLM):
+        return model
+    return SpeechLM.from_pretrained("mini-rewriting" if str(model) == "mini" and task in ("se", "ss") else model)
 
 
 def load_waves(audio: Any, sampling_rate: int | list[int] | None, tokenizer: AudioTokenizer) -> list[Tensor]:

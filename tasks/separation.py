@@ -34,7 +34,7 @@ def separate(
     """
     if talkers < 2:
         raise ValueError(f"separate takes at least 2 talkers apart, found {talkers}: for one in noise, enhance")
-    lm = open_model(model)
+    lm = open_model(model, "ss")
     template = lm.info.template("ss-features", "ss")
     waves = load_waves(audio, sampling_rate, lm.audio_tokenizer)
     return one_or_all(rewrite(lm, template, waves, talkers, sampling=sampling, seed=seed), audio)

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
+from ..data.alignment import read_alignment, read_lexicon
 from ..data.pairs import WithReferences
 from ..data.plan import describe_codec
 from ..data.token_store import TokenStore
@@ -18,6 +20,7 @@ Rows = Any  # a datasets.Dataset, or what gives rows[place] and rows["column"] a
 
 CONVERSION_REFERENCE_S = 3.0  # of a recording whose voice is to be imitated, cut
 ZERO_SHOT_REFERENCE_S = 6.0  # the longest recording that is read along with its text, whole
+_WORDS = 15  # in a row of a lexicon: one would be far shorter than speech, and have an update for itself
 
 # What gives a store the columns that are not there by themselves.
 _OPTIONS = {
@@ -42,6 +45,7 @@ class Part:
         learning, held_out: rows.
         repeat: times per epoch.
         left_out: rows that cannot be used, by reason.
+        store: where the rows are from.
     """
 
     template: Template
@@ -49,6 +53,7 @@ class Part:
     held_out: Rows
     repeat: int
     left_out: dict[str, int]
+    store: Path
 
 
 def read_part(part: Also, recipe: LMRecipe, audio_tokenizer: AudioTokenizer, codec: str) -> Part:
@@ -65,6 +70,8 @@ def read_part(part: Also, recipe: LMRecipe, audio_tokenizer: AudioTokenizer, cod
     template, store = templates[part.task], Path(part.store)
     if part.task == "text" and store.is_file():
         return _lines(template, store, part.repeat, recipe.validation_fraction)
+    if part.task == "pronounce":
+        return _words(template, store, part.repeat, recipe)
     tokens = TokenStore(store)
     _check_codec(tokens, audio_tokenizer, codec)
     fields = {segment.field for segment in template.segments}
@@ -77,6 +84,10 @@ def read_part(part: Also, recipe: LMRecipe, audio_tokenizer: AudioTokenizer, cod
         before = len(learning) + len(held_out)
         learning, held_out = _with(field, learning), _with(field, held_out)
         left_out[f"have no {field}"] = before - len(learning) - len(held_out)
+    if template.target.kind == "aligned":
+        before = len(learning) + len(held_out)
+        learning, held_out = _aligned(learning, store), _aligned(held_out, store)
+        left_out["have no alignment"] = before - len(learning) - len(held_out)
     if "speaker" in fields:
         learning, held_out = _name_speakers(learning), _name_speakers(held_out)
     sides: tuple[Rows, Rows] = learning.with_format("numpy"), held_out.with_format("numpy")
@@ -88,7 +99,7 @@ def read_part(part: Also, recipe: LMRecipe, audio_tokenizer: AudioTokenizer, cod
         sides = tuple(WithReferences(side, pool, most, whole, recipe.seed, tokens.utterance_column) for side in sides)  # type: ignore[assignment,arg-type]
         left = len(learning) + len(held_out) - sum(map(len, sides))
         left_out["have no other utterance of their speaker for a reference"] = left
-    return Part(template, *sides, part.repeat, left_out)
+    return Part(template, *sides, part.repeat, left_out, store)
 
 
 def _check_codec(tokens: TokenStore, audio_tokenizer: AudioTokenizer, name: str) -> None:
@@ -124,6 +135,26 @@ def _name_speakers(rows: Dataset) -> Dataset:
     return rows.remove_columns("speaker").add_column("speaker", [name or "speaker" for name in rows["speaker"]])
 
 
+def _aligned(rows: Dataset, store: Path) -> Dataset:
+    """Those rows that were aligned, with their units and frames."""
+    alignment = read_alignment(store)
+    rows = rows.select([i for i, name in enumerate(rows["id"]) if name in alignment])
+    own = [alignment[name] for name in rows["id"]]
+    return rows.add_column("units", [row["units"] for row in own]).add_column("frames", [row["frames"] for row in own])
+
+
+def _words(template: Template, store: Path, repeat: int, recipe: LMRecipe) -> Part:
+    """The lexicon of a store, one to `_WORDS` of its words in a row; which are held out follows from the seed."""
+    lexicon, draw = read_lexicon(store), np.random.default_rng(recipe.seed)
+    words = [list(lexicon)[i] for i in draw.permutation(len(lexicon))]
+    ends = draw.integers(1, _WORDS + 1, size=len(words)).cumsum()
+    groups = [group.tolist() for group in np.split(np.array(words), ends[ends < len(words)])]
+    phonemes = [" ".join(lexicon[word] for word in group) for group in groups]
+    rows = Dataset.from_dict({"text": [" ".join(group) for group in groups], "phonemes": phonemes})
+    sides = rows.train_test_split(test_size=recipe.validation_fraction, seed=recipe.seed)
+    return Part(template, sides["train"], sides["test"], repeat, {}, store)
+
+
 def _lines(template: Template, file: Path, repeat: int, validation_fraction: float) -> Part:
     """A text per line; the last ones are held out."""
     lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -131,4 +162,4 @@ def _lines(template: Template, file: Path, repeat: int, validation_fraction: flo
     if len(rows) < 2:
         raise ValueError(f"{file} has {len(rows)} lines of text: at least one to learn from and one to validate on")
     split = min(len(rows) - 1, round(len(rows) * (1 - validation_fraction)))
-    return Part(template, rows.select(range(split)), rows.select(range(split, len(rows))), repeat, {})
+    return Part(template, rows.select(range(split)), rows.select(range(split, len(rows))), repeat, {}, file)

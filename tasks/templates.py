@@ -4,6 +4,7 @@ from ..lm.template import Segment, Template
 
 _SPEECH = Segment("codes", "speech", "codes", target=True)
 _STREAMS = Segment("codes", "speech", "sources", target=True, streams=True)
+_ALIGNED = Segment("aligned", "speech", "codes", target=True)
 _TEXT = Segment("text", "text", "text", target=True)
 _REFERENCE = Segment("codes", "reference", "reference_codes")
 
@@ -15,6 +16,9 @@ TEMPLATES = {
             "zero-shot",
             (Segment("text", "reference", "reference_text"), _REFERENCE, Segment("text", "text", "text"), _SPEECH),
         ),
+        Template("tts-aligned", (Segment("text", "voice", "speaker"), _ALIGNED)),
+        Template("zero-shot-aligned", (_REFERENCE, _ALIGNED)),
+        Template("pronounce", (Segment("text", "text", "text"), Segment("text", "text", "phonemes", target=True))),
         Template("se", (Segment("codes", "noisy", "noisy_codes"), _SPEECH)),
         Template("se-features", (Segment("features", "noisy", "noisy_features"), _SPEECH)),
         Template("ss", (Segment("codes", "mixture", "mixture_codes"), _STREAMS)),

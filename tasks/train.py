@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.alignment import read_lexicon
 from ..lm import LengthWindow, SpeechLM
 from ..lm.training import Also, Examples, LMRecipe, Source, WordErrors, build, panel, read_recipe, train
 from ..tokenizer import AudioTokenizer
-from .evaluation import load_recogniser
-from .metrics import word_counter
+from .metrics import load_recogniser, word_counter
 from .sources import Part, read_part
 
 logger = logging.getLogger(__name__)
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 _TRY = {
     "tts": "speak 'Hello there.'",
     "zero-shot": "speak 'Hello there.' --reference VOICE --reference_text 'What it says.'",
+    "tts-aligned": "speak 'Hello there.'",
+    "zero-shot-aligned": "speak 'Hello there.' --reference VOICE",
     "se": "enhance NOISY clean.wav",
     "se-features": "enhance NOISY clean.wav",
     "ss": "separate MIXTURE talker.wav",
@@ -80,6 +82,8 @@ def _texts(parts: list[Part]) -> Iterator[str]:
         fields = {segment.field for segment in part.template.segments if segment.kind == "text"} - {"reference_text"}
         for field in sorted(fields):
             yield from map(str, part.learning[field])
+        if part.template.target.kind == "aligned":
+            yield from map("".join, part.learning["units"])
 
 
 def _feature_size(parts: list[Part]) -> int | None:
@@ -105,7 +109,13 @@ def _describe(lm: SpeechLM, parts: list[Part], codec: str) -> None:
         templates=tuple(templates.values()),
         audio_tokenizer="mini" if codec == "mini" else lm.info.audio_tokenizer,
     )
-    spoken = [part for part in parts if part.template.target.kind == "codes" and _reads(part, "text")]
+    aligned = [part for part in parts if part.template.target.kind == "aligned" and len(part.learning)]
+    if aligned:
+        longest = max(int(max(frames)) for part in aligned for frames in part.learning["frames"])
+        lm.info = replace(lm.info, longest_unit_s=longest / lm.audio_tokenizer.frame_rate)
+        lm.lexicon = {word: sound for part in aligned for word, sound in read_lexicon(part.store).items()}
+    texts = [part for part in parts if part.template.target.kind == "codes" and _reads(part, "text")]
+    spoken = [*texts, *aligned]
     if any(len(part.learning) for part in spoken):
         samples = [float(number) for part in spoken for number in part.learning["num_samples"]]
         seconds = [number / lm.audio_tokenizer.sampling_rate for number in samples]

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any, overload
 
 from ..lm import Generation, Sampling, SpeechLM
-from ..lm.template import Prompt
+from ..lm.template import Prompt, Template
 from .inputs import encode_ids, load_waves, open_model
 from .result import SpeechResult, measure
+from .sources import CONVERSION_REFERENCE_S
 
 logger = logging.getLogger(__name__)
 
 RETRIES = 2  # further attempts, each with another seed, when a reading has no end
+# Templates by whether the voice is that of a recording, first those in which text and speech are on one clock.
+_NAMES = {False: ("tts-aligned", "tts"), True: ("zero-shot-aligned", "zero-shot")}
 _FAR = 1 << 20  # between the seeds of attempts, so that neighbouring seeds have none in common
 
 
@@ -37,7 +40,7 @@ def speak(
         model: `"mini"`, a folder that `focallm train tts` made, or a loaded `SpeechLM` (load once, speak often).
         voice: one of the voices the model was trained on; the most frequent of them by default.
         reference: a recording (as in `enhance`) of the voice to speak in; for models trained for "zero-shot".
-        reference_text: what is said in it.
+        reference_text: what is said in it; a model of aligned speech ("zero-shot-aligned") has no use for it.
         sampling_rate: of a reference that is an array, in Hz.
         sampling: how tokens are drawn.
         seed: the same seed gives the same speech.
@@ -69,32 +72,51 @@ def voice_fields(
     lm: SpeechLM, voice: str | None, reference: Any, reference_text: str | None, sampling_rate: int | None
 ) -> dict[str, Any]:
     """The fields of the templates "tts" or "zero-shot" that say whose voice it is; errors as in `speak`."""
-    lm.info.template("tts" if reference is None else "zero-shot")
+    template = _template(lm, reference is not None)
     if lm.info.length_window is None or not (lm.info.voices or reference is not None):
         raise ValueError("this model has not been trained to speak (it knows no voice or no pace): focallm train tts")
     if reference is None:
         if voice is not None and voice not in lm.info.voices:
             raise ValueError(f"no voice is called {voice!r}: this model knows {', '.join(lm.info.voices) or 'none'}")
         return {"speaker": voice or lm.info.voices[0]}
-    if voice is not None or not (reference_text or "").strip():
-        raise ValueError("a reference needs reference_text, what is said in it, and excludes a named voice")
+    if voice is not None:
+        raise ValueError("a reference excludes a named voice: give one of them")
+    told = any(segment.field == "reference_text" for segment in template.segments)
+    if told and not (reference_text or "").strip():
+        raise ValueError("with this model a reference needs reference_text, what is said in it")
     ids = encode_ids(lm.audio_tokenizer, load_waves(reference, sampling_rate, lm.audio_tokenizer))
     if len(ids) != 1:
         raise ValueError(f"speak takes one reference, found {len(ids)}: call it once for each voice")
-    return {"reference_text": reference_text, "reference_codes": ids[0]}
+    if told:
+        return {"reference_text": reference_text, "reference_codes": ids[0]}
+    most = round(CONVERSION_REFERENCE_S * lm.audio_tokenizer.tokens_per_second)
+    return {"reference_codes": ids[0][:most]}
 
 
 def speech_prompt(lm: SpeechLM, text: str, voice: dict[str, Any]) -> Prompt:
     """What to say, in whose voice, and how long that may last."""
     if not text.strip():
         raise ValueError("the text is empty: give at least one word")
+    template = _template(lm, "speaker" not in voice)
+    if template.target.kind == "aligned":
+        return template.prompt(lm.vocabulary, lm.unit_window(), units=lm.units(text), **voice)
     _check_spelling(lm, text)
     window = lm.info.length_window
     assert window is not None  # voice_fields has seen it
-    template = lm.info.template("tts" if "speaker" in voice else "zero-shot")
     return template.prompt(
         lm.vocabulary, window.tokens(len(text), lm.audio_tokenizer.tokens_per_second), text=text, **voice
     )
+
+
+def can_speak_as(lm: SpeechLM, by_reference: bool) -> bool:
+    """Whether a model speaks in the voice of a recording, or in voices of its own."""
+    names = {template.name for template in lm.info.templates}
+    return bool(names & set(_NAMES[by_reference])) and (by_reference or bool(lm.info.voices))
+
+
+def _template(lm: SpeechLM, by_reference: bool) -> Template:
+    """The way in which a model speaks, on one clock with the text where it can."""
+    return lm.info.template(*_NAMES[by_reference])
 
 
 def _check_spelling(lm: SpeechLM, text: str) -> None:

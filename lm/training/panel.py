@@ -9,6 +9,7 @@ from ...data.packing import efficiency
 from ..features import language_model
 from ..model import SpeechLM
 from ..parameters import count_trainable
+from ..template import IGNORED
 from ..vocabulary import Vocabulary
 from .examples import Examples
 from .sound import write_spans
@@ -72,11 +73,12 @@ def render(vocabulary: Vocabulary, example: dict[str, Any]) -> str:
 def hear(lm: SpeechLM, example: dict[str, Any], name: Path) -> list[Path]:
     """Write every span of codes among the labels as audio, `name.wav` or `name-1.wav` ...; -> the files"""
     spans: list[list[int]] = [[]]
+    between = {IGNORED, lm.vocabulary.controls.get("next", IGNORED)}  # units of aligned speech
     for label in example["labels"]:
         codes = lm.vocabulary.codes([label])
         if codes:
             spans[-1] += codes
-        elif spans[-1]:
+        elif spans[-1] and label not in between:
             spans.append([])
     return list(write_spans(lm.audio_tokenizer, [span for span in spans if span], name))
 

@@ -96,9 +96,11 @@ def sample_prompt(lm: SpeechLM, template: Template, row: dict[str, Any]) -> Prom
     for speech is as long as that; text has a bound from the duration; a continuation begins with the first half.
     """
     given = {segment.field: row[segment.field] for segment in template.segments[:-1]}
+    if template.target.kind == "aligned":
+        return template.prompt(lm.vocabulary, lm.unit_window(), units=row["units"], **given)
     kinds = {segment.kind for segment in template.segments[:-1]}
     if template.target.kind == "text":
-        seconds = row["num_samples"] / lm.audio_tokenizer.sampling_rate
+        seconds = row.get("num_samples", 0) / lm.audio_tokenizer.sampling_rate
         return template.prompt(lm.vocabulary, text_window(seconds), **given)
     spans = _spans(template, row)
     codes = len(spans[0])

@@ -1,16 +1,17 @@
 """Training a speech LM with the transformers Trainer. B rows, L length of a row, V ids."""
 
 import copy
-import json
+import inspect
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate.utils import broadcast_object_list
 from peft import PeftModel
 from torch import Tensor
@@ -20,10 +21,10 @@ from transformers.trainer_utils import EvalLoopOutput
 from ...data.collate import PackCollator
 from ...data.sampler import LengthGroupedSampler
 from ...tokenizer import FocalCodecModel
-from ...tokenizer.files import write_whole
 from ..features import language_model
-from ..info import INFO_FILE, SpeechLMInfo
+from ..info import SpeechLMInfo
 from ..model import SpeechLM
+from ..template import IGNORED
 from .curve import write_losses
 from .examples import Examples
 from .isolation import check_isolation
@@ -107,6 +108,7 @@ class SpeechTrainer(Trainer):
         callbacks: list[TrainerCallback],
     ) -> None:
         self.lm, self.samples = lm, samples
+        self._takes_places = "logits_to_keep" in inspect.signature(language_model(lm.model).forward).parameters
         self.order = LengthGroupedSampler(learning.row_lengths, arguments.train_batch_size, arguments.seed)
         scores = _Scores(lm)
         attention = language_model(lm.model).config._attn_implementation or ""
@@ -129,6 +131,19 @@ class SpeechTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         return self.order
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As the model's own, but without logits where no row of the batch has a target: a prefix needs none."""
+        count = kwargs.get("num_items_in_batch")
+        if not model.training or not self._takes_places or count is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        labels = inputs["labels"][:, 1:]
+        places = (labels >= 0).any(dim=0).nonzero()[:, 0]
+        others = {name: value for name, value in inputs.items() if name != "labels"}
+        logits = model(**others, logits_to_keep=places).logits.float()
+        nats = F.cross_entropy(logits.flatten(0, 1), labels[:, places].flatten(), reduction="sum", ignore_index=IGNORED)
+        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        return nats * processes / count  # the Trainer takes the mean over processes
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """As the Trainer's, but with the mean over target ids: the Trainer takes it over batches."""
@@ -161,7 +176,7 @@ class SpeechTrainer(Trainer):
             lm.save_adapter(folder)
         else:
             lm.processor().save_pretrained(folder)
-            write_whole(folder / INFO_FILE, json.dumps(asdict(lm.info), indent=1).encode())
+            lm.save_info(folder)
 
 
 class _Epochs(TrainerCallback):
@@ -185,7 +200,7 @@ class _Scores:
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         mask = labels[:, 1:] >= 0
         labels, logits = labels[:, 1:][mask], logits[:, :-1][mask].float()  # (M,), (M, V)
-        nats = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        nats = F.cross_entropy(logits, labels, reduction="none")
         heard = (labels >= self.audio.start) & (labels < self.audio.stop)
         differing = (logits[:, self.audio.start : self.audio.stop].argmax(-1) ^ (labels - self.audio.start)) * heard
         wrong_bits = sum(((differing >> bit) & 1 for bit in range(self.bits)), torch.zeros_like(labels))

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from ...tokenizer import AudioTokenizer
-from ..evaluation import choose, codec_rows, load_recogniser, read_with_texts
+from ..evaluation import choose, codec_systems, read_with_texts
+from ..measurement import RECORDING, Line, Scorers, judge, mean, word_cells
 
 # Name of a recipe -> what it changes, and the word error rate in % that the paper reports for it (LibriTTS, LibriSpeech
 # test-clean, Whisper small, against the transcript of the original). None: not among the figures known here.
@@ -42,22 +43,26 @@ def ablation_table(runs: Path, data: Path, limit: int, scorer: str, seed: int) -
     if not done:
         raise OSError(f"{runs} holds no row of the ablation; train them first:\n" + "\n".join(commands))
     items = choose(read_with_texts(data), limit, seed)
-    recognise = None if scorer == "mel" else load_recogniser(scorer)
+    scorers, ids = Scorers(None if scorer == "mel" else scorer), [item.id for item in items]
     lines = [
         f"Table 6 on {data.name}, n = {len(items)}, seed {seed}, scorer {Path(scorer).name}",
         "",
-        "| | parameters, M | published WER, % | here | word error rate, % (95 % interval) | items above 50 % | |",
-        "|---|---|---|---|---|---|---|",
+        "| | parameters, M | published WER, % | here, % (95 % interval) | items above 50 % | mel distance |",
+        "|---|---|---|---|---|---|",
     ]
     for name in done:
         tokenizer = AudioTokenizer.from_pretrained(runs / name / "model")
-        recording, decoded = codec_rows(items, tokenizer, recognise)
-        if name == done[0] and recognise:
-            lines.append(f"| | | {recording.cells(seed)}")
+        found = judge(codec_systems(items, tokenizer, name, scorers), ids, scorers)
+        if name == done[0]:
+            lines.append(f"| recording | | | {_cells(found[RECORDING], seed)} |")
         change, published = ROWS[name]
         millions = sum(p.numel() for p in tokenizer.codec.parameters()) / 1e6
         shown = "not known here" if published is None else f"{published:.2f}"
-        lines.append(f"| {change} | {millions:.1f} | {shown} {decoded.cells(seed)}")
+        lines.append(f"| {change} | {millions:.1f} | {shown} | {_cells(found[name], seed)} |")
     if commands:
         lines += ["", "Not trained yet:", *(f"    {command}" for command in commands)]
     return "\n".join(lines)
+
+
+def _cells(lines: list[Line], seed: int) -> str:
+    return " | ".join([*word_cells(lines, seed), mean(lines, "mel", 3)])

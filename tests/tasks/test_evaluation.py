@@ -6,7 +6,8 @@ import pytest
 from focallm.data.corpora import read_corpus
 from focallm.data.mixing import Mixer, MixRecipe
 from focallm.tasks import evaluation
-from focallm.tasks.metrics import word_counter
+from focallm.tasks.measurement import bootstrap, judge, table, word_cells
+from focallm.tasks.metrics import load_recogniser, word_counter
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 
@@ -21,28 +22,63 @@ def corpus(tmp_path):
     return tmp_path
 
 
-def test_codec_rows_hear_the_recording_and_what_the_codec_leaves(corpus, codec):
-    heard = []
+class Judges:
+    """Hears the right words, then one wrong of four, in turn, and gives every voice and sound the same marks."""
 
-    def recognise(audio, rate):
-        heard.append((len(audio), rate))
-        return "The cat sat down!" if len(heard) % 2 else "the cat set"
+    def __init__(self, full: bool = False) -> None:
+        self.full, self.heard = full, []
 
-    recording, decoded = evaluation.codec_rows(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), recognise)
-    assert heard == [(8000, 16000)] * 10
-    assert recording.errors == [0] * 5
-    assert decoded.errors == [2] * 5
-    assert decoded.words == [4] * 5
-    assert "| 50.0 (50.0 to 50.0) |" in decoded.cells(seed=0)
+    def recognise(self, audio, rate):
+        self.heard.append((len(audio), rate))
+        return "The cat sat down!" if len(self.heard) % 2 else "the cat sat"
+
+    count = staticmethod(word_counter())
+    quality = staticmethod(lambda audio, rate: 3.0)
+    voice = staticmethod(lambda audio, rate: np.array([0.6, 0.8]))
+
+
+class Nobody:
+    """Counts no words."""
+
+    full, recognise = False, None
+
+
+def judged(systems, count, judges, record=None):
+    return judge(systems, [str(i) for i in range(count)], judges, record)
+
+
+def test_a_codec_is_heard_beside_the_recordings(corpus, codec):
+    judges = Judges()
+    items, tokenizer = read_corpus(corpus), AudioTokenizer(codec("tiny_50hz"))
+    lines = judged(evaluation.codec_systems(items, tokenizer, "tiny", judges), 5, judges)
+    assert judges.heard == [(8000, 16000)] * 10
+    assert [line["errors"] for line in lines["recording"]] == [0, 1, 0, 1, 0]
+    assert [line["words"] for line in lines["tiny"]] == [4] * 5
+    shown = table(lines, seed=0)
+    assert "n = 5, 0.0 minutes; seed 0" in shown
+    assert "| recording | 10.0 (" in shown
+    assert f"of {tokenizer.vocab_size} (" in "".join(evaluation.remarks(lines))
 
 
 def test_without_a_recogniser_only_the_distance_is_measured(corpus, codec):
-    rows = evaluation.codec_rows(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), None)
-    assert rows[1].cells(0).startswith("| through the codec | - | - | mel distance ")
+    systems = evaluation.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny", Nobody())
+    lines = judged(systems, 5, Nobody())
+    assert "| tiny | - | - |" in table(lines, 0)
+    assert min(line["mel"] for line in lines["tiny"]) > 0.1
+
+
+def test_what_a_record_holds_is_not_judged_again(corpus, codec, tmp_path):
+    judges, record = Judges(), tmp_path / "record.jsonl"
+    systems = evaluation.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny", judges)
+    first = judged(systems, 3, judges, record)
+    with record.open("a") as file:
+        file.write('[{"id": "4", "system": "tiny", "ke')  # killed while writing
+    assert judged(systems, 3, judges, record) == first
+    assert len(judges.heard) == 6
 
 
 @pytest.mark.parametrize("task", ["se", "ss"])
-def test_mixed_rows_stand_between_doing_nothing_and_the_best_the_codec_can(task, tmp_path, speech_lm):
+def test_mixed_systems_stand_between_doing_nothing_and_the_best_the_codec_can(task, tmp_path, speech_lm):
     rows = [{"id": str(i), "audio": f"{i}.wav", "text": "the cat", "speaker": "ab"[i % 2]} for i in range(4)]
     for i, row in enumerate(rows):
         tone = 0.1 * np.sin(2 * np.pi * (200 + 100 * i) * np.arange(8000 + 400 * i) / 16000)
@@ -52,25 +88,53 @@ def test_mixed_rows_stand_between_doing_nothing_and_the_best_the_codec_can(task,
         "se": MixRecipe("noisy", noise={"coloured": 1.0}, snr_db=(0.0, 0.0)),
         "ss": MixRecipe("mixture", talkers=(2, 2), offset_s=(0.1, 0.1), level_difference_db=(0.0, 0.0)),
     }[task]
-    corpus = read_corpus(tmp_path)
-    mixer, heard = Mixer(recipe, corpus), []
-
-    def recognise(audio, rate):
-        heard.append(len(audio))
-        return "the cat"
-
-    found = evaluation.mixed_rows(task, mixer, mixer.rows, speech_lm(task), recognise)
+    mixer, judges = Mixer(recipe, read_corpus(tmp_path)), Judges()
+    systems = evaluation.mixed_systems(task, mixer, mixer.rows, speech_lm(task), full=False)
+    lines = judged(systems, 4, judges)
     talkers = 2 if task == "ss" else 1
-    assert [len(row.words) for row in found] == [4 * talkers] * 5  # every talker of every mixture counts
-    assert len(heard) == 5 * 4 * talkers
-    distances = [float(row.note.rsplit(" ", 1)[1]) for row in found]
+    assert [len(own) for own in lines.values()] == [4 * talkers] * 5  # every talker of every mixture counts
+    assert len(judges.heard) == 5 * 4 * talkers
+    distances = [np.mean([line["mel"] for line in own]) for own in lines.values()]
     assert distances[0] == 0
     assert min(distances[1:]) > 0.1
     names = {"se": ("noisy", "enhanced"), "ss": ("mixture", "separated")}[task]
-    assert [row.name for row in found[2:]] == [names[0], f"{names[0]} through the codec", names[1]]
+    assert list(lines)[2:] == [names[0], f"{names[0]} through the codec", names[1]]
     other = {"se": "ss", "ss": "se"}[task]
     with pytest.raises(ValueError, match=f"{other} needs a recipe of kind"):
-        evaluation.mixed_rows(other, mixer, mixer.rows, speech_lm(task), None)
+        evaluation.mixed_systems(other, mixer, mixer.rows, speech_lm(task), full=False)
+
+
+def test_the_best_order_is_that_with_the_fewest_wrong_words():
+    lines = [
+        {"id": "a", "seconds": 1.0, "text": "red dog", "heard": "blue cat", "errors": 2, "words": 2},
+        {"id": "a", "seconds": 1.0, "text": "blue cat", "heard": "red fog", "errors": 2, "words": 2},
+        {"id": "b", "seconds": 1.0, "text": "bird", "heard": "bird", "errors": 0, "words": 1},
+        {"id": "b", "seconds": 1.0, "text": "fish", "heard": "", "errors": 1, "words": 1},
+    ]
+    best = evaluation.in_best_order(lines)
+    assert [(line["id"], line["errors"], line["words"]) for line in best] == [
+        ("a", 1, 2), ("a", 0, 2), ("b", 0, 1), ("b", 1, 1)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tasks", "names"), [
+    (("tts",), ["spoken, ann", "the same, streamed"]),
+    (("zero-shot",), ["spoken in the voice of a recording"]),
+])  # fmt: skip
+def test_speech_is_judged_in_every_way_that_a_model_can_speak(tasks, names, corpus, speech_lm):
+    lm, judges = speech_lm(*tasks), Judges(full=True)
+    items = read_corpus(corpus)[:2]
+    systems = evaluation.speech_systems(items, lm, judges, seed=0)
+    assert [system.name for system in systems] == [
+        "recording", "recording through the codec", "flite", "espeak-ng", *names
+    ]  # fmt: skip
+    own = [system for system in systems if system.name not in ("flite", "espeak-ng")]
+    lines = judged(own, 2, judges)
+    assert {"same"} <= set(lines["recording"][0])
+    shown = table(lines, 0)
+    assert "real-time factor" in shown
+    assert ("first sound after, s" in shown) == (tasks == ("tts",))
+    assert ("similarity" in lines[names[0]][0]) == (tasks == ("zero-shot",))
 
 
 def test_a_recipe_belongs_to_enhancement_and_separation(corpus, tmp_path):
@@ -83,16 +147,16 @@ def test_a_recipe_belongs_to_enhancement_and_separation(corpus, tmp_path):
 
 def test_the_interval_holds_the_rate_and_narrows_with_items():
     errors, words = [0, 1, 2, 3] * 5, [5] * 20
-    low, high = evaluation.bootstrap(errors, words, seed=0)
+    low, high = bootstrap(errors, words, seed=0)
     assert low < 0.3 < high
-    many = evaluation.bootstrap(errors * 16, words * 16, seed=0)
+    many = bootstrap(errors * 16, words * 16, seed=0)
     assert many[1] - many[0] < 0.5 * (high - low)
-    assert evaluation.bootstrap(errors, words, seed=0) == (low, high)
+    assert bootstrap(errors, words, seed=0) == (low, high)
 
 
 def test_the_share_of_failures_counts_items_above_half():
-    row = evaluation.Row("x", [0, 1, 3, 4], [4, 4, 4, 4])
-    assert "| 50 |" in row.cells(0)
+    lines = [{"errors": wrong, "words": 4} for wrong in (0, 1, 3, 4)]
+    assert word_cells(lines, 0)[1] == "50"
 
 
 def test_a_corpus_without_transcripts_is_refused(tmp_path):
@@ -104,7 +168,7 @@ def test_a_corpus_without_transcripts_is_refused(tmp_path):
 def test_the_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "faster_whisper", None)
     with pytest.raises(ImportError, match=r"pip install 'focallm\[eval\]'"):
-        evaluation.load_recogniser("anywhere")
+        load_recogniser("anywhere")
 
 
 def test_wrong_words_need_the_extra_and_the_error_says_so(monkeypatch):

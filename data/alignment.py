@@ -1,0 +1,94 @@
+"""What a token store says, unit by unit: which frames belong to which phoneme.
+
+alignment.parquet   columns id, units, frames: of every utterance that could be aligned
+lexicon.json        the phonemes of every word of the texts
+"""
+
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..tokenizer.files import write_whole
+from .forced_alignment import align
+from .pronunciation import PAUSES, START, learn_lexicon, say
+from .token_store import TokenStore
+
+ALIGNMENT, LEXICON = "alignment.parquet", "lexicon.json"
+_LONGEST_S = 0.6  # of a unit that is no pause: beyond, the text is not what is said
+
+
+def align_store(folder: Path, texts: Iterable[str] = (), language: str = "en-us", progress: bool = True) -> str:
+    """Align the texts of a store with its features, and write both files into it; -> what came out, in a line.
+
+    Args:
+        folder: of a store of one codec, with texts and features.
+        texts: more texts, whose words go into the lexicon too.
+        language: as espeak-ng calls it.
+
+    Raises:
+        ValueError: no features, or no texts.
+    """
+    store = TokenStore(folder)
+    if "features" not in store.columns:
+        raise ValueError(f"{folder} has no features: make it with\n  focallm tokenize CORPUS {folder} --features")
+    rows = [row for row in store if row["text"]]
+    if not rows:
+        raise ValueError(f"{folder} has no texts: tokenize a corpus with transcripts (a manifest with the key text)")
+    lexicon = learn_lexicon([*(row["text"] for row in rows), *texts], language)
+    units = [_units(row["text"], lexicon) for row in rows]
+    usable = [i for i, own in enumerate(units) if own and len(rows[i]["features"]) >= len(own)]
+    features, said = [rows[i]["features"] for i in usable], [units[i] for i in usable]
+    # Tokens can be rarer than features.
+    ratio = max(1, round(len(features[0]) / len(rows[usable[0]]["codes"])))
+    durations = align([one[::ratio] for one in features], said, progress)
+    rate = store.manifest["num_tokens"] / store.manifest["seconds"]
+    kept = [
+        {"id": rows[i]["id"], "units": own, "frames": frames}
+        for i, own, frames in zip(usable, said, durations, strict=True)
+        if all(n <= _LONGEST_S * rate or unit in (START, *PAUSES) for unit, n in zip(own, frames, strict=True))
+    ]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(kept), buffer)
+    write_whole(folder / ALIGNMENT, buffer.getvalue())
+    write_whole(folder / LEXICON, json.dumps(lexicon, ensure_ascii=False, indent=0).encode())
+    count = sum(len(row["units"]) for row in kept)
+    return (
+        f"{folder / ALIGNMENT}: {len(kept)} of {len(store)} utterances, {count} units; "
+        f"{folder / LEXICON}: {len(lexicon)} words"
+    )
+
+
+def read_alignment(folder: Path) -> dict[str, dict[str, Any]]:
+    """Units and frames of the utterances of a store, by id.
+
+    Raises:
+        ValueError: the store has not been aligned.
+    """
+    return {row["id"]: row for row in pq.read_table(_existing(folder / ALIGNMENT)).to_pylist()}
+
+
+def read_lexicon(folder: Path) -> dict[str, str]:
+    """Words of a store and their phonemes.
+
+    Raises:
+        ValueError: the store has not been aligned.
+    """
+    return json.loads(_existing(folder / LEXICON).read_text(encoding="utf-8"))
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: make it with\n  focallm align {path.parent}")
+    return path
+
+
+def _units(text: str, lexicon: dict[str, str]) -> list[str]:
+    try:
+        return say(text, lexicon.__getitem__)
+    except (KeyError, ValueError):  # a word without sound, or no word at all
+        return []
