@@ -188,7 +188,7 @@ def test_every_row_of_the_ablation_from_its_recipe_to_the_table(corpus, tmp_path
         Path(f"{name}.yaml").write_text(yaml.safe_dump(values))
         train_stages(Path(f"{name}.yaml"), corpus, Path("runs/ablation") / name, None, None, quiet=True)
     table = ablation_table(Path("runs/ablation"), corpus, 2, "mel", 0)
-    assert all(f"| {change} | 0.0 | " in table for change, _ in ROWS.values())
+    assert all(f"| {change} | 0." in table for change, _ in ROWS.values())
     assert "Not trained yet" not in table
 
 

@@ -1,0 +1,76 @@
+"""Frames of units: found in signals whose units are known, and kept beside a token store."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from focallm.data.alignment import align_store, read_alignment, read_lexicon
+from focallm.data.forced_alignment import align
+from focallm.tasks import cli
+from focallm.tokenizer import write_audio
+
+
+def speak(rng, units, spectra):
+    """Frames of a known duration for each unit, with noise; -> features, durations"""
+    frames = rng.integers(2, 7, size=len(units))
+    clean = np.concatenate([np.tile(spectra[unit], (n, 1)) for unit, n in zip(units, frames, strict=True)])
+    return (clean + 0.3 * rng.standard_normal(clean.shape)).astype(np.float32), frames.tolist()
+
+
+def test_units_are_found_where_they_are():
+    rng = np.random.default_rng(0)
+    spectra = {unit: rng.standard_normal(16) for unit in ("▁", "a", "b", "c", "d", "e")}
+    spectra |= {"▁a": spectra["a"], ".": spectra["▁"]}  # what stands before a symbol does not change its sound
+    texts = [["▁", "a", *rng.permutation(["b", "c", "d", "e"]).tolist(), "▁a", "b", "."] for _ in range(60)]
+    heard = [speak(rng, units, spectra) for units in texts]
+    found = align([features for features, _ in heard], texts, progress=False)
+    assert all(sum(own) == len(features) for own, (features, _) in zip(found, heard, strict=True))
+    assert min(map(min, found)) >= 1
+    ends, true = (np.concatenate([np.cumsum(own) for own in side]) for side in (found, [own for _, own in heard]))
+    assert np.mean(np.abs(ends - true) <= 1) > 0.9  # equal parts: about a half
+    again = align([features for features, _ in heard], texts, progress=False)
+    assert again == found
+
+
+def test_fewer_frames_than_units_are_no_reading_of_them():
+    with pytest.raises(ValueError, match="utterance 1 has 2 frames for 3 units"):
+        align([np.zeros((3, 4), np.float32), np.zeros((2, 4), np.float32)], [["a"], ["a", "b", "c"]])
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    pytest.importorskip("espeakng_loader")
+    folder, rng = tmp_path_factory.mktemp("aligned"), np.random.default_rng(0)
+    rows = [
+        {"id": str(i), "audio": f"{i}.wav", "text": text, "speaker": "ab"[i % 2]}
+        for i, text in enumerate(["A cat sat.", "The dog, and a cat.", "Dogs sat.", "Really?", "...", None] * 3)
+    ]
+    for row in rows:
+        row["id"] = row["audio"] = f"{len(list(folder.glob('*.wav')))}.wav"
+        write_audio(folder / row["audio"], (0.1 * rng.standard_normal(16000)).astype(np.float32), 16000)
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for words in (["tokenize", str(folder), str(folder / "tokens"), "--features"], ["align", str(folder / "tokens")]):
+        sys.argv = ["focallm", *words, "--quiet"]
+        cli.main()
+    return folder / "tokens"
+
+
+def test_a_store_is_aligned_by_command(store):
+    alignment, lexicon = read_alignment(store), read_lexicon(store)
+    assert set(lexicon) >= {"cat", "dog", "dogs", "really"}
+    assert 0 < len(alignment) <= 12  # four of every six texts have words; whoever lingers on a unit is left out
+    for row in alignment.values():
+        assert sum(row["frames"]) == 50
+        assert len(row["frames"]) == len(row["units"])
+
+
+def test_what_cannot_be_aligned_says_what_is_missing(store, tmp_path):
+    with pytest.raises(ValueError, match=f"focallm align {tmp_path}"):
+        read_alignment(tmp_path)
+    write_audio(tmp_path / "a.wav", np.zeros(16000, np.float32) + 0.01, 16000)
+    sys.argv = ["focallm", "tokenize", str(tmp_path), str(tmp_path / "tokens"), "--quiet"]
+    cli.main()
+    with pytest.raises(ValueError, match=r"has no features: make it with\n  focallm tokenize CORPUS .* --features"):
+        align_store(tmp_path / "tokens")

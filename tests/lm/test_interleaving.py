@@ -1,0 +1,135 @@
+"""Text and speech on one clock, with mock models."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from focallm.lm import Sampling, Vocabulary
+from focallm.lm.generation import generate, stream
+from focallm.lm.interleaving import IGNORED, interleave, openings
+from focallm.tasks.templates import TEMPLATES
+
+UNITS = ["▁", "▁ˈa", "b", "."]
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    return Vocabulary.characters(["abc▁ˈ.,"], 32)
+
+
+def say(vocabulary, ids):
+    return "".join(vocabulary.tokenizer.convert_ids_to_tokens(ids))
+
+
+def test_every_unit_is_read_one_span_ahead(vocabulary):
+    ids, labels = interleave(vocabulary, UNITS, [5, 6, 7, 8, 9, 10], [1, 3, 1, 1])
+    shown = say(vocabulary, ids)
+    assert shown == "▁▁ˈa<|audio_5|>b<|audio_6|><|audio_7|><|audio_8|>.<|audio_9|><|next|><|audio_10|>"
+    learnt = [None if label == IGNORED else vocabulary.tokenizer.convert_ids_to_tokens(label) for label in labels]
+    turns = [token for token in learnt if token]
+    assert turns == ["<|audio_5|>", "<|next|>", "<|audio_6|>", "<|audio_7|>", "<|audio_8|>", "<|next|>", "<|audio_9|>",
+                     "<|next|>", "<|audio_10|>"]  # fmt: skip
+    assert learnt[:4] == [None] * 4  # which units there are is given
+    differing = [(a, b) for a, b in zip(ids, labels, strict=True) if b != IGNORED and a != b]
+    assert {b for _, b in differing} == {vocabulary.control("next")}
+
+
+def test_a_unit_of_several_ids_is_learnt_as_one(vocabulary):
+    _, labels = interleave(vocabulary, ["▁", "a", "▁ˈb"], [1, 2, 3], [1, 1, 1])
+    places = [i for i, label in enumerate(labels) if label == vocabulary.control("next")]
+    assert labels[places[0] + 1 : places[0] + 3] == [IGNORED, IGNORED]
+
+
+def test_durations_belong_to_the_codes(vocabulary):
+    for codes, frames in (([1, 2], [1, 1, 1]), ([1, 2, 3], [1, 1])):
+        with pytest.raises(ValueError, match=r"do not belong to .* align the store again"):
+            interleave(vocabulary, ["a", "b", "c"][: len(frames)], codes, frames)
+
+
+def test_two_codebooks_have_two_ids_in_a_frame():
+    vocabulary = Vocabulary.characters(["ab"], [16, 16])
+    ids, _ = interleave(vocabulary, ["a", "b"], [1, 17, 2, 18], [1, 1])
+    assert vocabulary.codes(ids) == [1, 17, 2, 18]
+
+
+class Scripted(LlamaForCausalLM):
+    """A causal LM that gives what it is told most weight, step by step."""
+
+    def __init__(self, vocabulary, wishes):
+        config = LlamaConfig(vocab_size=vocabulary.padded_size, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                             num_attention_heads=1, max_position_embeddings=256)  # fmt: skip
+        super().__init__(config)
+        self.wishes, self.read = list(wishes), []
+        self.config.hidden_act = "gelu"  # so that the general decoder runs it
+
+    def forward(self, input_ids=None, inputs_embeds=None, **kwargs):
+        self.read += [] if input_ids is None else input_ids[0].tolist()
+        output = super().forward(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        logits = torch.zeros_like(output.logits)
+        logits[..., self.wishes.pop(0) if self.wishes else 0] = 50.0
+        output.logits = logits
+        return output
+
+
+def prompt(vocabulary, length=(1, 4)):
+    return TEMPLATES["tts-aligned"].prompt(vocabulary, length, units=UNITS, speaker="abc")
+
+
+def test_the_model_chooses_when_and_the_text_says_what(vocabulary):
+    code, following = vocabulary.audio_offset, vocabulary.control("next")
+    # The given ids, "b", "." and <|next|>, are read without a choice, so a wish is spent on each of them.
+    wishes = [
+        code + 1,
+        following,
+        code + 2,
+        code + 3,
+        following,
+        code + 4,
+        following,
+        code + 5,
+        vocabulary.control("end"),
+    ]
+    model = Scripted(vocabulary, wishes)
+    (generation,) = generate(model, vocabulary, [prompt(vocabulary)], Sampling(temperature=0), [0])
+    assert generation.codes.tolist() == [1, 2, 3, 4, 5]
+    assert len(generation.spans) == 1
+    assert generation.stop_reason == "end"
+    assert say(vocabulary, model.read) == (
+        "<|audio_1|>b<|audio_2|><|audio_3|>.<|audio_4|><|next|><|audio_5|>"
+    )  # <|next|> is chosen, and the unit is read in its place
+
+
+def test_a_unit_that_does_not_end_makes_way_for_the_next(vocabulary):
+    model = Scripted(vocabulary, [vocabulary.audio_offset + 7] * 99)
+    (generation,) = generate(model, vocabulary, [prompt(vocabulary)], Sampling(temperature=0), [0])
+    assert generation.codes.tolist() == [7] * 16  # four for each of four units
+    assert generation.stop_reason == "end"
+
+
+def test_no_unit_is_skipped(vocabulary):
+    model = Scripted(vocabulary, [vocabulary.control("next")] * 99)
+    (generation,) = generate(model, vocabulary, [prompt(vocabulary)], Sampling(temperature=0), [0])
+    assert len(generation.codes) == 3 + 4  # the last unit has no next one
+
+
+def test_streamed_codes_are_those_of_the_whole(vocabulary):
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=vocabulary.padded_size, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                         num_attention_heads=2, max_position_embeddings=256)  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    prompts = [
+        prompt(vocabulary, (1, 9)),
+        TEMPLATES["tts-aligned"].prompt(vocabulary, (1, 9), units=UNITS[:2], speaker="c"),
+    ]
+    both = generate(model, vocabulary, prompts, Sampling(), [3, 4])
+    for one, seed, whole in zip(prompts, (3, 4), both, strict=True):
+        (alone,) = generate(model, vocabulary, [one], Sampling(), [seed])
+        assert torch.equal(alone.codes, whole.codes)  # batch or alone
+        pieces = list(stream(model, vocabulary, one, Sampling(), seed, chunk=3))
+        assert [code for piece in pieces for code in piece] == whole.codes.tolist()
+        assert all(len(piece) == 3 for piece in pieces[:-1])
+
+
+def test_openings_say_all_units_once(vocabulary):
+    said = [i for opening in openings(vocabulary, UNITS) for i in opening]
+    assert say(vocabulary, said) == "▁▁ˈab.<|next|>"
