@@ -251,17 +251,18 @@ def benchmark(
         raise ValueError(f"codec, lm and packing can be measured, found {what!r}")
 
 
-def demo(audio: Path | None = None, out: Path = Path("out")) -> None:
-    """Encode and decode a recording, speak a sentence, and write what came out with a short report.
+def demo(audio: Path | None = None, out: Path = Path("out"), quiet: bool = False) -> None:
+    """Show everything that the weights in the package can do, on one page to hear and to see, out/index.html.
 
     Args:
-        audio: a recording of yours; a bundled one by default.
-        out: folder for sounds, spectrogram and report.
+        audio: a recording of yours, to encode, imitate, clean and take apart; bundled ones by default.
+        out: folder for the page and its sounds.
+        quiet: no progress bar.
     """
     _prepare()
     from .demo import run_demo
 
-    print(run_demo(audio, out))
+    print(run_demo(audio, out, progress=not quiet))
 
 
 def info(model: str) -> None:

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -60,13 +61,19 @@ def test_speak_writes_sound_and_says_how_it_ended(monkeypatch, capsys, tmp_path)
 
 
 def test_demo_writes_everything_it_names(monkeypatch, capsys, tmp_path):
-    said = run(monkeypatch, capsys, "demo", "--out", tmp_path)
-    names = {"original.wav", "codec.wav", "speech.wav", "spectrograms.png", "report.md"}
-    assert {path.name for path in tmp_path.iterdir()} == names
-    assert all(str(tmp_path / name) in said for name in names - {"report.md"})
-    assert (tmp_path / "spectrograms.png").read_bytes().startswith(b"\x89PNG")
-    assert np.array_equal(*(read_audio(path)[0] for path in (SAMPLE, tmp_path / "original.wav")))
-    assert "ord error rate" in said
+    said = run(monkeypatch, capsys, "demo", "--out", tmp_path, "--quiet")
+    counts = {"codec": 2, "speech": 3, "voice": 2, "enhancement": 2, "separation": 3}
+    sounds = {f"{name}_{i + 1}.wav" for name, count in counts.items() for i in range(count)}
+    assert {path.name for path in tmp_path.iterdir()} == {"index.html", *sounds}
+    assert all(f"{tmp_path}/{name}_*.wav" in said for name in counts)
+    assert np.array_equal(*(read_audio(path)[0] for path in (SAMPLE, tmp_path / "codec_1.wav")))
+    lengths = [len(read_audio(tmp_path / f"separation_{i}.wav", 16000)[0]) for i in (1, 2, 3)]
+    assert len(set(lengths)) == 1
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("<audio controls") == page.count("<img ") == sum(counts.values())
+    assert set(re.findall(r'(?:src|href)="([a-z]+:)', page)) == {"data:"}  # nothing from elsewhere
+    assert all(f"<code>focallm {command}" in page for command in ("encode", "speak", "enhance", "separate"))
+    assert "ord error rate" in page
 
 
 def test_benchmark_prints_a_table(monkeypatch, capsys):
