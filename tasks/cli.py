@@ -179,19 +179,22 @@ def evaluate(
 
 
 def release(recipe: Path, run: Path, out: Path, evaluations: list[Path] | None = None, seed: int = 0) -> None:
-    """Turn a trained codec into a folder to ship: weights in half precision, and a card from the run's own record.
+    """Turn a trained codec or LM into a folder to ship: half precision, and a card from the run's own record.
 
     Args:
         recipe: the YAML file that it was trained with.
         run: folder of the run.
         out: folder of the weights and their card.
-        evaluations: records that focallm evaluate codec --full --record wrote of these weights, a table each.
+        evaluations: records that focallm evaluate --full --record wrote of these weights, a table each.
         seed: of the tables' intervals.
     """
     _prepare()
+    from ..lm.loading import is_speech_lm
     from .release import release_codec
+    from .release_lm import release_lm
 
-    print(release_codec(recipe, run, out, evaluations or [], seed))
+    write = release_lm if is_speech_lm(run / "model") else release_codec
+    print(write(recipe, run, out, evaluations or [], seed))
 
 
 def tables(name: str, runs: Path, data: Path, limit: int = 0, scorer: str = "mel", seed: int = 0) -> None:

@@ -71,10 +71,16 @@ def evaluate_task(
     else:
         systems = speech_systems(items, open_model(model, task), scorers, seed)
     lines = judge(systems, [item.id for item in items], scorers, record, progress)
-    if task == "ss" and scorer != "mel":
-        lines["separated, in the order that fits the texts best"] = in_best_order(lines[SEPARATED])
     heading = f"{task} {model} on {data.name}, scorer {Path(scorer).name}"
-    return "\n".join([heading, "", table(lines, seed), *remarks(lines)])
+    return f"{heading}\n\n{table_of_lines(lines, seed)}"
+
+
+def table_of_lines(lines: dict[str, list[Line]], seed: int) -> str:
+    """The table of what was measured, with the oracle's row of a separation, and remarks."""
+    own = lines.get(SEPARATED, [])
+    if own and all("heard" in line for line in own):
+        lines = {**lines, f"{SEPARATED}, in the order that fits the texts best": in_best_order(own)}
+    return "\n".join([table(lines, seed), *remarks(lines)])
 
 
 def read_with_texts(data: Path) -> list[Utterance]:
@@ -291,8 +297,7 @@ def table_of_record(record: Path, tokenizer: AudioTokenizer, seed: int) -> str:
         if key in ("", own):
             lines.setdefault(name, []).extend(found)
     whole = len(lines[RECORDING])
-    lines = {name: own for name, own in lines.items() if len(own) == whole}
-    return "\n".join([table(lines, seed), *remarks(lines)])
+    return table_of_lines({name: own for name, own in lines.items() if len(own) == whole}, seed)
 
 
 def _others(items: Sequence[Utterance], i: int) -> dict[str, Utterance]:
