@@ -1,0 +1,104 @@
+"""Text and speech on one clock, as a user does it: from recordings to a released model that speaks."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+from focallm.lm import SpeechLM
+from focallm.tasks import cli, speak
+from focallm.tasks.streaming import stream_speech
+from focallm.tokenizer import read_audio, write_audio
+
+pytest.importorskip("espeakng_loader")
+
+TEXTS = ["A cat sat.", "The dog sat, too.", "A dog and a cat.", "Cats sat."]
+
+
+def focallm(*words):
+    sys.argv = ["focallm", *map(str, words)]
+    cli.main()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("speech"), np.random.default_rng(0)
+    rows = [
+        {"id": str(i), "audio": f"{i}.wav", "text": TEXTS[i % len(TEXTS)], "speaker": ["ann", "bob"][i % 2]}
+        for i in range(12)
+    ]
+    for row in rows:
+        write_audio(folder / row["audio"], (0.1 * rng.standard_normal(12000)).astype(np.float32), 16000)
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    store = folder / "tokens"
+    focallm("tokenize", folder, store, "--features", "--quiet")
+    focallm("align", store, "--quiet")
+    recipe = {
+        "model": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16},
+        "packing": False,
+        "validation_fraction": 0.2,
+        "also": [{"task": task, "store": str(store)} for task in ("zero-shot-aligned", "pronounce")],
+        "evaluate": {"samples": 3},
+        "trainer": {"max_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    focallm("train", "tts-aligned", store, folder / "run", "--recipe", folder / "recipe.yaml", "--quiet")
+    return folder / "run"
+
+
+def test_training_hears_samples_of_every_task(run):
+    names = {path.name.split("-", 1)[1] for path in (run / "samples" / "step-2").iterdir()}
+    assert {"tts-aligned.wav", "tts-aligned-original.wav", "zero-shot-aligned.wav", "pronounce.txt"} <= names
+
+
+def test_a_model_speaks_with_its_voices_and_with_others(run, tmp_path):
+    lm = SpeechLM.from_pretrained(run / "model")
+    assert set(lm.info.voices) == {"ann", "bob"}
+    result = speak("The cat sat.", lm, voice="bob", seed=3)
+    assert result.stop_reason == "end"
+    units = lm.units("The cat sat.")
+    longest = lm.unit_window()[1]
+    assert len(units) <= result.stats["tokens"] <= longest * len(units)
+    pieces = np.concatenate(list(stream_speech("The cat sat.", lm, voice="bob", seed=3)))
+    assert len(pieces) == len(result.audio)
+    reference = 0.1 * np.random.default_rng(1).standard_normal(80000).astype(np.float32)
+    focallm("speak", "A cat.", "--out", tmp_path / "a.wav", "--model", run / "model", "--seed", 1)
+    assert len(read_audio(tmp_path / "a.wav")[0]) > 0
+    imitated = speak("A cat.", lm, reference=reference, sampling_rate=16000)  # no text of the reference is needed
+    assert imitated.stop_reason == "end"
+    with pytest.raises(ValueError, match="a reference excludes a named voice"):
+        speak("A cat.", lm, voice="ann", reference=reference, sampling_rate=16000)
+
+
+def test_words_that_no_lexicon_has_are_spelt_by_the_model(run):
+    lm = SpeechLM.from_pretrained(run / "model")
+    assert "catsat" not in lm.lexicon
+    assert lm.units("catsat")[1:-1] != []
+    assert speak("catsat", lm).stats["tokens"] > 0
+    known = lm.units("cat")
+    lm.lexicon = {**lm.lexicon, "catsat": lm.lexicon["cat"]}  # how a user corrects a name
+    assert lm.units("catsat") == known
+
+
+def test_several_texts_at_once_are_what_they_are_alone(run):
+    lm = SpeechLM.from_pretrained(run / "model")
+    both = speak(["A cat sat.", "Cats, and a dog!"], lm, seed=5)
+    assert np.allclose(both[1].audio, speak("Cats, and a dog!", lm, seed=5).audio, atol=1e-5)
+
+
+def test_a_released_model_says_what_it_is(run, tmp_path, capsys):
+    record = tmp_path / "held_out.jsonl"
+    line = {"id": "a", "key": "", "seconds": 1.0, "errors": 1, "words": 4, "text": "x", "heard": "y"}
+    record.write_text("".join(json.dumps([{**line, "system": name}]) + "\n" for name in ("recording", "flite")))
+    focallm("release", run.parent / "recipe.yaml", run, tmp_path / "out", "--evaluations", json.dumps([str(record)]))
+    assert "MB, and its card" in capsys.readouterr().out
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| tts-aligned | " in card
+    assert "Voices: " in card
+    assert "held out\n\nn = 1, 0.0 minutes; seed 0" in card
+    assert "| flite | 25.0 (25.0 to 25.0) | 0 |" in (tmp_path / "out" / "measured.md").read_text()
+    lm = SpeechLM.from_pretrained(tmp_path / "out")
+    assert lm.lexicon == SpeechLM.from_pretrained(run / "model").lexicon
+    assert speak("A cat.", lm).stats["tokens"] > 0
