@@ -16,9 +16,6 @@ TEMPLATES = {
             "zero-shot",
             (Segment("text", "reference", "reference_text"), _REFERENCE, Segment("text", "text", "text"), _SPEECH),
         ),
-        Template("tts-aligned", (Segment("text", "voice", "speaker"), _ALIGNED)),
-        Template("zero-shot-aligned", (_REFERENCE, _ALIGNED)),
-        Template("pronounce", (Segment("text", "text", "text"), Segment("text", "text", "phonemes", target=True))),
         Template("se", (Segment("codes", "noisy", "noisy_codes"), _SPEECH)),
         Template("se-features", (Segment("features", "noisy", "noisy_features"), _SPEECH)),
         Template("ss", (Segment("codes", "mixture", "mixture_codes"), _STREAMS)),
@@ -27,5 +24,8 @@ TEMPLATES = {
         Template("asr", (Segment("codes", "speech", "codes"), _TEXT)),
         Template("continuation", (_SPEECH,)),
         Template("text", (_TEXT,)),
+        Template("tts-aligned", (Segment("text", "voice", "speaker"), _ALIGNED)),
+        Template("zero-shot-aligned", (_REFERENCE, _ALIGNED)),
+        Template("pronounce", (Segment("text", "text", "text"), Segment("text", "text", "phonemes", target=True))),
     )
 }

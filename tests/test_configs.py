@@ -2,8 +2,12 @@
 
 import contextlib
 import dataclasses
+import json
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
@@ -12,10 +16,11 @@ from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from focallm.data import mixing
+from focallm.data.corpora import read_corpus
 from focallm.lm import training as lm_training
 from focallm.lm.features import SpeechLMForConditionalGeneration
 from focallm.lm.parameters import count_trainable
-from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
+from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel, write_audio
 from focallm.tokenizer import training as codec_training
 from focallm.tokenizer.training.teacher import Teacher
 
@@ -107,10 +112,44 @@ def test_mixing_recipe(path):
     assert mixing.read_recipe(path).room_probability == 0  # it works without the extra
 
 
+def test_the_mini_models_learn_from_their_recipes():
+    """What each of the files is, and that a change of one does not make it another."""
+    recipes = {name: lm_training.read_recipe(CONFIGS / "mini" / f"{name}.yaml") for name in ("speech", "rewriting")}
+    assert [part.task for part in recipes["speech"].also] == ["zero-shot-aligned", "pronounce"]
+    assert [part.task for part in recipes["rewriting"].also] == ["ss-features"]
+    others = [path for path in (CONFIGS / "mini").glob("*.yaml") if path.stem not in recipes]
+    kinds = {path.stem: mixing.read_recipe(path).kind for path in others}
+    assert kinds == {
+        "enhancement": "noisy",
+        "test_enhancement": "noisy",
+        "separation": "mixture",
+        "test_separation": "mixture",
+    }
+
+
+def test_test_sets_are_chosen_by_name(tmp_path):
+    rng = np.random.default_rng(0)
+    for folder, count in (("heldout", 60), ("real", 51), ("noise", 7)):
+        (tmp_path / folder).mkdir()
+        for i in range(count):
+            seconds = 2 if (folder, i) == ("noise", 3) else 0.1
+            noise = 0.1 * rng.standard_normal(round(16000 * seconds))
+            write_audio(tmp_path / folder / f"{i}.wav", noise.astype(np.float32), 16000)
+        rows = [{"id": str(i), "audio": f"{i}.wav", "text": "a"} for i in range(count)]
+        (tmp_path / folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [tmp_path / name for name in ("heldout", "real", "noise", "out")]
+    subprocess.run([sys.executable, CONFIGS / "mini" / "test_sets.py", *words], check=True)
+    assert len(read_corpus(tmp_path / "out" / "mixed")) == 100
+    sides = {side: {p.name for p in (tmp_path / "out" / "noise" / side).iterdir()} for side in ("train", "test")}
+    assert sides["test"] == {"3.wav", "0.wav", "5.wav"}  # the longest; every fifth of the short ones, it among them
+    assert sides["train"] == {f"{i}.wav" for i in range(7)} - sides["test"]
+
+
 def test_every_config_has_a_test():
     assert {path.relative_to(CONFIGS).parts[0] for path in CONFIGS.rglob("*.yaml")} == {
         "codec",
         "lm",
+        "mini",
         "mix",
         "accelerate",
     }

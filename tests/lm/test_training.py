@@ -77,6 +77,9 @@ def anything(count, width=6):
                 "reference_codes": codes(),
                 "reference_text": "ab",
                 "sources": [codes(), codes()],
+                "phonemes": "ab",
+                "units": ["a", "b"],
+                "frames": [1, frames - 1],
                 "noisy_features": rng.standard_normal((frames, width)).astype(np.float16),
                 "mixture_features": rng.standard_normal((frames, width)).astype(np.float16),
             }
@@ -144,6 +147,7 @@ def test_every_task_trains_and_is_heard_in_one_model(codec, tmp_path):
         "", "tiny", max_length=60, prompt_dropout=0.3, evaluate=Evaluation(10), trainer={**QUICK, "max_steps": 2}
     )
     lm = build(recipe, codec, ["abc"], feature_size=6)
+    lm.info = replace(lm.info, longest_unit_s=0.2)
     sources = [Source(template, anything(4)) for template in TEMPLATES.values()]
     learning = Examples(sources, lm.vocabulary, 60, prompt_dropout=0.3)
     metrics = train(lm, learning, Examples(sources, lm.vocabulary, 60), recipe, tmp_path, quiet=True)
