@@ -50,6 +50,21 @@ def say(text: str, pronounce: Callable[[str], str]) -> list[str]:
     return units
 
 
+def cut(units: Sequence[str], most: int) -> list[list[str]]:
+    """The units of a long text -> pieces of at most so many, where there is a pause or at least a word's beginning.
+
+    Each piece begins with the pause that texts begin with.
+    """
+    pieces, rest = list[list[str]](), list(units)
+    while len(rest) > most:
+        pauses = [i + 1 for i in range(1, most) if rest[i] in PAUSES]
+        words = [i for i in range(2, most + 1) if rest[i].startswith(START)]
+        end = (pauses or words or [most])[-1]
+        pieces.append(rest[:end])
+        rest = [START, *rest[end:]]
+    return [*pieces, rest]
+
+
 def learn_lexicon(texts: Iterable[str], language: str = "en-us") -> dict[str, str]:
     """The words of texts, each with the phonemes that espeak-ng gives it most often among its neighbours there.
 

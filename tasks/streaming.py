@@ -12,7 +12,7 @@ from ..lm.template import Prompt
 from ..tokenizer.chunks import ChunkDecoder
 from .inputs import open_model
 from .result import SpeechResult, measure
-from .tts import speech_prompt, voice_fields
+from .tts import speech_prompts, voice_fields
 
 
 def stream_speech(
@@ -38,7 +38,7 @@ def stream_speech(
     """
     lm = open_model(model)
     fields = voice_fields(lm, voice, reference, reference_text, sampling_rate)
-    return SpeechStream(lm, speech_prompt(lm, text, fields), sampling, seed, chunk_s)
+    return SpeechStream(lm, speech_prompts(lm, text, fields), sampling, seed, chunk_s)
 
 
 class SpeechStream:
@@ -47,12 +47,14 @@ class SpeechStream:
     How the pieces differ from decoding at once is said in `tokenizer.chunks`: not at all with a causal codec.
     """
 
-    def __init__(self, lm: SpeechLM, prompt: Prompt, sampling: Sampling | None, seed: int, chunk_s: float) -> None:
+    def __init__(
+        self, lm: SpeechLM, prompts: list[Prompt], sampling: Sampling | None, seed: int, chunk_s: float
+    ) -> None:
         if chunk_s <= 0:
             raise ValueError(f"chunk_s is the duration of a piece, found {chunk_s}")
         self.sampling_rate = lm.audio_tokenizer.output_sampling_rate
-        self._lm, self._prompt, self._sampling, self._seed, self._chunk_s = lm, prompt, sampling, seed, chunk_s
-        self._generation: Generation | None = None
+        self._lm, self._prompts, self._sampling, self._seed, self._chunk_s = lm, prompts, sampling, seed, chunk_s
+        self._generations: list[Generation] = []
         self._result: SpeechResult | None = None
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -64,12 +66,12 @@ class SpeechStream:
                 first = first if pieces else time.perf_counter()
                 pieces.append(piece)
                 yield piece
-        generation = self._generation
-        assert generation is not None
         audio = np.concatenate(pieces)
-        (stats,) = measure(began, [len(generation.codes)], [len(audio) / self.sampling_rate])
+        tokens = sum(len(generation.codes) for generation in self._generations)
+        (stats,) = measure(began, [tokens], [len(audio) / self.sampling_rate])
         stats["time_to_first_audio_s"] = first - began
-        self._result = SpeechResult(audio, self.sampling_rate, generation.stop_reason, stats)
+        endless = any(generation.stop_reason == "length" for generation in self._generations)
+        self._result = SpeechResult(audio, self.sampling_rate, "length" if endless else "end", stats)
 
     @property
     def result(self) -> SpeechResult:
@@ -90,6 +92,7 @@ class SpeechStream:
         yield decoder.finish()
 
     def _codes(self, chunk: int) -> Iterator[list[int]]:
-        self._generation = yield from self._lm.stream(
-            self._prompt, sampling=self._sampling, seed=self._seed, chunk=chunk
-        )
+        self._generations = []
+        for prompt in self._prompts:
+            stream = self._lm.stream(prompt, sampling=self._sampling, seed=self._seed, chunk=chunk)
+            self._generations.append((yield from stream))

@@ -5,6 +5,9 @@ import time
 from pathlib import Path
 from typing import Any, overload
 
+import torch
+
+from ..data.pronunciation import cut
 from ..lm import Generation, Sampling, SpeechLM
 from ..lm.template import Prompt, Template
 from .inputs import encode_ids, load_waves, open_model
@@ -13,6 +16,7 @@ from .sources import CONVERSION_REFERENCE_S
 
 logger = logging.getLogger(__name__)
 
+PIECE = 120  # units that are said at once, about ten seconds: models learn from short recordings
 RETRIES = 2  # further attempts, each with another seed, when a reading has no end
 # Templates by whether the voice is that of a recording, first those in which text and speech are on one clock.
 _NAMES = {False: ("tts-aligned", "tts"), True: ("zero-shot-aligned", "zero-shot")}
@@ -36,7 +40,8 @@ def speak(
     """Read a text aloud, or several at once.
 
     Args:
-        text: what to say, or a list of texts; each of any length the model's positions allow.
+        text: what to say, or a list of texts; each of any length for a model of aligned speech ("tts-aligned"), which
+            says it in pieces, and as long as the model's positions allow for others.
         model: `"mini"`, a folder that `focallm train tts` made, or a loaded `SpeechLM` (load once, speak often).
         voice: one of the voices the model was trained on; the most frequent of them by default.
         reference: a recording (as in `enhance`) of the voice to speak in; for models trained for "zero-shot".
@@ -57,15 +62,24 @@ def speak(
         raise ValueError("speak needs at least one text, found none")
     began, tokenizer = time.perf_counter(), lm.audio_tokenizer
     given = voice_fields(lm, voice, reference, reference_text, sampling_rate)
-    readings = _read(lm, [speech_prompt(lm, one, given) for one in texts], sampling, seed)
-    chosen = [max(own, key=lambda g: (g.stop_reason != "length", len(g.codes.unique()))) for own in readings]
-    rate, audios = tokenizer.output_sampling_rate, tokenizer.batch_decode([g.codes for g in chosen])
-    stats = measure(began, [len(g.codes) for g in chosen], [len(wave) / rate for wave in audios])
+    prompts = [speech_prompts(lm, one, given) for one in texts]
+    readings = iter(_read(lm, [prompt for own in prompts for prompt in own], sampling, seed))
+    pieces = [[next(readings) for _ in own] for own in prompts]  # of each text
+    chosen = [[max(attempts, key=_goodness) for attempts in own] for own in pieces]
+    codes = [torch.cat([generation.codes for generation in own]) for own in chosen]
+    rate, audios = tokenizer.output_sampling_rate, tokenizer.batch_decode(codes)
+    stats = measure(began, list(map(len, codes)), [len(wave) / rate for wave in audios])
     results = []
-    for own, generation, wave, figures in zip(readings, chosen, audios, stats, strict=True):
-        figures |= {"attempts": len(own), "voice": given.get("speaker", "of the reference")}
-        results.append(SpeechResult(wave, rate, generation.stop_reason, figures))
+    for own, generations, wave, figures in zip(pieces, chosen, audios, stats, strict=True):
+        figures |= {"attempts": max(map(len, own)), "voice": given.get("speaker", "of the reference")}
+        endless = any(generation.stop_reason == "length" for generation in generations)
+        results.append(SpeechResult(wave, rate, "length" if endless else "end", figures))
     return results[0] if isinstance(text, str) else results
+
+
+def _goodness(generation: Generation) -> tuple[bool, int]:
+    """Of several attempts, one that ended; or else the one that repeats itself least."""
+    return generation.stop_reason != "length", len(generation.codes.unique())
 
 
 def voice_fields(
@@ -93,19 +107,20 @@ def voice_fields(
     return {"reference_codes": ids[0][:most]}
 
 
-def speech_prompt(lm: SpeechLM, text: str, voice: dict[str, Any]) -> Prompt:
-    """What to say, in whose voice, and how long that may last."""
+def speech_prompts(lm: SpeechLM, text: str, voice: dict[str, Any]) -> list[Prompt]:
+    """What to say, in whose voice, and how long that may last; in pieces, one after the other, where the text is long
+    and the model speaks unit by unit."""
     if not text.strip():
         raise ValueError("the text is empty: give at least one word")
     template = _template(lm, "speaker" not in voice)
     if template.target.kind == "aligned":
-        return template.prompt(lm.vocabulary, lm.unit_window(), units=lm.units(text), **voice)
+        pieces = cut(lm.units(text), PIECE)
+        return [template.prompt(lm.vocabulary, lm.unit_window(), units=piece, **voice) for piece in pieces]
     _check_spelling(lm, text)
     window = lm.info.length_window
     assert window is not None  # voice_fields has seen it
-    return template.prompt(
-        lm.vocabulary, window.tokens(len(text), lm.audio_tokenizer.tokens_per_second), text=text, **voice
-    )
+    length = window.tokens(len(text), lm.audio_tokenizer.tokens_per_second)
+    return [template.prompt(lm.vocabulary, length, text=text, **voice)]
 
 
 def can_speak_as(lm: SpeechLM, by_reference: bool) -> bool:

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from focallm.data.pronunciation import PAUSES, START, learn_lexicon, say, spell_out
+from focallm.data.pronunciation import PAUSES, START, cut, learn_lexicon, say, spell_out
 
 LEXICON = {"the": "ðə", "don't": "dˈoʊnt", "cat": "kˈæt", "three": "θɹˈi", "naïve": "naɪˈiv"}
 
@@ -34,6 +34,26 @@ def test_units_are_symbols_between_pauses():
 def test_a_text_without_words_is_refused(text):
     with pytest.raises(ValueError, match="there is no word in"):
         say(text, LEXICON.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "ends"),
+    [
+        ("The cat. The cat, the cat.", 20, [",", "."]),  # at the last pause that fits
+        ("the cat the cat the cat", 8, ["t", "t", "."]),  # without one, where a word begins
+        ("the cat", 20, ["."]),
+    ],
+)
+def test_long_texts_are_cut_where_one_breathes(text, most, ends):
+    units = say(text, LEXICON.__getitem__)
+    pieces = cut(units, most)
+    assert [piece[-1] for piece in pieces] == ends
+    assert all(piece[0] == START and len(piece) <= most for piece in pieces)
+    assert [units[0], *(unit for piece in pieces for unit in piece[1:])] == units
+
+
+def test_even_a_word_without_an_end_is_cut():
+    assert [len(piece) for piece in cut([START, *"a" * 25], 10)] == [10, 10, 8]
 
 
 def test_a_lexicon_has_the_commonest_sound_among_neighbours():

@@ -88,6 +88,16 @@ def test_several_texts_at_once_are_what_they_are_alone(run):
     assert np.allclose(both[1].audio, speak("Cats, and a dog!", lm, seed=5).audio, atol=1e-5)
 
 
+def test_a_long_text_is_said_in_pieces_that_stream_as_one(run):
+    lm = SpeechLM.from_pretrained(run / "model")
+    text = "A cat sat. The dog sat, too. " * 12
+    result = speak(text, lm, seed=2)
+    assert len(lm.units(text)) > 200
+    assert result.stats["tokens"] >= len(lm.units(text))
+    pieces = np.concatenate(list(stream_speech(text, lm, seed=2)))
+    assert len(pieces) == len(result.audio)
+
+
 def test_a_released_model_says_what_it_is(run, tmp_path, capsys):
     record = tmp_path / "held_out.jsonl"
     line = {"id": "a", "key": "", "seconds": 1.0, "errors": 1, "words": 4, "text": "x", "heard": "y"}
