@@ -4,6 +4,7 @@ Every task has its row of doing nothing, and one of what the codec leaves of the
 its tokens does better, but by luck. Nothing is chosen by looking at the answer, except in the row that says so.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import permutations
@@ -23,7 +24,7 @@ from ..tokenizer.training.validation import code_use
 from .classical import CODECS, SPEAKERS, say_classically, through_classical
 from .enhancement import enhance
 from .inputs import open_model
-from .measurement import RECORDING, Line, Scorers, Sound, System, judge, mean, read_record, table
+from .measurement import QUALITY_ITEMS, RECORDING, Line, Scorers, Sound, System, judge, mean, read_record, table
 from .metrics import word_counter
 from .separation import separate
 from .streaming import stream_speech
@@ -168,24 +169,24 @@ def speech_systems(items: Sequence[Utterance], lm: SpeechLM, scorers: Scorers, s
         (sound,) = spoken(i, reference=reference, reference_text=other.text, sampling_rate=output_rate)
         return [Sound(sound.audio, sound.rate, sound.text, voice=reference, facts=sound.facts)]
 
-    def streamed(i: int) -> list[Sound]:
-        text = items[i].text or ""
-        stream = stream_speech(text, lm, seed=seed + 1000 * i)
-        audio = np.concatenate(list(stream))
-        facts = {"real_time_factor": stream.result.stats["real_time_factor"]}
-        facts["first_sound_s"] = stream.result.stats["time_to_first_audio_s"]
-        return [Sound(audio, stream.sampling_rate, text, facts=facts)]
+    def named(i: int) -> list[Sound]:
+        (sound,) = spoken(i)
+        if i < QUALITY_ITEMS:
+            began = time.perf_counter()
+            next(iter(stream_speech(sound.text, lm, seed=seed + 1000 * i)))
+            sound.facts["first_sound_s"] = time.perf_counter() - began
+        return [sound]
 
     def by(name: str) -> Callable[[int], list[Sound]]:
         return lambda i: [Sound(*say_classically(name, items[i].text or ""), items[i].text or "")]
 
-    named, imitated = can_speak_as(lm, by_reference=False), can_speak_as(lm, by_reference=True)
+    has_voices, imitates = can_speak_as(lm, by_reference=False), can_speak_as(lm, by_reference=True)
     return [
         recordings(items, rate, scorers),
         System(CEILING, weights_hash(tokenizer.codec), ceiling),
         *(System(name, "", by(name)) for name in (SPEAKERS if scorers.full else ())),
-        *[System(f"spoken, {lm.info.voices[0]}", key, spoken), System("the same, streamed", key, streamed)] * named,
-        *[System("spoken in the voice of a recording", key, as_the_recording)] * imitated,
+        *([System(f"spoken, {lm.info.voices[0]}", key, named)] if has_voices else []),
+        *([System("spoken in the voice of a recording", key, as_the_recording)] if imitates else []),
     ]
 
 
@@ -205,7 +206,8 @@ def mixed_systems(task: str, mixer: Mixer, items: Sequence[Utterance], lm: Speec
         def make(i: int) -> list[Sound]:
             targets, texts = _targets(mixed(i)), mixed(i).facts.get("texts") or [items[i].text or ""]
             answers = zip(answer(mixed(i)), texts, targets, strict=True)
-            return [Sound(wave, rate, text, target, target) for wave, text, target in answers]
+            voices = i < QUALITY_ITEMS  # like quality, judged of the first ones only
+            return [Sound(wave, rate, text, target, target if voices else None) for wave, text, target in answers]
 
         return System(name, key, make)
 

@@ -80,19 +80,24 @@ class Scorers:
 
     def __init__(self, whisper: str | None, full: bool = False) -> None:
         self.whisper, self.full = whisper, full
-        self._voices: dict[str, np.ndarray] = {}
 
-    recognise = cached_property(lambda self: load_recogniser(self.whisper) if self.whisper else None)
+    recognise = cached_property(lambda self: _once(load_recogniser(self.whisper)) if self.whisper else None)
+    voice = cached_property(lambda self: _once(load_similarity()))
     count = cached_property(lambda self: word_counter())
     quality = cached_property(lambda self: load_quality())
-    _embed = cached_property(lambda self: load_similarity())
 
-    def voice(self, audio: np.ndarray, rate: int) -> np.ndarray:
-        """The voice of (T,) audio, of unit length; the same audio is not listened to again."""
+
+def _once(listen: Callable[[np.ndarray, int], Any]) -> Callable[[np.ndarray, int], Any]:
+    """The same audio is not listened to again: mixtures are judged once for each talker."""
+    known: dict[str, Any] = {}
+
+    def answer(audio: np.ndarray, rate: int) -> Any:
         key = hashlib.sha256(audio.tobytes()).hexdigest()
-        if key not in self._voices:
-            self._voices[key] = self._embed(audio, rate)
-        return self._voices[key]
+        if key not in known:
+            known[key] = listen(audio, rate)
+        return known[key]
+
+    return answer
 
 
 def judge(
