@@ -57,7 +57,7 @@ def test_commands(script, place):
     lines = [line.split("#")[0].strip() for line in script.replace("\\\n", " ").splitlines()]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for line in filter(None, lines):
-        quick = re.sub(r"configs/lm/\w+\.yaml", "configs/lm/smoke.yaml", line)
+        quick = re.sub(r"configs/(lm/\w+|mini/speech)\.yaml", "configs/lm/smoke.yaml", line)
         quick = quick.replace("configs/codec/mini.yaml", str(ROOT / "tests" / "fixtures" / "codec_chain.yaml"))
         words = shlex.split(quick.replace("WHISPER_FOLDER", "mel"))
         assert words[0] == "focallm"
