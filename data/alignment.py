@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -31,7 +32,7 @@ def align_store(folder: Path, texts: Iterable[str] = (), language: str = "en-us"
         language: as espeak-ng calls it.
 
     Raises:
-        ValueError: no features, or no texts.
+        ValueError: no features, no texts, or none that could be what is said.
     """
     store = TokenStore(folder)
     if "features" not in store.columns:
@@ -41,12 +42,13 @@ def align_store(folder: Path, texts: Iterable[str] = (), language: str = "en-us"
         raise ValueError(f"{folder} has no texts: tokenize a corpus with transcripts (a manifest with the key text)")
     lexicon = learn_lexicon([*(row["text"] for row in rows), *texts], language)
     units = [_units(row["text"], lexicon) for row in rows]
-    usable = [i for i, own in enumerate(units) if own and len(rows[i]["features"]) >= len(own)]
-    features, said = [rows[i]["features"] for i in usable], [units[i] for i in usable]
-    # Tokens can be rarer than features.
-    ratio = max(1, round(len(features[0]) / len(rows[usable[0]]["codes"])))
-    durations = align([one[::ratio] for one in features], said, progress)
-    rate = store.manifest["num_tokens"] / store.manifest["seconds"]
+    features = [_by_frame(row, store.manifest["codec"]["num_codebooks"]) for row in rows]
+    usable = [i for i, own in enumerate(units) if own and len(features[i]) >= len(own)]
+    if not usable:
+        raise ValueError(f"no text of {folder} can be what its recording says: each has more phonemes than frames")
+    said = [units[i] for i in usable]
+    durations = align([features[i] for i in usable], said, progress)
+    rate = store.manifest["codec"]["frame_rate"]
     kept = [
         {"id": rows[i]["id"], "units": own, "frames": frames}
         for i, own, frames in zip(usable, said, durations, strict=True)
@@ -85,6 +87,12 @@ def _existing(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"{path} is missing: make it with\n  focallm align {path.parent}")
     return path
+
+
+def _by_frame(row: dict[str, Any], codebooks: int) -> np.ndarray:
+    """(N, D) features at the times of the N frames of tokens, which can be rarer."""
+    features, frames = row["features"], len(row["codes"]) // codebooks
+    return features[np.arange(frames) * len(features) // max(frames, 1)]
 
 
 def _units(text: str, lexicon: dict[str, str]) -> list[str]:
