@@ -184,11 +184,11 @@ def _choose(
     generators: Sequence[torch.Generator],
 ) -> list[int]:
     """The next id of each walk; those that may go on in the same way are drawn together."""
-    alike: dict[tuple[Block | None, int | None], list[int]] = defaultdict(list)
+    alike: dict[tuple[Block | None, int | None, bool], list[int]] = defaultdict(list)
     for row, walk in enumerate(walks):
-        alike[walk.allowed()].append(row)
+        alike[(*walk.allowed(), walk.timed)].append(row)
     ids = [-1] * len(walks)
-    for (block, closing), rows in alike.items():
+    for (block, closing, timed), rows in alike.items():
         if block is None:  # no choice
             columns, width, first = [0] * len(rows), 0, 0
         else:
@@ -196,7 +196,16 @@ def _choose(
             scores = _scores(reader, block, closing, rows, len(walks), sampling.guidance)
             window = sampling.repetition_window
             recent = [[i - first for i in walks[row].spans[-1][-window:]] if window else [] for row in rows]
-            columns = draw(scores, sampling, [generators[row] for row in rows], recent)
+            own = [generators[row] for row in rows]
+            if timed and closing is not None:
+                shares = scores.float().softmax(-1)[:, -1].tolist()
+                drawn = draw(scores[:, :-1], sampling, own, recent)
+                columns = [
+                    width if walks[row].closes(share, sampling.temperature, generator) else column
+                    for row, share, generator, column in zip(rows, shares, own, drawn, strict=True)
+                ]
+            else:
+                columns = draw(scores, sampling, own, recent)
         for row, column in zip(rows, columns, strict=True):
             chosen = closing if column == width else first + column
             assert chosen is not None

@@ -87,6 +87,6 @@ def load_model(folder: Path, source: str | Path, vocabulary: Vocabulary, options
 def _with_adapter(folder: Path, vocabulary: Vocabulary, options: dict[str, Any]) -> Any:
     config = AutoConfig.from_pretrained(folder)
     base = lora.find_base(folder)
-    model = load_base(MINI if base == "mini" else base, **options)
+    model = load_base(INSIDE.get(base, base), **options)
     model.config.name_or_path = base
     return lora.load_adapter(fit(model, vocabulary, getattr(config, "feature_size", None)), folder)

@@ -59,6 +59,9 @@ class Phase:
         fewest, most: ids.
         closing: the id that closes it.
         follow: ids that are read in the place of the closing one; the next phase then goes on with the same span.
+        timed: whether to close is decided first, by the probability that the model gives it. Temperature and nucleus
+            sharpen the choice among ids; where closing is one of them, it comes too early, since all others share what
+            is left.
     """
 
     kind: Literal["text", "codes"]
@@ -66,6 +69,7 @@ class Phase:
     most: int
     closing: int
     follow: tuple[int, ...] = ()
+    timed: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.fewest <= self.most or self.most < 1:
@@ -178,10 +182,10 @@ class Template:
     def _aligned_prompt(self, vocabulary: Vocabulary, length: tuple[int, int], given: dict[str, Any]) -> Prompt:
         """A phase for the frames of every unit, between which the units are read."""
         first, *others = openings(vocabulary, given["units"])
-        phases = [Phase("codes", *length, vocabulary.control("next"), tuple(opening)) for opening in others]
+        phases = [Phase("codes", *length, vocabulary.control("next"), tuple(opening), timed=True) for opening in others]
         return Prompt(
             ids=self._prefix(vocabulary, given, empty=False) + first,
-            phases=(*phases, Phase("codes", *length, vocabulary.control("end"))),
+            phases=(*phases, Phase("codes", *length, vocabulary.control("end"), timed=True)),
             features=self._features(given, empty=False) if self.uses_features else None,
             unconditional=self._prefix(vocabulary, given, empty=True) + first,
         )

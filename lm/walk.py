@@ -61,6 +61,7 @@ class Walk:
         self._windows = [_window(phase, len(turns)) for phase, turns in zip(phases, self._blocks, strict=True)]
         self.spans: list[list[int]] = [[]]  # ids, without the closing ones
         self._given: list[int] = []  # ids to be read before the next is drawn
+        self._survival, self._quantile = 1.0, 0.5  # of the span, where it is timed
         self.done = False
 
     def allowed(self) -> tuple[Block | None, int | None]:
@@ -71,6 +72,26 @@ class Walk:
         turns, (fewest, most) = self._blocks[at], self._windows[at]
         closes = place >= fewest and place % len(turns) == 0
         return (turns[place % len(turns)] if place < most else None, self.phases[at].closing if closes else None)
+
+    @property
+    def timed(self) -> bool:
+        """Whether it is decided before everything else if the span closes, see `Phase`."""
+        return self.phases[len(self.spans) - 1].timed
+
+    def closes(self, share: float, temperature: float, generator: torch.Generator) -> bool:
+        """Whether a timed span closes here.
+
+        Its length is a quantile of how long the model would have it: at temperature 1 any, which is to draw at every
+        id; below, one nearer to the median, so that no unit is far too short or too long.
+
+        Args:
+            share: probability that the model gives to closing here.
+        """
+        if self._survival == 1.0:
+            place = float(torch.rand(1, generator=generator))
+            self._quantile = 0.5 + min(temperature, 1.0) * (place - 0.5)
+        self._survival *= 1.0 - share
+        return self._survival < self._quantile
 
     def take(self, chosen: int) -> int:
         """Go on by one id; after the last phase's closing id, or its longest span, the walk is done.
@@ -86,7 +107,7 @@ class Walk:
             self.done = last
             if not last:
                 self.spans.append([])
-                self._given = list(self.phases[at].follow)
+                self._given, self._survival = list(self.phases[at].follow), 1.0
                 return self._given.pop(0) if self._given else chosen
         else:
             self.spans[-1].append(chosen)

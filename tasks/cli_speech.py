@@ -15,8 +15,8 @@ def speak_to_file(
     voice: str | None = None,
     reference: Path | None = None,
     reference_text: str | None = None,
-    temperature: float = 0.8,
-    top_p: float = 0.95,
+    temperature: float | None = None,
+    top_p: float | None = None,
     seed: int = 0,
 ) -> None:
     """Read a text aloud into a file.
@@ -28,24 +28,28 @@ def speak_to_file(
         model: mini, or a folder that `focallm train tts` made.
         voice: a voice of the model; its most frequent one by default.
         reference: a recording of the voice to speak in, for models trained for zero-shot.
-        reference_text: what is said in the reference.
-        temperature: 0 is greedy.
-        top_p: draw from the likeliest tokens that hold this share of the probability.
+        reference_text: what is said in the reference, for models that need it.
+        temperature: 0 is greedy; as suits the model by default.
+        top_p: draw from the likeliest tokens that hold this share of the probability; as suits the model by default.
         seed: the same seed gives the same speech.
     """
     prepare()
     _check_name(out)
-    from ..lm import Sampling
-    from .streaming import stream_speech
-    from .tts import speak
+    from dataclasses import replace
 
-    sampling = Sampling(temperature, top_p=top_p)
+    from .inputs import open_model
+    from .streaming import stream_speech
+    from .tts import speak, usual_speech
+
+    lm = open_model(model)
+    asked = {key: value for key, value in {"temperature": temperature, "top_p": top_p}.items() if value is not None}
+    sampling = replace(usual_speech(lm, by_reference=reference is not None), **asked)
     if str(out) != "-":
-        result = speak(text, model, voice, reference, reference_text, None, sampling, seed)
+        result = speak(text, lm, voice, reference, reference_text, None, sampling, seed)
         stats = result.stats
         print(f"{_save(result, out)}, {stats['attempts']} attempt(s), voice {stats['voice']}")
         return
-    stream = stream_speech(text, model, voice, reference, reference_text, None, sampling, seed)
+    stream = stream_speech(text, lm, voice, reference, reference_text, None, sampling, seed)
     for piece in stream:
         sys.stdout.buffer.write((piece.clip(-1, 1) * 32767).astype("<i2").tobytes())
         sys.stdout.buffer.flush()

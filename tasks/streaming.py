@@ -12,7 +12,7 @@ from ..lm.template import Prompt
 from ..tokenizer.chunks import ChunkDecoder
 from .inputs import open_model
 from .result import SpeechResult, measure
-from .tts import speech_prompts, voice_fields
+from .tts import speech_prompts, usual_speech, voice_fields
 
 
 def stream_speech(
@@ -38,6 +38,7 @@ def stream_speech(
     """
     lm = open_model(model)
     fields = voice_fields(lm, voice, reference, reference_text, sampling_rate)
+    sampling = sampling or usual_speech(lm, by_reference=reference is not None)
     return SpeechStream(lm, speech_prompts(lm, text, fields), sampling, seed, chunk_s)
 
 

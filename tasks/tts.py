@@ -9,6 +9,7 @@ import torch
 
 from ..data.pronunciation import cut
 from ..lm import Generation, Sampling, SpeechLM
+from ..lm.answering import usual_sampling
 from ..lm.template import Prompt, Template
 from .inputs import encode_ids, load_waves, open_model
 from .result import SpeechResult, measure
@@ -47,7 +48,7 @@ def speak(
         reference: a recording (as in `enhance`) of the voice to speak in; for models trained for "zero-shot".
         reference_text: what is said in it; a model of aligned speech ("zero-shot-aligned") has no use for it.
         sampling_rate: of a reference that is an array, in Hz.
-        sampling: how tokens are drawn.
+        sampling: how tokens are drawn; as suits the model by default.
         seed: the same seed gives the same speech.
 
     Returns:
@@ -63,6 +64,7 @@ def speak(
     began, tokenizer = time.perf_counter(), lm.audio_tokenizer
     given = voice_fields(lm, voice, reference, reference_text, sampling_rate)
     prompts = [speech_prompts(lm, one, given) for one in texts]
+    sampling = sampling or usual_speech(lm, by_reference=reference is not None)
     readings = iter(_read(lm, [prompt for own in prompts for prompt in own], sampling, seed))
     pieces = [[next(readings) for _ in own] for own in prompts]  # of each text
     chosen = [[max(attempts, key=_goodness) for attempts in own] for own in pieces]
@@ -127,6 +129,11 @@ def can_speak_as(lm: SpeechLM, by_reference: bool) -> bool:
     """Whether a model speaks in the voice of a recording, or in voices of its own."""
     names = {template.name for template in lm.info.templates}
     return bool(names & set(_NAMES[by_reference])) and (by_reference or bool(lm.info.voices))
+
+
+def usual_speech(lm: SpeechLM, by_reference: bool) -> Sampling:
+    """How tokens are drawn where nobody says otherwise."""
+    return usual_sampling(_template(lm, by_reference))
 
 
 def _template(lm: SpeechLM, by_reference: bool) -> Template:

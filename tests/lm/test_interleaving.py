@@ -7,6 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from focallm.lm import Sampling, Vocabulary
 from focallm.lm.generation import generate, stream
 from focallm.lm.interleaving import IGNORED, interleave, openings
+from focallm.lm.walk import Walk, blocks
 from focallm.tasks.templates import TEMPLATES
 
 UNITS = ["▁", "▁ˈa", "b", "."]
@@ -133,3 +134,39 @@ def test_streamed_codes_are_those_of_the_whole(vocabulary):
 def test_openings_say_all_units_once(vocabulary):
     said = [i for opening in openings(vocabulary, UNITS) for i in opening]
     assert say(vocabulary, said) == "▁▁ˈab.<|next|>"
+
+
+def test_a_unit_lasts_as_long_as_the_model_would_have_it(vocabulary):
+    """At temperature 1 any length at its probability, below it nearer to the median, whatever sharpens the codes."""
+    prompted = TEMPLATES["tts-aligned"].prompt(vocabulary, (1, 60), units=UNITS[:2], speaker="c")
+    blocks_ = blocks(vocabulary, {"codes"})
+
+    def length(temperature, seed):
+        walk, generator = Walk(prompted.phases, blocks_), torch.Generator().manual_seed(seed)
+        count = 1
+        while not walk.closes(0.2, temperature, generator):
+            count += 1
+        return count
+
+    drawn = torch.tensor([length(1.0, seed) for seed in range(2000)], dtype=torch.float)
+    assert drawn.mean() == pytest.approx(1 / 0.2, rel=0.06)
+    assert (drawn == 1).float().mean() == pytest.approx(0.2, abs=0.03)
+    half = torch.tensor([length(0.5, seed) for seed in range(500)], dtype=torch.float)
+    assert half.std() < 0.6 * drawn.std()
+    assert {length(0.0, seed) for seed in range(9)} == {4}  # the first that half of the draws do not exceed
+
+
+def test_sharp_choices_among_codes_do_not_hurry_the_text(vocabulary):
+    """Closing has 0.1, each of 32 codes 0.03: if the likeliest of all were taken, every unit would end at once."""
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=vocabulary.padded_size, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                         num_attention_heads=1, max_position_embeddings=256)  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    model.lm_head = torch.nn.Linear(8, vocabulary.padded_size)
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        model.lm_head.bias.zero_()
+        for name in ("next", "end"):
+            model.lm_head.bias[vocabulary.control(name)] = 1.27
+    (generation,) = generate(model, vocabulary, [prompt(vocabulary, (1, 30))], Sampling(temperature=0), [0])
+    assert len(generation.codes) == 4 * 7  # the median, 1 - 0.9 ** 7 > 0.5
