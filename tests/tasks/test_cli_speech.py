@@ -90,6 +90,14 @@ def test_a_name_that_is_no_audio_is_refused_before_the_model_is_loaded(run, monk
         run("speak", "hi", "--out", "x.mp4")
 
 
-def test_the_package_can_convert_but_not_enhance(run):
-    with pytest.raises(SystemExit, match="was trained for tts, not for se-features or se"):
-        run("enhance", str(SAMPLE), "out/a.wav")
+def test_the_package_enhances_and_separates(run, tmp_path):
+    samples = len(read_audio(SAMPLE)[0])
+    for words in (["enhance", str(SAMPLE), "out/clean.wav"], ["separate", str(SAMPLE), "out/talker.wav"]):
+        assert "stop reason constraint" in run(*words)
+    lengths = [len(read_audio(tmp_path / f"{name}.wav", 16000)[0]) for name in ("clean", "talker_1", "talker_2")]
+    assert lengths == [samples] * 3
+
+
+def test_the_package_says_what_it_cannot_do(run):
+    with pytest.raises(SystemExit, match="was trained for tts-aligned, zero-shot-aligned, pronounce, not for asr"):
+        run("transcribe", str(SAMPLE))
