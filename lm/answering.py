@@ -5,7 +5,7 @@ from .template import Template
 
 TEXT_RATE = 30  # ids of text per second of speech: more than anybody speaks, in characters
 _GREEDY = Sampling(temperature=0.0)
-_CLEAR = Sampling(temperature=0.4, top_p=0.9)  # the text is given unit by unit: what is left to choose is how it sounds
+_CLEAR = Sampling(temperature=0.3, top_p=0.9)  # the text is given unit by unit: what is left to choose is how it sounds
 
 
 def usual_sampling(template: Template) -> Sampling:
