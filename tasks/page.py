@@ -100,7 +100,7 @@ def spectrogram(audio: np.ndarray, sampling_rate: int) -> bytes:
 
 def _markdown(text: str) -> str:
     """Paragraphs and tables only."""
-    blocks = [block.splitlines() for block in text.strip().split("\n\n")]
+    blocks = [block.splitlines() for block in text.split("\n\n") if block.strip()]
     return "\n".join(_table(lines) if lines[0].startswith("|") else _paragraph(lines) for lines in blocks)
 
 
