@@ -57,7 +57,7 @@ def speak_to_file(
     print(f"{_line('-', stream.result)}, first sound after {first:.2f} s, {stream.sampling_rate} Hz", file=sys.stderr)
 
 
-def enhance_file(audio: Path, out: Path, model: str = "mini", temperature: float = 0.0, seed: int = 0) -> None:
+def enhance_file(audio: Path, out: Path, model: str = "mini", temperature: float = 0.6, seed: int = 0) -> None:
     """Clean a noisy recording; the result lasts exactly as long.
 
     Args:
@@ -72,11 +72,11 @@ def enhance_file(audio: Path, out: Path, model: str = "mini", temperature: float
     from ..lm import Sampling
     from .enhancement import enhance
 
-    print(_save(enhance(audio, model, sampling=Sampling(temperature), seed=seed), out))
+    print(_save(enhance(audio, model, sampling=Sampling(temperature, top_p=0.9), seed=seed), out))
 
 
 def separate_file(
-    audio: Path, out: Path, model: str = "mini", talkers: int = 2, temperature: float = 0.0, seed: int = 0
+    audio: Path, out: Path, model: str = "mini", talkers: int = 2, temperature: float = 0.6, seed: int = 0
 ) -> None:
     """Take a recording of several talkers apart; every result lasts exactly as long.
 
@@ -93,7 +93,7 @@ def separate_file(
     from ..lm import Sampling
     from .separation import separate
 
-    print(_save(separate(audio, model, talkers, sampling=Sampling(temperature), seed=seed), out))
+    print(_save(separate(audio, model, talkers, sampling=Sampling(temperature, top_p=0.9), seed=seed), out))
 
 
 def convert_file(
@@ -102,7 +102,7 @@ def convert_file(
     out: Path,
     model: str = "mini",
     method: Literal["lm", "knn"] | None = None,
-    temperature: float = 0.0,
+    temperature: float = 0.6,
     seed: int = 0,
 ) -> None:
     """Give a recording the voice of another one; the result lasts exactly as long.
@@ -121,7 +121,7 @@ def convert_file(
     from ..lm import Sampling
     from .conversion import convert
 
-    result: Any = convert(audio, reference, model, method, sampling=Sampling(temperature), seed=seed)
+    result: Any = convert(audio, reference, model, method, sampling=Sampling(temperature, top_p=0.9), seed=seed)
     print(f"{_save(result, out)}, method {result.stats['method']}")
 
 

@@ -34,7 +34,7 @@ def convert(
             frame becomes the mean of the 4 frames of the reference most like it. By default "lm" where the model can,
             else "knn". `stats["method"]` says which.
         sampling_rate: of arrays, in Hz; of the reference too.
-        sampling: how tokens are drawn; by default the likeliest. Not used by "knn".
+        sampling: how tokens are drawn; as suits the task by default. Not used by "knn".
         seed: of the sampling.
 
     Raises:

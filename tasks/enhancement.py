@@ -23,7 +23,7 @@ def enhance(
             through the model in windows); or a list of these.
         model: a folder, a hub id or a loaded `SpeechLM` that was trained for "se" or "se-features".
         sampling_rate: of arrays, in Hz.
-        sampling: how tokens are drawn; by default the likeliest.
+        sampling: how tokens are drawn; as suits the task by default.
         seed: of the sampling.
 
     Raises:

@@ -25,7 +25,7 @@ def separate(
         model: a folder, a hub id or a loaded `SpeechLM` that was trained for "ss" or "ss-features".
         talkers: how many there are; as many as the model has learnt.
         sampling_rate: of arrays, in Hz.
-        sampling: how tokens are drawn; by default the likeliest.
+        sampling: how tokens are drawn; as suits the task by default.
         seed: of the sampling.
 
     Raises:

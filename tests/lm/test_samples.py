@@ -53,14 +53,18 @@ def test_a_continuation_begins_with_whole_frames_and_is_judged_with_what_it_cont
 def test_samples_are_drawn_and_bounded_as_the_tasks_do_it(lm, tmp_path):
     sampled(lm.lm, tmp_path, None, "se", "tts", "asr", "continuation")
     temperatures = {one: call.sampling.temperature for call in lm.calls for one in call.seeds}
-    assert temperatures == {0: 0.0, 1: 0.8, 2: 0.0, 3: 0.8}
+    assert temperatures == {0: 0.6, 1: 0.8, 2: 0.0, 3: 0.8}
     (heard,) = (p for call in lm.calls for p in call.prompts if p.phases[0].kind == "text")
     assert (heard.phases[0].fewest, heard.phases[0].most) == text_window(0.1) == (0, 23)
 
 
 def test_what_is_usual_follows_from_what_is_given():
-    greedy = {name for name, template in TEMPLATES.items() if usual_sampling(template).temperature == 0}
-    assert greedy == {"se", "se-features", "ss", "ss-features", "vc", "asr"}
+    temperatures = {name: usual_sampling(template).temperature for name, template in TEMPLATES.items()}
+    of_text = {name for name, value in temperatures.items() if value == 0}
+    assert of_text == {"asr", "text", "pronounce"}
+    from_speech = {temperatures[name] for name in ("se", "se-features", "ss", "ss-features", "vc")}
+    assert from_speech == {0.6}
+    assert temperatures["tts-aligned"] == temperatures["zero-shot-aligned"] < 0.6 < temperatures["tts"]
 
 
 def test_recognition_has_the_same_bound(speech_lm_for_asr):
