@@ -10,8 +10,8 @@ from typing import Any
 from ..data.plan import weights_hash
 from ..lm import SpeechLM
 from ..tokenizer.files import write_whole
-from .evaluation import table_of_lines
-from .measurement import read_record
+from .evaluation import CEILING, SEPARATED, table_of_lines
+from .measurement import RECORDING, read_record
 
 _HEAD = """---
 license: apache-2.0
@@ -91,4 +91,12 @@ def _table(record: Path, lm: SpeechLM, seed: int) -> str:
     for (_, name, key), found in read_record(record).items():
         if key in keys:
             lines.setdefault(name, []).extend(found)
-    return table_of_lines(lines, seed)
+    whole = max(map(len, lines.values()))  # a system that was not heard on all of it has no row
+    order = sorted((name for name, own in lines.items() if len(own) == whole), key=_place)
+    return table_of_lines({name: lines[name] for name in order}, seed)
+
+
+def _place(name: str) -> int:
+    """The recordings, what the codec leaves of them, what others make; the model last."""
+    first, last = (RECORDING, CEILING), ("spoken", "enhanced", SEPARATED)
+    return first.index(name) - 2 if name in first else int(name.startswith(last))
