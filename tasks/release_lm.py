@@ -75,7 +75,7 @@ def _card(lm: SpeechLM, recipe: Path, run: Path, out: Path, tables: list[str]) -
             "",
             "## Measured",
             "",
-            *tables,
+            "\n\n".join(tables),
             "",
         ]
     )
