@@ -133,7 +133,7 @@ def test_alignment_holds_for_lengths_never_seen(vocabulary):
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(16, WIDTH, generator=generator)
-    for _ in range(150):
+    for _ in range(300):
         n = int(torch.randint(4, 11, (), generator=generator))
         codes = torch.randint(0, 16, (16, n), generator=generator)
         items = [SE.example(vocabulary, {"noisy_features": table[row], "codes": row.tolist()}) for row in codes]
