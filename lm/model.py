@@ -286,7 +286,12 @@ class SpeechLM:
         """The phonemes of words that the lexicon lacks, as the model spells them."""
         if not words:
             return {}
-        template = self.info.template("pronounce")
+        template = next((t for t in self.info.templates if t.name == "pronounce"), None)
+        if template is None:
+            raise ValueError(
+                f"the model's lexicon lacks {', '.join(words)}, and it has not learnt to pronounce: train it with the "
+                "task pronounce, too, as configs/mini/speech.yaml does, or put the phonemes into lexicon.json"
+            )
         prompts = [template.prompt(self.vocabulary, (1, 10 + 2 * len(word)), text=word) for word in words]
         written = self.generate(prompts, sampling=Sampling(temperature=0))
         said = ["".join(str(self.vocabulary.tokenizer.decode(one.spans[0])).split()) for one in written]

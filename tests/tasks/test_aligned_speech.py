@@ -1,5 +1,6 @@
 """Text and speech on one clock, as a user does it: from recordings to a released model that speaks."""
 
+import dataclasses
 import json
 import sys
 
@@ -80,6 +81,13 @@ def test_words_that_no_lexicon_has_are_spelt_by_the_model(run):
     known = lm.units("cat")
     lm.lexicon = {**lm.lexicon, "catsat": lm.lexicon["cat"]}  # how a user corrects a name
     assert lm.units("catsat") == known
+
+
+def test_a_model_that_cannot_spell_names_the_words(run):
+    lm = SpeechLM.from_pretrained(run / "model")
+    lm.info = dataclasses.replace(lm.info, templates=lm.info.templates[:1])
+    with pytest.raises(ValueError, match=r"lexicon lacks zebra, yak, .*task pronounce"):
+        speak("A zebra and a yak.", lm)
 
 
 def test_several_texts_at_once_are_what_they_are_alone(run):
