@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..data.corpora import Utterance, read_corpus
 from ..data.example import Example
@@ -32,7 +33,7 @@ from .suppressors import SUPPRESSORS
 from .tts import can_speak_as, speak
 
 CEILING = "recording through the codec"
-SEPARATED = "separated"
+ENHANCED, SEPARATED = "enhanced", "separated"
 TASKS = ("codec", "tts", "se", "ss")
 
 
@@ -228,7 +229,7 @@ def mixed_systems(task: str, mixer: Mixer, items: Sequence[Utterance], lm: Speec
         system(heard, "", unchanged(lambda wave: wave)),
         system(f"{heard} through the codec", codec, unchanged(through)),
         *(system(name, "", suppressed(name)) for name in (SUPPRESSORS if full and task == "se" else ())),
-        system({"se": "enhanced", "ss": SEPARATED}[task], weights_hash(lm.model), written),
+        system({"se": ENHANCED, "ss": SEPARATED}[task], weights_hash(lm.model), written),
     ]
 
 
@@ -291,15 +292,24 @@ def _use(name: str, lines: Sequence[Line], codebook_size: int) -> str:
     )
 
 
-def table_of_record(record: Path, tokenizer: AudioTokenizer, seed: int) -> str:
-    """The table of what a record holds of the recordings and of those codecs that were heard on all of them."""
-    own = weights_hash(tokenizer.codec)
+def table_of_record(record: Path, weights: Sequence[nn.Module], seed: int) -> str:
+    """The table of what a record holds of these models and of systems without any; of those heard on all of it.
+
+    The recordings and what the codec leaves of them come first, what the model makes last.
+    """
+    keys = {"", *map(weights_hash, weights)}
     lines: dict[str, list[Line]] = {}
     for (_, name, key), found in read_record(record).items():
-        if key in ("", own):
+        if key in keys:
             lines.setdefault(name, []).extend(found)
-    whole = len(lines[RECORDING])
-    return table_of_lines({name: own for name, own in lines.items() if len(own) == whole}, seed)
+    whole = max(map(len, lines.values()))
+    order = sorted((name for name, own in lines.items() if len(own) == whole), key=_place)
+    return table_of_lines({name: lines[name] for name in order}, seed)
+
+
+def _place(name: str) -> int:
+    first, last = (RECORDING, CEILING), ("spoken", ENHANCED, SEPARATED)
+    return first.index(name) - 2 if name in first else int(name.startswith(last))
 
 
 def _others(items: Sequence[Utterance], i: int) -> dict[str, Utterance]:

@@ -60,7 +60,7 @@ def release_codec(recipe: Path, run: Path, out: Path, evaluations: Sequence[Path
         *(_stage(folder, own) for folder, own in stages.items()),
     ]
     for record in evaluations:
-        parts += ["", f"## Measured: {record.stem}", "", table_of_record(record, tokenizer, seed)]
+        parts += ["", f"## Measured: {record.stem}", "", table_of_record(record, [tokenizer.codec], seed)]
     write_whole(out / "README.md", ("\n".join(parts) + "\n").encode())
     return f"{weights}: {weights.stat().st_size / 1e6:.1f} MB, and its card, {out / 'README.md'}"
 

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.plan import weights_hash
 from ..lm import SpeechLM
 from ..tokenizer.files import write_whole
-from .evaluation import CEILING, SEPARATED, table_of_lines
-from .measurement import RECORDING, read_record
+from .evaluation import table_of_record
 
 _HEAD = """---
 license: apache-2.0
@@ -32,7 +30,8 @@ def release_lm(recipe: Path, run: Path, out: Path, evaluations: Sequence[Path], 
         raise OSError(f"{run} has no model yet: train it with focallm train TASK STORE {run} --recipe {recipe}")
     SpeechLM.from_pretrained(run / "model", dtype="float16").save_pretrained(out)
     lm = SpeechLM.from_pretrained(out)  # as it is evaluated
-    tables = [f"{_title(record)}\n\n{_table(record, lm, seed)}" for record in evaluations]
+    weighed = [lm.model, lm.audio_tokenizer.codec]
+    tables = [f"{_title(record)}\n\n{table_of_record(record, weighed, seed)}" for record in evaluations]
     write_whole(out / MEASURED, ("\n\n".join(tables) + "\n").encode())
     write_whole(out / "README.md", _card(lm, recipe, run, out, tables).encode())
     weights = out / "model.safetensors"
@@ -83,20 +82,3 @@ def _card(lm: SpeechLM, recipe: Path, run: Path, out: Path, tables: list[str]) -
 
 def _title(record: Path) -> str:
     return record.stem.replace("_", " ").replace("-", " ")
-
-
-def _table(record: Path, lm: SpeechLM, seed: int) -> str:
-    keys = {"", weights_hash(lm.model), weights_hash(lm.audio_tokenizer.codec)}
-    lines: dict[str, list[dict[str, Any]]] = {}
-    for (_, name, key), found in read_record(record).items():
-        if key in keys:
-            lines.setdefault(name, []).extend(found)
-    whole = max(map(len, lines.values()))  # a system that was not heard on all of it has no row
-    order = sorted((name for name, own in lines.items() if len(own) == whole), key=_place)
-    return table_of_lines({name: lines[name] for name in order}, seed)
-
-
-def _place(name: str) -> int:
-    """The recordings, what the codec leaves of them, what others make; the model last."""
-    first, last = (RECORDING, CEILING), ("spoken", "enhanced", SEPARATED)
-    return first.index(name) - 2 if name in first else int(name.startswith(last))

@@ -86,7 +86,8 @@ def read_part(part: Also, recipe: LMRecipe, audio_tokenizer: AudioTokenizer, cod
         left_out[f"have no {field}"] = before - len(learning) - len(held_out)
     if template.target.kind == "aligned":
         before = len(learning) + len(held_out)
-        learning, held_out = _aligned(learning, store), _aligned(held_out, store)
+        alignment = read_alignment(store)
+        learning, held_out = _aligned(learning, alignment), _aligned(held_out, alignment)
         left_out["have no alignment"] = before - len(learning) - len(held_out)
     if "speaker" in fields:
         learning, held_out = _name_speakers(learning), _name_speakers(held_out)
@@ -135,9 +136,8 @@ def _name_speakers(rows: Dataset) -> Dataset:
     return rows.remove_columns("speaker").add_column("speaker", [name or "speaker" for name in rows["speaker"]])
 
 
-def _aligned(rows: Dataset, store: Path) -> Dataset:
+def _aligned(rows: Dataset, alignment: dict[str, dict[str, Any]]) -> Dataset:
     """Those rows that were aligned, with their units and frames."""
-    alignment = read_alignment(store)
     rows = rows.select([i for i, name in enumerate(rows["id"]) if name in alignment])
     own = [alignment[name] for name in rows["id"]]
     return rows.add_column("units", [row["units"] for row in own]).add_column("frames", [row["frames"] for row in own])

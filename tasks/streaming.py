@@ -12,7 +12,7 @@ from ..lm.template import Prompt
 from ..tokenizer.chunks import ChunkDecoder
 from .inputs import open_model
 from .result import SpeechResult, measure
-from .tts import speech_prompts, usual_speech, voice_fields
+from .tts import speech_prompts, stop_reason, usual_speech, voice_fields
 
 
 def stream_speech(
@@ -71,8 +71,7 @@ class SpeechStream:
         tokens = sum(len(generation.codes) for generation in self._generations)
         (stats,) = measure(began, [tokens], [len(audio) / self.sampling_rate])
         stats["time_to_first_audio_s"] = first - began
-        endless = any(generation.stop_reason == "length" for generation in self._generations)
-        self._result = SpeechResult(audio, self.sampling_rate, "length" if endless else "end", stats)
+        self._result = SpeechResult(audio, self.sampling_rate, stop_reason(self._generations), stats)
 
     @property
     def result(self) -> SpeechResult:

@@ -113,7 +113,11 @@ def _describe(lm: SpeechLM, parts: list[Part], codec: str) -> None:
     if aligned:
         longest = max(int(max(frames)) for part in aligned for frames in part.learning["frames"])
         lm.info = replace(lm.info, longest_unit_s=longest / lm.audio_tokenizer.frame_rate)
-        lm.lexicon = {word: sound for part in aligned for word, sound in read_lexicon(part.store).items()}
+        lm.lexicon = {
+            word: sound
+            for store in dict.fromkeys(part.store for part in aligned)
+            for word, sound in read_lexicon(store).items()
+        }
     texts = [part for part in parts if part.template.target.kind == "codes" and _reads(part, "text")]
     spoken = [*texts, *aligned]
     if any(len(part.learning) for part in spoken):

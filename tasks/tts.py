@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -10,6 +11,7 @@ import torch
 from ..data.pronunciation import cut
 from ..lm import Generation, Sampling, SpeechLM
 from ..lm.answering import usual_sampling
+from ..lm.generation import StopReason
 from ..lm.template import Prompt, Template
 from .inputs import encode_ids, load_waves, open_model
 from .result import SpeechResult, measure
@@ -74,9 +76,13 @@ def speak(
     results = []
     for own, generations, wave, figures in zip(pieces, chosen, audios, stats, strict=True):
         figures |= {"attempts": max(map(len, own)), "voice": given.get("speaker", "of the reference")}
-        endless = any(generation.stop_reason == "length" for generation in generations)
-        results.append(SpeechResult(wave, rate, "length" if endless else "end", figures))
+        results.append(SpeechResult(wave, rate, stop_reason(generations), figures))
     return results[0] if isinstance(text, str) else results
+
+
+def stop_reason(pieces: Sequence[Generation]) -> StopReason:
+    """Of a reading in pieces: "length" if one of them has no end."""
+    return "length" if any(piece.stop_reason == "length" for piece in pieces) else "end"
 
 
 def _goodness(generation: Generation) -> tuple[bool, int]:
