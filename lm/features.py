@@ -13,6 +13,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from ..tokenizer import AudioTokenizer, FocalCodecConfig
 from .alignment import aligned_positions, places
 
+CONTEXT = 6  # features on either side that are read with each one: 0.12 s at 50 Hz, about a phoneme
+
 
 class SpeechLMConfig(PreTrainedConfig):
     """Configuration of a `SpeechLMForConditionalGeneration`.
@@ -21,6 +23,7 @@ class SpeechLMConfig(PreTrainedConfig):
         text_config: of the causal LM inside, of any type that `AutoModelForCausalLM` knows.
         feature_size: width D of the features.
         feature_token_id: the id that holds the place of one feature.
+        feature_context: features on either side that are read together with each one.
         restart_ids: ids at which positions begin again, see `alignment`.
     """
 
@@ -30,6 +33,7 @@ class SpeechLMConfig(PreTrainedConfig):
     text_config: dict[str, Any] | PreTrainedConfig | None = None
     feature_size: int = 1024
     feature_token_id: int = 0
+    feature_context: int = 0
     restart_ids: Sequence[int] = ()
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -40,19 +44,23 @@ class SpeechLMConfig(PreTrainedConfig):
 
 
 class FeatureProjector(nn.Module):
-    """Features (M, D), of any scale -> rows (M, H) in the place of embeddings."""
+    """Features (M, D), of any scale -> rows (M, H) in the place of embeddings.
 
-    def __init__(self, feature_size: int, hidden_size: int) -> None:
+    Each is read with its neighbours: a causal LM alone would hear what follows a frame only where it writes.
+    """
+
+    def __init__(self, feature_size: int, hidden_size: int, context: int = 0) -> None:
         super().__init__()
-        self.inner = nn.Linear(feature_size + 2, hidden_size)
+        self.inner = nn.Linear((feature_size + 2) * (2 * context + 1), hidden_size)
         self.outer = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, around: Tensor) -> Tensor:
+        """around: (M, 2 * context + 1) numbers of the features that each one is read with, see `neighbours`."""
         # Normalising hides how loud a log-mel frame is, so its mean and deviation are given beside it.
         level = features.float().mean(-1, keepdim=True)
         centred = features.float() - level
         spread = centred.square().mean(-1, keepdim=True).add(1e-5).sqrt()
-        normal = torch.cat([centred / spread, level, spread.log()], dim=-1)
+        normal = torch.cat([centred / spread, level, spread.log()], dim=-1)[around].flatten(1)
         return self.outer(F.gelu(self.inner(normal.to(self.inner.weight.dtype))))
 
 
@@ -68,7 +76,7 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         text_config: Any = config.text_config
         self.language_model = AutoModelForCausalLM.from_config(text_config)
-        self.projector = FeatureProjector(config.feature_size, text_config.hidden_size)
+        self.projector = FeatureProjector(config.feature_size, text_config.hidden_size, config.feature_context)
         self.post_init()
 
     @classmethod
@@ -80,14 +88,15 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             text_config=causal.config,
             feature_size=feature_size,
             feature_token_id=feature_token_id,
+            feature_context=CONTEXT,
             restart_ids=list(restart_ids),
             dtype=causal.dtype,
         )
         with torch.device("meta"):
             model = cls(config)
         model.language_model = causal
-        model.projector = FeatureProjector(feature_size, causal.config.hidden_size).to(causal.device, causal.dtype)
-        model.projector.apply(model._init_weights)
+        model.projector = FeatureProjector(feature_size, causal.config.hidden_size, CONTEXT)
+        model.projector.to(causal.device, causal.dtype).apply(model._init_weights)
         model.generation_config = causal.generation_config
         config.name_or_path, causal.config.name_or_path = causal.config.name_or_path, ""  # saved files hold no path
         return model
@@ -224,4 +233,23 @@ def embed(model: nn.Module, input_ids: Tensor, features: Tensor | None = None) -
             f"{expected[0]} <|feature|> ids need features of shape {expected}, found {tuple(features.shape)}: prompt "
             "and features do not belong together, or the features come from another codec"
         )
-    return rows.masked_scatter(places[..., None], inner.projector(features.to(rows.device)).to(rows.dtype))
+    projected = inner.projector(features.to(rows.device), neighbours(places, config.feature_context))
+    return rows.masked_scatter(places[..., None], projected.to(rows.dtype))
+
+
+def neighbours(places: Tensor, context: int) -> Tensor:
+    """Which features stand around each one, in its own run; at its ends the last one stands for those that lack.
+
+    Args:
+        places: (B, L) bool, where features stand; M in all, row after row.
+        context: how many on either side.
+
+    Returns:
+        (M, 2 * context + 1) int64, numbers of features.
+    """
+    index = F.pad(places, (0, 1)).flatten().nonzero()[:, 0]  # padded, so that no run goes on in the next row
+    number = torch.arange(len(index), device=places.device)
+    run = (index - number).unique_consecutive(return_inverse=True)[1]  # gaps between features shift this difference
+    first, last = torch.searchsorted(run, run), torch.searchsorted(run, run, right=True) - 1
+    around = number[:, None] + torch.arange(-context, context + 1, device=places.device)
+    return around.clamp(first[:, None], last[:, None])

@@ -53,6 +53,7 @@ def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, code
         recipe.packing,
         recipe.prompt_dropout,
         recipe.seed,
+        recipe.code_noise,
     )
     validation = Examples(
         [Source(part.template, part.held_out) for part in parts], lm.vocabulary, recipe.max_length, recipe.packing

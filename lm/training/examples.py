@@ -52,7 +52,9 @@ class Examples(Dataset):
         max_length: of a row, in ids; longer examples are left out and counted.
         packing: fill the rows; without it every example has its own.
         prompt_dropout: share of examples that come with emptied givens.
-        seed: of the choice of these.
+        seed: of the choice of these, and of the codes to exchange.
+        code_noise: share of the codes read (not of the targets) that are exchanged for others of the same example and
+            codebook: a model that writes reads its own mistakes, and should listen to what is given instead.
     """
 
     def __init__(
@@ -63,9 +65,10 @@ class Examples(Dataset):
         packing: bool = True,
         prompt_dropout: float = 0.0,
         seed: int = 0,
+        code_noise: float = 0.0,
     ) -> None:
         self.sources, self.vocabulary = tuple(sources), vocabulary
-        self.prompt_dropout, self.seed = prompt_dropout, seed
+        self.prompt_dropout, self.seed, self.code_noise = prompt_dropout, seed, code_noise
         self.census = [_count(source, vocabulary, max_length) for source in self.sources]
         self.members = [  # (source, place in it) of every example of an epoch
             (number, place)
@@ -92,8 +95,21 @@ class Examples(Dataset):
         """One example as it comes in an epoch."""
         number, place = self.members[member]
         source = self.sources[number]
-        draw = np.random.default_rng((self.seed, epoch, member)).random() if self.prompt_dropout else 1.0
-        return source.template.example(self.vocabulary, source.rows[place], empty=draw < self.prompt_dropout)
+        rng = np.random.default_rng((self.seed, epoch, member))
+        example = source.template.example(self.vocabulary, source.rows[place], empty=rng.random() < self.prompt_dropout)
+        if self.code_noise:
+            example["input_ids"] = self._exchanged(example["input_ids"], rng)
+        return example
+
+    def _exchanged(self, ids: list[int], rng: np.random.Generator) -> list[int]:
+        """(L,) with a share of the codes in the places of others of their codebook."""
+        read, first = np.array(ids), self.vocabulary.audio_offset
+        for size in self.vocabulary.codebook_sizes:
+            at = np.flatnonzero((read >= first) & (read < first + size))
+            picked = at[rng.random(len(at)) < self.code_noise]
+            read[picked] = rng.permutation(read[at])[: len(picked)]
+            first += size
+        return read.tolist()
 
     @cached_property
     def row_lengths(self) -> list[int]:

@@ -52,6 +52,8 @@ class LMRecipe:
     max_length: int = 2048  # ids of a row; longer examples are left out and counted
     packing: bool = True  # several examples in a row; without it each has its own, padded
     prompt_dropout: float = 0.0  # share of examples learnt with emptied givens, for classifier-free guidance
+    code_noise: float = 0.0  # share of the codes read in training that are exchanged for others of the same example
+    code_smoothing: float = 0.0  # share of a target code's probability that lies on those which differ in one bit
     also: tuple[Also, ...] = ()
     validation_fraction: float = 0.02
     seed: int = 0
@@ -72,8 +74,9 @@ class LMRecipe:
             raise ValueError(f"max_length and seed are integers, found {self.max_length!r} and {self.seed!r}")
         if type(self.packing) is not bool:
             raise ValueError(f"packing is true or false, found {self.packing!r}")
-        if not 0 <= self.prompt_dropout < 1:
-            raise ValueError(f"prompt_dropout is a share of 0 ... 1 (excluded), found {self.prompt_dropout}")
+        for name in ("prompt_dropout", "code_noise", "code_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is a share of 0 ... 1 (excluded), found {getattr(self, name)}")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must lie between 0 and 1, found {self.validation_fraction}")
         _check_trainer(self.trainer)

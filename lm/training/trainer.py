@@ -20,17 +20,16 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ...data.collate import PackCollator
 from ...data.sampler import LengthGroupedSampler
-from ...tokenizer import FocalCodecModel
 from ..features import language_model
 from ..info import SpeechLMInfo
 from ..model import SpeechLM
-from ..template import IGNORED
 from .curve import write_losses
 from .examples import Examples
 from .isolation import check_isolation
 from .recipe import LMRecipe, training_arguments
 from .resuming import last_checkpoint, remember
 from .samples import Samples, WordErrors
+from .smoothing import code_bits, smoothed_nats
 from .watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -68,7 +67,8 @@ def train(
     remember(recipe, learning, lm.audio_tokenizer, run)
     samples = Samples(lm, validation, recipe.evaluate.samples, run / "samples", word_errors)
     fresh = math.log(language_model(lm.model).config.vocab_size) if recipe.base is None else None
-    trainer = SpeechTrainer(lm, learning, validation, arguments, samples, [Watch(fresh, learning.entropy)])
+    watch = Watch(fresh, learning.entropy)
+    trainer = SpeechTrainer(lm, learning, validation, arguments, samples, [watch], recipe.code_smoothing)
     if recipe.lora and trainer.is_fsdp_enabled:
         raise ValueError(
             "lora and FSDP exclude each other here: the adapter is merged at the end, so train it with DDP"
@@ -106,8 +106,11 @@ class SpeechTrainer(Trainer):
         arguments: TrainingArguments,
         samples: Callable[[int], dict[str, float]],
         callbacks: list[TrainerCallback],
+        code_smoothing: float = 0.0,
     ) -> None:
-        self.lm, self.samples = lm, samples
+        self.lm, self.samples, self.code_smoothing = lm, samples, code_smoothing
+        if code_smoothing and not code_bits(lm):
+            raise ValueError("code_smoothing needs a codec whose codes are bits (FocalCodec): leave it out")
         self._takes_places = "logits_to_keep" in inspect.signature(language_model(lm.model).forward).parameters
         self.order = LengthGroupedSampler(learning.row_lengths, arguments.train_batch_size, arguments.seed)
         scores = _Scores(lm)
@@ -140,8 +143,10 @@ class SpeechTrainer(Trainer):
         labels = inputs["labels"][:, 1:]
         places = (labels >= 0).any(dim=0).nonzero()[:, 0]
         others = {name: value for name, value in inputs.items() if name != "labels"}
-        logits = model(**others, logits_to_keep=places).logits.float()
-        nats = F.cross_entropy(logits.flatten(0, 1), labels[:, places].flatten(), reduction="sum", ignore_index=IGNORED)
+        logits, labels = model(**others, logits_to_keep=places).logits, labels[:, places]
+        learnt = labels >= 0
+        codes, bits = self.lm.vocabulary.audio_range, code_bits(self.lm)
+        nats = smoothed_nats(logits[learnt], labels[learnt], codes, bits, self.code_smoothing).sum()
         processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         return nats * processes / count  # the Trainer takes the mean over processes
 
@@ -194,8 +199,7 @@ class _Scores:
 
     def __init__(self, lm: SpeechLM) -> None:
         self.audio = lm.vocabulary.audio_range
-        # Only where a code is a sequence of bits: a near miss of a binary quantizer has most of them right.
-        self.bits = round(math.log2(len(self.audio))) if isinstance(lm.audio_tokenizer.codec, FocalCodecModel) else 0
+        self.bits = code_bits(lm)
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         mask = labels[:, 1:] >= 0

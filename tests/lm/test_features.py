@@ -13,7 +13,14 @@ from transformers import (
     set_seed,
 )
 
-from focallm.lm.features import SpeechLMForConditionalGeneration, embed, language_model, lm_feature_size
+from focallm.lm.features import (
+    FeatureProjector,
+    SpeechLMForConditionalGeneration,
+    embed,
+    language_model,
+    lm_feature_size,
+    neighbours,
+)
 from focallm.lm.lora import LoRA, add_lora
 from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
 
@@ -58,7 +65,8 @@ def test_what_was_saved_loads_with_every_weight_and_buffer(name, batch, tmp_path
 
 def test_features_stand_where_their_ids_stand_row_after_row(batch):
     model, (ids, features) = model_with_features(), batch
-    rows, projected = embed(model, ids, features), model.projector(features)
+    around = neighbours(ids == PLACE, model.config.feature_context)
+    rows, projected = embed(model, ids, features), model.projector(features, around)
     assert torch.equal(rows[0, :3], projected[:3])
     assert torch.equal(rows[1, 2:4], projected[3:])
     others = ids != PLACE
@@ -68,14 +76,31 @@ def test_features_stand_where_their_ids_stand_row_after_row(batch):
 
 
 def test_features_of_any_scale_and_dtype_are_read_and_their_level_is_not_lost():
-    projector = model_with_features().projector
+    projector = FeatureProjector(D, 16).apply(model_with_features()._init_weights)
     frames = torch.randn(4, D)
+    alone = torch.arange(4)[:, None]
     for scaled in (frames * 1e3, frames * 1e-3, torch.zeros(4, D)):
-        assert projector(scaled).isfinite().all()
-        assert projector(scaled).std() < 10
-    assert torch.allclose(projector(frames.half()), projector(frames), atol=1e-2)
-    assert (projector(frames + 2) - projector(frames)).abs().max() > 1e-3  # a louder log-mel frame
-    assert projector(torch.zeros(0, D)).shape == (0, 16)
+        assert projector(scaled, alone).isfinite().all()
+        assert projector(scaled, alone).std() < 10
+    assert torch.allclose(projector(frames.half(), alone), projector(frames, alone), atol=1e-2)
+    assert (projector(frames + 2, alone) - projector(frames, alone)).abs().max() > 1e-3  # a louder log-mel frame
+    assert projector(torch.zeros(0, D), alone[:0]).shape == (0, 16)
+
+
+def test_each_feature_is_read_with_its_neighbours_of_the_same_run():
+    places = torch.tensor([[1, 1, 1, 0, 1], [1, 0, 0, 1, 1]]).bool()
+    assert neighbours(places, 1).tolist() == [
+        [0, 0, 1], [0, 1, 2], [1, 2, 2], [3, 3, 3], [4, 4, 4], [5, 5, 6], [5, 6, 6],
+    ]  # fmt: skip
+    assert neighbours(places & False, 3).shape == (0, 7)
+
+
+def test_what_follows_a_feature_changes_its_row_and_another_recording_does_not(batch):
+    model, (ids, features) = model_with_features(), batch
+    before = embed(model, ids, features)
+    changed = embed(model, ids, features.index_fill(0, torch.tensor([2]), 3.0))
+    assert not torch.allclose(before[0, 0], changed[0, 0])
+    assert torch.equal(before[1], changed[1])
 
 
 @pytest.mark.parametrize("shape", [(4, D), (6, D), (5, D + 1), (0, D), (1, 5, D)])

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
 from focallm.data.packing import efficiency
@@ -28,6 +29,7 @@ from focallm.lm.training import (
     train,
     training_arguments,
 )
+from focallm.lm.training.smoothing import smoothed_nats
 from focallm.lm.training.watch import PATIENCE, Watch
 from focallm.tasks.templates import TEMPLATES
 from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
@@ -123,6 +125,36 @@ def test_training_learns_what_the_examples_say_and_writes_samples(codec, tmp_pat
     prompt = again.info.template("tts").prompt(again.vocabulary, (3, 12), text="b")
     assert set(again.generate(prompt).codes.tolist()) == {1}
     assert again.model.config.use_cache
+
+
+def test_smoothing_moves_a_share_to_the_codes_that_differ_in_one_bit():
+    torch.manual_seed(0)
+    logits, targets, codes = torch.randn(3, 12), torch.tensor([1, 4, 9]), range(4, 12)  # a text id, codes 0 and 5
+    expected = torch.zeros(3, 12)
+    expected[0, 1] = 1
+    expected[1, [4, 5, 6, 8]] = torch.tensor([0.7, 0.1, 0.1, 0.1])
+    expected[2, [9, 8, 11, 5]] = torch.tensor([0.7, 0.1, 0.1, 0.1])
+    assert torch.allclose(
+        smoothed_nats(logits, targets, codes, 3, 0.3), F.cross_entropy(logits, expected, reduction="none")
+    )
+    plain = F.cross_entropy(logits, targets, reduction="none")
+    for bits in (3, 0):  # 0: a codec without bits
+        assert torch.allclose(smoothed_nats(logits, targets, codes, bits, 0.0), plain)
+
+
+def test_code_noise_exchanges_what_is_read_within_a_codebook_and_no_target():
+    vocabulary = Vocabulary.characters(["abc"], (8, 8))
+    template = Template("continuation", (Segment("codes", "speech", "codes", target=True),))
+    codes = [i % 8 + 8 * (i % 2) for i in range(400)]
+    clean, noisy = (
+        Examples([Source(template, [{"codes": codes}])], vocabulary, 999, code_noise=share) for share in (0.0, 0.25)
+    )
+    one, first, second = clean.example(0), noisy.example(0), noisy.example(0, epoch=1)
+    assert one["labels"] == first["labels"] == second["labels"]
+    assert first["input_ids"] == noisy.example(0)["input_ids"] != second["input_ids"]
+    before, after = (np.array(example["input_ids"])[1:-1] - vocabulary.audio_offset for example in (one, first))
+    assert 0.1 < (before != after).mean() < 0.3  # some are exchanged for the same code
+    assert ((before < 8) == (after < 8)).all()
 
 
 def test_the_validation_loss_is_the_mean_over_target_ids(codec, tmp_path):
@@ -312,6 +344,8 @@ def test_recipes_refuse_what_they_do_not_know(tmp_path):
         ({"text": ["bytes"]}, "text must be characters, "),
         ({"embeddings": "zero"}, "embeddings must be"),
         ({"prompt_dropout": 1.0}, "prompt_dropout is a share"),
+        ({"code_noise": -0.1}, "code_noise is a share"),
+        ({"code_smoothing": 1.0}, "code_smoothing is a share"),
         ({"validation_fraction": 0}, "validation_fraction must lie"),
         ({"trainer": {"seed": 1}}, "trainer.seed is set by focallm"),
         ({"max_length": "long"}, "max_length and seed are integers, found 'long' and 0"),
