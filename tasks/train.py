@@ -125,7 +125,13 @@ def _describe(lm: SpeechLM, parts: list[Part], codec: str) -> None:
         samples = [float(number) for part in spoken for number in part.learning["num_samples"]]
         seconds = [number / lm.audio_tokenizer.sampling_rate for number in samples]
         window = LengthWindow.learn([len(text) for part in spoken for text in part.learning["text"]], seconds)
-        named = [name for part in spoken if _reads(part, "speaker") for name in part.learning["speaker"]]
+        named = [
+            name
+            for part in spoken
+            if _reads(part, "speaker")
+            for name in part.learning["speaker"]
+            for _ in range(part.repeat)
+        ]
         voices = Counter(map(str, named)).most_common()
         lm.info = replace(lm.info, length_window=window, voices=tuple(name for name, _ in voices))
 

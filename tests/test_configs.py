@@ -114,9 +114,13 @@ def test_mixing_recipe(path):
 
 def test_the_mini_models_learn_from_their_recipes():
     """What each of the files is, and that a change of one does not make it another."""
-    recipes = {name: lm_training.read_recipe(CONFIGS / "mini" / f"{name}.yaml") for name in ("speech", "rewriting")}
+    names = ("speech", "rewriting", "speech_more", "rewriting_more")
+    recipes = {name: lm_training.read_recipe(CONFIGS / "mini" / f"{name}.yaml") for name in names}
     assert [part.task for part in recipes["speech"].also] == ["zero-shot-aligned", "pronounce"]
     assert [part.task for part in recipes["rewriting"].also] == ["ss-features"]
+    for name in ("speech", "rewriting"):  # the second stage goes on from the first, and learns all of its tasks
+        assert recipes[f"{name}_more"].base == f"runs/{name}/model"
+        assert {part.task for part in recipes[name].also} <= {part.task for part in recipes[f"{name}_more"].also}
     others = [path for path in (CONFIGS / "mini").glob("*.yaml") if path.stem not in recipes]
     kinds = {path.stem: mixing.read_recipe(path).kind for path in others}
     assert kinds == {
@@ -125,6 +129,23 @@ def test_the_mini_models_learn_from_their_recipes():
         "separation": "mixture",
         "test_separation": "mixture",
     }
+
+
+def test_a_corpus_is_heard_again_in_other_voices(tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for i in range(2):
+        write_audio(corpus / f"{i}.flac", np.sin(np.arange(16000) / 10, dtype=np.float32) / 2, 16000)
+    rows = [{"id": str(i), "audio": f"{i}.flac", "text": "a", "speaker": "ann", "seconds": 1.0} for i in range(2)]
+    (corpus / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "sentences.txt").write_text("")
+    words = [tmp_path / "sentences.txt", tmp_path / "out", "--again", corpus]
+    for _ in range(2):  # the second time nothing is left to be made
+        subprocess.run([sys.executable, CONFIGS / "mini" / "more_voices.py", *words], check=True)
+    slow, fast = read_corpus(tmp_path / "out")
+    assert (slow.speaker, fast.speaker, slow.text) == ("ann_slow", "ann_fast", "a")
+    (slow_audio, rate), (fast_audio, _) = slow.read(), fast.read()
+    assert (rate, round(len(slow_audio) / 1000), round(len(fast_audio) / 100)) == (16000, 18, 145)
 
 
 def test_test_sets_are_chosen_by_name(tmp_path):

