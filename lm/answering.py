@@ -1,5 +1,8 @@
 """How a task is answered where nobody says otherwise."""
 
+from dataclasses import replace
+
+from .model import SpeechLM
 from .sampling import Sampling
 from .template import Template
 
@@ -9,14 +12,18 @@ _FAITHFUL = Sampling(temperature=0.6, top_p=0.9)  # greedy, a talker who pauses 
 _CLEAR = Sampling(temperature=0.3, top_p=0.9)  # the text is given unit by unit: what is left to choose is how it sounds
 
 
-def usual_sampling(template: Template) -> Sampling:
-    """The likeliest text; speech is drawn, the more freely the less of it is given."""
+def usual_sampling(lm: SpeechLM, template: Template) -> Sampling:
+    """The likeliest text; speech is drawn, the more freely the less of it is given.
+
+    Where it is given frame by frame, as another recording or by an aligned text, nothing is drawn if codes are bits.
+    """
     if template.target.kind == "text":
         return _GREEDY
-    if template.target.kind == "aligned":
-        return _CLEAR
     given = {segment.kind for segment in template.segments[:-1]}
-    return Sampling() if not given or "text" in given else _FAITHFUL
+    if template.target.kind != "aligned" and (not given or "text" in given):
+        return Sampling()
+    sampling = _CLEAR if template.target.kind == "aligned" else _FAITHFUL
+    return replace(sampling, bitwise=lm.code_bits > 0)
 
 
 def text_window(seconds: float) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from .alignment import aligned_positions, places
 from .decoding import CausalDecoder, LlamaDecoder, Reading, decoder
 from .features import embed, language_model, restart_ids
 from .length import longest, positions
-from .sampling import Sampling, draw
+from .sampling import Sampling, draw, likeliest_bits
 from .template import Phase, Prompt
 from .vocabulary import Vocabulary
 from .walk import Block, StopReason, Walk, blocks
@@ -206,6 +206,9 @@ def _choose(
                 ]
             else:
                 columns = draw(scores, sampling, own, recent)
+            if sampling.bitwise and block.barred is None:  # codes: all of a block are allowed
+                codes = likeliest_bits(scores[:, :width])
+                columns = [column if column == width else code for column, code in zip(columns, codes, strict=True)]
         for row, column in zip(rows, columns, strict=True):
             chosen = closing if column == width else first + column
             assert chosen is not None

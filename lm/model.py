@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, PreTrainedModel
 
 from ..data.pronunciation import PAUSES, say, spell_out
-from ..tokenizer import AudioTokenizer
+from ..tokenizer import AudioTokenizer, FocalCodecModel
 from ..tokenizer.files import whole_files, write_whole
 from . import lora
 from .base import fit, load_base, with_projector
@@ -214,6 +214,12 @@ class SpeechLM:
             self.vocabulary, self.audio_tokenizer, rows, positions(self.model), self.info.templates
         )
 
+    @property
+    def code_bits(self) -> int:
+        """Bits of a code, where codes that differ in few of them are alike (binary quantizers); 0 for other codecs."""
+        binary = isinstance(self.audio_tokenizer.codec, FocalCodecModel)
+        return (self.vocabulary.audio_vocab_size - 1).bit_length() if binary else 0
+
     def add_lora(
         self,
         rank: int = LoRA.rank,
@@ -341,6 +347,7 @@ class SpeechLM:
         seeds = [given_seeds] * len(prompts) if isinstance(seed, Integral) else list(given_seeds)
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, or one for all, found {len(seeds)}")
+        sampling = self._checked(sampling or Sampling())
         generations = [
             generation
             for start in range(0, len(prompts), _TOGETHER)
@@ -348,7 +355,7 @@ class SpeechLM:
                 self.model,
                 self.vocabulary,
                 prompts[start : start + _TOGETHER],
-                sampling or Sampling(),
+                sampling,
                 seeds[start : start + _TOGETHER],
             )
         ]
@@ -373,4 +380,9 @@ class SpeechLM:
         prompt = as_prompt(prompt, None, self.model, self.vocabulary.control("end"))
         if "codes" not in [phase.kind for phase in prompt.phases]:
             raise ValueError("nothing but text is to be written: only codes are streamed; call generate")
-        return stream(self.model, self.vocabulary, prompt, sampling or Sampling(), seed, chunk)
+        return stream(self.model, self.vocabulary, prompt, self._checked(sampling or Sampling()), seed, chunk)
+
+    def _checked(self, sampling: Sampling) -> Sampling:
+        if sampling.bitwise and not self.code_bits:
+            raise ValueError("sampling: bitwise needs a codec whose codes are bits (FocalCodec): leave it out")
+        return sampling

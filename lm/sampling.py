@@ -22,6 +22,9 @@ class Sampling:
         repetition_window: ids to look back at; an id that fills more of them than `repetition_limit` is drawn anew from
             all ids (repetition-aware sampling of VALL-E 2, arXiv 2406.05370); 0: off.
         repetition_limit: that share.
+        bitwise: codes are not drawn: each bit of one is that which most of the probability has, so that the fewest
+            wrong bits are to be expected (minimum Bayes risk). What is left to draw is where a span ends. Only for
+            codecs whose codes are bits.
         guidance: above 1, logits are moved away from those without the given segments (classifier-free guidance).
     """
 
@@ -31,6 +34,7 @@ class Sampling:
     min_p: float = 0.0
     repetition_window: int = 0
     repetition_limit: float = 0.1
+    bitwise: bool = False
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
@@ -76,6 +80,17 @@ def draw(
     limit = sampling.repetition_limit * sampling.repetition_window
     others = _pick(probabilities, generators)
     return [b if list(r).count(a) > limit else a for a, b, r in zip(columns, others, recent, strict=True)]
+
+
+def likeliest_bits(logits: Tensor) -> list[int]:
+    """The code of each row (B, 2 ** b) whose every bit is the likelier one; a tie is a 0."""
+    width = logits.shape[-1]
+    bits = width.bit_length() - 1
+    assert width == 1 << bits
+    places = torch.arange(bits, device=logits.device)
+    planes = (torch.arange(width, device=logits.device)[:, None] >> places) & 1  # (2 ** b, b)
+    ones = logits.float().softmax(-1) @ planes.float()
+    return ((ones > 0.5).long() << places).sum(-1).tolist()
 
 
 def _truncated(probabilities: Tensor, sampling: Sampling) -> Tensor:

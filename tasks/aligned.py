@@ -74,7 +74,7 @@ def write_aligned(
     Returns:
         (streams, N * K) ids of the codec for each item.
     """
-    K, sampling = lm.audio_tokenizer.num_codebooks, sampling or usual_sampling(template)
+    K, sampling = lm.audio_tokenizer.num_codebooks, sampling or usual_sampling(lm, template)
     written = [torch.empty(streams, 0, dtype=torch.long) for _ in frames]
     windows = 0
     while unfinished := [i for i, n in enumerate(frames) if written[i].shape[1] < n * K]:

@@ -42,7 +42,9 @@ def speak_to_file(
     from .tts import speak, usual_speech
 
     lm = open_model(model)
-    asked = {key: value for key, value in {"temperature": temperature, "top_p": top_p}.items() if value is not None}
+    asked: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
+    asked = {key: value for key, value in asked.items() if value is not None}
+    asked |= {"bitwise": False} if asked else {}
     sampling = replace(usual_speech(lm, by_reference=reference is not None), **asked)
     if str(out) != "-":
         result = speak(text, lm, voice, reference, reference_text, None, sampling, seed)
@@ -57,26 +59,25 @@ def speak_to_file(
     print(f"{_line('-', stream.result)}, first sound after {first:.2f} s, {stream.sampling_rate} Hz", file=sys.stderr)
 
 
-def enhance_file(audio: Path, out: Path, model: str = "mini", temperature: float = 0.6, seed: int = 0) -> None:
+def enhance_file(audio: Path, out: Path, model: str = "mini", temperature: float | None = None, seed: int = 0) -> None:
     """Clean a noisy recording; the result lasts exactly as long.
 
     Args:
         audio: an audio file.
         out: an audio file to write (.wav, .flac, .ogg).
         model: a folder that was trained for se or se-features.
-        temperature: 0 is greedy.
+        temperature: 0 is greedy; as suits the model by default.
         seed: of the sampling.
     """
     prepare()
     _check_name(out)
-    from ..lm import Sampling
     from .enhancement import enhance
 
-    print(_save(enhance(audio, model, sampling=Sampling(temperature, top_p=0.9), seed=seed), out))
+    print(_save(enhance(audio, model, sampling=_drawn(temperature), seed=seed), out))
 
 
 def separate_file(
-    audio: Path, out: Path, model: str = "mini", talkers: int = 2, temperature: float = 0.6, seed: int = 0
+    audio: Path, out: Path, model: str = "mini", talkers: int = 2, temperature: float | None = None, seed: int = 0
 ) -> None:
     """Take a recording of several talkers apart; every result lasts exactly as long.
 
@@ -85,15 +86,14 @@ def separate_file(
         out: name.wav makes name_1.wav, name_2.wav, ...: first to speak first.
         model: a folder that was trained for ss or ss-features.
         talkers: how many there are.
-        temperature: 0 is greedy.
+        temperature: 0 is greedy; as suits the model by default.
         seed: of the sampling.
     """
     prepare()
     _check_name(out)
-    from ..lm import Sampling
     from .separation import separate
 
-    print(_save(separate(audio, model, talkers, sampling=Sampling(temperature, top_p=0.9), seed=seed), out))
+    print(_save(separate(audio, model, talkers, sampling=_drawn(temperature), seed=seed), out))
 
 
 def convert_file(
@@ -102,7 +102,7 @@ def convert_file(
     out: Path,
     model: str = "mini",
     method: Literal["lm", "knn"] | None = None,
-    temperature: float = 0.6,
+    temperature: float | None = None,
     seed: int = 0,
 ) -> None:
     """Give a recording the voice of another one; the result lasts exactly as long.
@@ -113,15 +113,14 @@ def convert_file(
         out: an audio file to write (.wav, .flac, .ogg).
         model: a folder that was trained for vc; any other works by knn.
         method: lm, or knn (frames of the reference, without a language model); by default lm where the model can.
-        temperature: of lm; 0 is greedy.
+        temperature: of lm; 0 is greedy; as suits the model by default.
         seed: of the sampling.
     """
     prepare()
     _check_name(out)
-    from ..lm import Sampling
     from .conversion import convert
 
-    result: Any = convert(audio, reference, model, method, sampling=Sampling(temperature, top_p=0.9), seed=seed)
+    result: Any = convert(audio, reference, model, method, sampling=_drawn(temperature), seed=seed)
     print(f"{_save(result, out)}, method {result.stats['method']}")
 
 
@@ -174,6 +173,13 @@ def continue_file(
     sampling = Sampling(temperature, top_p=top_p)
     result: Any = continue_speech(audio, model, seconds, sampling=sampling, seed=seed)
     print(f"{_save(result, out)}, continued from {result.stats['continuation_begins_s']:.2f} s on")
+
+
+def _drawn(temperature: float | None) -> Any:
+    """The sampling that was asked for, if one was."""
+    from ..lm import Sampling
+
+    return None if temperature is None else Sampling(temperature, top_p=0.9)
 
 
 def prepare() -> None:

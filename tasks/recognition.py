@@ -51,7 +51,9 @@ def transcribe(
     for ids in encode_ids(tokenizer, [piece for own in pieces for piece in own]):
         window = text_window(len(ids) / tokenizer.tokens_per_second)
         prompts.append(template.prompt(lm.vocabulary, window, codes=ids))
-    generations = iter(lm.generate(prompts, sampling=sampling or usual_sampling(template), seed=[seed] * len(prompts)))
+    generations = iter(
+        lm.generate(prompts, sampling=sampling or usual_sampling(lm, template), seed=[seed] * len(prompts))
+    )
     heard = [[next(generations) for _ in own] for own in pieces]
     seconds = [len(wave) / tokenizer.sampling_rate for wave in waves]
     stats = measure(began, [sum(len(g.codes) for g in own) for own in heard], seconds)

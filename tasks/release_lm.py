@@ -69,6 +69,7 @@ def _card(lm: SpeechLM, recipe: Path, run: Path, out: Path, tables: list[str]) -
                 for source in values["sources"]
             ),
             "",
+            *([f"It began with the weights of {values['base']}.", ""] if values["base"] else []),
             f"{validation['step']} updates, {float(validation['epoch']):.1f} epochs, seed {values['seed']}; validation "
             f"loss {float(validation['eval_loss']):.3f} nats per target id.",
             "",

@@ -139,7 +139,7 @@ def can_speak_as(lm: SpeechLM, by_reference: bool) -> bool:
 
 def usual_speech(lm: SpeechLM, by_reference: bool) -> Sampling:
     """How tokens are drawn where nobody says otherwise."""
-    return usual_sampling(_template(lm, by_reference))
+    return usual_sampling(lm, _template(lm, by_reference))
 
 
 def _template(lm: SpeechLM, by_reference: bool) -> Template:

@@ -80,7 +80,7 @@ class Samples:
     def _answer(self) -> list[Generation]:
         """As the tasks do it; those that are drawn alike in one batch."""
         prompts = [within(sample_prompt(self.lm, template, row), self.lm.model) for template, row in self.rows]
-        usual = [usual_sampling(template) for template, _ in self.rows]
+        usual = [usual_sampling(self.lm, template) for template, _ in self.rows]
         answers: dict[int, Generation] = {}
         for sampling in dict.fromkeys(usual):
             places = [i for i, own in enumerate(usual) if own == sampling]

@@ -3,15 +3,6 @@
 import torch
 from torch import Tensor
 
-from ...tokenizer import FocalCodecModel
-from ..model import SpeechLM
-
-
-def code_bits(lm: SpeechLM) -> int:
-    """b, where a code is a sequence of bits, so that a near miss has most of them right; 0 for other codecs."""
-    binary = isinstance(lm.audio_tokenizer.codec, FocalCodecModel)
-    return (lm.vocabulary.audio_vocab_size - 1).bit_length() if binary else 0
-
 
 def smoothed_nats(logits: Tensor, targets: Tensor, codes: range, bits: int, share: float) -> Tensor:
     """The cross entropy with targets of which a share lies on the b codes that differ in one bit.

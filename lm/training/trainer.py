@@ -29,7 +29,7 @@ from .isolation import check_isolation
 from .recipe import LMRecipe, training_arguments
 from .resuming import last_checkpoint, remember
 from .samples import Samples, WordErrors
-from .smoothing import code_bits, smoothed_nats
+from .smoothing import smoothed_nats
 from .watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class SpeechTrainer(Trainer):
         code_smoothing: float = 0.0,
     ) -> None:
         self.lm, self.samples, self.code_smoothing = lm, samples, code_smoothing
-        if code_smoothing and not code_bits(lm):
+        if code_smoothing and not lm.code_bits:
             raise ValueError("code_smoothing needs a codec whose codes are bits (FocalCodec): leave it out")
         self._takes_places = "logits_to_keep" in inspect.signature(language_model(lm.model).forward).parameters
         self.order = LengthGroupedSampler(learning.row_lengths, arguments.train_batch_size, arguments.seed)
@@ -145,7 +145,7 @@ class SpeechTrainer(Trainer):
         others = {name: value for name, value in inputs.items() if name != "labels"}
         logits, labels = model(**others, logits_to_keep=places).logits, labels[:, places]
         learnt = labels >= 0
-        codes, bits = self.lm.vocabulary.audio_range, code_bits(self.lm)
+        codes, bits = self.lm.vocabulary.audio_range, self.lm.code_bits
         nats = smoothed_nats(logits[learnt], labels[learnt], codes, bits, self.code_smoothing).sum()
         processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         return nats * processes / count  # the Trainer takes the mean over processes
@@ -199,7 +199,7 @@ class _Scores:
 
     def __init__(self, lm: SpeechLM) -> None:
         self.audio = lm.vocabulary.audio_range
-        self.bits = code_bits(lm)
+        self.bits = lm.code_bits
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         mask = labels[:, 1:] >= 0

@@ -24,6 +24,7 @@ from focallm.lm.template import Phase, Prompt
 from focallm.tasks.templates import TEMPLATES
 
 GREEDY = Sampling(temperature=0)
+MANY = [GREEDY, Sampling(), Sampling(1.0, top_k=5, min_p=0.1, repetition_window=4), Sampling(bitwise=True)]
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +213,9 @@ phases = st.tuples(st.sampled_from(["codes", "text"]), st.integers(0, 7), st.int
     st.lists(st.lists(phases, min_size=1, max_size=3), min_size=1, max_size=4),
     st.sampled_from([(32,), (8, 16), (4, 8, 4)]),
     st.integers(0, 1000),
-    st.sampled_from([GREEDY, Sampling(), Sampling(1.0, top_k=5, min_p=0.1, repetition_window=4)]),
+    st.sampled_from(
+        [GREEDY, Sampling(), Sampling(1.0, top_k=5, min_p=0.1, repetition_window=4), Sampling(bitwise=True)]
+    ),
 )
 def test_whatever_the_logits_every_sequence_is_valid(items, sizes, seed, sampling):
     vocabulary = Vocabulary.characters(["abc"], list(sizes))
@@ -301,6 +304,21 @@ def test_guidance_moves_the_logits_away_from_those_of_the_emptied_prompt(vocabul
 
 
 # Streams.
+
+
+def test_bitwise_codes_are_the_majority_of_each_bit_and_only_the_end_is_drawn(vocabulary):
+    model, seeds = biased(vocabulary, 0), range(40)
+    with torch.no_grad():
+        model.lm_head.bias.zero_()[vocabulary.audio_offset + torch.tensor([1, 4, 7])] = 9.0
+        model.lm_head.bias[vocabulary.control("end")] = 9.0
+    prompt = Prompt(vocabulary.text_ids("abc"), (Phase("codes", 1, 6, vocabulary.control("end")),))
+    drawn = generate(model, vocabulary, [prompt] * 40, Sampling(bitwise=True, top_p=1.0), seeds)
+    assert {code for one in drawn for code in one.codes.tolist()} == {5}  # of 001, 100 and 111: never itself likely
+    assert len({len(one.codes) for one in drawn}) > 2
+    lm = speech_lm(vocabulary, model)
+    lm.audio_tokenizer.codec = object()
+    with pytest.raises(ValueError, match="bitwise needs a codec whose codes are bits"):
+        lm.generate(prompt, sampling=Sampling(bitwise=True))
 
 
 @pytest.mark.parametrize(("length", "chunk"), [((5, 30), 4), ((8, 8), 4), ((3, 3), 25)])

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from focallm.lm.sampling import Sampling, draw
+from focallm.lm.sampling import Sampling, draw, likeliest_bits
 
 
 def drawn(logits, sampling, seed=0, times=300, recent=()):
@@ -18,6 +18,18 @@ LOGITS = PROBABILITIES.log().tolist()
 
 def test_temperature_zero_takes_the_likeliest():
     assert drawn([0.0, 3.0, 2.9], Sampling(temperature=0), times=3) == [1, 1, 1]
+
+
+def test_likeliest_bits_make_the_code_with_the_fewest_wrong_bits_expected():
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(20, 16)
+    codes = torch.arange(16)
+    wrong = sum(((codes[:, None] ^ codes) >> bit) & 1 for bit in range(4)).float()  # (16, 16) bits that differ
+    expected = (logits.softmax(-1) @ wrong).argmin(-1)
+    assert likeliest_bits(logits) == expected.tolist()
+    of_three = torch.zeros(1, 8)
+    of_three[0, [0, 3, 5]] = torch.tensor([0.34, 0.33, 0.33])
+    assert likeliest_bits(of_three.log()) == [1]  # which is impossible itself
 
 
 def test_draws_follow_the_probabilities():
