@@ -10,10 +10,19 @@ from .dac import DacCodec
 from .encodec import EncodecCodec
 from .mimi import MimiCodec
 from .pattern import CodePattern
+from .speechtokenizer import SpeechTokenizerCodec, SpeechTokenizerModel
 from .wavtokenizer import WavTokenizerCodec, WavTokenizerModel
 
-for _model in (WavTokenizerModel,):
+for _model in (SpeechTokenizerModel, WavTokenizerModel):
     AutoConfig.register(_model.config_class.model_type, _model.config_class, exist_ok=True)
     AutoModel.register(_model.config_class, _model, exist_ok=True)
 
-__all__ = ["CodePattern", "CodecAdapter", "DacCodec", "EncodecCodec", "MimiCodec", "WavTokenizerCodec"]
+__all__ = [
+    "CodePattern",
+    "CodecAdapter",
+    "DacCodec",
+    "EncodecCodec",
+    "MimiCodec",
+    "SpeechTokenizerCodec",
+    "WavTokenizerCodec",
+]

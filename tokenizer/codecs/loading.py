@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from ..focalcodec.loading import read_json
 from ..focalcodec.modeling import FocalCodecModel
-from . import wavtokenizer
+from . import speechtokenizer, wavtokenizer
 from .adapter import CodecAdapter
 from .dac import DacCodec
 from .encodec import EncodecCodec
@@ -23,9 +23,13 @@ _ADAPTERS: dict[str, type[CodecAdapter]] = {
     "dac": DacCodec,
     "mimi": MimiCodec,
     "focallm_wavtokenizer": wavtokenizer.WavTokenizerCodec,
+    "focallm_speechtokenizer": speechtokenizer.SpeechTokenizerCodec,
 }
 # What tells that a config.json is the official one of a codec that is native here, by our `model_type`.
-_OFFICIAL: dict[str, Callable[[dict[str, Any]], bool]] = {"focallm_wavtokenizer": wavtokenizer.is_official}
+_OFFICIAL: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "focallm_wavtokenizer": wavtokenizer.is_official,
+    "focallm_speechtokenizer": speechtokenizer.is_official,
+}
 # Weights that are part of the package, by the name that stands for them.
 _BUNDLED = {"mini": Path(__file__).parent.parent / "weights" / "mini"}
 
