@@ -1,9 +1,28 @@
-"""Other codecs of the FocalCodec paper behind the calls of `FocalCodecModel`; several codebooks in one stream."""
+"""Other codecs of the FocalCodec paper behind the calls of `FocalCodecModel`; several codebooks in one stream.
+
+Importing it registers the native ones with the Auto classes of transformers.
+"""
+
+from transformers import AutoConfig, AutoModel
 
 from .adapter import CodecAdapter
 from .dac import DacCodec
 from .encodec import EncodecCodec
 from .mimi import MimiCodec
 from .pattern import CodePattern
+from .speechtokenizer import SpeechTokenizerCodec, SpeechTokenizerModel
+from .wavtokenizer import WavTokenizerCodec, WavTokenizerModel
 
-__all__ = ["CodePattern", "CodecAdapter", "DacCodec", "EncodecCodec", "MimiCodec"]
+for _model in (SpeechTokenizerModel, WavTokenizerModel):
+    AutoConfig.register(_model.config_class.model_type, _model.config_class, exist_ok=True)
+    AutoModel.register(_model.config_class, _model, exist_ok=True)
+
+__all__ = [
+    "CodePattern",
+    "CodecAdapter",
+    "DacCodec",
+    "EncodecCodec",
+    "MimiCodec",
+    "SpeechTokenizerCodec",
+    "WavTokenizerCodec",
+]

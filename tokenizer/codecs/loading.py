@@ -1,5 +1,6 @@
 """Which codec a folder or hub id holds, and loading it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +8,28 @@ from transformers import PreTrainedConfig
 
 from ..focalcodec.loading import read_json
 from ..focalcodec.modeling import FocalCodecModel
+from . import speechtokenizer, wavtokenizer
 from .adapter import CodecAdapter
 from .dac import DacCodec
 from .encodec import EncodecCodec
 from .mimi import MimiCodec
+from .official import conversion_advice
 
 Codec = FocalCodecModel | CodecAdapter
 
 # By `model_type` of config.json.
-_ADAPTERS: dict[str, type[CodecAdapter]] = {"encodec": EncodecCodec, "dac": DacCodec, "mimi": MimiCodec}
+_ADAPTERS: dict[str, type[CodecAdapter]] = {
+    "encodec": EncodecCodec,
+    "dac": DacCodec,
+    "mimi": MimiCodec,
+    "focallm_wavtokenizer": wavtokenizer.WavTokenizerCodec,
+    "focallm_speechtokenizer": speechtokenizer.SpeechTokenizerCodec,
+}
+# What tells that a config.json is the official one of a codec that is native here, by our `model_type`.
+_OFFICIAL: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "focallm_wavtokenizer": wavtokenizer.is_official,
+    "focallm_speechtokenizer": speechtokenizer.is_official,
+}
 # Weights that are part of the package, by the name that stands for them.
 _BUNDLED = {"mini": Path(__file__).parent.parent / "weights" / "mini"}
 
@@ -31,13 +45,10 @@ def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: A
         codec: Any = load_codec(folder, num_codebooks, **kwargs)
         codec.name_or_path = str(source)  # what token stores remember it by, wherever the package is installed
         return codec
-    kind = _model_type(str(source), kwargs)
+    kind = _kind(str(source), kwargs)
     if kind in _ADAPTERS:
         if Path(source).is_dir() and not any(Path(source, kwargs.get("subfolder", "")).glob("*.safetensors")):
-            raise OSError(
-                f"{source} holds no .safetensors weights; pickled ones (.bin, .pt) are never loaded: convert them with "
-                "safetensors.torch.save_file"
-            )
+            raise OSError(f"{source} holds no .safetensors weights. {conversion_advice(source, kwargs)}")
         return _ADAPTERS[kind].from_pretrained(source, num_codebooks, **kwargs)
     if kind not in (None, "focalcodec"):
         raise ValueError(
@@ -49,11 +60,19 @@ def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: A
     return FocalCodecModel.from_pretrained(source, **kwargs)
 
 
-def _model_type(source: str, kwargs: dict[str, Any]) -> str | None:
-    """As in config.json; None in the official FocalCodec layout, and where FocalCodec's loader knows what to say."""
+def _kind(source: str, kwargs: dict[str, Any]) -> str | None:
+    """The `model_type` of config.json, or ours where that is the official one of a native codec.
+
+    None in the official FocalCodec layout, and where FocalCodec's loader knows what to say.
+    """
     if Path(source).exists():
-        config = Path(source) / kwargs.get("subfolder", "") / "config.json"
-        return read_json(config).get("model_type") if config.is_file() else None
-    if source.endswith(".json") or source.startswith((".", "/", "~")) or source.count("/") > 1:
+        folder = Path(source) / kwargs.get("subfolder", "")
+        if not (folder / "config.json").is_file():
+            return "focallm_wavtokenizer" if wavtokenizer.is_official_folder(folder) else None
+        config = read_json(folder / "config.json")
+    elif source.endswith(".json") or source.startswith((".", "/", "~")) or source.count("/") > 1:
         return None
-    return PreTrainedConfig.get_config_dict(source, **kwargs)[0].get("model_type")
+    else:
+        config = PreTrainedConfig.get_config_dict(source, **kwargs)[0]
+    official = [kind for kind, is_official in _OFFICIAL.items() if is_official(config)]
+    return official[0] if official else config.get("model_type")

@@ -1,0 +1,178 @@
+"""SpeechTokenizer (Zhang et al., 2023, arXiv 2308.16692): 16 kHz speech, the first codebook learnt from HuBERT.
+
+B batch, T samples, N frames, K codebooks, D width.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import EncodecFeatureExtractor, PreTrainedConfig, PreTrainedModel
+
+from ..focalcodec.loading import read_safetensors
+from .adapter import CodecAdapter, CodecConfig
+from .official import find_weights, fold_weight_norm, load_native, read_config
+from .residual_vq import ResidualVQ
+from .seanet import SEANetDecoder, SEANetEncoder
+
+# What the official file holds beside the codec: the projection to HuBERT's features, and statistics of the codebooks.
+_DROPPED_PREFIX = "transform."
+_DROPPED_SUFFIXES = ("_codebook.cluster_size", "_codebook.embed_avg", "_codebook.inited")
+# Fields of the official config that the architecture here has fixed.
+_FIXED = {
+    "bidirectional": True,
+    "residual_kernel_size": 3,
+    "n_residual_layers": 1,
+    "lstm_layers": 2,
+    "activation": "ELU",
+}
+# Official name -> ours. Strides stand in the order of the decoder there, of the encoder here.
+_NAMES = {
+    "sample_rate": "sampling_rate",
+    "n_filters": "channels",
+    "dimension": "dim",
+    "codebook_size": "codebook_size",
+    "n_q": "num_quantizers",
+}
+
+
+class SpeechTokenizerConfig(PreTrainedConfig):
+    """Configuration of a SpeechTokenizer; the defaults are those of `speechtokenizer_hubert_avg`.
+
+    Args:
+        sampling_rate: in Hz, of input and output.
+        channels: of the encoder's first convolution; each stride doubles them.
+        strides: of the encoder, in its order; by default 2, 4, 5, 8.
+        dim: D, width of the encoder's output and of code vectors.
+        codebook_size: codes of one codebook.
+        num_quantizers: number of codebooks.
+    """
+
+    model_type = "focallm_speechtokenizer"
+
+    sampling_rate: int = 16000
+    channels: int = 64
+    strides: list[int] | None = None
+    dim: int = 1024
+    codebook_size: int = 1024
+    num_quantizers: int = 8
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.strides = [2, 4, 5, 8] if self.strides is None else list(self.strides)
+        super().__post_init__(**kwargs)
+
+    @property
+    def samples_per_token(self) -> int:
+        """Samples per frame (320: 50 Hz)."""
+        assert self.strides is not None
+        return math.prod(self.strides)
+
+
+class SpeechTokenizerModel(PreTrainedModel):
+    """SEANet encoder -> residual codebooks -> SEANet decoder; for items without padding (see the adapter)."""
+
+    config_class = SpeechTokenizerConfig
+    main_input_name = "waveform"
+    base_model_prefix = ""
+
+    def __init__(self, config: SpeechTokenizerConfig) -> None:
+        super().__init__(config)
+        assert config.strides is not None
+        self.encoder = SEANetEncoder(config.channels, config.strides, config.dim, bidirectional=True)
+        self.quantizer = ResidualVQ(config.num_quantizers, config.codebook_size, config.dim)
+        self.decoder = SEANetDecoder(config.channels, config.strides, config.dim)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing: constructors do it, and loading is strict, so that no weight is left to be drawn."""
+
+    def extract_features(self, waveform: Tensor) -> Tensor:
+        """Waveform (B, 1, T) -> what is quantised, (B, D, N), N = ceil(T / samples_per_token)."""
+        return self.encoder(waveform)
+
+    def encode(self, waveform: Tensor, num_codebooks: int | None = None) -> Tensor:
+        """Waveform (B, 1, T) -> codes (B, K, N) int64 of the first codebooks, by default of all."""
+        return self.quantizer.encode(self.extract_features(waveform), num_codebooks or self.config.num_quantizers)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, K, N) of the first codebooks -> waveform (B, 1, N * samples_per_token), not limited to [-1, 1]."""
+        return self.decoder(self.quantizer.decode(codes))
+
+
+class SpeechTokenizerCodec(CodecAdapter):
+    """All codebooks by default; the FocalCodec paper compares with the first 2 (1000 bit/s)."""
+
+    model_class = SpeechTokenizerModel
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, num_codebooks: int | None = None, **kwargs: Any
+    ) -> "SpeechTokenizerCodec":
+        """Load a folder or hub id, in our layout or the official one; strictly, in float32 unless `dtype` is given.
+
+        The official layout is the published config.json, and the tensors of the .pt file as model.safetensors.
+
+        Raises:
+            OSError: nothing there, or no safetensors weights; pickled ones are never loaded.
+            ValueError: damaged weights, an unknown variant, or a key that is missing, left over or of another shape.
+        """
+        official = None
+        config = read_config(source, kwargs)
+        if is_official(config):
+            tensors = convert_state_dict(read_safetensors(find_weights(source, kwargs)))
+            official = SpeechTokenizerConfig(**convert_config(config)), tensors
+        return cls(load_native(cls.model_class, source, official, kwargs), num_codebooks)
+
+    def code_vectors(self) -> list[Tensor]:
+        """(codebook_size, D) float32 of each codebook in use; their sum is what the decoder sees."""
+        tables = self.model.quantizer.tables()[: self.config.num_quantizers]
+        return [table.detach().float().cpu() for table in tables]
+
+    @staticmethod
+    def _codebooks(config: Any) -> tuple[int, int]:
+        return config.num_quantizers, config.num_quantizers
+
+    @staticmethod
+    def _describe(config: Any, num_codebooks: int) -> CodecConfig:
+        return CodecConfig(config.sampling_rate, config.samples_per_token, config.codebook_size, num_codebooks)
+
+    def _extractor(self) -> EncodecFeatureExtractor:
+        return EncodecFeatureExtractor(sampling_rate=self.config.sampling_rate)
+
+    def _encode_one(self, waveform: Tensor) -> Tensor:
+        return self.model.encode(waveform, self.config.num_quantizers)
+
+    def _decode_one(self, codes: Tensor) -> Tensor:
+        return self.model.decode(codes)
+
+
+def is_official(config: dict[str, Any]) -> bool:
+    """Whether a config is the official one."""
+    return {"n_filters", "n_q", "semantic_dimension"} <= config.keys()
+
+
+def convert_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Official config -> keyword arguments of `SpeechTokenizerConfig`; those of its training are dropped.
+
+    Raises:
+        ValueError: a missing field, or a variant that is not known here.
+    """
+    absent = [key for key in (*_NAMES, "strides") if key not in config]
+    wrong = [f"{key} is {config[key]!r}" for key, value in _FIXED.items() if config.get(key, value) != value]
+    if absent or wrong:
+        raise ValueError(
+            f"this SpeechTokenizer is not known here: its config.json lacks {absent}, {wrong}; expected {_FIXED}"
+        )
+    return {ours: config[key] for key, ours in _NAMES.items()} | {"strides": config["strides"][::-1]}
+
+
+def convert_state_dict(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Official tensors -> ours: without what is not used, with weight normalisation folded."""
+    return fold_weight_norm(
+        {
+            key: tensor
+            for key, tensor in tensors.items()
+            if not key.startswith(_DROPPED_PREFIX) and not key.endswith(_DROPPED_SUFFIXES)
+        }
+    )
