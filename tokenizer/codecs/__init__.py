@@ -5,5 +5,6 @@ from .dac import DacCodec
 from .encodec import EncodecCodec
 from .mimi import MimiCodec
 from .pattern import CodePattern
+from .stable_codec import StableCodec
 
-__all__ = ["CodePattern", "CodecAdapter", "DacCodec", "EncodecCodec", "MimiCodec"]
+__all__ = ["CodePattern", "CodecAdapter", "DacCodec", "EncodecCodec", "MimiCodec", "StableCodec"]
