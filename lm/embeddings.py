@@ -43,6 +43,8 @@ def code_vectors(audio_tokenizer: AudioTokenizer) -> list[Tensor]:
     codec = audio_tokenizer.codec
     if isinstance(codec, FocalCodecModel):
         return [codec.quantizer.codebook]
+    if hasattr(codec, "code_vectors"):
+        return [table.cpu() for table in codec.code_vectors()]
     quantizer = codec.model.quantizer
     if isinstance(codec, DacCodec):
         tables = [layer.codebook.weight for layer in quantizer.quantizers]

@@ -11,9 +11,10 @@ from .encodec import EncodecCodec
 from .mimi import MimiCodec
 from .pattern import CodePattern
 from .speechtokenizer import SpeechTokenizerCodec, SpeechTokenizerModel
+from .stable_codec import StableCodec, StableCodecModel
 from .wavtokenizer import WavTokenizerCodec, WavTokenizerModel
 
-for _model in (SpeechTokenizerModel, WavTokenizerModel):
+for _model in (SpeechTokenizerModel, StableCodecModel, WavTokenizerModel):
     AutoConfig.register(_model.config_class.model_type, _model.config_class, exist_ok=True)
     AutoModel.register(_model.config_class, _model, exist_ok=True)
 
@@ -24,5 +25,6 @@ __all__ = [
     "EncodecCodec",
     "MimiCodec",
     "SpeechTokenizerCodec",
+    "StableCodec",
     "WavTokenizerCodec",
 ]

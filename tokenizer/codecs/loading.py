@@ -4,16 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
-
-from ..focalcodec.loading import read_json
 from ..focalcodec.modeling import FocalCodecModel
-from . import speechtokenizer, wavtokenizer
+from . import speechtokenizer, stable_codec, wavtokenizer
 from .adapter import CodecAdapter
 from .dac import DacCodec
 from .encodec import EncodecCodec
 from .mimi import MimiCodec
-from .official import conversion_advice
+from .official import conversion_advice, read_config
 
 Codec = FocalCodecModel | CodecAdapter
 
@@ -24,12 +21,15 @@ _ADAPTERS: dict[str, type[CodecAdapter]] = {
     "mimi": MimiCodec,
     "focallm_wavtokenizer": wavtokenizer.WavTokenizerCodec,
     "focallm_speechtokenizer": speechtokenizer.SpeechTokenizerCodec,
+    "focallm_stable_codec": stable_codec.StableCodec,
 }
-# What tells that a config.json is the official one of a codec that is native here, by our `model_type`.
+# What tells that a config is the official one of a codec that is native here, by our `model_type`.
 _OFFICIAL: dict[str, Callable[[dict[str, Any]], bool]] = {
     "focallm_wavtokenizer": wavtokenizer.is_official,
     "focallm_speechtokenizer": speechtokenizer.is_official,
+    "focallm_stable_codec": stable_codec.is_official,
 }
+_CONFIG_NAMES = ("config.json", stable_codec.CONFIG_NAME)  # the first found counts
 # Weights that are part of the package, by the name that stands for them.
 _BUNDLED = {"mini": Path(__file__).parent.parent / "weights" / "mini"}
 
@@ -61,18 +61,16 @@ def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: A
 
 
 def _kind(source: str, kwargs: dict[str, Any]) -> str | None:
-    """The `model_type` of config.json, or ours where that is the official one of a native codec.
+    """The `model_type` of a config, or ours where that is the official one of a native codec.
 
     None in the official FocalCodec layout, and where FocalCodec's loader knows what to say.
     """
-    if Path(source).exists():
-        folder = Path(source) / kwargs.get("subfolder", "")
-        if not (folder / "config.json").is_file():
-            return "focallm_wavtokenizer" if wavtokenizer.is_official_folder(folder) else None
-        config = read_json(folder / "config.json")
-    elif source.endswith(".json") or source.startswith((".", "/", "~")) or source.count("/") > 1:
+    path = Path(source)
+    no_hub_id = source.endswith(".json") or source.startswith((".", "/", "~")) or source.count("/") > 1
+    if path.is_file() or (no_hub_id and not path.exists()):
         return None
-    else:
-        config = PreTrainedConfig.get_config_dict(source, **kwargs)[0]
+    config = next((found for name in _CONFIG_NAMES if (found := read_config(source, kwargs, name))), {})
+    if not config and path.is_dir() and wavtokenizer.is_official_folder(path / kwargs.get("subfolder", "")):
+        return "focallm_wavtokenizer"
     official = [kind for kind, is_official in _OFFICIAL.items() if is_official(config)]
     return official[0] if official else config.get("model_type")

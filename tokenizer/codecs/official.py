@@ -17,14 +17,14 @@ _WEIGHT_NORM = (
 )
 
 
-def read_config(source: str | Path, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """config.json of a folder or hub id, empty where there is none.
+def read_config(source: str | Path, kwargs: dict[str, Any], name: str = "config.json") -> dict[str, Any]:
+    """The config of that name of a folder or hub id, empty where there is none.
 
     Raises:
         OSError: no such folder or hub id.
         ValueError: not JSON.
     """
-    path = _find(source, "config.json", kwargs)
+    path = _find(source, name, kwargs)
     return {} if path is None else read_json(path)
 
 
