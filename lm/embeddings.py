@@ -7,7 +7,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..tokenizer import AudioTokenizer
-from ..tokenizer.codecs import DacCodec, EncodecCodec, MimiCodec
 from ..tokenizer.focalcodec import FocalCodecModel
 from .vocabulary import Vocabulary
 
@@ -41,20 +40,8 @@ def start_at_codes(model: PreTrainedModel, vocabulary: Vocabulary, audio_tokeniz
 def code_vectors(audio_tokenizer: AudioTokenizer) -> list[Tensor]:
     """What each code stands for inside the codec: (codebook_size, D) for each of K codebooks."""
     codec = audio_tokenizer.codec
-    if isinstance(codec, FocalCodecModel):
-        return [codec.quantizer.codebook]
-    if hasattr(codec, "code_vectors"):
-        return [table.cpu() for table in codec.code_vectors()]
-    quantizer = codec.model.quantizer
-    if isinstance(codec, DacCodec):
-        tables = [layer.codebook.weight for layer in quantizer.quantizers]
-    elif isinstance(codec, EncodecCodec):
-        tables = [layer.codebook.embed for layer in quantizer.layers]
-    else:
-        assert isinstance(codec, MimiCodec)
-        parts = quantizer.semantic_residual_vector_quantizer, quantizer.acoustic_residual_vector_quantizer
-        tables = [layer.codebook.embed for part in parts for layer in part.layers]
-    return [table.detach().float().cpu() for table in tables[: audio_tokenizer.num_codebooks]]
+    tables = [codec.quantizer.codebook] if isinstance(codec, FocalCodecModel) else codec.code_vectors()
+    return [table.detach().float().cpu() for table in tables]
 
 
 def _project(vectors: Tensor, width: int, seed: int) -> Tensor:

@@ -148,6 +148,10 @@ class CodecAdapter(nn.Module):
 
     # What each codec adds.
 
+    def code_vectors(self) -> list[Tensor]:
+        """What each code stands for inside the codec: (codebook_size, D) for each codebook in use."""
+        raise NotImplementedError
+
     @staticmethod
     def _codebooks(config: Any) -> tuple[int, int]:
         """-> how many codebooks there are, and how many transformers uses by default"""

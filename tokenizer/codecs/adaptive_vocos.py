@@ -86,7 +86,7 @@ class AdaptiveBlock(ConvNeXtBlock):
 
     def __init__(self, config: VocosConfig, num_conditions: int) -> None:
         super().__init__(config)
-        self.norm: nn.Module = AdaptiveNorm(config.dim, num_conditions)
+        self.norm = AdaptiveNorm(config.dim, num_conditions)  # type: ignore[assignment]  # instead of a LayerNorm
 
 
 def _group_norm(dim: int) -> nn.GroupNorm:

@@ -32,3 +32,6 @@ class DacCodec(CodecAdapter):
 
     def _decode_one(self, codes: Tensor) -> Tensor:
         return self.model.decode(audio_codes=codes).audio_values
+
+    def code_vectors(self) -> list[Tensor]:
+        return [layer.codebook.weight for layer in self.model.quantizer.quantizers[: self.config.num_quantizers]]

@@ -37,3 +37,6 @@ class EncodecCodec(CodecAdapter):
 
     def _decode_one(self, codes: Tensor) -> Tensor:
         return self.model.decode(codes[None], [None]).audio_values
+
+    def code_vectors(self) -> list[Tensor]:
+        return [layer.codebook.embed for layer in self.model.quantizer.layers[: self.config.num_quantizers]]

@@ -30,3 +30,8 @@ class MimiCodec(CodecAdapter):
 
     def _decode_one(self, codes: Tensor) -> Tensor:
         return self.model.decode(codes).audio_values
+
+    def code_vectors(self) -> list[Tensor]:
+        quantizer = self.model.quantizer
+        parts = quantizer.semantic_residual_vector_quantizer, quantizer.acoustic_residual_vector_quantizer
+        return [layer.codebook.embed for part in parts for layer in part.layers][: self.config.num_quantizers]

@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         super().__init__()
         widths = config.widths
         blocks = [
-            EncoderBlock(config, *widths[i : i + 2], config.strides[i], config.transformer_depths[i])
+            EncoderBlock(config, widths[i], widths[i + 1], config.strides[i], config.transformer_depths[i])
             for i in range(len(config.strides))
         ]
         first = nn.Conv1d(patch_size, widths[0], 7, padding=3)

@@ -75,8 +75,14 @@ class WavTokenizerConfig(PreTrainedConfig):
     def vocos_config(self) -> VocosConfig:
         """Sizes of the decoder; the windows of its inverse STFT are four tokens long."""
         hop = self.samples_per_token
-        sizes = {"num_layers": self.num_layers, "dim": self.dim, "ffn_dim": self.ffn_dim}
-        return VocosConfig(self.codebook_dim, **sizes, n_fft=4 * hop, hop_length=hop)
+        return VocosConfig(
+            self.codebook_dim,
+            num_layers=self.num_layers,
+            dim=self.dim,
+            ffn_dim=self.ffn_dim,
+            n_fft=4 * hop,
+            hop_length=hop,
+        )
 
 
 class WavTokenizerModel(PreTrainedModel):
