@@ -12,9 +12,10 @@ from .mimi import MimiCodec
 from .pattern import CodePattern
 from .speechtokenizer import SpeechTokenizerCodec, SpeechTokenizerModel
 from .stable_codec import StableCodec, StableCodecModel
+from .ts3_codec import TS3Codec, TS3CodecModel
 from .wavtokenizer import WavTokenizerCodec, WavTokenizerModel
 
-for _model in (SpeechTokenizerModel, StableCodecModel, WavTokenizerModel):
+for _model in (SpeechTokenizerModel, StableCodecModel, TS3CodecModel, WavTokenizerModel):
     AutoConfig.register(_model.config_class.model_type, _model.config_class, exist_ok=True)
     AutoModel.register(_model.config_class, _model, exist_ok=True)
 
@@ -26,5 +27,6 @@ __all__ = [
     "MimiCodec",
     "SpeechTokenizerCodec",
     "StableCodec",
+    "TS3Codec",
     "WavTokenizerCodec",
 ]

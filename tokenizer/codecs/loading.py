@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..focalcodec.modeling import FocalCodecModel
-from . import speechtokenizer, stable_codec, wavtokenizer
+from . import speechtokenizer, stable_codec, ts3_codec, wavtokenizer
 from .adapter import CodecAdapter
 from .dac import DacCodec
 from .encodec import EncodecCodec
@@ -22,6 +22,7 @@ _ADAPTERS: dict[str, type[CodecAdapter]] = {
     "focallm_wavtokenizer": wavtokenizer.WavTokenizerCodec,
     "focallm_speechtokenizer": speechtokenizer.SpeechTokenizerCodec,
     "focallm_stable_codec": stable_codec.StableCodec,
+    "focallm_ts3_codec": ts3_codec.TS3Codec,
 }
 # What tells that a config is the official one of a codec that is native here, by our `model_type`.
 _OFFICIAL: dict[str, Callable[[dict[str, Any]], bool]] = {
