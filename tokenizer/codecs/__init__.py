@@ -6,6 +6,7 @@ Importing it registers the native ones with the Auto classes of transformers.
 from transformers import AutoConfig, AutoModel
 
 from .adapter import CodecAdapter
+from .bigcodec import BigCodec, BigCodecModel
 from .dac import DacCodec
 from .encodec import EncodecCodec
 from .mimi import MimiCodec
@@ -15,11 +16,12 @@ from .stable_codec import StableCodec, StableCodecModel
 from .ts3_codec import TS3Codec, TS3CodecModel
 from .wavtokenizer import WavTokenizerCodec, WavTokenizerModel
 
-for _model in (SpeechTokenizerModel, StableCodecModel, TS3CodecModel, WavTokenizerModel):
+for _model in (BigCodecModel, SpeechTokenizerModel, StableCodecModel, TS3CodecModel, WavTokenizerModel):
     AutoConfig.register(_model.config_class.model_type, _model.config_class, exist_ok=True)
     AutoModel.register(_model.config_class, _model, exist_ok=True)
 
 __all__ = [
+    "BigCodec",
     "CodePattern",
     "CodecAdapter",
     "DacCodec",

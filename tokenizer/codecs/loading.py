@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..focalcodec.modeling import FocalCodecModel
-from . import speechtokenizer, stable_codec, ts3_codec, wavtokenizer
+from . import bigcodec, speechtokenizer, stable_codec, ts3_codec, wavtokenizer
 from .adapter import CodecAdapter
 from .dac import DacCodec
 from .encodec import EncodecCodec
@@ -19,6 +19,7 @@ _ADAPTERS: dict[str, type[CodecAdapter]] = {
     "encodec": EncodecCodec,
     "dac": DacCodec,
     "mimi": MimiCodec,
+    "focallm_bigcodec": bigcodec.BigCodec,
     "focallm_wavtokenizer": wavtokenizer.WavTokenizerCodec,
     "focallm_speechtokenizer": speechtokenizer.SpeechTokenizerCodec,
     "focallm_stable_codec": stable_codec.StableCodec,
@@ -26,6 +27,7 @@ _ADAPTERS: dict[str, type[CodecAdapter]] = {
 }
 # What tells that a config is the official one of a codec that is native here, by our `model_type`.
 _OFFICIAL: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "focallm_bigcodec": bigcodec.is_official,
     "focallm_wavtokenizer": wavtokenizer.is_official,
     "focallm_speechtokenizer": speechtokenizer.is_official,
     "focallm_stable_codec": stable_codec.is_official,
@@ -48,7 +50,12 @@ def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: A
         return codec
     kind = _kind(str(source), kwargs)
     if kind in _ADAPTERS:
-        if Path(source).is_dir() and not any(Path(source, kwargs.get("subfolder", "")).glob("*.safetensors")):
+        # Native codecs say themselves how their published weights are converted.
+        if (
+            kind not in _OFFICIAL
+            and Path(source).is_dir()
+            and not any(Path(source, kwargs.get("subfolder", "")).glob("*.safetensors"))
+        ):
             raise OSError(f"{source} holds no .safetensors weights. {conversion_advice(source, kwargs)}")
         return _ADAPTERS[kind].from_pretrained(source, num_codebooks, **kwargs)
     if kind not in (None, "focalcodec"):

@@ -17,6 +17,13 @@ _WEIGHT_NORM = (
 )
 
 
+def find_file(source: str | Path, name: str, kwargs: dict[str, Any]) -> Path | None:
+    """Where a file of a folder or hub id lies; None if it has none of that name."""
+    hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
+    found = cached_file(str(source), name, _raise_exceptions_for_missing_entries=False, **hub)
+    return None if found is None else Path(found)
+
+
 def read_config(source: str | Path, kwargs: dict[str, Any], name: str = "config.json") -> dict[str, Any]:
     """The config of that name of a folder or hub id, empty where there is none.
 
@@ -24,7 +31,7 @@ def read_config(source: str | Path, kwargs: dict[str, Any], name: str = "config.
         OSError: no such folder or hub id.
         ValueError: not JSON.
     """
-    path = _find(source, name, kwargs)
+    path = find_file(source, name, kwargs)
     return {} if path is None else read_json(path)
 
 
@@ -34,7 +41,7 @@ def find_weights(source: str | Path, kwargs: dict[str, Any]) -> Path:
     Raises:
         OSError: no such file; the message tells how to convert pickled weights.
     """
-    path = _find(source, "model.safetensors", kwargs)
+    path = find_file(source, "model.safetensors", kwargs)
     if path is None:
         raise OSError(f"{source} holds no model.safetensors. {conversion_advice(source, kwargs)}")
     return path
@@ -99,9 +106,3 @@ def fold_weight_norm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
                 raise ValueError(f"{key} has the shape {tuple(g.shape)} instead of {expected}: fetch the file again")
             folded[name + ".weight"] = g * v / v.flatten(1).norm(dim=1).view(expected)
     return folded
-
-
-def _find(source: str | Path, name: str, kwargs: dict[str, Any]) -> Path | None:
-    hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
-    found = cached_file(str(source), name, _raise_exceptions_for_missing_entries=False, **hub)
-    return None if found is None else Path(found)
