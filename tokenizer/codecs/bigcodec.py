@@ -133,7 +133,7 @@ class Quantizer(nn.Module):
 
     def __init__(self, config: BigCodecConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([Codebook(config)])
+        self.layers: Any = nn.ModuleList([Codebook(config)])
 
     def encode(self, features: Tensor) -> Tensor:
         """(B, D, N) -> (B, 1, N)"""
@@ -245,7 +245,7 @@ class AntiAliasedSnake(nn.Module):
         super().__init__()
         self.act = SnakeBeta(dim)
         self.upsample = Filter()
-        self.downsample = nn.ModuleDict({"lowpass": Filter()})
+        self.downsample: Any = nn.ModuleDict({"lowpass": Filter()})
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, T)"""
