@@ -34,4 +34,5 @@ class DacCodec(CodecAdapter):
         return self.model.decode(audio_codes=codes).audio_values
 
     def code_vectors(self) -> list[Tensor]:
+        """(codebook_size, D) for each codebook in use."""
         return [layer.codebook.weight for layer in self.model.quantizer.quantizers[: self.config.num_quantizers]]

@@ -39,4 +39,5 @@ class EncodecCodec(CodecAdapter):
         return self.model.decode(codes[None], [None]).audio_values
 
     def code_vectors(self) -> list[Tensor]:
+        """(codebook_size, D) for each codebook in use."""
         return [layer.codebook.embed for layer in self.model.quantizer.layers[: self.config.num_quantizers]]

@@ -32,6 +32,7 @@ class MimiCodec(CodecAdapter):
         return self.model.decode(codes).audio_values
 
     def code_vectors(self) -> list[Tensor]:
+        """(codebook_size, D) for each codebook in use."""
         quantizer = self.model.quantizer
         parts = quantizer.semantic_residual_vector_quantizer, quantizer.acoustic_residual_vector_quantizer
         return [layer.codebook.embed for part in parts for layer in part.layers][: self.config.num_quantizers]
