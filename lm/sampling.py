@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Generator, Tensor
@@ -87,10 +88,15 @@ def likeliest_bits(logits: Tensor) -> list[int]:
     width = logits.shape[-1]
     bits = width.bit_length() - 1
     assert width == 1 << bits
-    places = torch.arange(bits, device=logits.device)
-    planes = (torch.arange(width, device=logits.device)[:, None] >> places) & 1  # (2 ** b, b)
-    ones = logits.float().softmax(-1) @ planes.float()
-    return ((ones > 0.5).long() << places).sum(-1).tolist()
+    ones = logits.float().softmax(-1) @ _planes(bits, logits.device)
+    return ((ones > 0.5).long() << torch.arange(bits, device=logits.device)).sum(-1).tolist()
+
+
+@lru_cache
+def _planes(bits: int, device: torch.device) -> Tensor:
+    """(2 ** b, b) float: the bits of every code; kept, since every id that is written asks for them."""
+    codes, places = torch.arange(1 << bits, device=device), torch.arange(bits, device=device)
+    return ((codes[:, None] >> places) & 1).float()
 
 
 def _truncated(probabilities: Tensor, sampling: Sampling) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import FeatureExtractionMixin, PreTrainedModel
+from transformers import EncodecFeatureExtractor, FeatureExtractionMixin, PreTrainedModel
 
 from ..focalcodec.masks import length_mask
 from ..focalcodec.modeling import FocalCodecDecoderOutput, FocalCodecEncoderOutput
@@ -161,14 +161,16 @@ class CodecAdapter(nn.Module):
     def _describe(config: Any, num_codebooks: int) -> CodecConfig:
         raise NotImplementedError
 
+    # What some do otherwise.
+
     def _extractor(self) -> FeatureExtractionMixin:
-        """The feature extractor that transformers pairs with this codec."""
-        raise NotImplementedError
+        """The feature extractor that transformers pairs with this codec; EnCodec's for those that have none."""
+        return EncodecFeatureExtractor(sampling_rate=self.config.sampling_rate)
 
     def _encode_one(self, waveform: Tensor) -> Tensor:
         """(1, 1, T) -> (1, K, N)"""
-        raise NotImplementedError
+        return self.model.encode(waveform)[:, : self.config.num_quantizers]
 
     def _decode_one(self, codes: Tensor) -> Tensor:
         """(1, K, N) -> (1, 1, T) or (1, T)"""
-        raise NotImplementedError
+        return self.model.decode(codes)

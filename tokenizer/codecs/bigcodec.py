@@ -11,13 +11,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import EncodecFeatureExtractor, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..focalcodec.amp import low_pass
 from ..focalcodec.loading import read_safetensors
 from ..focalcodec.precision import full_precision
 from .adapter import CodecAdapter, CodecConfig
 from .official import find_file, fold_weight_norm, load_native, read_config
+from .snake import SnakeBeta
 
 # What no released checkpoint has otherwise, of the official config: (section, key, value).
 _FIXED = (
@@ -225,19 +226,6 @@ class ResidualLSTM(nn.Module):
         return x + self.lstm(x.mT)[0].mT
 
 
-class SnakeBeta(nn.Module):
-    """x + sin(a x)^2 / b with logarithms of a and b per channel (BigVGAN, Lee et al., 2022, arXiv 2206.04658)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.alpha, self.beta = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T)"""
-        alpha, beta = self.alpha.exp()[:, None], self.beta.exp()[:, None]
-        return x + (x * alpha).sin().square() / (beta + 1e-9)
-
-
 class AntiAliasedSnake(nn.Module):
     """SnakeBeta at twice the rate, so that harmonics are filtered out, not folded; ends are replicated."""
 
@@ -313,15 +301,6 @@ class BigCodec(CodecAdapter):
     @staticmethod
     def _describe(config: Any, num_codebooks: int) -> CodecConfig:
         return CodecConfig(config.sampling_rate, config.hop_length, config.codebook_size, num_codebooks)
-
-    def _extractor(self) -> EncodecFeatureExtractor:
-        return EncodecFeatureExtractor(sampling_rate=self.config.sampling_rate)  # BigCodec has none of its own
-
-    def _encode_one(self, waveform: Tensor) -> Tensor:
-        return self.model.encode(waveform)
-
-    def _decode_one(self, codes: Tensor) -> Tensor:
-        return self.model.decode(codes)
 
 
 def is_official(config: dict[str, Any]) -> bool:

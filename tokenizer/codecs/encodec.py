@@ -3,7 +3,7 @@
 from typing import Any
 
 from torch import Tensor
-from transformers import EncodecFeatureExtractor, EncodecModel
+from transformers import EncodecModel
 
 from .adapter import CodecAdapter, CodecConfig
 
@@ -26,9 +26,6 @@ class EncodecCodec(CodecAdapter):
                 "use a 24 kHz mono checkpoint (facebook/encodec_24khz)"
             )
         return CodecConfig(config.sampling_rate, config.hop_length, config.codebook_size, num_codebooks)
-
-    def _extractor(self) -> EncodecFeatureExtractor:
-        return EncodecFeatureExtractor(sampling_rate=self.config.sampling_rate)
 
     def _encode_one(self, waveform: Tensor) -> Tensor:
         # Residual codebooks are nested: those of the highest bandwidth begin with those of any lower one.

@@ -3,7 +3,7 @@
 from typing import Any
 
 from torch import Tensor
-from transformers import EncodecFeatureExtractor, MimiModel
+from transformers import MimiModel
 
 from .adapter import CodecAdapter, CodecConfig
 
@@ -21,9 +21,6 @@ class MimiCodec(CodecAdapter):
     def _describe(config: Any, num_codebooks: int) -> CodecConfig:
         samples = round(config.sampling_rate / config.frame_rate)
         return CodecConfig(config.sampling_rate, samples, config.codebook_size, num_codebooks)
-
-    def _extractor(self) -> EncodecFeatureExtractor:
-        return EncodecFeatureExtractor(sampling_rate=self.config.sampling_rate)  # Mimi has none of its own
 
     def _encode_one(self, waveform: Tensor) -> Tensor:
         return self.model.encode(waveform, num_quantizers=self.config.num_quantizers).audio_codes

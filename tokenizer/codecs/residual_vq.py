@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# How the names of what official files hold of the training of codebooks end.
+STATISTICS = ("_codebook.cluster_size", "_codebook.embed_avg", "_codebook.inited")
+
 
 class ResidualVQ(nn.Module):
     """Features (B, D, N) <-> codes (B, K, N): each codebook quantises what those before it left."""

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import EncodecFeatureExtractor, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..focalcodec.loading import read_safetensors
 from .adapter import CodecAdapter, CodecConfig
 from .official import find_weights, fold_weight_norm, load_native, read_config
-from .residual_vq import ResidualVQ
+from .residual_vq import STATISTICS, ResidualVQ
 from .seanet import SEANetDecoder, SEANetEncoder
 
-# What the official file holds beside the codec: the projection to HuBERT's features, and statistics of the codebooks.
+# What the official file holds beside the codec: the projection to HuBERT's features.
 _DROPPED_PREFIX = "transform."
-_DROPPED_SUFFIXES = ("_codebook.cluster_size", "_codebook.embed_avg", "_codebook.inited")
 # Fields of the official config that the architecture here has fixed.
 _FIXED = {
     "bidirectional": True,
@@ -125,9 +124,8 @@ class SpeechTokenizerCodec(CodecAdapter):
         return cls(load_native(cls.model_class, source, official, kwargs), num_codebooks)
 
     def code_vectors(self) -> list[Tensor]:
-        """(codebook_size, D) float32 of each codebook in use; their sum is what the decoder sees."""
-        tables = self.model.quantizer.tables()[: self.config.num_quantizers]
-        return [table.detach().float().cpu() for table in tables]
+        """(codebook_size, D) of each codebook in use; their sum is what the decoder sees."""
+        return self.model.quantizer.tables()[: self.config.num_quantizers]
 
     @staticmethod
     def _codebooks(config: Any) -> tuple[int, int]:
@@ -137,14 +135,8 @@ class SpeechTokenizerCodec(CodecAdapter):
     def _describe(config: Any, num_codebooks: int) -> CodecConfig:
         return CodecConfig(config.sampling_rate, config.samples_per_token, config.codebook_size, num_codebooks)
 
-    def _extractor(self) -> EncodecFeatureExtractor:
-        return EncodecFeatureExtractor(sampling_rate=self.config.sampling_rate)
-
     def _encode_one(self, waveform: Tensor) -> Tensor:
         return self.model.encode(waveform, self.config.num_quantizers)
-
-    def _decode_one(self, codes: Tensor) -> Tensor:
-        return self.model.decode(codes)
 
 
 def is_official(config: dict[str, Any]) -> bool:
@@ -173,6 +165,6 @@ def convert_state_dict(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         {
             key: tensor
             for key, tensor in tensors.items()
-            if not key.startswith(_DROPPED_PREFIX) and not key.endswith(_DROPPED_SUFFIXES)
+            if not key.startswith(_DROPPED_PREFIX) and not key.endswith(STATISTICS)
         }
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import EncodecFeatureExtractor, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..focalcodec.loading import read_safetensors
 from ..focalcodec.parts import build_part
@@ -174,15 +174,6 @@ class StableCodec(CodecAdapter):
     def _describe(config: Any, num_codebooks: int) -> CodecConfig:
         size = config.quantizer.codebook_size
         return CodecConfig(config.sampling_rate, config.samples_per_token, size, num_codebooks)
-
-    def _extractor(self) -> EncodecFeatureExtractor:
-        return EncodecFeatureExtractor(sampling_rate=self.config.sampling_rate)
-
-    def _encode_one(self, waveform: Tensor) -> Tensor:
-        return self.model.encode(waveform)[:, : self.config.num_quantizers]
-
-    def _decode_one(self, codes: Tensor) -> Tensor:
-        return self.model.decode(codes)
 
 
 def is_official(config: dict[str, Any]) -> bool:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .snake import SnakeBeta
 from .window_attention import rotate, window_attention
 
 _CONFORMER_KERNEL = 17
@@ -142,20 +143,6 @@ class ResidualUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, L) -> (B, D, L)"""
         return x + self.layers(x)
-
-
-class SnakeBeta(nn.Module):
-    """x + sin(a x)^2 / b, with the logarithms of a and b per channel (BigVGAN, Lee et al., 2023)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.alpha = nn.Parameter(torch.zeros(dim))
-        self.beta = nn.Parameter(torch.zeros(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D, L) -> (B, D, L)"""
-        a, b = self.alpha.exp()[:, None], self.beta.exp()[:, None]
-        return x + (a * x).sin().square() / (b + 1e-9)
 
 
 def _activation(config: TAAEConfig, dim: int, otherwise: Callable[[], nn.Module]) -> nn.Module:

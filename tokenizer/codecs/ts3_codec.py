@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import EncodecFeatureExtractor, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..focalcodec.state import StreamState
 from .adapter import CodecAdapter, CodecConfig
@@ -254,12 +254,3 @@ class TS3Codec(CodecAdapter):
     @staticmethod
     def _describe(config: Any, num_codebooks: int) -> CodecConfig:
         return CodecConfig(config.sampling_rate, config.frame_size, config.codebook_size, num_codebooks)
-
-    def _extractor(self) -> EncodecFeatureExtractor:
-        return EncodecFeatureExtractor(sampling_rate=self.config.sampling_rate)
-
-    def _encode_one(self, waveform: Tensor) -> Tensor:
-        return self.model.encode(waveform)
-
-    def _decode_one(self, codes: Tensor) -> Tensor:
-        return self.model.decode(codes)

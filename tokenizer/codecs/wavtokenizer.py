@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import EncodecFeatureExtractor, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..focalcodec.loading import read_safetensors
 from ..focalcodec.parts import VocosConfig
@@ -18,10 +18,10 @@ from ..focalcodec.vocos import ISTFTHead
 from .adapter import CodecAdapter, CodecConfig
 from .adaptive_vocos import AdaptiveVocos
 from .official import find_weights, fold_weight_norm, load_native, read_config
-from .residual_vq import ResidualVQ
+from .residual_vq import STATISTICS, ResidualVQ
 from .seanet import SEANetEncoder
 
-# What the official file holds beside the codec: discriminators, losses, a decoder that is not used, and statistics.
+# What the official file holds beside the codec: discriminators, losses, and a decoder that is not used.
 _DROPPED_PREFIXES = (
     "feature_extractor.encodec.decoder.",
     "multiperioddisc.",
@@ -30,7 +30,6 @@ _DROPPED_PREFIXES = (
     "dacdiscriminator.",
     "melspec_loss.",
 )
-_DROPPED_SUFFIXES = ("_codebook.cluster_size", "_codebook.embed_avg", "_codebook.inited")
 _WINDOW = "head.istft.window"  # Hann's, which the head computes
 _ENCODER = "feature_extractor.encodec.encoder.model."
 _CODEBOOK = "feature_extractor.encodec.quantizer.vq.layers.0._codebook.embed"
@@ -156,8 +155,8 @@ class WavTokenizerCodec(CodecAdapter):
         return cls(load_native(cls.model_class, source, official, kwargs), num_codebooks)
 
     def code_vectors(self) -> list[Tensor]:
-        """[(codebook_size, D)] float32: what each token stands for."""
-        return [table.detach().float().cpu() for table in self.model.quantizer.tables()]
+        """[(codebook_size, D)]: what each token stands for."""
+        return self.model.quantizer.tables()
 
     @staticmethod
     def _codebooks(config: Any) -> tuple[int, int]:
@@ -166,15 +165,6 @@ class WavTokenizerCodec(CodecAdapter):
     @staticmethod
     def _describe(config: Any, num_codebooks: int) -> CodecConfig:
         return CodecConfig(config.sampling_rate, config.samples_per_token, config.codebook_size, num_codebooks)
-
-    def _extractor(self) -> EncodecFeatureExtractor:
-        return EncodecFeatureExtractor(sampling_rate=self.config.sampling_rate)
-
-    def _encode_one(self, waveform: Tensor) -> Tensor:
-        return self.model.encode(waveform)
-
-    def _decode_one(self, codes: Tensor) -> Tensor:
-        return self.model.decode(codes)
 
 
 def is_official(config: dict[str, Any]) -> bool:
@@ -199,7 +189,7 @@ def convert_state_dict(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     used = {
         key: tensor
         for key, tensor in tensors.items()
-        if not key.startswith(_DROPPED_PREFIXES) and not key.endswith(_DROPPED_SUFFIXES) and key != _WINDOW
+        if not key.startswith(_DROPPED_PREFIXES) and not key.endswith(STATISTICS) and key != _WINDOW
     }
     return {key.replace("head.out.", "head.proj."): tensor for key, tensor in fold_weight_norm(used).items()}
 
