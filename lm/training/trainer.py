@@ -112,6 +112,11 @@ class SpeechTrainer(Trainer):
         if code_smoothing and not lm.code_bits:
             raise ValueError("code_smoothing needs a codec whose codes are bits (FocalCodec): leave it out")
         self._takes_places = "logits_to_keep" in inspect.signature(language_model(lm.model).forward).parameters
+        if code_smoothing and not self._takes_places:
+            raise ValueError(
+                f"code_smoothing needs a base whose forward takes logits_to_keep, as Llama's and Qwen's do; that of "
+                f"{type(language_model(lm.model)).__name__} does not: leave it out"
+            )
         self.order = LengthGroupedSampler(learning.row_lengths, arguments.train_batch_size, arguments.seed)
         scores = _Scores(lm)
         attention = language_model(lm.model).config._attn_implementation or ""

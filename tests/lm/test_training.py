@@ -142,6 +142,16 @@ def test_smoothing_moves_a_share_to_the_codes_that_differ_in_one_bit():
         assert torch.allclose(smoothed_nats(logits, targets, codes, bits, 0.0), plain)
 
 
+def test_smoothing_is_refused_where_it_would_be_ignored(codec, tmp_path, monkeypatch):
+    lm = tiny(codec)
+    plain = lambda self, input_ids=None, **kwargs: None  # noqa: E731
+    monkeypatch.setattr(type(lm.model), "forward", plain)
+    recipe = LMRecipe("", "tiny", max_length=40, code_smoothing=0.1, trainer=QUICK)
+    examples = Examples([Source(LETTERS, rows(4))], lm.vocabulary, 40)
+    with pytest.raises(ValueError, match="code_smoothing needs a base whose forward takes logits_to_keep"):
+        train(lm, examples, examples, recipe, tmp_path, quiet=True)
+
+
 def test_code_noise_exchanges_what_is_read_within_a_codebook_and_no_target():
     vocabulary = Vocabulary.characters(["abc"], (8, 8))
     template = Template("continuation", (Segment("codes", "speech", "codes", target=True),))
