@@ -2,16 +2,19 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 _LLAMA_SHAPED = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _STATIC_ROPES = ("default", "linear", "llama3", "yarn")  # tables that do not depend on the length so far
+# What transformers calls the keys and values of what was read: since 5.24 "cache".
+CACHE = next(f.name for f in fields(BaseModelOutputWithPast) if f.name in ("cache", "past_key_values"))
 _ROOM = 1024  # places that the cache grows by
 
 
@@ -99,10 +102,10 @@ class CausalDecoder:
             **inputs,
             **{name: value for name, value in optional.items() if name in self._known},
             attention_mask=self._mask,
-            past_key_values=self._cache,
             use_cache=True,
+            **{CACHE: self._cache},
         )
-        self._cache, self._logits = output.past_key_values, output.logits[:, -1]
+        self._cache, self._logits = getattr(output, CACHE), output.logits[:, -1]
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ class LlamaDecoder:
         )
         self._hidden = output.last_hidden_state[:, -1]  # (B, H)
         self._length, self._position = mask.shape[1], prompts.positions[:, -1] + 1
-        read = torch.stack([torch.stack([layer.keys, layer.values]) for layer in output.past_key_values.layers])
+        read = torch.stack([torch.stack([layer.keys, layer.values]) for layer in getattr(output, CACHE).layers])
         self._cache = _grown(read, min(longest, _ROOM))  # (layers, 2, B, key heads, places, d)
         self._mask = None if mask.all() else _grown(mask.bool()[:, None, None, :, None], longest, True)[..., 0]
         places = torch.arange(mask.shape[1] + longest, device=mask.device)
