@@ -120,7 +120,11 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds = embed(self, input_ids, features)
             if self.config.restart_ids and (position_ids is None or attention_mask is None):
                 attention_mask, position_ids = self._place(
-                    input_ids, inputs_embeds, attention_mask, position_ids, kwargs.get("cache", kwargs.get("past_key_values"))
+                    input_ids,
+                    inputs_embeds,
+                    attention_mask,
+                    position_ids,
+                    kwargs.get("cache", kwargs.get("past_key_values")),
                 )
         return self.language_model(
             inputs_embeds=inputs_embeds,
