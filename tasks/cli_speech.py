@@ -59,7 +59,14 @@ def speak_to_file(
     print(f"{_line('-', stream.result)}, first sound after {first:.2f} s, {stream.sampling_rate} Hz", file=sys.stderr)
 
 
-def enhance_file(audio: Path, out: Path, model: str = "mini", temperature: float | None = None, seed: int = 0) -> None:
+def enhance_file(
+    audio: Path,
+    out: Path,
+    model: str = "mini",
+    temperature: float | None = None,
+    seed: int = 0,
+    heard: Literal["features", "codes"] | None = None,
+) -> None:
     """Clean a noisy recording; the result lasts exactly as long.
 
     Args:
@@ -68,16 +75,23 @@ def enhance_file(audio: Path, out: Path, model: str = "mini", temperature: float
         model: a folder that was trained for se or se-features.
         temperature: 0 is greedy; as suits the model by default.
         seed: of the sampling.
+        heard: what the model is given, features or codes; by default features where it can.
     """
     prepare()
     _check_name(out)
     from .enhancement import enhance
 
-    print(_save(enhance(audio, model, sampling=_drawn(temperature), seed=seed), out))
+    print(_save(enhance(audio, model, sampling=_drawn(temperature), seed=seed, heard=heard), out))
 
 
 def separate_file(
-    audio: Path, out: Path, model: str = "mini", talkers: int = 2, temperature: float | None = None, seed: int = 0
+    audio: Path,
+    out: Path,
+    model: str = "mini",
+    talkers: int = 2,
+    temperature: float | None = None,
+    seed: int = 0,
+    heard: Literal["features", "codes"] | None = None,
 ) -> None:
     """Take a recording of several talkers apart; every result lasts exactly as long.
 
@@ -88,12 +102,14 @@ def separate_file(
         talkers: how many there are.
         temperature: 0 is greedy; as suits the model by default.
         seed: of the sampling.
+        heard: as in enhance.
     """
     prepare()
     _check_name(out)
     from .separation import separate
 
-    print(_save(separate(audio, model, talkers, sampling=_drawn(temperature), seed=seed), out))
+    result = separate(audio, model, talkers, sampling=_drawn(temperature), seed=seed, heard=heard)
+    print(_save(result, out))
 
 
 def convert_file(

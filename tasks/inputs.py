@@ -1,7 +1,7 @@
 """What users give to a task: a model, and recordings of any kind. T samples, K codebooks, N frames."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,12 +12,28 @@ from ..tokenizer import AudioTokenizer
 from ..tokenizer.audio import is_batch, load_audio, with_rates
 from ..tokenizer.focalcodec.windows import MAX_WHOLE_S
 
+Heard = Literal["features", "codes"]
+# Tasks of the second language model in the package; the first one speaks.
+_REWRITING = ("se", "ss", "vc", "asr", "continuation")
+
 
 def open_model(model: str | Path | SpeechLM, task: str = "tts") -> SpeechLM:
     """A folder or a hub id is loaded, `"mini"` is the weights in the package for the task; a loaded model is itself."""
     if isinstance(model, SpeechLM):
         return model
-    return SpeechLM.from_pretrained("mini-rewriting" if str(model) == "mini" and task in ("se", "ss") else model)
+    return SpeechLM.from_pretrained("mini-rewriting" if str(model) == "mini" and task in _REWRITING else model)
+
+
+def task_template(lm: SpeechLM, task: str, heard: Heard | None = None) -> Template:
+    """The template of a task that is given features or codes: features where the model can, unless it is said.
+
+    Raises:
+        ValueError: the model was not trained for it.
+    """
+    names = {"features": (f"{task}-features",), "codes": (task,), None: (f"{task}-features", task)}
+    if heard not in names:
+        raise ValueError(f"heard is 'features' or 'codes', found {heard!r}")
+    return lm.info.template(*names[heard])
 
 
 def load_waves(audio: Any, sampling_rate: int | list[int] | None, tokenizer: AudioTokenizer) -> list[Tensor]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..lm import Sampling, SpeechLM
 from .aligned import rewrite
-from .inputs import load_waves, one_or_all, open_model
+from .inputs import Heard, load_waves, one_or_all, open_model, task_template
 from .result import SpeechResult
 
 
@@ -16,6 +16,7 @@ def separate(
     sampling_rate: int | list[int] | None = None,
     sampling: Sampling | None = None,
     seed: int = 0,
+    heard: Heard | None = None,
 ) -> SpeechResult | list[SpeechResult]:
     """Take a mixture of talkers apart; `result.audio` is (talkers, T), first to speak first, T exactly the mixture's.
 
@@ -27,6 +28,7 @@ def separate(
         sampling_rate: of arrays, in Hz.
         sampling: how tokens are drawn; as suits the task by default.
         seed: of the sampling.
+        heard: as in `enhance`.
 
     Raises:
         OSError: a file that cannot be read.
@@ -35,6 +37,6 @@ def separate(
     if talkers < 2:
         raise ValueError(f"separate takes at least 2 talkers apart, found {talkers}: for one in noise, enhance")
     lm = open_model(model, "ss")
-    template = lm.info.template("ss-features", "ss")
+    template = task_template(lm, "ss", heard)
     waves = load_waves(audio, sampling_rate, lm.audio_tokenizer)
     return one_or_all(rewrite(lm, template, waves, talkers, sampling=sampling, seed=seed), audio)

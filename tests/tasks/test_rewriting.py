@@ -84,6 +84,19 @@ def test_a_list_of_mixtures(speech_lm):
         np.testing.assert_allclose(result.audio, separate(wave, lm, sampling_rate=16000).audio, atol=1e-4)
 
 
+@pytest.mark.parametrize("task", ["se", "ss"])
+def test_a_model_of_both_is_given_features_unless_codes_are_asked_for(speech_lm, write, task):
+    lm, call = speech_lm(task, f"{task}-features"), separate if task == "ss" else enhance
+    writer = write(lm)
+    for heard, features in ((None, True), ("features", True), ("codes", False)):
+        call(noise(3000), lm, sampling_rate=16000, heard=heard)
+        assert (writer.calls[-1].prompts[0].features is not None) == features
+    with pytest.raises(ValueError, match="heard is 'features' or 'codes', found 'sound'"):
+        call(noise(3000), lm, sampling_rate=16000, heard="sound")
+    with pytest.raises(ValueError, match=f"trained for {task}, not for {task}-features"):
+        call(noise(3000), speech_lm(task), sampling_rate=16000, heard="features")
+
+
 @pytest.mark.parametrize("task", ["se", "se-features", "ss"])
 def test_long_recordings_go_through_in_windows_that_begin_with_what_was_written(speech_lm, write, task):
     lm, wave = speech_lm(task), noise(23 * 16000 + 5)  # 1149 tokens, windows of 500 that begin with 100
