@@ -47,7 +47,7 @@ def convert(
     waves = load_waves(audio, sampling_rate, lm.audio_tokenizer)
     voice = torch.cat(load_waves(reference, sampling_rate, lm.audio_tokenizer))
     if method == "knn" or (method is None and "vc" not in [template.name for template in lm.info.templates]):
-        return one_or_all(_nearest(lm.audio_tokenizer, waves, voice), audio)
+        return one_or_all(nearest(lm.audio_tokenizer, waves, voice), audio)
     template, heard = lm.info.template("vc"), round(WINDOW_S * lm.audio_tokenizer.sampling_rate)
     others = {"reference_codes": encode_ids(lm.audio_tokenizer, [voice[:heard]])[0]}
     results = rewrite(lm, template, waves, 1, others, sampling, seed)
@@ -56,8 +56,12 @@ def convert(
     return one_or_all(results, audio)
 
 
-def _nearest(tokenizer: AudioTokenizer, waves: list[Tensor], voice: Tensor) -> list[SpeechResult]:
-    """The paper's route without an LM"""
+def nearest(tokenizer: AudioTokenizer, waves: list[Tensor], voice: Tensor) -> list[SpeechResult]:
+    """The paper's route without an LM: waves and voice (T,) at the codec's rate.
+
+    Raises:
+        ValueError: a codec without features.
+    """
     codec, rate = tokenizer.codec, tokenizer.output_sampling_rate
     if not isinstance(codec, FocalCodecModel):
         raise ValueError(f"'knn' needs the features of a FocalCodec, and this codec is a {type(codec).__name__}")

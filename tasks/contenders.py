@@ -1,0 +1,95 @@
+"""Codecs to compare, by the names of the paper's tables, by folders, or as programs. T samples."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..data.plan import weights_hash
+from ..tokenizer import AudioTokenizer, resample
+from .classical import CODECS, through_classical
+
+RATE = 16000  # Hz: at which everything is heard and judged
+
+# Name on the command line -> name in the published tables, where the weights are, and how many codebooks are used.
+PAPER: dict[str, tuple[str, str, int | None]] = {
+    "encodec": ("EnCodec", "facebook/encodec_24khz", 2),
+    "dac": ("DAC", "descript/dac_16khz", 2),
+    "wavlm6_km": ("WavLM6-KM", "lucadellalib/discrete-wavlm-codec", None),
+    "speechtokenizer": ("SpeechTokenizer", "fnlp/SpeechTokenizer", 2),
+    "semanticodec": ("SemantiCodec", "semanticodec", None),
+    "mimi": ("Mimi", "kyutai/mimi", 5),
+    "wavtokenizer": ("WavTokenizer", "novateur/WavTokenizer-large-unify-40token", None),
+    "bigcodec": ("BigCodec", "Alethia/BigCodec", None),
+    "stable_codec": ("Stable Codec", "stabilityai/stable-codec-speech-16k", None),
+    "focalcodec_50hz": ("FocalCodec@50", "lucadellalib/focalcodec_50hz", None),
+    "focalcodec_25hz": ("FocalCodec@25", "lucadellalib/focalcodec_25hz", None),
+    "focalcodec_12_5hz": ("FocalCodec@12.5", "lucadellalib/focalcodec_12_5hz", None),
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A codec that recordings go through.
+
+    Args:
+        name: of its row.
+        key: hash of its weights; "" for programs.
+        through: (T,) at `RATE` -> the same again, of that length, and facts for its line.
+        tokenizer: None for programs.
+    """
+
+    name: str
+    key: str
+    through: Callable[[np.ndarray], tuple[np.ndarray, dict]]
+    tokenizer: AudioTokenizer | None = None
+
+
+def open_contender(spec: str) -> Contender:
+    """A codec by its name.
+
+    Args:
+        spec: a key of `PAPER`, which is fetched from the hub; NAME=FOLDER, the same with weights that are at hand;
+            codec2-700C, codec2-1300 or opus-6; `mini`, a folder or a hub id.
+
+    Raises:
+        OSError, ValueError: as `AudioTokenizer.from_pretrained`.
+    """
+    if spec in CODECS:
+        return Contender(spec, "", lambda audio: _through_program(spec, audio))
+    name, _, folder = spec.partition("=")
+    title, source, codebooks = PAPER.get(name, (spec, spec, None))
+    return contender_of(title, AudioTokenizer.from_pretrained(folder or source, codebooks))
+
+
+def contender_of(name: str, tokenizer: AudioTokenizer) -> Contender:
+    """A loaded codec."""
+    return Contender(
+        name, weights_hash(tokenizer.codec), lambda audio: _through_tokenizer(tokenizer, audio), tokenizer
+    )
+
+
+def _through_tokenizer(tokenizer: AudioTokenizer, audio: np.ndarray) -> tuple[np.ndarray, dict]:
+    began = time.perf_counter()
+    encoded = tokenizer(audio, sampling_rate=RATE)
+    ids = encoded["input_ids"][0]
+    again = tokenizer.decode(ids, num_samples=int(encoded["num_samples"][0]))
+    seconds = time.perf_counter() - began
+    facts = {
+        "bit_rate": tokenizer.bits_per_second,
+        "codes": ids.tolist(),
+        "codebook_sizes": list(tokenizer.codebook_sizes),
+        "rtf": len(audio) / RATE / seconds,
+    }
+    return _as_long(resample(again, tokenizer.output_sampling_rate, RATE), len(audio)), facts
+
+
+def _through_program(name: str, audio: np.ndarray) -> tuple[np.ndarray, dict]:
+    again, measured = through_classical(name, audio, RATE)
+    return _as_long(again, len(audio)), {"bit_rate": CODECS[name][2], "measured_bit_rate": measured}
+
+
+def _as_long(wave: np.ndarray, size: int) -> np.ndarray:
+    """Cut, or silence at the end: programs work in frames of their own."""
+    return np.pad(wave[:size], (0, max(0, size - len(wave))))

@@ -1,0 +1,49 @@
+"""Table 10: the same task from codes (discrete) and from the encoder's features (continuous)."""
+
+from collections.abc import Mapping
+
+from ...lm import SpeechLM
+from ..evaluation import CEILING, FROM_CODES, FROM_FEATURES, mixed_systems
+from ..inputs import open_model
+from ..measurement import RECORDING, judge
+from .columns import columns_of
+from .measured import measured
+from .published import published
+from .rendering import Row, Table
+from .request import Request
+from .resynthesis import REFERENCE, notes
+
+INPUTS = {FROM_CODES: "discrete", FROM_FEATURES: "continuous"}
+TASKS = {"noisy": "se", "mixture": "ss"}  # kind of recipe -> task
+
+
+def inputs_table(request: Request) -> Table:
+    """Enhancement and separation by one model from both, beside the recordings, what the codec leaves of them, and doing
+    nothing; on the first corpus, mixed as the recipes have it.
+
+    Raises:
+        ValueError: a model that was not trained for a recipe's task, or no recipe.
+    """
+    rows = published(10) + rewritten(request, request.model, {t: open_model(request.model, t) for t in TASKS.values()})
+    return Table("Table 10: discrete and continuous input", columns_of(rows), rows, notes(request))
+
+
+def rewritten(request: Request, name: str, models: Mapping[str, SpeechLM]) -> list[Row]:
+    """The rows of enhancement and separation by models, which are given by their task.
+
+    Raises:
+        ValueError: no recipe for them.
+    """
+    test_set, items = next(iter(request.corpora.items()))
+    rows = []
+    for mixer in request.mixers(items, *(kind for kind, task in TASKS.items() if task in models)):
+        task = TASKS[mixer.recipe.kind]
+        systems = mixed_systems(task, mixer, mixer.rows, models[task], others=False)
+        ids = [f"{test_set}/{mixer.recipe.kind}/{row.id}" for row in mixer.rows]
+        found = judge(systems, ids, request.metrics(items), request.seed, request.record, request.progress)
+        for system, lines in found.items():
+            way = next((kind for ending, kind in INPUTS.items() if system.endswith(ending)), None)
+            shown = {RECORDING: REFERENCE, CEILING: f"{REFERENCE} through the codec"}.get(system, system)
+            cells = {"input": way, "task": task.upper()}
+            rows.append(measured(name if way else shown, lines, request.seed, **cells))
+    return rows

@@ -1,0 +1,89 @@
+"""What a table is asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+from ...data.corpora import read_corpus
+from ...data.mixing import Mixer, read_recipe
+from ...data.utterance import Utterance
+from ..contenders import Contender, open_contender
+from ..evaluation import choose, read_with_texts
+from ..metrics import Metric, load_scorers
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that the tables' functions need; each takes what it is about.
+
+    Args:
+        codecs: names as `open_contender` takes them.
+        data: corpora with transcripts; the first one where a table is of one.
+        scorers: who judges, as in `load_scorers`.
+        whisper: another recogniser, as there.
+        limit: only so many items of each corpus, chosen by the seed; 0 for all.
+        seed: of the choice and of the intervals.
+        record: a .jsonl file of what was measured of each item.
+        mix: recipes of noise (Tables 3, 5, 10) and of talkers (Tables 5, 10).
+        noise: recordings of noise for the former.
+        runs: folder of what was trained for Tables 5 and 6.
+        model: a speech LM, for Tables 5 and 10.
+        progress: show bars.
+    """
+
+    codecs: Sequence[str] = ("mini",)
+    data: Sequence[Path] = ()
+    scorers: str = "mel"
+    whisper: str | None = None
+    limit: int = 0
+    seed: int = 0
+    record: Path | None = None
+    mix: Sequence[Path] = ()
+    noise: Path | None = None
+    runs: Path | None = None
+    model: str = "mini"
+    progress: bool = False
+
+    @cached_property
+    def contenders(self) -> list[Contender]:
+        """The codecs, loaded once."""
+        return [open_contender(name) for name in self.codecs]
+
+    @cached_property
+    def corpora(self) -> dict[str, list[Utterance]]:
+        """The items of every corpus by its folder's name.
+
+        Raises:
+            ValueError: there is none, or one has no transcripts.
+        """
+        if not self.data:
+            raise ValueError("this table is measured on recordings with transcripts: give --data FOLDER")
+        return {path.name: choose(read_with_texts(path), self.limit, self.seed) for path in self.data}
+
+    def metrics(self, items: Sequence[Utterance]) -> list[Metric]:
+        """The judges of items, in the language that their corpus names; English, if it names none."""
+        language = str(items[0].extra.get("language", "en")).lower()
+        return _metrics(self.scorers, self.whisper, TO_LANGUAGE_CODE.get(language, language))
+
+    def mixers(self, items: Sequence[Utterance], *kinds: str) -> list[Mixer]:
+        """What makes of items the recordings that are heard, one for each recipe of these kinds (noisy, mixture).
+
+        Raises:
+            ValueError: there is no recipe of these kinds.
+        """
+        recipes = [recipe for recipe in map(read_recipe, self.mix) if recipe.kind in kinds]
+        if not recipes:
+            raise ValueError(
+                f"this table needs --mix, recipes of kind {' or '.join(kinds)}, which say how the recordings that are "
+                "heard are made: such as configs/mini/test_enhancement.yaml and configs/mini/test_separation.yaml"
+            )
+        noises = {recipe: read_corpus(self.noise) if self.noise and recipe.kind == "noisy" else () for recipe in recipes}
+        return [Mixer(recipe, list(items), noise) for recipe, noise in noises.items()]
+
+
+@cache  # all tables share the models that judge
+def _metrics(scorers: str, whisper: str | None, language: str) -> list[Metric]:
+    return load_scorers(scorers, whisper, language)
