@@ -209,11 +209,11 @@ def tables(name: str, runs: Path, data: Path, limit: int = 0, scorer: str = "mel
         seed: of the choice of items and of the intervals.
     """
     _prepare()
-    from .tables import ablation_table
+    from .tables import ablation_table, to_markdown
 
     if name != "ablation":
         raise ValueError(f"ablation is the table that there is, found {name!r}")
-    print(ablation_table(runs, data, limit, scorer, seed))
+    print(to_markdown(ablation_table(runs, data, limit, scorer, seed)))
 
 
 def benchmark(

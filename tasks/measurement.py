@@ -179,13 +179,22 @@ def row(name: str, lines: Sequence[Line], columns: Iterable[str], seed: int) -> 
 
 
 def word_cells(lines: Sequence[Line], seed: int) -> list[str]:
-    """Word error rate in % with its interval, and the share of items above 50 %; two dashes if nobody listened."""
-    if not all("errors" in line for line in lines):
+    """`word_rates` as they are shown; two dashes if nobody listened."""
+    rates = word_rates(lines, seed)
+    if rates is None:
         return ["-", "-"]
+    rate, low, high, failed = rates
+    return [f"{rate:.1f} ({low:.1f} to {high:.1f})", f"{failed:.0f}"]
+
+
+def word_rates(lines: Sequence[Line], seed: int) -> tuple[float, float, float, float] | None:
+    """Word error rate, the ends of its interval, the share of items above 50 %, all in %; None if nobody listened."""
+    if not all("errors" in line for line in lines):
+        return None
     errors, words = ([line[key] for line in lines] for key in ("errors", "words"))
     low, high = bootstrap(errors, words, seed)
     failed = np.mean([e > 0.5 * w for e, w in zip(errors, words, strict=True)])
-    return [f"{100 * sum(errors) / sum(words):.1f} ({100 * low:.1f} to {100 * high:.1f})", f"{100 * failed:.0f}"]
+    return 100 * sum(errors) / sum(words), 100 * low, 100 * high, float(100 * failed)
 
 
 def mean(lines: Iterable[Line], key: str, digits: int) -> str:

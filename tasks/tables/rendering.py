@@ -29,7 +29,7 @@ class Column:
     Args:
         key: of its cells in `Row.cells`, and its name in CSV.
         heading: with the unit, as "dWER, %".
-        digits: behind the point; None for text.
+        digits: behind the point, more where they would leave less than two; None for text.
     """
 
     key: str
@@ -160,7 +160,7 @@ def _shown(cell: Cell, digits: int | None) -> str:
         return f"{value} ({low} to {high})"
     if isinstance(cell, str) or digits is None:
         return str(cell)
-    if 0 < abs(cell) < 10**-digits:  # 0.62 in a column of whole numbers is not 1
+    if 0 < abs(cell) < 10 ** (1 - digits):  # small ones keep two: 0.62 in a column of whole numbers is not 1
         return f"{cell:.2g}"
     return f"{cell:.{digits}f}"
 

@@ -17,7 +17,7 @@ from focallm.tasks.codec_training import train_stages
 from focallm.tasks.measurement import judge, table
 from focallm.tasks.release import release_codec
 from focallm.tasks.tables import ablation_table
-from focallm.tasks.tables.ablation import ROWS
+from focallm.tasks.tables.ablation import RECIPES
 from focallm.tokenizer import AudioTokenizer, write_audio
 from focallm.tokenizer.files import read_yaml
 
@@ -172,15 +172,18 @@ def test_the_ablation_shows_trained_rows_and_how_to_train_the_others(run, corpus
     for name in ("focal", "lfq"):
         shutil.copytree(run / "sharp" / "model", tmp_path / name / "model")
     table = ablation_table(tmp_path, corpus, 0, "mel", 0)
-    assert "| focal modulation, Snake, BSQ, Vocos | 0.0 | 2.54 | - | - | " in table
-    assert "| quantizer: LFQ | 0.0 | 2.75 |" in table
-    assert f"focallm train-codec configs/codec/ablation/wavenext.yaml CORPUS {tmp_path}/wavenext" in table
-    assert "ablation/lfq.yaml" not in table
+    measured = {row.name: row.cells for row in table.rows if not row.source}
+    assert list(measured) == ["recording", "focal", "lfq"]
+    assert measured["focal"].keys() >= {"compressor", "activation", "quantizer", "decoder", "params", "mel"}
+    assert {row.name: row.cells["dwer"] for row in table.rows if row.source}["lfq"] == 2.75
+    notes = "\n".join(table.notes)
+    assert f"focallm train-codec configs/codec/ablation/wavenext.yaml CORPUS {tmp_path}/wavenext" in notes
+    assert "ablation/lfq.yaml" not in notes
 
 
 def test_every_row_of_the_ablation_from_its_recipe_to_the_table(corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # recipes name each other's runs
-    for name in ("vocos", *ROWS):
+    for name in ("vocos", *RECIPES):
         values = read_yaml(CONFIGS / "codec" / "ablation" / f"{name}.yaml")
         values |= {"steps": 2, "batch_size": 2, "seconds": 0.4, "validation_files": 1}
         for part, small in SMALL.items():
@@ -188,8 +191,12 @@ def test_every_row_of_the_ablation_from_its_recipe_to_the_table(corpus, tmp_path
         Path(f"{name}.yaml").write_text(yaml.safe_dump(values))
         train_stages(Path(f"{name}.yaml"), corpus, Path("runs/ablation") / name, None, None, quiet=True)
     table = ablation_table(Path("runs/ablation"), corpus, 2, "mel", 0)
-    assert all(f"| {change} | 0." in table for change, _ in ROWS.values())
-    assert "Not trained yet" not in table
+    changed = {row.name: row.cells for row in table.rows if not row.source}
+    assert set(changed) == {"recording", *RECIPES}
+    assert changed["focal"].items() >= {"compressor": "focal", "quantizer": "bsq", "decoder": "vocos"}.items()
+    for name, part in {"conformer": "compressor", "lfq": "quantizer", "wavenext": "decoder"}.items():
+        assert changed[name][part] == name
+    assert not any("Not trained yet" in note for note in table.notes)
 
 
 def test_the_commands_are_there(run, corpus, tmp_path, monkeypatch, capsys):
@@ -201,7 +208,7 @@ def test_the_commands_are_there(run, corpus, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["focallm", *words])
         cli.main()
     said = capsys.readouterr().out
-    assert "Table 6 on " in said
+    assert "Table 6: the parts of FocalCodec" in said
     assert "and its card" in said
     monkeypatch.setattr(sys, "argv", ["focallm", "evaluate", "codec", str(corpus), "--full"])
     with pytest.raises(SystemExit, match="--full needs a recogniser"):

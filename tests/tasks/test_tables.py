@@ -166,6 +166,18 @@ def test_sources_and_notes_are_in_every_format(name):
         assert part in text
 
 
+def test_every_published_figure_shows_the_digits_that_it_was_printed_with():
+    for path in sorted(FOLDER.iterdir()):
+        with path.open() as file:
+            printed = list(csv.DictReader(line for line in file if not line.startswith("#")))
+        rows = published(int(path.stem[-2:]))
+        columns = columns_of(rows)
+        shown = _markdown_cells(to_markdown(Table("t", columns, rows)))
+        for cells, line in zip(shown[1:], printed, strict=True):
+            for cell, column in zip(cells[2:], columns, strict=True):
+                assert cell == (line[column.key] or "-") or float(cell) == float(line[column.key])
+
+
 def test_latex_escapes_the_title_the_cells_and_the_notes():
     text = to_latex(TABLE)
     assert "100 \\% of it\\_all" in text
