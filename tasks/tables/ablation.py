@@ -1,38 +1,31 @@
 """Table 6: the parts of FocalCodec, each replaced by another. The recipes of the rows are in configs/codec/ablation."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
-import numpy as np
+from functools import lru_cache
 
 from ...tokenizer import AudioTokenizer
-from ..evaluation import choose, codec_systems, read_with_texts
-from ..measurement import RECORDING, Line, Scorers, judge, word_rates
+from ..contenders import RATE, contender_of
 from .columns import columns_of
 from .published import published
-from .rendering import Cell, Interval, Row, Table
+from .rendering import Cell, Row, Table
+from .request import Request
+from .resynthesis import REFERENCE, judged, notes, unchanged
 
 RECIPES = ("focal", "hifigan", "lfq", "leaky_relu", "conformer", "amp", "linear", "wavenext")
-DIFFERENCES = (
-    "A measured row differs from focal in one part; all published ones but focal have HiFi-GAN, from lfq on LFQ, too.",
-    "WER counts against the transcripts of the corpus; published dWER against what Whisper small hears in originals.",
+DIFFERENCE = (
+    "A measured row differs from focal in one part; all published ones but focal have HiFi-GAN, from lfq on LFQ, too."
 )
 
 
-def ablation_table(runs: Path, data: Path, limit: int, scorer: str, seed: int) -> Table:
-    """-> the published rows, those that are trained, and, as notes, the commands that train the others
-
-    Args:
-        runs: folder with a run for each row, named as its recipe.
-        data: recordings with transcripts that were not trained on; every row hears the same.
-        limit: only this many of them, chosen by the seed; 0 for all.
-        scorer: "mel", or the folder of a Whisper model for faster-whisper.
-        seed: of the choice and of the intervals.
+def ablation_table(request: Request) -> Table:
+    """The published rows, those that are trained (`RUNS/ablation/ROW`), and the commands that train the others.
 
     Raises:
+        ValueError: no folder of runs.
         OSError: no row is trained.
-        ValueError: recordings without transcripts.
     """
+    if request.runs is None:
+        raise ValueError("Table 6 is of trained codecs: give --runs FOLDER, which holds ablation/ROW each")
+    runs = request.runs / "ablation"
     done = [name for name in RECIPES if (runs / name / "model").is_dir()]
     vocos = [] if (runs / "vocos" / "model").is_dir() else ["vocos"]  # trained first: its decoder is in most rows
     commands = [
@@ -41,21 +34,16 @@ def ablation_table(runs: Path, data: Path, limit: int, scorer: str, seed: int) -
     ]
     if not done:
         raise OSError(f"{runs} holds no row of the ablation; train them first:\n" + "\n".join(commands))
-    items = choose(read_with_texts(data), limit, seed)
-    scorers, ids = Scorers(None if scorer == "mel" else scorer), [item.id for item in items]
+    test_set, items = next(iter(request.corpora.items()))
+    audio = lru_cache(maxsize=1)(lambda i: items[i].read(RATE)[0])
+    tokenizers = {name: AudioTokenizer.from_pretrained(runs / name / "model") for name in done}
+    contenders = [unchanged(REFERENCE), *(contender_of(name, one) for name, one in tokenizers.items())]
     rows = published(6)
-    for name in done:
-        tokenizer = AudioTokenizer.from_pretrained(runs / name / "model")
-        found = judge(codec_systems(items, tokenizer, name, scorers), ids, scorers)
-        if name == done[0]:
-            rows.append(Row(RECORDING, _judged(found[RECORDING], seed)))
-        rows.append(Row(name, _parts(tokenizer) | _judged(found[name], seed)))
-    notes = [
-        f"Measured on {data.name}, n = {len(items)}, seed {seed}, scorer {Path(scorer).name}; intervals of 95 %.",
-        *DIFFERENCES,
-        *(f"Not trained yet: {command}" for command in commands),
-    ]
-    return Table("Table 6: the parts of FocalCodec", columns_of(rows), rows, notes)
+    for row in judged(request, test_set, items, audio, audio, contenders):
+        parts = _parts(tokenizers[row.name]) if row.name in tokenizers else {}
+        rows.append(Row(row.name, {**parts, **row.cells}))
+    missing = [f"Not trained yet: {command}" for command in commands]
+    return Table("Table 6: the parts of FocalCodec", columns_of(rows), rows, [*notes(request), DIFFERENCE, *missing])
 
 
 def _parts(tokenizer: AudioTokenizer) -> dict[str, Cell]:
@@ -67,11 +55,3 @@ def _parts(tokenizer: AudioTokenizer) -> dict[str, Cell]:
         "decoder": config.decoder["type"],
         "params": sum(p.numel() for p in tokenizer.codec.parameters()) / 1e6,
     }
-
-
-def _judged(lines: Sequence[Line], seed: int) -> dict[str, Cell]:
-    distances = [line["mel"] for line in lines if "mel" in line]  # the recordings have none
-    cells: dict[str, Cell] = {"mel": float(np.mean(distances))} if distances else {}
-    if rates := word_rates(lines, seed):
-        cells |= {"wer": Interval(*rates[:3]), "failed": rates[3]}
-    return cells
