@@ -65,9 +65,7 @@ def open_contender(spec: str) -> Contender:
 
 def contender_of(name: str, tokenizer: AudioTokenizer) -> Contender:
     """A loaded codec."""
-    return Contender(
-        name, weights_hash(tokenizer.codec), lambda audio: _through_tokenizer(tokenizer, audio), tokenizer
-    )
+    return Contender(name, weights_hash(tokenizer.codec), lambda audio: _through_tokenizer(tokenizer, audio), tokenizer)
 
 
 def _through_tokenizer(tokenizer: AudioTokenizer, audio: np.ndarray) -> tuple[np.ndarray, dict]:

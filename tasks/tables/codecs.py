@@ -6,7 +6,6 @@ from typing import Any
 from ...lm.embeddings import code_vectors
 from ...tokenizer import AudioTokenizer
 from ...tokenizer.codecs.ts3_codec import TS3Codec, TS3CodecConfig, TS3CodecModel
-from ..contenders import Contender
 from ..metrics import codec_cost
 from .columns import columns_of
 from .published import published
@@ -56,5 +55,3 @@ def facts(tokenizer: AudioTokenizer) -> Mapping[str, Cell]:
         "params": cost.parameters / 1e6,
         "macs": (cost.encoder_macs + cost.decoder_macs) / 1e9,
     }
-
-

@@ -20,7 +20,7 @@ WITHOUT = "Not converted: {}: nearest neighbours need the features of a FocalCod
 
 
 def conversion_table(request: Request) -> Table:
-    """Every utterance said in the voice of the longest one of the next speaker; judged against its own text and that voice.
+    """Every utterance of the first corpus in the voice of the longest one of the next speaker.
 
     Raises:
         ValueError: the first corpus names fewer than two speakers.

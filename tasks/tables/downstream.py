@@ -45,7 +45,9 @@ def downstream_table(request: Request) -> Table:
             rows += rewritten(request, contender.name, trained)
         if "tts" in trained:
             rows += _spoken(request, contender.name, trained["tts"])
-        missing += [f"focallm train {task} STORE {folder / task} --codec {spec}" for task in MODELS if task not in trained]
+        missing += [
+            f"focallm train {task} STORE {folder / task} --codec {spec}" for task in MODELS if task not in trained
+        ]
     commands = [f"Not trained yet: {command}" for command in sorted(missing)]
     return Table("Table 5: downstream tasks", columns_of(rows), rows, [*notes(request), *commands])
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from ...lm import SpeechLM
-from ..evaluation import CEILING, FROM_CODES, FROM_FEATURES, mixed_systems
+from ..evaluation import CEILING, mixed_systems
 from ..inputs import open_model
 from ..measurement import RECORDING, judge
 from .columns import columns_of
@@ -13,13 +13,13 @@ from .rendering import Row, Table
 from .request import Request
 from .resynthesis import REFERENCE, notes
 
-INPUTS = {FROM_CODES: "discrete", FROM_FEATURES: "continuous"}
 TASKS = {"noisy": "se", "mixture": "ss"}  # kind of recipe -> task
 
 
 def inputs_table(request: Request) -> Table:
-    """Enhancement and separation by one model from both, beside the recordings, what the codec leaves of them, and doing
-    nothing; on the first corpus, mixed as the recipes have it.
+    """Enhancement and separation of the first corpus, mixed as the recipes have it, by one model from both kinds of input.
+
+    Beside it the recordings, what the codec leaves of them, and doing nothing.
 
     Raises:
         ValueError: a model that was not trained for a recipe's task, or no recipe.
@@ -42,8 +42,7 @@ def rewritten(request: Request, name: str, models: Mapping[str, SpeechLM]) -> li
         ids = [f"{test_set}/{mixer.recipe.kind}/{row.id}" for row in mixer.rows]
         found = judge(systems, ids, request.metrics(items), request.seed, request.record, request.progress)
         for system, lines in found.items():
-            way = next((kind for ending, kind in INPUTS.items() if system.endswith(ending)), None)
+            way = lines[0].get("input")  # of what the model wrote
             shown = {RECORDING: REFERENCE, CEILING: f"{REFERENCE} through the codec"}.get(system, system)
-            cells = {"input": way, "task": task.upper()}
-            rows.append(measured(name if way else shown, lines, request.seed, **cells))
+            rows.append(measured(name if way else shown, lines, request.seed, input=way, task=task.upper()))
     return rows

@@ -80,7 +80,9 @@ class Request:
                 f"this table needs --mix, recipes of kind {' or '.join(kinds)}, which say how the recordings that are "
                 "heard are made: such as configs/mini/test_enhancement.yaml and configs/mini/test_separation.yaml"
             )
-        noises = {recipe: read_corpus(self.noise) if self.noise and recipe.kind == "noisy" else () for recipe in recipes}
+        noises = {
+            recipe: read_corpus(self.noise) if self.noise and recipe.kind == "noisy" else () for recipe in recipes
+        }
         return [Mixer(recipe, list(items), noise) for recipe, noise in noises.items()]
 
 

@@ -58,7 +58,9 @@ def judged(
         return System(contender.name, contender.key, make)
 
     ids = [f"{test_set}/{item.id}" for item in items]
-    lines = judge(list(map(system, contenders)), ids, request.metrics(items), request.seed, request.record, request.progress)
+    lines = judge(
+        list(map(system, contenders)), ids, request.metrics(items), request.seed, request.record, request.progress
+    )
     return [measured(name, own, request.seed, test_set=test_set) for name, own in lines.items()]
 
 
@@ -70,5 +72,6 @@ def unchanged(name: str) -> Contender:
 def notes(request: Request) -> list[str]:
     """What stands below a table that was measured."""
     n = ", ".join(f"{name} {len(items)}" for name, items in request.corpora.items())
-    judges = {f"{metric.name}: {metric.checkpoint}" for items in request.corpora.values() for metric in request.metrics(items)}
-    return [f"n: {n}; seed {request.seed}; 95 % bootstrap intervals.", *sorted(judges)]
+    metrics = [metric for items in request.corpora.values() for metric in request.metrics(items)]
+    judges = sorted({f"{metric.name}: {metric.checkpoint}" for metric in metrics})
+    return [f"n: {n}; seed {request.seed}; 95 % bootstrap intervals.", *judges]

@@ -50,7 +50,9 @@ def smoke_request(folder: Path, progress: bool) -> Request:
         OSError: an installation without `configs`, which are in the repository.
     """
     if not (CONFIGS / "codec" / "ablation").is_dir():
-        raise OSError(f"--smoke trains the recipes in {CONFIGS}, which are not there: run it in a copy of the repository")
+        raise OSError(
+            f"--smoke trains the recipes in {CONFIGS}, and there are none: run it in a copy of the repository"
+        )
     speech, pieces, runs = folder / "speech", folder / "pieces", folder / "runs"
     _write_speech(speech)
     _write_pieces(pieces)
