@@ -1,7 +1,6 @@
 """The tables of the paper (arXiv 2502.04465), by the numbers they have there: published values beside measured ones."""
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from ...tokenizer.files import write_whole

@@ -1,14 +1,12 @@
 """Table 6: the parts of FocalCodec, each replaced by another. The recipes of the rows are in configs/codec/ablation."""
 
-from functools import lru_cache
-
 from ...tokenizer import AudioTokenizer
-from ..contenders import RATE, contender_of
+from ..contenders import contender_of
 from .columns import columns_of
 from .published import published
 from .rendering import Cell, Row, Table
 from .request import Request
-from .resynthesis import REFERENCE, judged, notes, unchanged
+from .resynthesis import REFERENCE, notes, resynthesised, unchanged
 
 RECIPES = ("focal", "hifigan", "lfq", "leaky_relu", "conformer", "amp", "linear", "wavenext")
 DIFFERENCE = (
@@ -34,12 +32,10 @@ def ablation_table(request: Request) -> Table:
     ]
     if not done:
         raise OSError(f"{runs} holds no row of the ablation; train them first:\n" + "\n".join(commands))
-    test_set, items = next(iter(request.corpora.items()))
-    audio = lru_cache(maxsize=1)(lambda i: items[i].read(RATE)[0])
     tokenizers = {name: AudioTokenizer.from_pretrained(runs / name / "model") for name in done}
     contenders = [unchanged(REFERENCE), *(contender_of(name, one) for name, one in tokenizers.items())]
     rows = published(6)
-    for row in judged(request, test_set, items, audio, audio, contenders):
+    for row in resynthesised(request, *request.first, contenders):
         parts = _parts(tokenizers[row.name]) if row.name in tokenizers else {}
         rows.append(Row(row.name, {**parts, **row.cells}))
     missing = [f"Not trained yet: {command}" for command in commands]

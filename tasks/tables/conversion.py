@@ -13,7 +13,7 @@ from .columns import columns_of
 from .measured import measured
 from .published import published
 from .rendering import Table
-from .request import Request
+from .request import Request, names_of
 from .resynthesis import REFERENCE, notes, unchanged
 
 WITHOUT = "Not converted: {}: nearest neighbours need the features of a FocalCodec."
@@ -25,7 +25,8 @@ def conversion_table(request: Request) -> Table:
     Raises:
         ValueError: the first corpus names fewer than two speakers.
     """
-    test_set, items = next(iter(request.corpora.items()))
+    test_set, corpus = request.first
+    items = request.some(corpus)
     voices = other_voices(items)
     able = [one for one in request.contenders if _can_convert(one)]
     as_it_is = unchanged(REFERENCE)
@@ -43,7 +44,7 @@ def conversion_table(request: Request) -> Table:
 
         return System(f"{contender.name}, converted", contender.key, make)
 
-    ids = [f"{test_set}/{item.id}" for item in items]
+    ids = names_of(test_set, items)
     systems = [system(one) for one in [as_it_is, *able]]
     found = judge(systems, ids, request.metrics(items), request.seed, request.record, request.progress)
     rows = published(4)

@@ -12,7 +12,7 @@ from .inputs import rewritten
 from .measured import measured
 from .published import published
 from .rendering import Interval, Row, Table
-from .request import Request
+from .request import Request, names_of
 from .resynthesis import notes
 
 # Probe -> task and column of the table.
@@ -58,7 +58,8 @@ def _probed(name: str, title: str, column: str, result: dict[str, Any]) -> Row:
 
 
 def _spoken(request: Request, name: str, lm: SpeechLM) -> list[Row]:
-    test_set, items = next(iter(request.corpora.items()))
-    systems, ids = speech_systems(items, lm, request.seed), [f"{test_set}/{item.id}" for item in items]
+    test_set, corpus = request.first
+    items = request.some(corpus)
+    systems, ids = speech_systems(items, lm, seed=request.seed), names_of(test_set, items)
     found = judge(systems, ids, request.metrics(items), request.seed, request.record, request.progress)
     return [measured(f"{name}, {system}", lines, request.seed, task="TTS") for system, lines in found.items()]

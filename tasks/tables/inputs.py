@@ -10,14 +10,14 @@ from .columns import columns_of
 from .measured import measured
 from .published import published
 from .rendering import Row, Table
-from .request import Request
+from .request import Request, names_of
 from .resynthesis import REFERENCE, notes
 
 TASKS = {"noisy": "se", "mixture": "ss"}  # kind of recipe -> task
 
 
 def inputs_table(request: Request) -> Table:
-    """Enhancement and separation of the first corpus, mixed as the recipes have it, by one model from both kinds of input.
+    """Enhancement and separation of the first corpus, mixed as the recipes have it, by one model from both inputs.
 
     Beside it the recordings, what the codec leaves of them, and doing nothing.
 
@@ -34,12 +34,12 @@ def rewritten(request: Request, name: str, models: Mapping[str, SpeechLM]) -> li
     Raises:
         ValueError: no recipe for them.
     """
-    test_set, items = next(iter(request.corpora.items()))
+    test_set, items = request.first
     rows = []
     for mixer in request.mixers(items, *(kind for kind, task in TASKS.items() if task in models)):
         task = TASKS[mixer.recipe.kind]
-        systems = mixed_systems(task, mixer, mixer.rows, models[task], others=False)
-        ids = [f"{test_set}/{mixer.recipe.kind}/{row.id}" for row in mixer.rows]
+        chosen = request.some(mixer.rows)
+        systems, ids = mixed_systems(task, mixer, chosen, models[task]), names_of(test_set, chosen, mixer)
         found = judge(systems, ids, request.metrics(items), request.seed, request.record, request.progress)
         for system, lines in found.items():
             way = lines[0].get("input")  # of what the model wrote

@@ -1,5 +1,7 @@
 """What a table is asked for."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -54,22 +56,33 @@ class Request:
 
     @cached_property
     def corpora(self) -> dict[str, list[Utterance]]:
-        """The items of every corpus by its folder's name.
+        """All items of every corpus, by its folder's name.
 
         Raises:
             ValueError: there is none, or one has no transcripts.
         """
         if not self.data:
             raise ValueError("this table is measured on recordings with transcripts: give --data FOLDER")
-        return {path.name: choose(read_with_texts(path), self.limit, self.seed) for path in self.data}
+        return {path.name: read_with_texts(path) for path in self.data}
+
+    @property
+    def first(self) -> tuple[str, list[Utterance]]:
+        """The corpus of the tables that are of one: its name and all of its items."""
+        return next(iter(self.corpora.items()))
+
+    def some(self, items: list[Utterance]) -> list[Utterance]:
+        """Those that are measured."""
+        return choose(items, self.limit, self.seed)
 
     def metrics(self, items: Sequence[Utterance]) -> list[Metric]:
         """The judges of items, in the language that their corpus names; English, if it names none."""
         language = str(items[0].extra.get("language", "en")).lower()
         return _metrics(self.scorers, self.whisper, TO_LANGUAGE_CODE.get(language, language))
 
-    def mixers(self, items: Sequence[Utterance], *kinds: str) -> list[Mixer]:
-        """What makes of items the recordings that are heard, one for each recipe of these kinds (noisy, mixture).
+    def mixers(self, items: list[Utterance], *kinds: str) -> list[Mixer]:
+        """What makes of a corpus the recordings that are heard, one for each recipe of these kinds (noisy, mixture).
+
+        Talkers are drawn from the whole corpus, so that a mixture does not depend on how many are measured.
 
         Raises:
             ValueError: there is no recipe of these kinds.
@@ -80,10 +93,17 @@ class Request:
                 f"this table needs --mix, recipes of kind {' or '.join(kinds)}, which say how the recordings that are "
                 "heard are made: such as configs/mini/test_enhancement.yaml and configs/mini/test_separation.yaml"
             )
-        noises = {
-            recipe: read_corpus(self.noise) if self.noise and recipe.kind == "noisy" else () for recipe in recipes
-        }
-        return [Mixer(recipe, list(items), noise) for recipe, noise in noises.items()]
+        noises = read_corpus(self.noise) if self.noise else ()
+        return [Mixer(recipe, items, noises if recipe.kind == "noisy" else ()) for recipe in recipes]
+
+
+def names_of(test_set: str, rows: Sequence[Utterance], mixer: Mixer | None = None) -> list[str]:
+    """What items are called in a record: where they are from, and how they are mixed."""
+    mixed = ""
+    if mixer is not None:
+        digest = hashlib.sha256(json.dumps(mixer.describe(), sort_keys=True).encode()).hexdigest()
+        mixed = f"{mixer.recipe.kind} {digest[:8]}/"
+    return [f"{test_set}/{mixed}{row.id}" for row in rows]
 
 
 @cache  # all tables share the models that judge

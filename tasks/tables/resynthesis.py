@@ -8,12 +8,12 @@ import numpy as np
 from ...data.utterance import Utterance
 from ..contenders import RATE, Contender
 from ..measurement import System, judge
-from ..metrics import Sound
+from ..metrics import Line, Sound
 from .columns import columns_of
 from .measured import measured
 from .published import published
 from .rendering import Row, Table
-from .request import Request
+from .request import Request, names_of
 
 REFERENCE = "Reference"
 
@@ -22,8 +22,7 @@ def clean_table(request: Request) -> Table:
     """Table 2: every codec on every corpus, beside the recordings themselves."""
     rows = published(2)
     for name, items in request.corpora.items():
-        audio = lru_cache(maxsize=1)(lambda i, items=items: items[i].read(RATE)[0])
-        rows += judged(request, name, items, audio, audio, [unchanged(REFERENCE), *request.contenders])
+        rows += resynthesised(request, name, items, [unchanged(REFERENCE), *request.contenders])
     return Table("Table 2: clean speech resynthesised", columns_of(rows), rows, notes(request))
 
 
@@ -32,23 +31,36 @@ def noisy_table(request: Request) -> Table:
     rows = published(3)
     for name, items in request.corpora.items():
         for mixer in request.mixers(items, "noisy"):
-            example = lru_cache(maxsize=1)(lambda i, mixer=mixer: mixer.example(mixer.rows[i], RATE))
+            chosen = request.some(mixer.rows)
+            ids = names_of(name, chosen, mixer)
+            example = lru_cache(maxsize=1)(lambda i, mixer=mixer, chosen=chosen: mixer.example(chosen[i], RATE))
             clean = lambda i, example=example: example(i).target  # noqa: E731
             heard = lambda i, example=example: example(i).heard  # noqa: E731
-            rows += judged(request, name, mixer.rows, clean, clean, [unchanged(REFERENCE)])
-            rows += judged(request, name, mixer.rows, heard, clean, [unchanged("noisy"), *request.contenders])
+            found = judged(request, chosen, ids, clean, clean, [unchanged(REFERENCE)])
+            found |= judged(request, chosen, ids, heard, clean, [unchanged("noisy"), *request.contenders])
+            rows += [measured(system, lines, request.seed, test_set=name) for system, lines in found.items()]
     return Table("Table 3: noisy speech resynthesised", columns_of(rows), rows, notes(request))
+
+
+def resynthesised(
+    request: Request, test_set: str, items: list[Utterance], contenders: Sequence[Contender]
+) -> list[Row]:
+    """A row for what every contender leaves of a corpus."""
+    chosen = request.some(items)
+    audio = lru_cache(maxsize=1)(lambda i: chosen[i].read(RATE)[0])
+    found = judged(request, chosen, names_of(test_set, chosen), audio, audio, contenders)
+    return [measured(name, lines, request.seed, test_set=test_set) for name, lines in found.items()]
 
 
 def judged(
     request: Request,
-    test_set: str,
     items: Sequence[Utterance],
+    ids: Sequence[str],
     heard: Callable[[int], np.ndarray],
     clean: Callable[[int], np.ndarray],
     contenders: Sequence[Contender],
-) -> list[Row]:
-    """A row for every contender."""
+) -> dict[str, list[Line]]:
+    """-> the lines of every contender, by its name"""
 
     def system(contender: Contender) -> System:
         def make(i: int) -> list[Sound]:
@@ -57,11 +69,8 @@ def judged(
 
         return System(contender.name, contender.key, make)
 
-    ids = [f"{test_set}/{item.id}" for item in items]
-    lines = judge(
-        list(map(system, contenders)), ids, request.metrics(items), request.seed, request.record, request.progress
-    )
-    return [measured(name, own, request.seed, test_set=test_set) for name, own in lines.items()]
+    systems = [system(one) for one in contenders]
+    return judge(systems, ids, request.metrics(items), request.seed, request.record, request.progress)
 
 
 def unchanged(name: str) -> Contender:
@@ -71,7 +80,7 @@ def unchanged(name: str) -> Contender:
 
 def notes(request: Request) -> list[str]:
     """What stands below a table that was measured."""
-    n = ", ".join(f"{name} {len(items)}" for name, items in request.corpora.items())
+    n = ", ".join(f"{name} {len(request.some(items))}" for name, items in request.corpora.items())
     metrics = [metric for items in request.corpora.values() for metric in request.metrics(items)]
     judges = sorted({f"{metric.name}: {metric.checkpoint}" for metric in metrics})
     return [f"n: {n}; seed {request.seed}; 95 % bootstrap intervals.", *judges]

@@ -1,7 +1,6 @@
 """Table 9: speech resynthesised at once, and chunk by chunk. T samples."""
 
 import time
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from .columns import columns_of
 from .published import published
 from .rendering import Row, Table
 from .request import Request
-from .resynthesis import REFERENCE, judged, notes, unchanged
+from .resynthesis import REFERENCE, notes, resynthesised, unchanged
 
 CHUNKS_MS = (125, 250, 500)
 HOW = (
@@ -24,10 +23,7 @@ HOW = (
 
 def streaming_table(request: Request) -> Table:
     """Every codec on the first corpus, at once and in chunks."""
-    test_set, items = next(iter(request.corpora.items()))
-    audio = lru_cache(maxsize=1)(lambda i: items[i].read(RATE)[0])
-    rows = published(9)
-    rows += judged(request, test_set, items, audio, audio, [unchanged(REFERENCE)])
+    rows = published(9) + resynthesised(request, *request.first, [unchanged(REFERENCE)])
     for contender in request.contenders:
         if contender.tokenizer is None:
             continue
@@ -41,7 +37,7 @@ def streaming_table(request: Request) -> Table:
             )
             for ms in chunks
         }
-        found = judged(request, test_set, items, audio, audio, list(ways.values()))
+        found = resynthesised(request, *request.first, list(ways.values()))
         for ms, row in zip(ways, found, strict=True):
             cells = {"causal": "Yes" if causal else "No", "chunk_ms": ms}
             rows.append(Row(contender.name, {**row.cells, **cells}))
