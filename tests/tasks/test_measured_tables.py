@@ -1,0 +1,139 @@
+"""Every table from end to end, on seconds of speech, and what its measured rows say."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from focallm.data.utterance import Utterance
+from focallm.tasks import contenders
+from focallm.tasks.contenders import PAPER, open_contender
+from focallm.tasks.tables import TABLES, Request, make_tables
+from focallm.tasks.tables.conversion import other_voices
+from focallm.tasks.tables.measured import measured
+from focallm.tasks.tables.published import published
+from focallm.tasks.tables.rendering import Interval
+from focallm.tasks.tables.smoke import smoke_request
+from focallm.tasks.tables.streaming import in_chunks
+from focallm.tokenizer import AudioTokenizer
+
+
+@pytest.fixture(scope="module")
+def request_(tmp_path_factory) -> Request:
+    return smoke_request(tmp_path_factory.mktemp("smoke"), progress=False)
+
+
+def measured_rows(number: int, request: Request) -> list:
+    return [row for row in TABLES[number](request).rows if not row.source]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7, 9, 10])
+def test_a_table_has_the_published_rows_and_measured_ones(request_, number):
+    table = TABLES[number](request_)
+    assert [row for row in table.rows if row.source] == published(number)
+    measured = [row for row in table.rows if not row.source]
+    assert bool(measured) == (number != 7)  # of training data nothing is measured
+    assert all(math.isfinite(cell.value) for row in measured for cell in row.cells.values() if isinstance(cell, Interval))
+
+
+def test_the_codec_in_the_package_is_what_its_card_says(request_):
+    (row,) = measured_rows(1, request_)
+    assert (row.name, row.cells["bit_rate"], row.cells["frame_rate"], row.cells["code_width"]) == ("mini", 0.65, 50, 13)
+    assert row.cells["params"] == pytest.approx(7.87, abs=0.01)
+    assert row.cells["macs"] > 0.1
+
+
+def test_doing_nothing_stands_first_and_the_codec_changes_something(request_):
+    reference, codec = measured_rows(2, request_)
+    assert (reference.name, codec.name) == ("Reference", "mini")
+    assert reference.cells["mel"].value == 0 < codec.cells["mel"].value
+    assert 0 < codec.cells["code_usage"] < 5  # 300 tokens of 8192 codes
+    clean, noisy, coded = measured_rows(3, request_)
+    assert [row.name for row in (clean, noisy, coded)] == ["Reference", "noisy", "mini"]
+    assert clean.cells["mel"].value == 0 < noisy.cells["mel"].value
+
+
+def test_what_was_trained_is_in_the_downstream_table_and_what_was_not_is_named(request_, tmp_path):
+    rows = measured_rows(5, request_)
+    assert {row.cells["task"] for row in rows} == {"ASR", "SI", "SER", "SE", "SS", "TTS"}
+    nothing = Request(data=request_.data, runs=tmp_path)
+    notes = "\n".join(TABLES[5](nothing).notes)
+    assert f"Not trained yet: focallm probe asr STORE {tmp_path}/mini/asr --codec mini" in notes
+    assert f"Not trained yet: focallm train tts STORE {tmp_path}/mini/tts --codec mini" in notes
+
+
+def test_chunks_are_a_row_each(request_):
+    rows = [row for row in measured_rows(9, request_) if row.name == "mini"]
+    assert [row.cells["chunk_ms"] for row in rows] == [math.inf, 125, 250, 500]
+    assert len({row.cells["mel"].value for row in rows}) == 4
+
+
+def test_both_inputs_of_a_task_are_a_row_each(request_):
+    rows = measured_rows(10, request_)
+    assert {(row.cells["task"], row.cells["input"]) for row in rows if row.cells.get("input")} == {
+        (task, way) for task in ("SE", "SS") for way in ("discrete", "continuous")
+    }
+
+
+def test_a_second_run_measures_nothing(request_, monkeypatch):
+    first = make_tables("2", request_, "csv", None)
+    monkeypatch.setattr(contenders, "_through_tokenizer", None)
+    assert make_tables("2", replace(request_), "csv", None) == first
+
+
+def test_others_of_the_paper_are_opened_by_name_with_weights_that_are_at_hand(fixtures):
+    folder = fixtures.parent / "codecs" / "bigcodec"
+    bigcodec = open_contender(f"bigcodec={folder}")
+    assert bigcodec.name == PAPER["bigcodec"][0] == "BigCodec"
+    wave = np.random.default_rng(0).standard_normal(8001).astype(np.float32)
+    again, facts = bigcodec.through(wave)
+    assert len(again) == 8001
+    assert len(facts["codes"]) == 41 or len(facts["codes"]) > 0
+    assert open_contender(str(folder)).name == str(folder)
+
+
+def test_a_voice_is_the_longest_recording_of_the_next_speaker(tmp_path):
+    items = [Utterance(str(i), tmp_path, "", speaker, seconds) for i, (speaker, seconds) in enumerate(
+        [("ann", 1.0), ("bob", 2.0), ("bob", 3.0), ("cat", 1.0)])]  # fmt: skip
+    assert [item.id for item in other_voices(items)] == ["2", "3", "3", "0"]
+    with pytest.raises(ValueError, match="at least two named speakers, found \\['ann'\\]"):
+        other_voices(items[:1])
+
+
+@pytest.mark.parametrize("name", ["tiny_50hz", "tiny_50hz_causal"])
+@pytest.mark.parametrize("samples", [1, 5000, 16001])
+def test_in_chunks_lasts_as_long_and_a_causal_codec_gives_what_it_gives_offline(codec, name, samples):
+    tokenizer = AudioTokenizer(codec(name))
+    wave = 0.1 * np.random.default_rng(0).standard_normal(samples).astype(np.float32)
+    again, _ = in_chunks(tokenizer, wave, 125)
+    assert again.shape == wave.shape
+    if codec(name).config.causal and samples == 16001:
+        offline, _ = contenders.contender_of(name, tokenizer).through(wave)
+        np.testing.assert_allclose(again[:15000], offline[:15000], atol=1e-3)
+
+
+def test_cells_are_means_with_intervals_and_rates_over_all_words():
+    lines = [{"errors": i, "words": 10, "similarity": 0.5 + 0.1 * i, "bit_rate": 650.0} for i in range(4)]
+    cells = measured("a", lines, 0).cells
+    assert cells["wer"].value == 15.0
+    assert cells["wer"].low < 15.0 < cells["wer"].high
+    assert cells["similarity"].value == pytest.approx(65.0)
+    assert cells["bit_rate"] == 0.65
+    assert "dwer" not in cells
+
+
+def test_what_a_table_needs_is_said(tmp_path):
+    with pytest.raises(ValueError, match="give --data FOLDER"):
+        TABLES[2](Request())
+    with pytest.raises(ValueError, match="Table 5 is of trained probes and models: give --runs"):
+        TABLES[5](Request())
+    with pytest.raises(ValueError, match="Table 6 is of trained codecs: give --runs"):
+        TABLES[6](Request())
+
+
+def test_tables_are_written_in_all_formats(request_, tmp_path):
+    make_tables("7", request_, "text", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"table_07.{s}" for s in ("csv", "md", "tex", "txt")]
+    with pytest.raises(ValueError, match="the paper has the tables 1 to 10, or all of them, found '11'"):
+        make_tables("11", request_, "text", None)
