@@ -61,7 +61,7 @@ def describe_model(source: str) -> str:
         tokenizer = AudioTokenizer.from_pretrained(source)
     parameters = sum(p.numel() for p in tokenizer.codec.parameters())
     lines += [
-        f"codec           {tokenizer.codec.config.model_type}, {parameters / 1e6:.2f} M parameters",
+        f"codec           {type(tokenizer.codec).__name__}, {parameters / 1e6:.2f} M parameters",
         f"rates           {tokenizer.sampling_rate} Hz in, {tokenizer.output_sampling_rate} Hz out, "
         f"{tokenizer.frame_rate:g} frames/s",
         f"tokens          {tokenizer.num_codebooks} x {tokenizer.codebook_size}, {tokenizer.bits_per_second:.0f} bit/s",

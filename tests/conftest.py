@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from focallm.tokenizer import codecs
 from focallm.tokenizer.focalcodec import FocalCodecConfig, FocalCodecModel
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)  # a gate gives the same answer twice
@@ -16,6 +17,32 @@ settings.load_profile("repeatable")
 
 FIXTURES = Path(__file__).parent / "fixtures" / "focalcodec"
 
+# The other codecs, tiny: golden models, and fields of the configs of random ones.
+_GOLDEN = {
+    "bigcodec": (codecs.BigCodec, "bigcodec"),
+    "speechtokenizer": (codecs.SpeechTokenizerCodec, "speechtokenizer"),
+    "stable_codec": (codecs.StableCodec, "stable_codec/tiny"),
+    "wavtokenizer": (codecs.WavTokenizerCodec, "wavtokenizer"),
+}
+_HEADS = {"num_hidden_layers": 1, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
+_W2V_BERT = {"hidden_size": 16, "output_hidden_size": 16, "conv_depthwise_kernel_size": 7, **_HEADS}
+_XCODEC2 = {
+    "semantic_model_config": {"model_type": "wav2vec2-bert", **_W2V_BERT},
+    "quantization_levels": [4, 4, 3],
+    **{"hidden_size": 64, "head_dim": 32, "encoder_hidden_size": 2, "quantization_dim": 80, **_HEADS},
+}
+_MIMI = {"hidden_size": 32, "codebook_dim": 16, "vector_quantization_hidden_dimension": 16, "upsample_groups": 32}
+_TS3 = {"frame_hidden": 24, "dim": 32, "num_layers": 2, "num_heads": 2, "ffn_dim": 48, "window": 5, "codebook_dim": 4}
+_ENCODEC = {"num_filters": 4, "hidden_size": 16, "num_lstm_layers": 1, "target_bandwidths": [0.9, 1.8]}
+_DAC = {"encoder_hidden_size": 4, "downsampling_ratios": [2, 4, 5, 8], "decoder_hidden_size": 32, "n_codebooks": 4}
+_RANDOM = {
+    "encodec": (codecs.EncodecCodec, {"codebook_size": 64, **_ENCODEC}),
+    "dac": (codecs.DacCodec, {"codebook_size": 32, **_DAC}),
+    "mimi": (codecs.MimiCodec, {"num_filters": 4, "num_quantizers": 4, "codebook_size": 64, **_MIMI, **_HEADS}),
+    "ts3_codec": (codecs.TS3Codec, {"frame_size": 40, "codebook_size": 64, **_TS3}),
+    "xcodec2": (codecs.Xcodec2Codec, _XCODEC2),
+    "neucodec": (codecs.NeuCodec, _XCODEC2),
+}
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: sums differ with it in the last bit
 
@@ -37,6 +64,35 @@ def codec() -> Callable[[str], FocalCodecModel]:
     return functools.cache(
         lambda name: _mel_codec() if name == "mel" else FocalCodecModel.from_pretrained(FIXTURES / name)
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_codec() -> Callable[..., codecs.CodecAdapter]:
+    """`tiny_codec("dac")` and so on: another codec with tiny weights, always the same and made anew each time."""
+
+    def make(name: str, num_codebooks: int | None = None, **changes: object) -> codecs.CodecAdapter:
+        if name in _GOLDEN:
+            adapter, folder = _GOLDEN[name]
+            return adapter.from_pretrained(FIXTURES.parent / "codecs" / folder, num_codebooks)
+        adapter, fields = _RANDOM[name]
+        torch.manual_seed(0)
+        model = adapter.model_class(adapter.model_class.config_class(**{**fields, **changes}))
+        for key, tensor in model.state_dict().items():  # larger than a fresh model's, so that tokens vary
+            if key.endswith(("embed", "embed_sum")):  # of codebooks, where a fresh model has zeros
+                torch.nn.init.normal_(tensor, std=0.05 if name == "mimi" else 1.0)
+            elif key.endswith("cluster_usage"):
+                torch.nn.init.ones_(tensor)
+            elif tensor.ndim > 1 and name in ("xcodec2", "neucodec"):
+                torch.nn.init.normal_(tensor, std=tensor[0].numel() ** -0.5)
+        return adapter(model, num_codebooks)
+
+    return make
+
+
+@pytest.fixture(params=[*_GOLDEN, *_RANDOM])
+def any_codec(request: pytest.FixtureRequest, tiny_codec: Callable[..., codecs.CodecAdapter]) -> codecs.CodecAdapter:
+    """Each of the other codecs in turn."""
+    return tiny_codec(request.param)
 
 
 def _mel_codec() -> FocalCodecModel:

@@ -53,7 +53,8 @@ class AudioTokenizer:
 
         Args:
             source: `"mini"` (the small FocalCodec inside the package), a folder, or a hub id; FocalCodec in our layout
-                or in the official one, or EnCodec, DAC or Mimi in that of transformers.
+                or in the official one, or another codec as transformers (EnCodec, DAC, Mimi, X-Codec2, NeuCodec) or
+                its authors lay it out.
             num_codebooks: of a codec with several, how many to use; by default as many as were saved, or else as
                 transformers does (EnCodec 2, DAC and Mimi all).
             kwargs: as in transformers (`revision`, `cache_dir`, `token`, `dtype`, ...).

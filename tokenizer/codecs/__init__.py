@@ -15,6 +15,7 @@ from .speechtokenizer import SpeechTokenizerCodec, SpeechTokenizerModel
 from .stable_codec import StableCodec, StableCodecModel
 from .ts3_codec import TS3Codec, TS3CodecModel
 from .wavtokenizer import WavTokenizerCodec, WavTokenizerModel
+from .xcodec2 import NeuCodec, Xcodec2Codec
 
 for _model in (BigCodecModel, SpeechTokenizerModel, StableCodecModel, TS3CodecModel, WavTokenizerModel):
     AutoConfig.register(_model.config_class.model_type, _model.config_class, exist_ok=True)
@@ -27,8 +28,10 @@ __all__ = [
     "DacCodec",
     "EncodecCodec",
     "MimiCodec",
+    "NeuCodec",
     "SpeechTokenizerCodec",
     "StableCodec",
     "TS3Codec",
     "WavTokenizerCodec",
+    "Xcodec2Codec",
 ]

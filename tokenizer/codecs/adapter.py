@@ -19,17 +19,20 @@ _REMEMBERED = "used_codebooks"
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """The facts about a codec that `AudioTokenizer` needs, named as in `FocalCodecConfig`."""
+    """The facts about a codec that `AudioTokenizer` needs, named as in `FocalCodecConfig`.
+
+    Args:
+        output_sampling_rate: of decoded audio in Hz; 0 stands for that of the input.
+    """
 
     sampling_rate: int
     samples_per_token: int
     codebook_size: int
     num_quantizers: int
+    output_sampling_rate: int = 0
 
-    @property
-    def output_sampling_rate(self) -> int:
-        """Rate of decoded audio in Hz: that of the input."""
-        return self.sampling_rate
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "output_sampling_rate", self.output_sampling_rate or self.sampling_rate)
 
     @property
     def frame_rate(self) -> float:
@@ -123,7 +126,7 @@ class CodecAdapter(nn.Module):
     ) -> FocalCodecDecoderOutput:
         """(B, K, N) codes -> audio_values (B, 1, T), padding_mask (B, T).
 
-        An item lasts `num_samples` (cut, or its last sample repeated), or N frames.
+        An item lasts `num_samples` of the input (cut, or its last sample repeated), or N frames.
 
         Raises:
             ValueError: a code outside its codebook, or another number of codebooks.
@@ -138,6 +141,7 @@ class CodecAdapter(nn.Module):
             )
         frames = torch.full((B,), N) if audio_codes_mask is None else audio_codes_mask.sum(1)
         wanted = frames.cpu() * c.samples_per_token if num_samples is None else torch.as_tensor(num_samples).expand(B)
+        wanted = wanted * c.output_sampling_rate // c.sampling_rate
         waves = []
         for item, size, length in zip(audio_codes, frames.tolist(), wanted.tolist(), strict=True):
             wave = self._decode_one(item[None, :, :size]).flatten()

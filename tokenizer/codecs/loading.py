@@ -11,6 +11,7 @@ from .dac import DacCodec
 from .encodec import EncodecCodec
 from .mimi import MimiCodec
 from .official import conversion_advice, read_config
+from .xcodec2 import NeuCodec, Xcodec2Codec
 
 Codec = FocalCodecModel | CodecAdapter
 
@@ -19,6 +20,8 @@ _ADAPTERS: dict[str, type[CodecAdapter]] = {
     "encodec": EncodecCodec,
     "dac": DacCodec,
     "mimi": MimiCodec,
+    "xcodec2": Xcodec2Codec,
+    "neucodec": NeuCodec,
     "focallm_bigcodec": bigcodec.BigCodec,
     "focallm_wavtokenizer": wavtokenizer.WavTokenizerCodec,
     "focallm_speechtokenizer": speechtokenizer.SpeechTokenizerCodec,
