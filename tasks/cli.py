@@ -124,6 +124,25 @@ def train(
         print(said)
 
 
+def probe(
+    task: str, store: Path, run: Path, recipe: Path | None = None, codec: str = "mini", quiet: bool = False
+) -> None:
+    """Train a small network on a codec's tokens and test it; stopped at any time, it continues when it is called again.
+
+    Args:
+        task: asr (what is said), speaker (by whom) or emotion (in what mood).
+        store: a token store with transcripts, speakers, or a column emotion.
+        run: folder of the run; the error rate is left in its `result.json`.
+        recipe: a YAML file such as configs/probes/mini_asr.yaml; the paper's recipe without it.
+        codec: the codec that made the store.
+        quiet: no progress bar.
+    """
+    _prepare()
+    from .probes import probe as run_probe
+
+    print(run_probe(task, store, run, recipe, codec, quiet))
+
+
 def train_codec(
     recipe: Path, corpus: Path, run: Path, only: str | None = None, scorer: str | None = None, quiet: bool = False
 ) -> None:
@@ -327,6 +346,7 @@ COMMANDS: dict[str, Any] = {
     "align": align,
     "train": train,
     "train-codec": train_codec,
+    "probe": probe,
     "speak": speak_to_file,
     "enhance": enhance_file,
     "separate": separate_file,

@@ -73,7 +73,7 @@ def read_part(part: Also, recipe: LMRecipe, audio_tokenizer: AudioTokenizer, cod
     if part.task == "pronounce":
         return _words(template, store, part.repeat, recipe)
     tokens = TokenStore(store)
-    _check_codec(tokens, audio_tokenizer, codec)
+    check_codec(tokens, audio_tokenizer, codec)
     fields = {segment.field for segment in template.segments}
     _check_columns(fields, tokens, part.task)
     needed = {_REFERENCE.get(field, field) for field in fields}
@@ -103,7 +103,12 @@ def read_part(part: Also, recipe: LMRecipe, audio_tokenizer: AudioTokenizer, cod
     return Part(template, *sides, part.repeat, left_out, store)
 
 
-def _check_codec(tokens: TokenStore, audio_tokenizer: AudioTokenizer, name: str) -> None:
+def check_codec(tokens: TokenStore, audio_tokenizer: AudioTokenizer, name: str) -> None:
+    """Make sure that a store is of this codec.
+
+    Raises:
+        ValueError: it is of another.
+    """
     made, given = tokens.manifest["codec"], describe_codec(audio_tokenizer)
     differing = [key for key in given if key != "name" and given[key] != made[key]]
     if differing:

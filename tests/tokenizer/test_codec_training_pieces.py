@@ -16,7 +16,7 @@ from focallm.tokenizer.training.average import Average
 from focallm.tokenizer.training.clips import Clips, Rates, make_batch
 from focallm.tokenizer.training.entropy import entropy_loss
 from focallm.tokenizer.training.recordings import open_recordings
-from focallm.tokenizer.training.schedule import Schedule
+from focallm.tokenizer.training.schedule import NewBob, Schedule
 from focallm.tokenizer.training.validation import code_use, edit_distance
 
 
@@ -126,6 +126,14 @@ def test_newbob_slows_down_where_the_loss_hardly_improves():
     assert again.rate(50) == s.rate(50)
     again.observe(-1.1)
     assert again.rate(50) == pytest.approx(0.9**4)
+
+
+def test_newbob_lets_losses_pass_as_often_as_its_patience():
+    newbob, factors = NewBob(0.5, patience=1), []
+    for loss in (1.0, 1.0, 1.0, 0.5, 0.5, 0.4, 0.4):
+        newbob.observe(loss)
+        factors.append(newbob.factor)
+    assert factors == [1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.25]
 
 
 def test_the_average_follows_and_gives_the_weights_back():

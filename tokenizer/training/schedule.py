@@ -7,6 +7,38 @@ from .recipe import CodecRecipe
 _SMALL = 0.0025  # relative improvement of the validation loss below which NewBob slows down (spec A.2)
 
 
+class NewBob:
+    """A factor that shrinks where a validation loss hardly improves on the one before it.
+
+    Args:
+        decay: what the factor is multiplied with.
+        patience: how many such losses are let pass each time.
+    """
+
+    def __init__(self, decay: float, patience: int = 0) -> None:
+        self.decay, self.patience = decay, patience
+        self.factor = 1.0
+        self.passed = 0
+        self.previous = math.inf
+
+    def observe(self, loss: float) -> None:
+        """Take in a validation loss."""
+        if self.previous - loss < _SMALL * abs(self.previous):
+            if self.passed == self.patience:
+                self.factor, self.passed = self.factor * self.decay, 0
+            else:
+                self.passed += 1
+        self.previous = loss
+
+    def state_dict(self) -> dict[str, float]:
+        """What a checkpoint must hold."""
+        return {"slowed": self.factor, "passed": self.passed, "previous": self.previous}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Continue where a checkpoint was written; older ones know no patience."""
+        self.factor, self.passed, self.previous = state["slowed"], int(state.get("passed", 0)), state["previous"]
+
+
 class Schedule:
     """Linear warm-up, times what the recipe names: a cosine, a decay per epoch, NewBob, or nothing.
 
@@ -17,8 +49,7 @@ class Schedule:
 
     def __init__(self, recipe: CodecRecipe, epoch_steps: int) -> None:
         self.recipe, self.epoch_steps = recipe, epoch_steps
-        self.slowed = 1.0  # NewBob's factor so far
-        self.previous = math.inf  # validation loss
+        self.newbob = NewBob(recipe.decay)
 
     def rate(self, step: int) -> float:
         """Learning rate of the update with this number, from 0."""
@@ -29,19 +60,17 @@ class Schedule:
         elif r.schedule == "exponential":
             factor = r.decay ** (step // self.epoch_steps)
         elif r.schedule == "newbob":
-            factor = self.slowed
+            factor = self.newbob.factor
         return r.learning_rate * min(1.0, (step + 1) / r.warmup) * factor
 
     def observe(self, loss: float) -> None:
         """Take in a validation loss: NewBob multiplies the rate by `decay` where it hardly improved on the last one."""
-        if self.previous - loss < _SMALL * abs(self.previous):
-            self.slowed *= self.recipe.decay
-        self.previous = loss
+        self.newbob.observe(loss)
 
     def state_dict(self) -> dict[str, float]:
         """What a checkpoint must hold."""
-        return {"slowed": self.slowed, "previous": self.previous}
+        return self.newbob.state_dict()
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Continue where a checkpoint was written."""
-        self.slowed, self.previous = state["slowed"], state["previous"]
+        self.newbob.load_state_dict(state)
