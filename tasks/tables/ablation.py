@@ -4,7 +4,8 @@ from pathlib import Path
 
 from ...tokenizer import AudioTokenizer
 from ..evaluation import choose, codec_systems, read_with_texts
-from ..measurement import RECORDING, Line, Scorers, judge, mean, word_cells
+from ..measurement import RECORDING, judge, mean, word_cells
+from ..metrics import Line, load_scorers
 
 # Name of a recipe -> what it changes, and the word error rate in % that the paper reports for it (LibriTTS, LibriSpeech
 # test-clean, Whisper small, against the transcript of the original). None: not among the figures known here.
@@ -43,7 +44,7 @@ def ablation_table(runs: Path, data: Path, limit: int, scorer: str, seed: int) -
     if not done:
         raise OSError(f"{runs} holds no row of the ablation; train them first:\n" + "\n".join(commands))
     items = choose(read_with_texts(data), limit, seed)
-    scorers, ids = Scorers(None if scorer == "mel" else scorer), [item.id for item in items]
+    metrics, ids = load_scorers("mel", None if scorer == "mel" else scorer), [item.id for item in items]
     lines = [
         f"Table 6 on {data.name}, n = {len(items)}, seed {seed}, scorer {Path(scorer).name}",
         "",
@@ -52,7 +53,7 @@ def ablation_table(runs: Path, data: Path, limit: int, scorer: str, seed: int) -
     ]
     for name in done:
         tokenizer = AudioTokenizer.from_pretrained(runs / name / "model")
-        found = judge(codec_systems(items, tokenizer, name, scorers), ids, scorers)
+        found = judge(codec_systems(items, tokenizer, name), ids, metrics)
         if name == done[0]:
             lines.append(f"| recording | | | {_cells(found[RECORDING], seed)} |")
         change, published = ROWS[name]
