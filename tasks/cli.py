@@ -168,11 +168,12 @@ def evaluate(
     data: Path,
     model: str = "mini",
     limit: int = 0,
-    scorer: str = "mel",
+    scorers: str = "mel",
     seed: int = 0,
     mix: Path | None = None,
     noise: Path | None = None,
-    full: bool = False,
+    whisper: str | None = None,
+    others: bool = False,
     record: Path | None = None,
     quiet: bool = False,
 ) -> None:
@@ -183,19 +184,23 @@ def evaluate(
         data: a corpus with transcripts that was not trained on.
         model: mini or a folder.
         limit: only this many items, chosen by the seed; 0 for all.
-        scorer: mel (needs nothing else) or the folder of a Whisper model for faster-whisper (adds word error rates).
+        scorers: mel (distances, which need nothing else), published (those of the FocalCodec paper: Whisper small,
+            UTMOS, DNSMOS, WavLM; also PESQ and STOI) or offline (what stands in for them without a network).
         seed: of the choice of items and of sampling.
         mix: for se and ss, a YAML file such as configs/mix/enhancement.yaml: what the model is to hear.
         noise: recordings of noise, for recipes that draw recorded noise.
-        full: also DNSMOS and the likeness of the voice, and what others make of the same items: Codec2 and Opus; flite
-            and espeak-ng; spectral gating and DeepFilterNet.
+        whisper: another recogniser: a folder for faster-whisper, or a folder or hub id for transformers.
+        others: also what others make of the same items: Codec2 and Opus; flite and espeak-ng; spectral gating and
+            DeepFilterNet.
         record: a .jsonl file of what was measured of each item; what it holds is not measured again.
         quiet: no progress bar.
     """
     _prepare()
     from .evaluation import evaluate_task
 
-    print(evaluate_task(task, data, model, limit, scorer, seed, mix, noise, full, record, progress=not quiet))
+    print(
+        evaluate_task(task, data, model, limit, scorers, seed, mix, noise, whisper, others, record, progress=not quiet)
+    )
 
 
 def release(recipe: Path, run: Path, out: Path, evaluations: list[Path] | None = None, seed: int = 0) -> None:
@@ -205,7 +210,7 @@ def release(recipe: Path, run: Path, out: Path, evaluations: list[Path] | None =
         recipe: the YAML file that it was trained with.
         run: folder of the run.
         out: folder of the weights and their card.
-        evaluations: records that focallm evaluate --full --record wrote of these weights, a table each.
+        evaluations: records that focallm evaluate --record wrote of these weights, a table each.
         seed: of the tables' intervals.
     """
     _prepare()
@@ -335,7 +340,7 @@ def info(model: str) -> None:
     print(describe_model(model))
 
 
-_FLAGS = ("--quiet", "--features", "--full", "--smoke")  # jsonargparse has no plain flags
+_FLAGS = ("--quiet", "--features", "--others", "--smoke")  # jsonargparse has no plain flags
 _LISTS = ("--codecs", "--data", "--mix")  # of tables
 
 

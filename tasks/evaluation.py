@@ -21,12 +21,12 @@ from ..data.mixing import Mixer, read_recipe
 from ..data.plan import weights_hash
 from ..lm import SpeechLM
 from ..tokenizer import AudioTokenizer, resample
-from ..tokenizer.training.validation import code_use
 from .classical import CODECS, SPEAKERS, say_classically, through_classical
 from .enhancement import enhance
 from .inputs import open_model
-from .measurement import QUALITY_ITEMS, RECORDING, Line, Scorers, Sound, System, judge, mean, read_record, table
-from .metrics import word_counter
+from .measurement import RECORDING, System, judge, mean, table
+from .metrics import Line, Sound, code_figures, load_scorers, word_counter
+from .record import read_record
 from .separation import separate
 from .streaming import stream_speech
 from .suppressors import SUPPRESSORS
@@ -35,6 +35,7 @@ from .tts import can_speak_as, speak
 CEILING = "recording through the codec"
 ENHANCED, SEPARATED = "enhanced", "separated"
 TASKS = ("codec", "tts", "se", "ss")
+_TIMED_ITEMS = 30  # whose first sound is waited for
 
 
 def evaluate_task(
@@ -42,38 +43,37 @@ def evaluate_task(
     data: Path,
     model: str,
     limit: int,
-    scorer: str,
+    scorers: str,
     seed: int,
     mix: Path | None = None,
     noise: Path | None = None,
-    full: bool = False,
+    whisper: str | None = None,
+    others: bool = False,
     record: Path | None = None,
     progress: bool = False,
 ) -> str:
     """-> a heading and a Markdown table; see `focallm evaluate --help` for the arguments.
 
     Raises:
-        ValueError: an unknown task, recordings without transcripts, or a recipe that is missing or of no use here.
+        ValueError: unknown task or scorers, recordings without transcripts, or a recipe that is missing or of no use.
         ImportError: a scorer or something to compare with is not installed.
     """
     if task not in TASKS:
         raise ValueError(f"codec, tts, se and ss can be evaluated, found {task!r}")
-    if full and scorer == "mel":
-        raise ValueError(f"--full needs a recogniser: focallm evaluate {task} DATA --full --scorer FOLDER")
+    metrics = load_scorers(scorers, whisper)
     items = read_with_texts(data)
     if (mix is not None) != (task in ("se", "ss")):
         raise ValueError("se and ss, and only they, need --mix: how the recordings that the model hears are made")
     mixer = None if mix is None else Mixer(read_recipe(mix), items, read_corpus(noise) if noise else ())
     items = choose(items if mixer is None else mixer.rows, limit, seed)
-    scorers = Scorers(None if scorer == "mel" else scorer, full)
     if mixer is not None:
-        systems = mixed_systems(task, mixer, items, open_model(model, task), full)
+        systems = mixed_systems(task, mixer, items, open_model(model, task), others)
     elif task == "codec":
-        systems = codec_systems(items, AudioTokenizer.from_pretrained(model), model, scorers)
+        systems = codec_systems(items, AudioTokenizer.from_pretrained(model), model, others)
     else:
-        systems = speech_systems(items, open_model(model, task), scorers, seed)
-    lines = judge(systems, [item.id for item in items], scorers, record, progress)
-    heading = f"{task} {model} on {data.name}, scorer {Path(scorer).name}"
+        systems = speech_systems(items, open_model(model, task), seed, others)
+    lines = judge(systems, [item.id for item in items], metrics, seed, record, progress)
+    heading = f"{task} {model} on {data.name}, scorers: {scorers}"
     return f"{heading}\n\n{table_of_lines(lines, seed)}"
 
 
@@ -104,14 +104,16 @@ def choose(items: list[Utterance], limit: int, seed: int) -> list[Utterance]:
     return [items[i] for i in sorted(np.random.default_rng(seed).choice(len(items), limit, replace=False))]
 
 
-def codec_systems(items: Sequence[Utterance], tokenizer: AudioTokenizer, name: str, scorers: Scorers) -> list[System]:
-    """The recordings themselves (the recogniser's own errors), the same through the codec and, in full, others."""
+def codec_systems(
+    items: Sequence[Utterance], tokenizer: AudioTokenizer, name: str, others: bool = False
+) -> list[System]:
+    """The recordings themselves (the recogniser's own errors), the same through the codec and through other codecs."""
     rate = tokenizer.sampling_rate
 
     def decoded(audio: np.ndarray) -> tuple[np.ndarray, Line]:
         ids, again = through_codec(tokenizer, audio)
-        facts = {"bit_rate": tokenizer.bits_per_second, "codes": ids.tolist(), "codebook_size": tokenizer.vocab_size}
-        return again, facts
+        sizes = list(tokenizer.codebook_sizes)
+        return again, {"bit_rate": tokenizer.bits_per_second, "codes": ids.tolist(), "codebook_sizes": sizes}
 
     def classical(name: str) -> Callable[[np.ndarray], tuple[np.ndarray, Line]]:
         def through(audio: np.ndarray) -> tuple[np.ndarray, Line]:
@@ -124,38 +126,37 @@ def codec_systems(items: Sequence[Utterance], tokenizer: AudioTokenizer, name: s
         def make(i: int) -> list[Sound]:
             audio, _ = items[i].read(rate)
             again, facts = through(audio)
-            return [Sound(again, rate, items[i].text or "", audio, audio, facts)]
+            return [Sound(again, rate, items[i].text or "", audio, {"similarity": audio}, facts)]
 
         return System(name, key, make)
 
     return [
-        recordings(items, rate, scorers),
+        recordings(items, rate),
         system(name, weights_hash(tokenizer.codec), decoded),
-        *(system(other, "", classical(other)) for other in (CODECS if scorers.full else ())),
+        *(system(other, "", classical(other)) for other in (CODECS if others else ())),
     ]
 
 
-def recordings(items: Sequence[Utterance], rate: int, scorers: Scorers) -> System:
-    """Doing nothing; in full, with how alike two recordings of one speaker and of two are."""
+def recordings(items: Sequence[Utterance], rate: int) -> System:
+    """Doing nothing, with how alike the voices of two recordings of one speaker and of two are."""
 
     def make(i: int) -> list[Sound]:
         audio, _ = items[i].read(rate)
-        facts: Line = {}
-        for kind, other in _others(items, i).items() if scorers.full else ():
-            facts[kind] = float(scorers.voice(audio, rate) @ scorers.voice(other.read(rate)[0], rate))
-        return [Sound(audio, rate, items[i].text or "", facts=facts)]
+        voices = {kind: other.read(rate)[0] for kind, other in _others(items, i).items()}
+        return [Sound(audio, rate, items[i].text or "", voices=voices)]
 
     return System(RECORDING, "", make)
 
 
-def speech_systems(items: Sequence[Utterance], lm: SpeechLM, scorers: Scorers, seed: int) -> list[System]:
+def speech_systems(items: Sequence[Utterance], lm: SpeechLM, seed: int, others: bool = False) -> list[System]:
     """Speech written for the transcripts, beside the recordings and what the codec leaves of them."""
     tokenizer, key = lm.audio_tokenizer, weights_hash(lm.model)
     rate, output_rate = tokenizer.sampling_rate, tokenizer.output_sampling_rate
 
     def ceiling(i: int) -> list[Sound]:
         audio, _ = items[i].read(rate)
-        return [Sound(through_codec(tokenizer, audio)[1], rate, items[i].text or "", audio, audio)]
+        again = through_codec(tokenizer, audio)[1]
+        return [Sound(again, rate, items[i].text or "", audio, {"similarity": audio})]
 
     def spoken(i: int, **voice: Any) -> list[Sound]:
         text, seconds = items[i].text or "", len(items[i].read(rate)[0]) / rate
@@ -168,11 +169,11 @@ def speech_systems(items: Sequence[Utterance], lm: SpeechLM, scorers: Scorers, s
         other = _others(items, i).get("same", items[i])
         reference, _ = other.read(output_rate)
         (sound,) = spoken(i, reference=reference, reference_text=other.text, sampling_rate=output_rate)
-        return [Sound(sound.audio, sound.rate, sound.text, voice=reference, facts=sound.facts)]
+        return [Sound(sound.audio, sound.rate, sound.text, voices={"similarity": reference}, facts=sound.facts)]
 
     def named(i: int) -> list[Sound]:
         (sound,) = spoken(i)
-        if i < QUALITY_ITEMS:
+        if i < _TIMED_ITEMS:
             began = time.perf_counter()
             next(iter(stream_speech(sound.text, lm, seed=seed + 1000 * i)))
             sound.facts["first_sound_s"] = time.perf_counter() - began
@@ -183,15 +184,17 @@ def speech_systems(items: Sequence[Utterance], lm: SpeechLM, scorers: Scorers, s
 
     has_voices, imitates = can_speak_as(lm, by_reference=False), can_speak_as(lm, by_reference=True)
     return [
-        recordings(items, rate, scorers),
+        recordings(items, rate),
         System(CEILING, weights_hash(tokenizer.codec), ceiling),
-        *(System(name, "", by(name)) for name in (SPEAKERS if scorers.full else ())),
+        *(System(name, "", by(name)) for name in (SPEAKERS if others else ())),
         *([System(f"spoken, {lm.info.voices[0]}", key, named)] if has_voices else []),
         *([System("spoken in the voice of a recording", key, as_the_recording)] if imitates else []),
     ]
 
 
-def mixed_systems(task: str, mixer: Mixer, items: Sequence[Utterance], lm: SpeechLM, full: bool) -> list[System]:
+def mixed_systems(
+    task: str, mixer: Mixer, items: Sequence[Utterance], lm: SpeechLM, others: bool = False
+) -> list[System]:
     """What a model makes of noise or of several talkers, between doing nothing and what the codec leaves of the best.
 
     Every talker counts, in the order of who speaks first: the model has to keep it, nobody sorts its answers.
@@ -207,8 +210,7 @@ def mixed_systems(task: str, mixer: Mixer, items: Sequence[Utterance], lm: Speec
         def make(i: int) -> list[Sound]:
             targets, texts = _targets(mixed(i)), mixed(i).facts.get("texts") or [items[i].text or ""]
             answers = zip(answer(mixed(i)), texts, targets, strict=True)
-            voices = i < QUALITY_ITEMS  # like quality, judged of the first ones only
-            return [Sound(wave, rate, text, target, target if voices else None) for wave, text, target in answers]
+            return [Sound(wave, rate, text, target, {"similarity": target}) for wave, text, target in answers]
 
         return System(name, key, make)
 
@@ -228,7 +230,7 @@ def mixed_systems(task: str, mixer: Mixer, items: Sequence[Utterance], lm: Speec
         system(CEILING, codec, lambda example: [through(target) for target in _targets(example)]),
         system(heard, "", unchanged(lambda wave: wave)),
         system(f"{heard} through the codec", codec, unchanged(through)),
-        *(system(name, "", suppressed(name)) for name in (SUPPRESSORS if full and task == "se" else ())),
+        *(system(name, "", suppressed(name)) for name in (SUPPRESSORS if others and task == "se" else ())),
         system({"se": ENHANCED, "ss": SEPARATED}[task], weights_hash(lm.model), written),
     ]
 
@@ -278,17 +280,16 @@ def remarks(lines: dict[str, list[Line]]) -> list[str]:
         )
     for name, own in lines.items():
         if "codes" in own[0]:
-            said.append(_use(name, own, own[0]["codebook_size"]))
+            said.append(_use(name, own))
     return ["", *said] if said else []
 
 
-def _use(name: str, lines: Sequence[Line], codebook_size: int) -> str:
-    use = code_use(torch.tensor([code for line in lines for code in line["codes"]]), codebook_size)
-    used = f"{use['codes_used']:.0f} of {codebook_size} ({100 * use['codes_used'] / codebook_size:.1f} %)"
+def _use(name: str, lines: Sequence[Line]) -> str:
+    use = code_figures(lines)
     return (
-        f"Codes of {name}: {used} in {use['tokens']:.0f} tokens, {100 * use['code_share']:.1f} % of those that even "
-        f"use would show; entropy {use['entropy_bits']:.2f} bits, normalised by the codes in use "
-        f"{use['normalised_entropy']:.3f}."
+        f"Codes of {name}: {use['codes_used']} of {use['codes']} ({100 * use['code_usage']:.1f} %) in {use['tokens']} "
+        f"tokens, {100 * use['code_share']:.1f} % of those that even use would show; entropy {use['entropy_bits']:.2f} "
+        f"bits, normalised by the codes in use {use['normalised_entropy']:.3f}."
     )
 
 

@@ -6,53 +6,35 @@ Each item is a line of a record and is not judged again, so that a table costs n
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from ..tokenizer.focalcodec.mel import log_mel
-from .metrics import load_quality, load_recogniser, load_similarity, word_counter
+from .metrics import Line, Metric, Sound
+from .record import append_to_record, code_version, read_record
 
-QUALITY_ITEMS = 30  # DNSMOS takes longer than everything else together
 RECORDING = "recording"
-Line = dict[str, Any]
+_BATCH = 8  # items that are judged together
 
-# key of a line -> heading of its column, and digits of the mean; beside the word errors, which have an interval.
+# key of a line -> heading of its column, and digits of the mean; beside the word errors.
 COLUMNS = {
     "bit_rate": ("bit/s", 0),
+    "utmos": ("UTMOS", 2),
+    "p808": ("DNSMOS P.808", 2),
     "quality": ("DNSMOS overall", 2),
     "similarity": ("voice similarity", 3),
+    "pesq": ("PESQ", 2),
+    "stoi": ("STOI", 3),
+    "si_sdr": ("SI-SDR, dB", 1),
+    "stft": ("STFT distance", 3),
     "mel": ("mel distance", 3),
     "duration": ("duration, of the recording's", 2),
     "unfinished": ("without an end", 2),
     "real_time_factor": ("real-time factor", 2),
     "first_sound_s": ("first sound after, s", 2),
 }
-
-
-@dataclass(frozen=True)
-class Sound:
-    """What is judged.
-
-    Args:
-        audio: (T,) at `rate` Hz.
-        text: what it is to say.
-        target: (T,) at the same rate, what it is to sound like.
-        voice: (T,) at the same rate, a recording of the voice that it is to have.
-        facts: what else its line is to hold.
-    """
-
-    audio: np.ndarray
-    rate: int
-    text: str
-    target: np.ndarray | None = None
-    voice: np.ndarray | None = None
-    facts: Line = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,95 +52,104 @@ class System:
     make: Callable[[int], list[Sound]]
 
 
-class Scorers:
-    """Judges of speech, loaded when the first item needs them.
-
-    Args:
-        whisper: folder of a Whisper model for faster-whisper; without one, words are not counted.
-        full: judge quality and voice, too.
-    """
-
-    def __init__(self, whisper: str | None, full: bool = False) -> None:
-        self.whisper, self.full = whisper, full
-
-    recognise = cached_property(lambda self: _once(load_recogniser(self.whisper)) if self.whisper else None)
-    voice = cached_property(lambda self: _once(load_similarity()))
-    count = cached_property(lambda self: word_counter())
-    quality = cached_property(lambda self: load_quality())
-
-
-def _once(listen: Callable[[np.ndarray, int], Any]) -> Callable[[np.ndarray, int], Any]:
-    """The same audio is not listened to again: mixtures are judged once for each talker."""
-    known: dict[str, Any] = {}
-
-    def answer(audio: np.ndarray, rate: int) -> Any:
-        key = hashlib.sha256(audio.tobytes()).hexdigest()
-        if key not in known:
-            known[key] = listen(audio, rate)
-        return known[key]
-
-    return answer
-
-
 def judge(
-    systems: Sequence[System], ids: Sequence[str], scorers: Any, record: Path | None = None, progress: bool = False
+    systems: Sequence[System],
+    ids: Sequence[str],
+    metrics: Sequence[Metric],
+    seed: int = 0,
+    record: Path | None = None,
+    progress: bool = False,
 ) -> dict[str, list[Line]]:
-    """-> the lines of every system, by its name
+    """-> the lines of every system, by its name, in the order of the items
+
+    A line holds the `id` of its item, `system`, `key`, `seed` and `commit` of the code, the facts of its sound, what
+    was measured of it, `judges`, the checkpoints of the metrics by their names, and `config`, a hash of them. A line of
+    a record is taken if none of its judges has another checkpoint now; metrics that it lacks are added.
 
     Args:
         ids: of the items.
-        scorers: `Scorers`, or what hears as they do.
+        metrics: as `load_scorers` gives them.
+        seed: that the systems were made with.
         record: JSON lines, read if they are there and added to.
         progress: show a bar.
+
+    Raises:
+        ImportError: what a metric needs is not installed.
     """
-    known = read_record(record)
-    found: dict[str, list[Line]] = {system.name: [] for system in systems}
+    judges = {metric.name: metric.checkpoint for metric in metrics}
+    known = {place: lines for place, lines in read_record(record).items() if _agrees(lines[0], judges, seed)}
+    found: dict[str, list[Line]] = {}
     for system in systems:
-        for i, name in enumerate(tqdm(ids, desc=system.name, unit="item", disable=not progress)):
-            lines = known.get((name, system.name, system.key))
-            if lines is None:
-                about = {"id": name, "system": system.name, "key": system.key}
-                lines = [about | _judge(sound, scorers, i < QUALITY_ITEMS) for sound in system.make(i)]
-                _append(record, lines)
-            found[system.name] += lines
+        own = {i: known.get((name, system.name, system.key), []) for i, name in enumerate(ids)}
+        with tqdm(total=len(ids), desc=system.name, unit="item", disable=not progress) as bar:
+            for start in range(0, len(ids), _BATCH):
+                batch = {i: own[i] for i in range(start, min(start + _BATCH, len(ids)))}
+                for i, lines in _judge_batch(system, batch, metrics).items():
+                    about = {"id": ids[i], "system": system.name, "key": system.key, "seed": seed}
+                    own[i] = [{**about, **line, "commit": code_version(), "config": _config(line)} for line in lines]
+                    append_to_record(record, own[i])
+                bar.update(len(batch))
+        found[system.name] = [line for lines in own.values() for line in lines]
     return found
 
 
-def _judge(sound: Sound, scorers: Any, quality: bool) -> Line:
-    line = {"seconds": len(sound.audio) / sound.rate, "text": sound.text, **sound.facts}
-    if sound.target is not None:
-        line["mel"] = mel_distance(sound.target, sound.audio, sound.rate)
-    if scorers.recognise:
-        line["heard"] = scorers.recognise(sound.audio, sound.rate)
-        line["errors"], line["words"] = scorers.count(sound.text, line["heard"])
-    if scorers.full and quality:
-        line["quality"] = scorers.quality(sound.audio, sound.rate)
-    if scorers.full and sound.voice is not None:
-        line["similarity"] = float(scorers.voice(sound.voice, sound.rate) @ scorers.voice(sound.audio, sound.rate))
-    return line
+def _agrees(line: Line, judges: dict[str, str], seed: int) -> bool:
+    """Whether a line is of this seed, and nobody who judged it has become another. Lines of old name no judges."""
+    if "judges" not in line or line["seed"] != seed:
+        return False
+    return all(judges.get(name, checkpoint) == checkpoint for name, checkpoint in line["judges"].items())
 
 
-def mel_distance(a: np.ndarray, b: np.ndarray, rate: int) -> float:
-    """Mean absolute difference of two (T,) log-mel spectrograms, in nats of magnitude; what one lasts longer is cut."""
-    size = min(len(a), len(b))
-    x, y = (log_mel(torch.from_numpy(wave[:size])[None].float(), rate, 1024, 320, 80) for wave in (a, b))
-    return float((x - y).abs().mean())
+def _judge_batch(system: System, batch: dict[int, list[Line]], metrics: Sequence[Metric]) -> dict[int, list[Line]]:
+    """Items and what is known of them -> the lines of those that are judged now, by more metrics"""
+    missing = {i: _missing(i, lines, metrics) for i, lines in batch.items()}
+    sounds = {i: system.make(i) for i, lines in batch.items() if missing[i] or not lines}
+    judged = {i: [_facts(sound) for sound in made] for i, made in sounds.items()}
+    for i, lines in judged.items():
+        judged[i] = [{**old, **new} for old, new in zip(batch[i] or [{"judges": {}}] * len(lines), lines, strict=True)]
+    for metric in metrics:
+        asked = [i for i in sounds if metric in missing[i]]
+        measured = metric([sound for i in asked for sound in sounds[i]])
+        for line, values in zip((line for i in asked for line in judged[i]), measured, strict=True):
+            line.update(values, judges={**line["judges"], metric.name: metric.checkpoint})
+    return judged
 
 
-def bootstrap(errors: Sequence[int], words: Sequence[int], seed: int, draws: int = 1000) -> tuple[float, float]:
-    """95 % percentile interval of the word error rate over items drawn with replacement."""
+def _missing(i: int, lines: list[Line], metrics: Sequence[Metric]) -> list[Metric]:
+    """Those metrics that have yet to judge an item."""
+    judges = lines[0]["judges"] if lines else {}
+    return [metric for metric in metrics if metric.name not in judges and (not metric.limit or i < metric.limit)]
+
+
+def _facts(sound: Sound) -> Line:
+    return {"seconds": len(sound.audio) / sound.rate, "text": sound.text, **sound.facts}
+
+
+def _config(line: Line) -> str:
+    return hashlib.sha256(json.dumps(line["judges"], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def bootstrap(errors: Sequence[float], words: Sequence[float], seed: int, draws: int = 1000) -> tuple[float, float]:
+    """95 % percentile interval of the sum of errors per word over items drawn with replacement."""
     e, w = np.asarray(errors), np.asarray(words)
     index = np.random.default_rng(seed).integers(len(e), size=(draws, len(e)))
     low, high = np.percentile(e[index].sum(1) / w[index].sum(1), [2.5, 97.5])
     return float(low), float(high)
 
 
+def mean_interval(values: Sequence[float], seed: int) -> tuple[float, float]:
+    """95 % percentile interval of the mean over items drawn with replacement."""
+    return bootstrap(values, [1] * len(values), seed)
+
+
 def table(lines: dict[str, list[Line]], seed: int) -> str:
-    """Markdown: a row for every system, a column for whatever was measured."""
+    """Markdown: a row for every system, a column for whatever was measured, and who judged."""
     everything = [line for own in lines.values() for line in own]
     columns = [key for key in COLUMNS if any(key in line for line in everything)]
+    has_dwer = any("dwer_errors" in line for line in everything)
     first = next(iter(lines.values()))
-    headings = ["", "word error rate, % (95 % interval)", "items above 50 %", *(COLUMNS[key][0] for key in columns)]
+    headings = ["", "word error rate, % (95 % interval)", "items above 50 %"]
+    headings += [*(["dWER, %"] if has_dwer else []), *(COLUMNS[key][0] for key in columns)]
     heard = sum("quality" in line for line in first)
     about = f"n = {len(first)}, {sum(line['seconds'] for line in first) / 60:.1f} minutes"
     return "\n".join(
@@ -167,54 +158,50 @@ def table(lines: dict[str, list[Line]], seed: int) -> str:
             "",
             f"| {' | '.join(headings)} |",
             f"|{'---|' * len(headings)}",
-            *(row(name, own, columns, seed) for name, own in lines.items()),
+            *(row(name, own, columns, seed, has_dwer) for name, own in lines.items()),
+            *judges_of(everything),
         ]
     )
 
 
-def row(name: str, lines: Sequence[Line], columns: Iterable[str], seed: int) -> str:
+def judges_of(lines: Iterable[Line]) -> list[str]:
+    """What stands below a table: which model judged what, and what it stands in for."""
+    judges = dict.fromkeys(pair for line in lines for pair in line.get("judges", {}).items())
+    return ["", "Judges: " + "; ".join(f"{name}: {checkpoint}" for name, checkpoint in judges) + "."] if judges else []
+
+
+def row(name: str, lines: Sequence[Line], columns: Iterable[str], seed: int, has_dwer: bool = False) -> str:
     """The cells of a system."""
-    cells = [name, *word_cells(lines, seed), *(mean(lines, key, COLUMNS[key][1]) for key in columns)]
-    return f"| {' | '.join(cells)} |"
+    dwer = [rate_cell(lines, seed, "dwer_errors", "dwer_words")] if has_dwer else []
+    means = [mean_cell(lines, key, COLUMNS[key][1], seed) for key in columns]
+    return f"| {' | '.join([name, *word_cells(lines, seed), *dwer, *means])} |"
 
 
 def word_cells(lines: Sequence[Line], seed: int) -> list[str]:
-    """`word_rates` as they are shown; two dashes if nobody listened."""
-    rates = word_rates(lines, seed)
-    if rates is None:
-        return ["-", "-"]
-    rate, low, high, failed = rates
-    return [f"{rate:.1f} ({low:.1f} to {high:.1f})", f"{failed:.0f}"]
-
-
-def word_rates(lines: Sequence[Line], seed: int) -> tuple[float, float, float, float] | None:
-    """Word error rate, the ends of its interval, the share of items above 50 %, all in %; None if nobody listened."""
+    """Word error rate in % with its interval, and the share of items above 50 %; two dashes if nobody listened."""
     if not all("errors" in line for line in lines):
-        return None
-    errors, words = ([line[key] for line in lines] for key in ("errors", "words"))
-    low, high = bootstrap(errors, words, seed)
-    failed = np.mean([e > 0.5 * w for e, w in zip(errors, words, strict=True)])
-    return 100 * sum(errors) / sum(words), 100 * low, 100 * high, float(100 * failed)
+        return ["-", "-"]
+    failed = np.mean([line["errors"] > 0.5 * line["words"] for line in lines])
+    return [rate_cell(lines, seed), f"{100 * failed:.0f}"]
+
+
+def rate_cell(lines: Sequence[Line], seed: int, errors: str = "errors", words: str = "words") -> str:
+    """Errors per word in % with their interval, by the keys of both; nothing if a line has none."""
+    if not all(errors in line for line in lines):
+        return ""
+    e, w = ([line[key] for line in lines] for key in (errors, words))
+    low, high = bootstrap(e, w, seed)
+    return f"{100 * sum(e) / sum(w):.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def mean_cell(lines: Iterable[Line], key: str, digits: int, seed: int) -> str:
+    """The mean, and its interval if not all are the same, of those lines that have it; nothing if none has."""
+    lines = [line for line in lines if key in line]
+    low, high = mean_interval([line[key] for line in lines], seed) if lines else (0.0, 0.0)
+    return mean(lines, key, digits) + (f" ({low:.{digits}f} to {high:.{digits}f})" if low < high else "")
 
 
 def mean(lines: Iterable[Line], key: str, digits: int) -> str:
     """Of those lines that have it; nothing if none has."""
     values = [line[key] for line in lines if key in line]
     return f"{np.mean(values):.{digits}f}" if values else ""
-
-
-def read_record(record: Path | None) -> dict[tuple[str, str, str], list[Line]]:
-    """Lines by item, system and its key."""
-    found: dict[tuple[str, str, str], list[Line]] = {}
-    if record is not None and record.exists():
-        whole = [text for text in record.read_text().splitlines() if text.endswith("]")]  # a kill cuts the last
-        for lines in map(json.loads, whole):
-            found[lines[0]["id"], lines[0]["system"], lines[0]["key"]] = lines
-    return found
-
-
-def _append(record: Path | None, lines: list[Line]) -> None:
-    if record is not None:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        with record.open("a") as file:
-            file.write(json.dumps(lines) + "\n")

@@ -1,8 +1,27 @@
-"""What is measured of speech: words, quality, voices. Models are loaded when they are asked for."""
+"""What is measured of speech: words, naturalness, voices, likeness to a target; of codes, and what a codec costs.
 
-from .quality import load_quality
+A metric is one object, `Metric`: it loads its model when the first sound needs it, judges sounds in batches, and names
+what judges.
+"""
+
+from .codes import code_figures
+from .cost import Cost, codec_cost
+from .metric import Metric
 from .recogniser import load_recogniser
-from .similarity import load_similarity
-from .word_errors import MISSING, word_counter
+from .scorers import load_scorers
+from .sound import Line, Sound
+from .voice import Resemblyzer
+from .words import word_counter
 
-__all__ = ["MISSING", "load_quality", "load_recogniser", "load_similarity", "word_counter"]
+__all__ = [
+    "Cost",
+    "Line",
+    "Metric",
+    "Resemblyzer",
+    "Sound",
+    "code_figures",
+    "codec_cost",
+    "load_recogniser",
+    "load_scorers",
+    "word_counter",
+]

@@ -33,7 +33,8 @@ def measured(name: str, lines: Sequence[Line], seed: int, **others: Cell) -> Row
     for key, (column, factor) in MEANS.items():
         values = [factor * line[key] for line in lines if key in line]
         if values:
-            cells[column] = float(np.mean(values)) if key in _PLAIN else Interval(*mean_interval(values, seed))
+            mean = float(np.mean(values))
+            cells[column] = mean if key in _PLAIN else Interval(mean, *mean_interval(values, seed))
     for key, column in (("errors", "wer"), ("dwer_errors", "dwer")):
         if lines and all(key in line for line in lines):
             cells[column] = _rate([line[key] for line in lines], [line[f"{key[:-6]}words"] for line in lines], seed)

@@ -34,8 +34,8 @@ MIXES = {
     "mixture": {"kind": "mixture", "talkers": [2, 2], "offset_s": [0.3, 0.3], "level_difference_db": [0, 0]},
 }
 PIECES, PIECE_S = 6, 1.2  # of each sample, for the probes
-STACK = {"hidden_dims": [16], "factors": [1], "num_heads": 2}
-TINY = {
+STACK: dict[str, Any] = {"hidden_dims": [16], "factors": [1], "num_heads": 2}
+TINY: dict[str, dict[str, Any]] = {
     "compressor": STACK,
     "decompressor": STACK,
     "decoder": {"num_layers": 1, "dim": 16, "ffn_dim": 32, "channels": 16},
@@ -82,8 +82,9 @@ def train_tiny(name: str, corpus: Path, folder: Path) -> None:
     """Two updates of a row of the ablation, at a few channels, into `runs/ablation/NAME` of the folder."""
     values: dict[str, Any] = read_yaml(CONFIGS / "codec" / "ablation" / f"{name}.yaml")
     values |= {"steps": 2, "batch_size": 2, "seconds": 0.4, "validation_files": 1}
+    parts: dict[str, dict[str, Any]] = values["model"]
     for part, small in TINY.items():
-        values["model"][part] |= {key: value for key, value in small.items() if key in values["model"][part]}
+        parts[part] |= {key: value for key, value in small.items() if key in parts[part]}
     recipe = folder / f"{name}.yaml"
     recipe.write_text(yaml.safe_dump(values))
     with _inside(folder):  # recipes name each other's runs

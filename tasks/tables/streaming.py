@@ -29,19 +29,17 @@ def streaming_table(request: Request) -> Table:
             continue
         tokenizer, causal = contender.tokenizer, is_causal(contender.tokenizer)
         chunks = [stream_chunk_ms(tokenizer)] if causal else CHUNKS_MS
-        ways = {float("inf"): contender} | {
-            float(ms): Contender(
-                f"{contender.name}, {ms:g} ms",
-                contender.key,
-                lambda wave, ms=ms, tokenizer=tokenizer: in_chunks(tokenizer, wave, ms),
-            )
-            for ms in chunks
-        }
+        ways = {float("inf"): contender, **{float(ms): _chunked(contender, tokenizer, ms) for ms in chunks}}
         found = resynthesised(request, *request.first, list(ways.values()))
         for ms, row in zip(ways, found, strict=True):
             cells = {"causal": "Yes" if causal else "No", "chunk_ms": ms}
             rows.append(Row(contender.name, {**row.cells, **cells}))
     return Table("Table 9: offline and in chunks", columns_of(rows), rows, [*notes(request), HOW])
+
+
+def _chunked(contender: Contender, tokenizer: AudioTokenizer, ms: float) -> Contender:
+    through = lambda audio: in_chunks(tokenizer, audio, ms)  # noqa: E731
+    return Contender(f"{contender.name}, {ms:g} ms", contender.key, through)
 
 
 def is_causal(tokenizer: AudioTokenizer) -> bool:

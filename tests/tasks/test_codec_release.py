@@ -15,6 +15,7 @@ from focallm.data.summary import summarise
 from focallm.tasks import classical, cli, evaluation
 from focallm.tasks.codec_training import train_stages
 from focallm.tasks.measurement import judge, table
+from focallm.tasks.metrics import Metric
 from focallm.tasks.release import release_codec
 from focallm.tasks.tables import ablation_table
 from focallm.tasks.tables.ablation import RECIPES
@@ -51,25 +52,22 @@ def run(corpus, tmp_path_factory):
     return folder
 
 
-class Scorers:
+class Judge(Metric):
     """Hears one word of two, and gives every voice and sound the same marks."""
 
-    heard, full = 0, True
+    name, checkpoint, heard = "all", "one word of two", 0
 
-    def recognise(self, audio, rate):
-        self.heard += 1
-        return "one"
-
-    count = staticmethod(lambda text, heard: (1, 2))
-    quality = staticmethod(lambda audio, rate: 3.0)
-    voice = staticmethod(lambda audio, rate: np.array([0.6, 0.8]))
+    def measure(self, sounds):
+        self.heard += len(sounds)
+        marks = {"errors": 1, "words": 2, "quality": 3.0}
+        return [marks | dict.fromkeys(sound.voices, 1.0) for sound in sounds]
 
 
-def heard(items, model, scorers, record):
-    """The table of the recordings and of a codec, without classical ones."""
+def heard(items, model, metric, record):
+    """The table of the recordings and of a codec."""
     tokenizer = AudioTokenizer.from_pretrained(model)
-    systems = evaluation.codec_systems(items, tokenizer, str(model), scorers)[:2]
-    lines = judge(systems, [item.id for item in items], scorers, record)
+    systems = evaluation.codec_systems(items, tokenizer, str(model))
+    lines = judge(systems, [item.id for item in items], [metric], record=record)
     return "\n".join([table(lines, 0), *evaluation.remarks(lines)])
 
 
@@ -106,12 +104,12 @@ def test_one_stage_is_trained_alone(corpus, tmp_path):
 def test_the_card_holds_what_the_run_recorded(run, corpus, tmp_path):
     out = tmp_path / "tiny"
     release_codec(CHAIN, run, out, [], seed=0)
-    scorers, record = Scorers(), tmp_path / "held_out.jsonl"
+    judge_of_all, record = Judge(), tmp_path / "held_out.jsonl"
     items = read_corpus(corpus)
-    shown = heard(items, out, scorers, record)
-    assert scorers.heard == 8
-    assert heard(items, out, scorers, record) == shown
-    assert scorers.heard == 8  # everything was in the record
+    shown = heard(items, out, judge_of_all, record)
+    assert judge_of_all.heard == 8
+    assert heard(items, out, judge_of_all, record) == shown
+    assert judge_of_all.heard == 8  # everything was in the record
     release_codec(CHAIN, run, out, [record], seed=0)
     card = (out / "README.md").read_text()
     assert shown in card
@@ -124,7 +122,7 @@ def test_the_card_holds_what_the_run_recorded(run, corpus, tmp_path):
 
 def test_a_record_of_other_weights_gives_the_card_no_row(run, corpus, tmp_path):
     items, record = read_corpus(corpus), tmp_path / "r.jsonl"
-    heard(items, "mini", Scorers(), record)
+    heard(items, "mini", Judge(), record)
     release_codec(CHAIN, run, tmp_path / "tiny", [record], seed=0)
     card = (tmp_path / "tiny" / "README.md").read_text()
     assert "| recording |" in card
@@ -210,6 +208,6 @@ def test_the_commands_are_there(run, corpus, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "Table 6: the parts of FocalCodec" in said
     assert "and its card" in said
-    monkeypatch.setattr(sys, "argv", ["focallm", "evaluate", "codec", str(corpus), "--full"])
-    with pytest.raises(SystemExit, match="--full needs a recogniser"):
+    monkeypatch.setattr(sys, "argv", ["focallm", "evaluate", "codec", str(corpus), "--scorers", "all"])
+    with pytest.raises(SystemExit, match="the scorers are called published, offline, mel, found 'all'"):
         cli.main()

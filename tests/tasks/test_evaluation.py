@@ -7,7 +7,7 @@ from focallm.data.corpora import read_corpus
 from focallm.data.mixing import Mixer, MixRecipe
 from focallm.tasks import evaluation
 from focallm.tasks.measurement import bootstrap, judge, table, word_cells
-from focallm.tasks.metrics import load_recogniser, word_counter
+from focallm.tasks.metrics import Metric, load_recogniser, load_scorers, word_counter
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 
@@ -22,59 +22,101 @@ def corpus(tmp_path):
     return tmp_path
 
 
-class Judges:
-    """Hears the right words, then one wrong of four, in turn, and gives every voice and sound the same marks."""
+class Words(Metric):
+    """Hears the right words, then one wrong of four, in turn."""
 
-    def __init__(self, full: bool = False) -> None:
-        self.full, self.heard = full, []
+    name = "words"
 
-    def recognise(self, audio, rate):
-        self.heard.append((len(audio), rate))
-        return "The cat sat down!" if len(self.heard) % 2 else "the cat sat"
+    def __init__(self, checkpoint="first"):
+        self.judge, self.heard = checkpoint, []
 
-    count = staticmethod(word_counter())
-    quality = staticmethod(lambda audio, rate: 3.0)
-    voice = staticmethod(lambda audio, rate: np.array([0.6, 0.8]))
+    @property
+    def checkpoint(self):
+        return self.judge
 
-
-class Nobody:
-    """Counts no words."""
-
-    full, recognise = False, None
+    def measure(self, sounds):
+        self.heard += [(len(sound.audio), sound.rate) for sound in sounds]
+        return [{"heard": "the cat", "errors": i % 2, "words": 4} for i in range(len(sounds))]
 
 
-def judged(systems, count, judges, record=None):
-    return judge(systems, [str(i) for i in range(count)], judges, record)
+class Voice(Metric):
+    """Gives every voice the same marks."""
+
+    name, checkpoint = "voice", "alike"
+
+    def measure(self, sounds):
+        return [dict.fromkeys(sound.voices, 0.5) for sound in sounds]
+
+
+def judged(systems, count, metrics, record=None, **more):
+    return judge(systems, [str(i) for i in range(count)], metrics, record=record, **more)
 
 
 def test_a_codec_is_heard_beside_the_recordings(corpus, codec):
-    judges = Judges()
-    items, tokenizer = read_corpus(corpus), AudioTokenizer(codec("tiny_50hz"))
-    lines = judged(evaluation.codec_systems(items, tokenizer, "tiny", judges), 5, judges)
-    assert judges.heard == [(8000, 16000)] * 10
+    words, items, tokenizer = Words(), read_corpus(corpus), AudioTokenizer(codec("tiny_50hz"))
+    lines = judged(evaluation.codec_systems(items, tokenizer, "tiny"), 5, [words])
+    assert words.heard == [(8000, 16000)] * 10
     assert [line["errors"] for line in lines["recording"]] == [0, 1, 0, 1, 0]
     assert [line["words"] for line in lines["tiny"]] == [4] * 5
     shown = table(lines, seed=0)
     assert "n = 5, 0.0 minutes; seed 0" in shown
     assert "| recording | 10.0 (" in shown
+    assert "Judges: words: first." in shown
     assert f"of {tokenizer.vocab_size} (" in "".join(evaluation.remarks(lines))
 
 
-def test_without_a_recogniser_only_the_distance_is_measured(corpus, codec):
-    systems = evaluation.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny", Nobody())
-    lines = judged(systems, 5, Nobody())
+def test_without_a_recogniser_only_distances_are_measured(corpus, codec):
+    systems = evaluation.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny")
+    lines = judged(systems, 5, load_scorers("mel"))
     assert "| tiny | - | - |" in table(lines, 0)
     assert min(line["mel"] for line in lines["tiny"]) > 0.1
 
 
 def test_what_a_record_holds_is_not_judged_again(corpus, codec, tmp_path):
-    judges, record = Judges(), tmp_path / "record.jsonl"
-    systems = evaluation.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny", judges)
-    first = judged(systems, 3, judges, record)
+    words, record = Words(), tmp_path / "record.jsonl"
+    systems = evaluation.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny")
+    first = judged(systems, 3, [words], record)
     with record.open("a") as file:
         file.write('[{"id": "4", "system": "tiny", "ke')  # killed while writing
-    assert judged(systems, 3, judges, record) == first
-    assert len(judges.heard) == 6
+    assert judged(systems, 3, [words], record) == first
+    assert len(words.heard) == 6
+    line = first["tiny"][0]
+    assert (line["seed"], line["judges"]) == (0, {"words": "first"})
+    assert {"commit", "config", "key"} <= set(line)
+
+
+def test_a_record_takes_up_further_metrics_but_no_line_of_another_judge_or_seed(corpus, codec, tmp_path):
+    words, voice, record = Words(), Voice(), tmp_path / "record.jsonl"
+    systems = evaluation.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny")
+    first = judged(systems, 2, [words], record)["tiny"][0]
+    more = judged(systems, 2, [words, voice], record)["tiny"][0]
+    assert len(words.heard) == 4
+    assert more["similarity"] == 0.5
+    assert {**more, "config": "", "judges": {}} == {**first, "config": "", "judges": {}, "similarity": 0.5}
+    assert more["config"] != first["config"]
+    others = Words("second")
+    again = judged(systems, 2, [others], record)["tiny"][0]
+    assert len(others.heard) == 4
+    assert again["judges"] == {"words": "second"}
+    assert "similarity" not in again
+    judged(systems, 2, [others], record, seed=1)
+    assert len(others.heard) == 8
+
+
+def test_a_slow_metric_judges_the_first_items_only(corpus, codec):
+    systems = evaluation.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny")
+    voice = Voice()
+    voice.limit = 2
+    lines = judged(systems, 5, [voice])["tiny"]
+    assert ["similarity" in line for line in lines] == [True, True, False, False, False]
+
+
+def test_a_record_without_judges_is_read_but_judged_anew(corpus, codec, tmp_path):
+    record, old = tmp_path / "old.jsonl", {"seconds": 1.0, "text": "a", "errors": 9, "words": 9, "quality": 3.0}
+    record.write_text(json.dumps([{"id": "0", "system": "recording", "key": "", **old}]) + "\n")
+    assert "| recording | 100.0 (100.0 to 100.0) | 100 | 3.00 |" in evaluation.table_of_record(record, [], 0)
+    systems = evaluation.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny")
+    assert judged(systems, 1, [Words()], record)["recording"][0]["errors"] == 0
 
 
 @pytest.mark.parametrize("task", ["se", "ss"])
@@ -88,12 +130,12 @@ def test_mixed_systems_stand_between_doing_nothing_and_the_best_the_codec_can(ta
         "se": MixRecipe("noisy", noise={"coloured": 1.0}, snr_db=(0.0, 0.0)),
         "ss": MixRecipe("mixture", talkers=(2, 2), offset_s=(0.1, 0.1), level_difference_db=(0.0, 0.0)),
     }[task]
-    mixer, judges = Mixer(recipe, read_corpus(tmp_path)), Judges()
-    systems = evaluation.mixed_systems(task, mixer, mixer.rows, speech_lm(task), full=False)
-    lines = judged(systems, 4, judges)
+    mixer, words = Mixer(recipe, read_corpus(tmp_path)), Words()
+    systems = evaluation.mixed_systems(task, mixer, mixer.rows, speech_lm(task))
+    lines = judged(systems, 4, [words, *load_scorers("mel")])
     talkers = 2 if task == "ss" else 1
     assert [len(own) for own in lines.values()] == [4 * talkers] * 5  # every talker of every mixture counts
-    assert len(judges.heard) == 5 * 4 * talkers
+    assert len(words.heard) == 5 * 4 * talkers
     distances = [np.mean([line["mel"] for line in own]) for own in lines.values()]
     assert distances[0] == 0
     assert min(distances[1:]) > 0.1
@@ -101,7 +143,7 @@ def test_mixed_systems_stand_between_doing_nothing_and_the_best_the_codec_can(ta
     assert list(lines)[2:] == [names[0], f"{names[0]} through the codec", names[1]]
     other = {"se": "ss", "ss": "se"}[task]
     with pytest.raises(ValueError, match=f"{other} needs a recipe of kind"):
-        evaluation.mixed_systems(other, mixer, mixer.rows, speech_lm(task), full=False)
+        evaluation.mixed_systems(other, mixer, mixer.rows, speech_lm(task))
 
 
 def test_the_best_order_is_that_with_the_fewest_wrong_words():
@@ -122,14 +164,14 @@ def test_the_best_order_is_that_with_the_fewest_wrong_words():
     (("zero-shot",), ["spoken in the voice of a recording"]),
 ])  # fmt: skip
 def test_speech_is_judged_in_every_way_that_a_model_can_speak(tasks, names, corpus, speech_lm):
-    lm, judges = speech_lm(*tasks), Judges(full=True)
+    lm = speech_lm(*tasks)
     items = read_corpus(corpus)[:2]
-    systems = evaluation.speech_systems(items, lm, judges, seed=0)
+    systems = evaluation.speech_systems(items, lm, seed=0, others=True)
     assert [system.name for system in systems] == [
         "recording", "recording through the codec", "flite", "espeak-ng", *names
     ]  # fmt: skip
     own = [system for system in systems if system.name not in ("flite", "espeak-ng")]
-    lines = judged(own, 2, judges)
+    lines = judged(own, 2, [Words(), Voice()])
     assert {"same"} <= set(lines["recording"][0])
     shown = table(lines, 0)
     assert "real-time factor" in shown
@@ -168,7 +210,7 @@ def test_a_corpus_without_transcripts_is_refused(tmp_path):
 def test_the_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "faster_whisper", None)
     with pytest.raises(ImportError, match=r"pip install 'focallm\[eval\]'"):
-        load_recogniser("anywhere")
+        load_recogniser("faster-whisper-tiny")
 
 
 def test_wrong_words_need_the_extra_and_the_error_says_so(monkeypatch):

@@ -63,14 +63,14 @@ class Xcodec2Codec(CodecAdapter):
 class NeuCodec(Xcodec2Codec):
     """X-Codec2 trained further (Neuphonic, 2025): hears 16 kHz and speaks at 24 kHz."""
 
-    model_class = NeuCodecModel
+    model_class = NeuCodecModel  # type: ignore[assignment]
 
     @staticmethod
     def _describe(config: Any, num_codebooks: int) -> CodecConfig:
         size, rates = math.prod(config.quantization_levels), (config.input_sampling_rate, config.output_sampling_rate)
         return CodecConfig(rates[0], config.encoder_hop_length, size, num_codebooks, rates[1])
 
-    def _extractor(self) -> NeuCodecFeatureExtractor:
+    def _extractor(self) -> NeuCodecFeatureExtractor:  # type: ignore[override]
         c = self.config
         return NeuCodecFeatureExtractor(sampling_rate=c.sampling_rate, hop_length=c.samples_per_token)
 
