@@ -30,7 +30,7 @@ class AudioTokenizer:
     """Speech <-> token ids.
 
     Ids are 0 ... vocab_size - 1. With K codebooks a frame is K ids, the codes of codebook k moved up by
-    k * codebook_size (see `CodePattern`). The ids of an item depend on its own samples only, never on the batch.
+    the sizes of those before it (see `CodePattern`). The ids of an item depend on its own samples only, never on the batch.
 
     Audio up to `MAX_WHOLE_S` (120 s) is encoded and decoded in one pass. Longer audio goes through in windows with 10 s
     of context on both sides: exact (streamed) for causal FocalCodecs, an approximation for every other codec.
@@ -43,7 +43,7 @@ class AudioTokenizer:
         self.codec = codec
         c = codec.config
         self.feature_extractor = FocalCodecFeatureExtractor(sampling_rate=c.sampling_rate)
-        self.pattern = CodePattern((c.codebook_size,) * c.num_quantizers)
+        self.pattern = CodePattern(c.codebook_sizes)
 
     @classmethod
     def from_pretrained(
@@ -53,8 +53,13 @@ class AudioTokenizer:
 
         Args:
             source: `"mini"` (the small FocalCodec inside the package), a folder, or a hub id; FocalCodec in our layout
+<<<<<<< HEAD
                 or in the official one, or another codec as transformers (EnCodec, DAC, Mimi, X-Codec2, NeuCodec) or
                 its authors lay it out.
+=======
+                or in the official one, or EnCodec, DAC or Mimi in that of transformers; `"semanticodec"`, with the
+                options of `SemantiCodecConfig` as kwargs.
+>>>>>>> h-h
             num_codebooks: of a codec with several, how many to use; by default as many as were saved, or else as
                 transformers does (EnCodec 2, DAC and Mimi all).
             kwargs: as in transformers (`revision`, `cache_dir`, `token`, `dtype`, ...).
@@ -95,7 +100,7 @@ class AudioTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of different ids: K * codebook_size."""
+        """Number of different ids: the sum of the codebooks' sizes."""
         return self.pattern.vocab_size
 
     @property
@@ -105,7 +110,7 @@ class AudioTokenizer:
 
     @property
     def codebook_size(self) -> int:
-        """Codes of one codebook."""
+        """Codes of one codebook, of the largest where they differ."""
         return self.codec.config.codebook_size
 
     @property
@@ -126,7 +131,7 @@ class AudioTokenizer:
     @property
     def bits_per_second(self) -> float:
         """Bitrate of the ids."""
-        return self.tokens_per_second * math.log2(self.codebook_size)
+        return self.frame_rate * sum(map(math.log2, self.codebook_sizes))
 
     @property
     def sampling_rate(self) -> int:

@@ -37,8 +37,8 @@ class ChunkDecoder:
         self.audio_tokenizer = audio_tokenizer
         codec, c = audio_tokenizer.codec, audio_tokenizer.codec.config
         self._stream = codec.stream() if isinstance(codec, FocalCodecModel) and codec.config.causal else None
-        self._multiple = 1 if self._stream is None else self._stream.chunk_length // c.samples_per_token
-        self._context = 0 if self._stream else round(context_s * c.frame_rate)
+        self._multiple = self._stream.chunk_length // c.samples_per_token if self._stream else c.frames_per_block
+        self._context = 0 if self._stream else round(context_s * c.frame_rate / self._multiple) * self._multiple
         self._lookahead = 0 if self._stream else round(lookahead_s * c.frame_rate)
         self._per_frame = c.samples_per_token * c.output_sampling_rate // c.sampling_rate
         self._fade = round(_FADE_S * c.output_sampling_rate)

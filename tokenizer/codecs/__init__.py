@@ -11,6 +11,7 @@ from .dac import DacCodec
 from .encodec import EncodecCodec
 from .mimi import MimiCodec
 from .pattern import CodePattern
+from .semanticodec import SemantiCodec
 from .speechtokenizer import SpeechTokenizerCodec, SpeechTokenizerModel
 from .stable_codec import StableCodec, StableCodecModel
 from .ts3_codec import TS3Codec, TS3CodecModel
@@ -28,7 +29,11 @@ __all__ = [
     "DacCodec",
     "EncodecCodec",
     "MimiCodec",
+<<<<<<< HEAD
     "NeuCodec",
+=======
+    "SemantiCodec",
+>>>>>>> h-h
     "SpeechTokenizerCodec",
     "StableCodec",
     "TS3Codec",

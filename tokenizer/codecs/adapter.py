@@ -22,6 +22,12 @@ class CodecConfig:
     """The facts about a codec that `AudioTokenizer` needs, named as in `FocalCodecConfig`.
 
     Args:
+        sampling_rate: in Hz.
+        samples_per_token: samples per frame.
+        codebook_size: number of codes of each codebook, or of the largest.
+        num_quantizers: number of codebooks.
+        sizes: number of codes of each codebook, where they differ.
+        frames_per_block: frames that mean something only together; a sequence may not begin inside a block.
         output_sampling_rate: of decoded audio in Hz; 0 stands for that of the input.
     """
 
@@ -30,6 +36,13 @@ class CodecConfig:
     codebook_size: int
     num_quantizers: int
     output_sampling_rate: int = 0
+    sizes: tuple[int, ...] | None = None
+    frames_per_block: int = 1
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Number of codes of each codebook in use."""
+        return self.sizes or (self.codebook_size,) * self.num_quantizers
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "output_sampling_rate", self.output_sampling_rate or self.sampling_rate)
@@ -133,11 +146,12 @@ class CodecAdapter(nn.Module):
         """
         B, K, N = audio_codes.shape
         c = self.config
-        low, high = int(audio_codes.min()), int(audio_codes.max())
-        if c.num_quantizers != K or low < 0 or high >= c.codebook_size:
+        sizes = torch.tensor(c.codebook_sizes, device=audio_codes.device)[:, None]
+        if c.num_quantizers != K or bool(((audio_codes < 0) | (audio_codes >= sizes)).any()):
             raise ValueError(
-                f"audio_codes must be (B, {c.num_quantizers}, N) in 0 ... {c.codebook_size - 1}, found the shape "
-                f"{tuple(audio_codes.shape)} and {low} ... {high}"
+                f"audio_codes must be (B, {c.num_quantizers}, N), those of each codebook from 0 to below its size in "
+                f"{c.codebook_sizes}, found the shape {tuple(audio_codes.shape)} and "
+                f"{int(audio_codes.min())} ... {int(audio_codes.max())}"
             )
         frames = torch.full((B,), N) if audio_codes_mask is None else audio_codes_mask.sum(1)
         wanted = frames.cpu() * c.samples_per_token if num_samples is None else torch.as_tensor(num_samples).expand(B)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..focalcodec.modeling import FocalCodecModel
-from . import bigcodec, speechtokenizer, stable_codec, ts3_codec, wavtokenizer
+from . import bigcodec, semanticodec, speechtokenizer, stable_codec, ts3_codec, wavtokenizer
 from .adapter import CodecAdapter
 from .dac import DacCodec
 from .encodec import EncodecCodec
@@ -27,6 +27,7 @@ _ADAPTERS: dict[str, type[CodecAdapter]] = {
     "focallm_speechtokenizer": speechtokenizer.SpeechTokenizerCodec,
     "focallm_stable_codec": stable_codec.StableCodec,
     "focallm_ts3_codec": ts3_codec.TS3Codec,
+    "focallm_semanticodec": semanticodec.SemantiCodec,
 }
 # What tells that a config is the official one of a codec that is native here, by our `model_type`.
 _OFFICIAL: dict[str, Callable[[dict[str, Any]], bool]] = {
@@ -53,9 +54,9 @@ def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: A
         return codec
     kind = _kind(str(source), kwargs)
     if kind in _ADAPTERS:
-        # Native codecs say themselves how their published weights are converted.
+        # Native codecs say themselves how their published weights are converted; SemantiCodec's package has its own.
         if (
-            kind not in _OFFICIAL
+            kind not in (*_OFFICIAL, "focallm_semanticodec")
             and Path(source).is_dir()
             and not any(Path(source, kwargs.get("subfolder", "")).glob("*.safetensors"))
         ):
@@ -76,6 +77,8 @@ def _kind(source: str, kwargs: dict[str, Any]) -> str | None:
 
     None in the official FocalCodec layout, and where FocalCodec's loader knows what to say.
     """
+    if source == semanticodec.NAME:
+        return "focallm_semanticodec"
     path = Path(source)
     no_hub_id = source.endswith(".json") or source.startswith((".", "/", "~")) or source.count("/") > 1
     if path.is_file() or (no_hub_id and not path.exists()):

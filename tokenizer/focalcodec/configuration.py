@@ -150,6 +150,16 @@ class FocalCodecConfig(PreTrainedConfig):
         """Tokens per frame: FocalCodec has a single codebook."""
         return 1
 
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Number of codes of each codebook."""
+        return (self.codebook_size,)
+
+    @property
+    def frames_per_block(self) -> int:
+        """Frames that mean something only together: each stands for itself."""
+        return 1
+
 
 def _check_parts_fit(config: FocalCodecConfig) -> None:
     encoder, compressor = config.encoder_config, config.compressor_config

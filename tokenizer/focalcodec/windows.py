@@ -99,7 +99,9 @@ def _decode_windows(codec: "Codec", codes: Tensor, window_s: float, context_s: f
 
 
 def _tokens(codec: "Codec", duration_s: float) -> int:
-    return max(1, round(duration_s * codec.config.frame_rate))
+    """In frames, a whole number of blocks"""
+    block = codec.config.frames_per_block
+    return max(1, round(duration_s * codec.config.frame_rate / block)) * block
 
 
 def _chunks(model: FocalCodecModel, duration_s: float) -> int:
