@@ -29,8 +29,8 @@ _BATCH_S = 120.0  # audio, padding included, that goes through the codec at once
 class AudioTokenizer:
     """Speech <-> token ids.
 
-    Ids are 0 ... vocab_size - 1. With K codebooks a frame is K ids, the codes of codebook k moved up by
-    the sizes of those before it (see `CodePattern`). The ids of an item depend on its own samples only, never on the batch.
+    Ids are 0 ... vocab_size - 1. With K codebooks a frame is K ids, the codes of codebook k moved up by the sizes of
+    those before it (see `CodePattern`). The ids of an item depend on its own samples only, never on the batch.
 
     Audio up to `MAX_WHOLE_S` (120 s) is encoded and decoded in one pass. Longer audio goes through in windows with 10 s
     of context on both sides: exact (streamed) for causal FocalCodecs, an approximation for every other codec.
@@ -53,13 +53,8 @@ class AudioTokenizer:
 
         Args:
             source: `"mini"` (the small FocalCodec inside the package), a folder, or a hub id; FocalCodec in our layout
-<<<<<<< HEAD
                 or in the official one, or another codec as transformers (EnCodec, DAC, Mimi, X-Codec2, NeuCodec) or
-                its authors lay it out.
-=======
-                or in the official one, or EnCodec, DAC or Mimi in that of transformers; `"semanticodec"`, with the
-                options of `SemantiCodecConfig` as kwargs.
->>>>>>> h-h
+                its authors lay it out; `"semanticodec"`, with the options of `SemantiCodecConfig` as kwargs.
             num_codebooks: of a codec with several, how many to use; by default as many as were saved, or else as
                 transformers does (EnCodec 2, DAC and Mimi all).
             kwargs: as in transformers (`revision`, `cache_dir`, `token`, `dtype`, ...).

@@ -187,5 +187,5 @@ def test_a_code_beyond_its_own_codebook_is_an_error():
 
 def test_without_the_package_the_error_says_how_it_is_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "semanticodec", None)
-    with pytest.raises(ImportError, match="pip install git\\+https://github.com/haoheliu/SemantiCodec-inference"):
+    with pytest.raises(ImportError, match=r"pip install git\+https://github.com/haoheliu/SemantiCodec-inference"):
         AudioTokenizer.from_pretrained("semanticodec")

@@ -29,11 +29,8 @@ __all__ = [
     "DacCodec",
     "EncodecCodec",
     "MimiCodec",
-<<<<<<< HEAD
     "NeuCodec",
-=======
     "SemantiCodec",
->>>>>>> h-h
     "SpeechTokenizerCodec",
     "StableCodec",
     "TS3Codec",

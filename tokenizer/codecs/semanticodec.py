@@ -1,4 +1,4 @@
-"""SemantiCodec (Liu et al., 2024, arXiv 2405.00233) through the package of its authors, which is not installed with this.
+"""SemantiCodec (Liu et al., 2024, arXiv 2405.00233) through the package of its authors, which does not come with ours.
 
 B batch, K codebooks (semantic, acoustic), N frames, T samples, D width.
 
@@ -29,8 +29,8 @@ _MEL_FRAMES = 1024  # of a segment
 _PATCH = 2560  # samples, 0.16 s: the width of a patch
 _BANDS = 8  # patches above each other
 _INSTALL = (
-    "SemantiCodec runs in the package of its authors, which is on GitHub only. In an environment of its own, with torch, "
-    "torchvision and torchaudio of one build (all three from the same index): pip install "
+    "SemantiCodec runs in the package of its authors, which is on GitHub only. In an environment of its own, with "
+    "torch, torchvision and torchaudio of one build (all three from the same index): pip install "
     "git+https://github.com/haoheliu/SemantiCodec-inference timm librosa einops tqdm Pillow matplotlib requests scipy"
 )
 
@@ -130,8 +130,8 @@ class SemantiCodec(CodecAdapter):
         """Open the published weights with the package, which fetches them (4 GB) and reads its own pickles.
 
         Args:
-            source: `"semanticodec"`, or a folder of `save_pretrained`; what lies there as encoder.ckpt, decoder.ckpt and
-                codebook_idx/ is used instead of the hub's.
+            source: `"semanticodec"`, or a folder of `save_pretrained`; what lies there as encoder.ckpt, decoder.ckpt
+                and codebook_idx/ is used instead of the hub's.
             num_codebooks: 2.
             kwargs: those of `SemantiCodecConfig`; `cache_dir`. Other arguments of the hub concern config.json alone.
 
@@ -151,7 +151,7 @@ class SemantiCodec(CodecAdapter):
         return cls(SemantiCodecModel(config, weights, kwargs.get("cache_dir")))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the options, NOT the weights: the package can open nothing but its own files, and fetches them again."""
+        """Write the options, not the weights: the package opens nothing but its own files, and fetches them again."""
         self.model.config.save_pretrained(folder)
         self._extractor().save_pretrained(folder)
 
@@ -174,7 +174,9 @@ class SemantiCodec(CodecAdapter):
         sizes = tuple(config.codebook_sizes)
         stacked = 100 // config.token_rate  # patches that share a code: 1, 2 above each other, or 2 by 2
         block = _BANDS if stacked == 1 else _BANDS // 2
-        return CodecConfig(_RATE, _PATCH * stacked // _BANDS, max(sizes), num_codebooks, sizes, block)
+        return CodecConfig(
+            _RATE, _PATCH * stacked // _BANDS, max(sizes), num_codebooks, sizes=sizes, frames_per_block=block
+        )
 
 
 def _frames(config: SemantiCodecConfig, num_samples: Any) -> Any:
