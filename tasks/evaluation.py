@@ -23,7 +23,7 @@ from ..lm import SpeechLM
 from ..tokenizer import AudioTokenizer, resample
 from .classical import CODECS, SPEAKERS, say_classically, through_classical
 from .enhancement import enhance
-from .inputs import open_model
+from .inputs import Heard, open_model, task_template
 from .measurement import RECORDING, System, judge, mean, table
 from .metrics import Line, Sound, code_figures, load_scorers, word_counter
 from .record import read_record
@@ -34,6 +34,7 @@ from .tts import can_speak_as, speak
 
 CEILING = "recording through the codec"
 ENHANCED, SEPARATED = "enhanced", "separated"
+INPUTS: dict[Heard, str] = {"features": "continuous", "codes": "discrete"}  # what a model hears, as the paper calls it
 TASKS = ("codec", "tts", "se", "ss")
 _TIMED_ITEMS = 30  # whose first sound is waited for
 
@@ -78,11 +79,10 @@ def evaluate_task(
 
 
 def table_of_lines(lines: dict[str, list[Line]], seed: int) -> str:
-    """The table of what was measured, with the oracle's row of a separation, and remarks."""
-    own = lines.get(SEPARATED, [])
-    if own and all("heard" in line for line in own):
-        lines = {**lines, f"{SEPARATED}, in the order that fits the texts best": in_best_order(own)}
-    return "\n".join([table(lines, seed), *remarks(lines)])
+    """The table of what was measured, with an oracle's row for each separation, and remarks."""
+    separated = {name: own for name, own in lines.items() if name.startswith(SEPARATED) and "heard" in own[0]}
+    best = {f"{name}, in the order that fits the texts best": in_best_order(own) for name, own in separated.items()}
+    return "\n".join([table({**lines, **best}, seed), *remarks(lines)])
 
 
 def read_with_texts(data: Path) -> list[Utterance]:
@@ -205,22 +205,29 @@ def mixed_systems(
         raise ValueError(f"{task} needs a recipe of kind {heard}, found {mixer.recipe.kind}")
     mixed = lru_cache(maxsize=None)(lambda i: mixer.example(items[i], rate))
     codec, through = weights_hash(tokenizer.codec), lambda wave: through_codec(tokenizer, wave)[1]
+    task_template(lm, task)  # refuses a model of another task
+    known = {template.name for template in lm.info.templates}
+    ways: list[Heard] = [way for way in INPUTS if {"features": f"{task}-features", "codes": task}[way] in known]
 
-    def system(name: str, key: str, answer: Callable[[Example], Sequence[np.ndarray]]) -> System:
+    def system(name: str, key: str, answer: Callable[[Example], Sequence[np.ndarray]], **facts: str) -> System:
         def make(i: int) -> list[Sound]:
             targets, texts = _targets(mixed(i)), mixed(i).facts.get("texts") or [items[i].text or ""]
             answers = zip(answer(mixed(i)), texts, targets, strict=True)
-            return [Sound(wave, rate, text, target, {"similarity": target}) for wave, text, target in answers]
+            return [Sound(wave, rate, text, target, {"similarity": target}, facts) for wave, text, target in answers]
 
         return System(name, key, make)
 
     def unchanged(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Example], list[np.ndarray]]:
         return lambda example: [change(_heard(example))] * len(_targets(example))
 
-    def written(example: Example) -> Sequence[np.ndarray]:
-        count, wave = len(_targets(example)), _heard(example)
-        result: Any = enhance(wave, lm, rate) if task == "se" else separate(wave, lm, count, rate)
-        return [resample(one, result.sampling_rate, rate) for one in np.atleast_2d(result.audio)]
+    def written(way: Heard) -> System:
+        def answer(example: Example) -> Sequence[np.ndarray]:
+            talkers, wave, options = _targets(example), _heard(example), {"sampling_rate": rate, "heard": way}
+            result: Any = enhance(wave, lm, **options) if task == "se" else separate(wave, lm, len(talkers), **options)
+            return [resample(one, result.sampling_rate, rate) for one in np.atleast_2d(result.audio)]
+
+        name = {"se": ENHANCED, "ss": SEPARATED}[task] + (" from codes" if way != ways[0] else "")
+        return system(name, weights_hash(lm.model), answer, input=INPUTS[way])
 
     def suppressed(name: str) -> Callable[[Example], list[np.ndarray]]:
         return unchanged(lambda wave: SUPPRESSORS[name](wave, rate))
@@ -231,7 +238,7 @@ def mixed_systems(
         system(heard, "", unchanged(lambda wave: wave)),
         system(f"{heard} through the codec", codec, unchanged(through)),
         *(system(name, "", suppressed(name)) for name in (SUPPRESSORS if others and task == "se" else ())),
-        system({"se": ENHANCED, "ss": SEPARATED}[task], weights_hash(lm.model), written),
+        *map(written, ways),
     ]
 
 
