@@ -173,6 +173,7 @@ def evaluate(
     mix: Path | None = None,
     noise: Path | None = None,
     whisper: str | None = None,
+    language: str = "en",
     others: bool = False,
     record: Path | None = None,
     quiet: bool = False,
@@ -190,6 +191,7 @@ def evaluate(
         mix: for se and ss, a YAML file such as configs/mix/enhancement.yaml: what the model is to hear.
         noise: recordings of noise, for recipes that draw recorded noise.
         whisper: another recogniser: a folder for faster-whisper, or a folder or hub id for transformers.
+        language: of the recordings, as Whisper calls it.
         others: also what others make of the same items: Codec2 and Opus; flite and espeak-ng; spectral gating and
             DeepFilterNet.
         record: a .jsonl file of what was measured of each item; what it holds is not measured again.
@@ -198,9 +200,8 @@ def evaluate(
     _prepare()
     from .evaluation import evaluate_task
 
-    print(
-        evaluate_task(task, data, model, limit, scorers, seed, mix, noise, whisper, others, record, progress=not quiet)
-    )
+    arguments = (task, data, model, limit, scorers, seed, mix, noise, whisper, language, others, record)
+    print(evaluate_task(*arguments, progress=not quiet))
 
 
 def release(recipe: Path, run: Path, out: Path, evaluations: list[Path] | None = None, seed: int = 0) -> None:

@@ -49,6 +49,7 @@ def evaluate_task(
     mix: Path | None = None,
     noise: Path | None = None,
     whisper: str | None = None,
+    language: str = "en",
     others: bool = False,
     record: Path | None = None,
     progress: bool = False,
@@ -61,7 +62,7 @@ def evaluate_task(
     """
     if task not in TASKS:
         raise ValueError(f"codec, tts, se and ss can be evaluated, found {task!r}")
-    metrics = load_scorers(scorers, whisper)
+    metrics = load_scorers(scorers, whisper, language)
     items = read_with_texts(data)
     if (mix is not None) != (task in ("se", "ss")):
         raise ValueError("se and ss, and only they, need --mix: how the recordings that the model hears are made")

@@ -53,13 +53,13 @@ def test_python(block, place, monkeypatch):
 
 @pytest.mark.parametrize("script", [code for kind, code in BLOCKS[1:] if kind == "bash"], ids=lambda code: code[:40])
 def test_commands(script, place):
-    """All but the two of the installation; with recipes that take seconds, and the scorer that needs no download."""
+    """All but the two of the installation; with recipes that take seconds, and scorers that need nothing else."""
     lines = [line.split("#")[0].strip() for line in script.replace("\\\n", " ").splitlines()]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for line in filter(None, lines):
         quick = re.sub(r"configs/(lm/\w+|mini/speech)\.yaml", "configs/lm/smoke.yaml", line)
         quick = quick.replace("configs/codec/mini.yaml", str(ROOT / "tests" / "fixtures" / "codec_chain.yaml"))
-        words = shlex.split(quick.replace("WHISPER_FOLDER", "mel"))
+        words = shlex.split(quick.replace("--scorers offline", "--scorers mel"))
         assert words[0] == "focallm"
         done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"

@@ -14,6 +14,7 @@ from .sound import Line, Sound
 _STFT_SIZES = (512, 1024, 2048)  # of windows in samples; hops are a quarter
 _FLOOR = 1e-5  # of magnitudes, before their logarithm
 _SILENCE = 1e-12
+_TOO_SHORT = 1e-5  # what pystoi answers then
 
 
 class _Fidelity(Metric):
@@ -64,7 +65,8 @@ class PESQ(_Fidelity):
 
         def score(sound: Sound) -> Line:
             try:
-                return {"pesq": float(pesq.pesq(RATE, *sound.pair(RATE), "wb"))}
+                with np.errstate(invalid="ignore"):  # it divides by the loudest sample
+                    return {"pesq": float(pesq.pesq(RATE, *sound.pair(RATE), "wb"))}
             except pesq.PesqError:  # silence, or shorter than a quarter of a second
                 return {}
 
@@ -72,7 +74,7 @@ class PESQ(_Fidelity):
 
 
 class STOI(_Fidelity):
-    """`stoi`: short-time objective intelligibility (Taal et al., 2011), 0 to 1."""
+    """`stoi`: short-time objective intelligibility (Taal et al., 2011), 0 to 1; nothing of what is shorter than 0.4 s."""
 
     name = "stoi"
 
@@ -91,7 +93,8 @@ class STOI(_Fidelity):
             from pystoi import stoi
         except ImportError:
             raise ImportError("STOI needs pystoi: pip install 'focallm[eval]'") from None
-        return [{"stoi": float(stoi(*sound.pair(RATE), RATE))} for sound in sounds]
+        scores = [float(stoi(*sound.pair(RATE), RATE)) for sound in sounds]
+        return [{"stoi": score} if score != _TOO_SHORT else {} for score in scores]
 
 
 def mel_distance(a: np.ndarray, b: np.ndarray, rate: int) -> float:

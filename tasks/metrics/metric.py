@@ -1,7 +1,10 @@
 """What every metric has in common. B batch, T samples."""
 
+import hashlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -62,6 +65,18 @@ def by_length(model: Callable[[Tensor], Tensor], waves: Sequence[np.ndarray]) ->
 def device() -> str:
     """Where models listen."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@lru_cache
+def name_of(source: str) -> str:
+    """A hub id as it is; of a folder its name and a hash of the weights in it."""
+    weights = sorted(path for kind in ("*.bin", "*.safetensors") for path in Path(source).glob(kind))
+    digest = hashlib.sha256()
+    for path in weights:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return f"{Path(source).name} ({digest.hexdigest()[:8]})" if weights else source
 
 
 def version(package: str) -> str:

