@@ -15,10 +15,18 @@ from .semanticodec import SemantiCodec
 from .speechtokenizer import SpeechTokenizerCodec, SpeechTokenizerModel
 from .stable_codec import StableCodec, StableCodecModel
 from .ts3_codec import TS3Codec, TS3CodecModel
+from .wavlm_km import WavLMKM, WavLMKMModel
 from .wavtokenizer import WavTokenizerCodec, WavTokenizerModel
 from .xcodec2 import NeuCodec, Xcodec2Codec
 
-for _model in (BigCodecModel, SpeechTokenizerModel, StableCodecModel, TS3CodecModel, WavTokenizerModel):
+for _model in (
+    BigCodecModel,
+    SpeechTokenizerModel,
+    StableCodecModel,
+    TS3CodecModel,
+    WavLMKMModel,
+    WavTokenizerModel,
+):
     AutoConfig.register(_model.config_class.model_type, _model.config_class, exist_ok=True)
     AutoModel.register(_model.config_class, _model, exist_ok=True)
 
@@ -34,6 +42,7 @@ __all__ = [
     "SpeechTokenizerCodec",
     "StableCodec",
     "TS3Codec",
+    "WavLMKM",
     "WavTokenizerCodec",
     "Xcodec2Codec",
 ]

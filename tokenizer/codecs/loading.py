@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from ..focalcodec.modeling import FocalCodecModel
-from . import bigcodec, semanticodec, speechtokenizer, stable_codec, ts3_codec, wavtokenizer
+from . import (
+    bigcodec,
+    semanticodec,
+    speechtokenizer,
+    stable_codec,
+    ts3_codec,
+    wavlm_km,
+    wavlm_km_official,
+    wavtokenizer,
+)
 from .adapter import CodecAdapter
 from .dac import DacCodec
 from .encodec import EncodecCodec
@@ -28,6 +37,7 @@ _ADAPTERS: dict[str, type[CodecAdapter]] = {
     "focallm_stable_codec": stable_codec.StableCodec,
     "focallm_ts3_codec": ts3_codec.TS3Codec,
     "focallm_semanticodec": semanticodec.SemantiCodec,
+    "focallm_wavlm_km": wavlm_km.WavLMKM,
 }
 # What tells that a config is the official one of a codec that is native here, by our `model_type`.
 _OFFICIAL: dict[str, Callable[[dict[str, Any]], bool]] = {
@@ -35,6 +45,7 @@ _OFFICIAL: dict[str, Callable[[dict[str, Any]], bool]] = {
     "focallm_wavtokenizer": wavtokenizer.is_official,
     "focallm_speechtokenizer": speechtokenizer.is_official,
     "focallm_stable_codec": stable_codec.is_official,
+    "focallm_wavlm_km": wavlm_km_official.is_official,
 }
 _CONFIG_NAMES = ("config.json", stable_codec.CONFIG_NAME)  # the first found counts
 # Weights that are part of the package, by the name that stands for them.
@@ -86,5 +97,7 @@ def _kind(source: str, kwargs: dict[str, Any]) -> str | None:
     config = next((found for name in _CONFIG_NAMES if (found := read_config(source, kwargs, name))), {})
     if not config and path.is_dir() and wavtokenizer.is_official_folder(path / kwargs.get("subfolder", "")):
         return "focallm_wavtokenizer"
+    if not config and wavlm_km_official.published_layers(source, None, kwargs):
+        return "focallm_wavlm_km"
     official = [kind for kind, is_official in _OFFICIAL.items() if is_official(config)]
     return official[0] if official else config.get("model_type")

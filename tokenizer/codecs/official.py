@@ -84,10 +84,10 @@ def load_native(
     return load_strictly(load, source, (), options, None)
 
 
-def fold_weight_norm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def fold_weight_norm(tensors: dict[str, Tensor], axis: int = 0) -> dict[str, Tensor]:
     """Each weight-normalised layer's weight, g v / |v| (Salimans and Kingma, 2016), instead of its two tensors.
 
-    The norm goes over all axes but the first.
+    The norm goes over all axes but `axis`.
 
     Raises:
         ValueError: one of the two without the other, or a magnitude whose shape does not belong to its direction.
@@ -101,8 +101,8 @@ def fold_weight_norm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             if absent:
                 raise ValueError(f"the weights lack {absent[0]}, half of a layer: fetch the file again")
             g, v = folded.pop(key), folded.pop(name + direction)
-            expected = (v.shape[0], *[1] * (v.ndim - 1))
+            expected = tuple(size if i == axis else 1 for i, size in enumerate(v.shape))
             if g.shape != expected:
                 raise ValueError(f"{key} has the shape {tuple(g.shape)} instead of {expected}: fetch the file again")
-            folded[name + ".weight"] = g * v / v.flatten(1).norm(dim=1).view(expected)
+            folded[name + ".weight"] = g * v / v.movedim(axis, 0).flatten(1).norm(dim=1).view(expected)
     return folded

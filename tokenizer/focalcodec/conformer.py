@@ -17,16 +17,21 @@ from .state import StreamState
 class ConformerBlock(nn.Module):
     """Half a feed-forward layer, self-attention, convolution, the other half, each with a residual; then a norm."""
 
-    def __init__(self, config: ConformerConfig, dim: int) -> None:
+    def __init__(self, dim: int, hidden_dim: int, num_heads: int, kernel_size: int, rotary: bool = True) -> None:
         super().__init__()
-        self.first_half = _feed_forward(dim, config.expansion * dim)
+        self.first_half = _feed_forward(dim, hidden_dim)
         self.attention_norm = nn.LayerNorm(dim)
-        self.attention = RotaryAttention(dim, config.num_heads)
-        self.convolution = ConvolutionModule(dim, config.kernel_size)
-        self.second_half = _feed_forward(dim, config.expansion * dim)
+        self.attention = SelfAttention(dim, num_heads, rotary)
+        self.convolution = ConvolutionModule(dim, kernel_size)
+        self.second_half = _feed_forward(dim, hidden_dim)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
+    @classmethod
+    def from_config(cls, config: ConformerConfig, dim: int) -> "ConformerBlock":
+        """A block of FocalCodec's stacks."""
+        return cls(dim, config.expansion * dim, config.num_heads, config.kernel_size)
+
+    def forward(self, x: Tensor, mask: Tensor | None, state: StreamState | None = None) -> Tensor:
         """x (B, T, D), mask (B, T) True where a frame is real -> (B, T, D)"""
         assert state is None, "a Conformer block is not causal"
         x = x + 0.5 * self.first_half(x)
@@ -39,12 +44,12 @@ def _feed_forward(dim: int, hidden_dim: int) -> nn.Module:
     return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, dim))
 
 
-class RotaryAttention(nn.Module):
-    """Self-attention over the whole signal, with rotary positions."""
+class SelfAttention(nn.Module):
+    """Over the whole signal; with rotary positions, or with none of its own."""
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, rotary: bool) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.rotary = num_heads, rotary
         self.qkv_proj = nn.Linear(dim, 3 * dim)
         self.out_proj = nn.Linear(dim, dim)
 
@@ -53,7 +58,9 @@ class RotaryAttention(nn.Module):
         B, T, D = x.shape
         query, key, value = (p.view(B, T, self.num_heads, -1).transpose(1, 2) for p in self.qkv_proj(x).chunk(3, -1))
         visible = None if mask is None else mask[:, None, None]  # (B, 1, 1, T)
-        attended = F.scaled_dot_product_attention(_rotate(query), _rotate(key), value, attn_mask=visible)
+        if self.rotary:
+            query, key = _rotate(query), _rotate(key)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
         return self.out_proj(attended.transpose(1, 2).reshape(B, T, D))
 
 

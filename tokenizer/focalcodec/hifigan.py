@@ -3,6 +3,8 @@
 B batch, T frames or samples, C channels, halved by each up-scaling. Without weight normalisation, our choice.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,20 +13,26 @@ from .masks import length_mask
 from .parts import HiFiGANConfig
 from .state import StreamState
 
-_SLOPE = 0.1  # of every leaky ReLU
+_SLOPE = 0.1  # of the leaky ReLUs
 
 
 class HiFiGAN(nn.Module):
-    """Features (B, T, input_dim) -> waveform (B, T * hop_length) in [-1, 1]; inside, channels come before time."""
+    """Features (B, T, input_dim) -> waveform (B, T * hop_length) in [-1, 1]; inside, channels come before time.
 
-    def __init__(self, config: HiFiGANConfig) -> None:
+    Args:
+        config: its sizes.
+        padding_mode: of the convolutions that keep the length, "zeros" or "reflect"; only zeros go with `lengths`.
+        last_slope: of the leaky ReLU before the last convolution.
+    """
+
+    def __init__(self, config: HiFiGANConfig, padding_mode: str = "zeros", last_slope: float = _SLOPE) -> None:
         super().__init__()
-        self.factors = config.factors
+        self.factors, self.last_slope = config.factors, last_slope
         dims = [config.channels // 2**i for i in range(len(config.factors) + 1)]
-        self.in_conv = nn.Conv1d(config.input_dim, dims[0], 7, padding=3)
+        self.in_conv = nn.Conv1d(config.input_dim, dims[0], 7, padding=3, padding_mode=padding_mode)
         self.upscales = nn.ModuleList(_upscale(dims[i], dims[i + 1], factor) for i, factor in enumerate(config.factors))
-        self.fusions = nn.ModuleList(Fusion(config, dim) for dim in dims[1:])
-        self.out_conv = nn.Conv1d(dims[-1], 1, 7, padding=3)
+        self.fusions = nn.ModuleList(Fusion(config, dim, padding_mode) for dim in dims[1:])
+        self.out_conv = nn.Conv1d(dims[-1], 1, 7, padding=3, padding_mode=padding_mode)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None, state: StreamState | None = None) -> Tensor:
         """lengths (B,) in frames."""
@@ -35,15 +43,17 @@ class HiFiGAN(nn.Module):
             x = upscale(_zero(F.leaky_relu(x, _SLOPE), mask))
             mask = None if mask is None else mask.repeat_interleave(factor, dim=1)
             x = fusion(x, mask)
-        return torch.tanh(self.out_conv(_zero(F.leaky_relu(x, _SLOPE), mask)))[:, 0]
+        return torch.tanh(self.out_conv(_zero(F.leaky_relu(x, self.last_slope), mask)))[:, 0]
 
 
 class Fusion(nn.Module):
     """The mean of residual branches, one per kernel: patterns of several lengths at once."""
 
-    def __init__(self, config: HiFiGANConfig, dim: int) -> None:
+    def __init__(self, config: HiFiGANConfig, dim: int, padding_mode: str) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(Branch(dim, kernel, config.dilations) for kernel in config.kernel_sizes)
+        self.branches = nn.ModuleList(
+            Branch(dim, kernel, config.dilations, padding_mode) for kernel in config.kernel_sizes
+        )
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, C, T) -> (B, C, T)"""
@@ -53,12 +63,11 @@ class Fusion(nn.Module):
 class Branch(nn.Module):
     """For each dilation a dilated and a plain convolution, with a residual around the two."""
 
-    def __init__(self, dim: int, kernel_size: int, dilations: tuple[int, ...]) -> None:
+    def __init__(self, dim: int, kernel_size: int, dilations: tuple[int, ...], padding_mode: str) -> None:
         super().__init__()
-        self.dilated = nn.ModuleList(
-            nn.Conv1d(dim, dim, kernel_size, dilation=dilation, padding="same") for dilation in dilations
-        )
-        self.plain = nn.ModuleList(nn.Conv1d(dim, dim, kernel_size, padding="same") for _ in dilations)
+        same: dict[str, Any] = {"padding": "same", "padding_mode": padding_mode}
+        self.dilated = nn.ModuleList(nn.Conv1d(dim, dim, kernel_size, dilation=d, **same) for d in dilations)
+        self.plain = nn.ModuleList(nn.Conv1d(dim, dim, kernel_size, **same) for _ in dilations)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, C, T) -> (B, C, T)"""

@@ -34,7 +34,7 @@ class LinearBlock(nn.Module):
 
 BLOCKS: dict[type[StackConfig], Callable[..., nn.Module]] = {
     FocalConfig: FocalBlock,
-    ConformerConfig: ConformerBlock,
+    ConformerConfig: ConformerBlock.from_config,
     AMPConfig: AMPBlock,
     LinearConfig: LinearBlock,
 }

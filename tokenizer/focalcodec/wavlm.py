@@ -4,7 +4,8 @@ B batch, T frames, D width, H heads; `samples` are at 16 kHz. No normalisation i
 """
 
 import math
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,11 @@ class WavLMEncoder(nn.Module):
         if state is not None:
             state.position = state.position + x.shape[1]
         return zero_padding(x, mask)
+
+    def hidden_states(self, waveform: Tensor) -> Iterator[Tensor]:
+        """Items (B, T_samples) without padding -> what enters the first layer, then what leaves each: (B, T, D)."""
+        x = self.feature_proj(self.norm(self.feature_extractor(waveform, None, None)))
+        return self.encoder.hidden_states(x, None, None)
 
 
 class ConvFeatureExtractor(nn.Module):
@@ -135,12 +141,17 @@ class TransformerEncoder(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
         """x (B, T, D), mask (B, T) True where a frame is real -> (B, T, D)"""
+        return deque(self.hidden_states(x, mask, state), maxlen=1).pop()
+
+    def hidden_states(self, x: Tensor, mask: Tensor | None, state: StreamState | None) -> Iterator[Tensor]:
+        """What enters the first layer, then what leaves each, (B, T, D)."""
         x = x + self.positional_embedding(x, state)
+        yield x
         past = 0 if state is None else self.config.window_size
         bias = self.relative_bias(past + x.shape[1])
         for layer in self.layers:
             x = layer(x, bias, mask, state)
-        return x
+            yield x
 
     def relative_bias(self, reach: int) -> Tensor:
         """Bias (H, 2 reach - 1) of the distances key - query = 1 - reach ... reach - 1: all that a Toeplitz matrix is.
