@@ -73,15 +73,21 @@ def probe(task: str, store: Path, run: Path, recipe_path: Path | None, codec: st
         "classes": None if isinstance(target, Letters) else target.size,
         "rows": {side: len(rows) for side, rows in sides.items()},
         "epoch": best_epoch(log),
+        "epochs": len(log),
         "seconds": round(sum(line["seconds"] for line in log), 1),
         "config": asdict(recipe),
         "items": lines,
     }
     write_whole(run / "result.json", json.dumps(result, indent=1).encode())
+    return f"{run}/result.json: {_sentence(result)}"
+
+
+def _sentence(result: dict[str, Any]) -> str:
+    rate, low, high = (f"{100 * result[name]:.1f}" for name in ("rate", "low", "high"))
     return (
-        f"{run}/result.json: {100 * result['rate']:.1f} % {'wrong words' if task == 'asr' else 'errors'} "
-        f"({100 * low:.1f} to {100 * high:.1f}), n = {len(lines)}, {task} from {recipe.input} of {codec}, epoch "
-        f"{result['epoch']} of {len(log)}"
+        f"{rate} % {'wrong words' if result['task'] == 'asr' else 'errors'} ({low} to {high}), n = {result['n']}, "
+        f"{result['task']} from {result['config']['input']} of {result['codec']}, epoch {result['epoch']} of "
+        f"{result['epochs']}"
     )
 
 

@@ -19,7 +19,6 @@ class ProbeRecipe:
     """The defaults are those of the paper's downstream recipes (github.com/lucadellalib/audiocodecs)."""
 
     input: str = "codes"  # what the probe reads: one of `INPUTS`
-    labels: tuple[str, ...] = ()  # of emotion and speaker: only rows of these classes; () for all
     validation: Side = 0.1  # decides about the learning rate and which epoch's weights are tested
     test: Side = 0.1
 
@@ -66,8 +65,7 @@ def read_recipe(path: Path) -> ProbeRecipe:
     for name in sorted(numbers & set(values)):
         if not isinstance(values[name], int if isinstance(fields[name], int) else int | float):
             raise ValueError(f"{path}: {name} must be a number as {fields[name]}, found {values[name]!r}")
-    lists = {name: tuple(values[name]) for name in ("labels", "betas") if name in values}
     try:
-        return ProbeRecipe(**{**values, **lists})
+        return ProbeRecipe(**{**values, "betas": tuple(values.get("betas", fields["betas"]))})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

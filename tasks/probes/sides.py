@@ -65,8 +65,6 @@ def _read(
     if "utterance" not in rows.column_names:  # of a mixed store several rows may come from one
         rows = rows.add_column("utterance", list(rows["id"]))
     rows = rows.add_column("truth", [None if value in (None, "") else str(value) for value in rows[truth]])
-    if recipe.labels and task != "asr":
-        rows = rows.select([i for i, name in enumerate(rows["truth"]) if name in recipe.labels])
     without = [name for name, value in zip(rows["id"], rows["truth"], strict=True) if value is None]
     if without:
         raise ValueError(
