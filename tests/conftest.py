@@ -35,7 +35,13 @@ _MIMI = {"hidden_size": 32, "codebook_dim": 16, "vector_quantization_hidden_dime
 _TS3 = {"frame_hidden": 24, "dim": 32, "num_layers": 2, "num_heads": 2, "ffn_dim": 48, "window": 5, "codebook_dim": 4}
 _ENCODEC = {"num_filters": 4, "hidden_size": 16, "num_lstm_layers": 1, "target_bandwidths": [0.9, 1.8]}
 _DAC = {"encoder_hidden_size": 4, "downsampling_ratios": [2, 4, 5, 8], "decoder_hidden_size": 32, "n_codebooks": 4}
+_WAVLM = {"kernel_sizes": [10, 3, 3, 3, 3, 2, 2], "strides": [5, 2, 2, 2, 2, 2, 2], "hidden_dims": [12] * 7}
+_WAVLM_KM = {
+    "encoder": {**_WAVLM, "dim": 32, "ffn_dim": 48, "num_heads": 4},
+    **{"num_features": 32, "num_clusters": 24, "dim": 32, "num_layers": 1, "ffn_dim": 48, "vocoder_channels": 32},
+}
 _RANDOM = {
+    "wavlm_km": (codecs.WavLMKM, _WAVLM_KM),
     "encodec": (codecs.EncodecCodec, {"codebook_size": 64, **_ENCODEC}),
     "dac": (codecs.DacCodec, {"codebook_size": 32, **_DAC}),
     "mimi": (codecs.MimiCodec, {"num_filters": 4, "num_quantizers": 4, "codebook_size": 64, **_MIMI, **_HEADS}),
@@ -78,7 +84,7 @@ def tiny_codec() -> Callable[..., codecs.CodecAdapter]:
         torch.manual_seed(0)
         model = adapter.model_class(adapter.model_class.config_class(**{**fields, **changes}))
         for key, tensor in model.state_dict().items():  # larger than a fresh model's, so that tokens vary
-            if key.endswith(("embed", "embed_sum")):  # of codebooks, where a fresh model has zeros
+            if key.endswith(("embed", "embed_sum", "centroids")):  # of codebooks, where a fresh model has zeros
                 torch.nn.init.normal_(tensor, std=0.05 if name == "mimi" else 1.0)
             elif key.endswith("cluster_usage"):
                 torch.nn.init.ones_(tensor)

@@ -74,7 +74,8 @@ class PESQ(_Fidelity):
 
 
 class STOI(_Fidelity):
-    """`stoi`: short-time objective intelligibility (Taal et al., 2011), 0 to 1; nothing of what is shorter than 0.4 s."""
+    """`stoi`: short-time objective intelligibility (Taal et al., 2011), 0 to 1; nothing of silence and of what is shorter
+    than 0.4 s."""
 
     name = "stoi"
 
@@ -82,6 +83,10 @@ class STOI(_Fidelity):
     def checkpoint(self) -> str:
         """The package."""
         return version("pystoi")
+
+    def fits(self, sound: Sound) -> bool:
+        """Whether there is something to understand."""
+        return super().fits(sound) and bool(np.any(sound.target))
 
     def measure(self, sounds: Sequence[Sound]) -> list[Line]:
         """The score of each.

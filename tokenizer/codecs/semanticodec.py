@@ -79,6 +79,7 @@ class SemantiCodecModel(PreTrainedModel):
     """
 
     config_class = SemantiCodecConfig
+    config: SemantiCodecConfig
     main_input_name = "waveform"
 
     def __init__(
@@ -145,7 +146,8 @@ class SemantiCodec(CodecAdapter):
         if unknown := sorted(options.keys() - SemantiCodecConfig.__annotations__.keys()):
             raise ValueError(f"SemantiCodec has no options {unknown}, only {list(SemantiCodecConfig.__annotations__)}")
         saved = {} if str(source) == NAME else read_config(source, kwargs)
-        config = SemantiCodecConfig(**(saved | options), name_or_path=str(source))
+        named: dict[str, Any] = {**saved, **options, "name_or_path": str(source)}
+        config = SemantiCodecConfig(**named)
         folder = Path(source, kwargs.get("subfolder", ""))
         weights = str(folder) if (folder / "encoder.ckpt").is_file() else None
         return cls(SemantiCodecModel(config, weights, kwargs.get("cache_dir")))

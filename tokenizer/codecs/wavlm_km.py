@@ -118,7 +118,9 @@ class WavLMKMModel(PreTrainedModel):
         self.encoder = None
         if not config.decoder_only:
             assert config.encoder is not None
-            fields = {key: tuple(value) if isinstance(value, list) else value for key, value in config.encoder.items()}
+            fields: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in config.encoder.items()
+            }
             self.encoder = WavLMEncoder(WavLMConfig(**fields, num_layers=max(config.layer_ids)))
         self.quantizer = KMeansQuantizer(len(config.layer_ids), config.num_clusters, config.num_features)
         self.dequantizer = Dequantizer(config)
@@ -298,7 +300,7 @@ def _read_official(
     wavlm = find_wavlm(source, max(fields["layer_ids"]), width, kwargs)
     if wavlm is None:
         fields["decoder_only"] = True
-        encoder = {}
+        encoder: dict[str, Tensor] = {}
     else:
         fields["encoder"], fields["normalize"], encoder = wavlm
     ours = WavLMKMConfig(**fields)

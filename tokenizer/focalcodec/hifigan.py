@@ -3,7 +3,7 @@
 B batch, T frames or samples, C channels, halved by each up-scaling. Without weight normalisation, our choice.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from .masks import length_mask
 from .parts import HiFiGANConfig
 from .state import StreamState
 
+Padding = Literal["zeros", "reflect"]
 _SLOPE = 0.1  # of the leaky ReLUs
 
 
@@ -25,7 +26,7 @@ class HiFiGAN(nn.Module):
         last_slope: of the leaky ReLU before the last convolution.
     """
 
-    def __init__(self, config: HiFiGANConfig, padding_mode: str = "zeros", last_slope: float = _SLOPE) -> None:
+    def __init__(self, config: HiFiGANConfig, padding_mode: Padding = "zeros", last_slope: float = _SLOPE) -> None:
         super().__init__()
         self.factors, self.last_slope = config.factors, last_slope
         dims = [config.channels // 2**i for i in range(len(config.factors) + 1)]
@@ -49,7 +50,7 @@ class HiFiGAN(nn.Module):
 class Fusion(nn.Module):
     """The mean of residual branches, one per kernel: patterns of several lengths at once."""
 
-    def __init__(self, config: HiFiGANConfig, dim: int, padding_mode: str) -> None:
+    def __init__(self, config: HiFiGANConfig, dim: int, padding_mode: Padding) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
             Branch(dim, kernel, config.dilations, padding_mode) for kernel in config.kernel_sizes
@@ -63,7 +64,7 @@ class Fusion(nn.Module):
 class Branch(nn.Module):
     """For each dilation a dilated and a plain convolution, with a residual around the two."""
 
-    def __init__(self, dim: int, kernel_size: int, dilations: tuple[int, ...], padding_mode: str) -> None:
+    def __init__(self, dim: int, kernel_size: int, dilations: tuple[int, ...], padding_mode: Padding) -> None:
         super().__init__()
         same: dict[str, Any] = {"padding": "same", "padding_mode": padding_mode}
         self.dilated = nn.ModuleList(nn.Conv1d(dim, dim, kernel_size, dilation=d, **same) for d in dilations)
