@@ -329,7 +329,6 @@ def test_a_codec_has_a_cost_per_second_of_either_way(codec):
     assert short.parameters == tokenizer.codec.num_parameters()
     for key in ("encoder_macs", "decoder_macs"):
         assert getattr(long, key) == pytest.approx(getattr(short, key), rel=0.2)
-    assert min(short.encoder_speed, short.decoder_speed) > 0
 
 
 # ---- all together ----
