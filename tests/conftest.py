@@ -18,11 +18,14 @@ settings.load_profile("repeatable")
 FIXTURES = Path(__file__).parent / "fixtures" / "focalcodec"
 
 # The other codecs, tiny: golden models, and fields of the configs of random ones.
+_CODECS = FIXTURES.parent / "codecs"
 _GOLDEN = {
-    "bigcodec": (codecs.BigCodec, "bigcodec"),
-    "speechtokenizer": (codecs.SpeechTokenizerCodec, "speechtokenizer"),
-    "stable_codec": (codecs.StableCodec, "stable_codec/tiny"),
-    "wavtokenizer": (codecs.WavTokenizerCodec, "wavtokenizer"),
+    "bigcodec": functools.partial(codecs.BigCodec.from_pretrained, _CODECS / "bigcodec"),
+    "speechtokenizer": functools.partial(codecs.SpeechTokenizerCodec.from_pretrained, _CODECS / "speechtokenizer"),
+    "stable_codec": functools.partial(
+        codecs.StableCodec.from_pretrained, _CODECS / "stable_codec" / "tiny", 2, preset="4x729_1000bps"
+    ),
+    "wavtokenizer": functools.partial(codecs.WavTokenizerCodec.from_pretrained, _CODECS / "wavtokenizer"),
 }
 _HEADS = {"num_hidden_layers": 1, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
 _W2V_BERT = {"hidden_size": 16, "output_hidden_size": 16, "conv_depthwise_kernel_size": 7, **_HEADS}
@@ -78,8 +81,7 @@ def tiny_codec() -> Callable[..., codecs.CodecAdapter]:
 
     def make(name: str, num_codebooks: int | None = None, **changes: object) -> codecs.CodecAdapter:
         if name in _GOLDEN:
-            adapter, folder = _GOLDEN[name]
-            return adapter.from_pretrained(FIXTURES.parent / "codecs" / folder, num_codebooks)
+            return _GOLDEN[name]()
         adapter, fields = _RANDOM[name]
         torch.manual_seed(0)
         model = adapter.model_class(adapter.model_class.config_class(**{**fields, **changes}))
