@@ -29,8 +29,8 @@ _BATCH_S = 120.0  # audio, padding included, that goes through the codec at once
 class AudioTokenizer:
     """Speech <-> token ids.
 
-    Ids are 0 ... vocab_size - 1. With K codebooks a frame is K ids, the codes of codebook k moved up by
-    the sizes of those before it (see `CodePattern`). The ids of an item depend on its own samples only, never on the batch.
+    Ids are 0 ... vocab_size - 1. With K codebooks a frame is K ids, the codes of codebook k moved up by the
+    sizes of those before it (see `CodePattern`). The ids of an item depend on its own samples only, never on the batch.
 
     Audio up to `MAX_WHOLE_S` (120 s) is encoded and decoded in one pass. Longer audio goes through in windows with 10 s
     of context on both sides: exact (streamed) for causal FocalCodecs, an approximation for every other codec.

@@ -32,7 +32,7 @@ class Encoder(nn.Module):
         assert mel.shape[0] == 1
         assert mel.shape[1] % 1024 == 0
         assert mel.shape[2] == 128
-        loud = mel[0].abs().mean(1).unflatten(0, (-1, 1024)).repeat(1, 1)
+        loud = mel[0].abs().mean(1).unflatten(0, (-1, 1024))
         loud = loud.unflatten(1, (self.per_segment, -1)).mean(2).flatten()
         bands = torch.arange(len(loud)) % 4
         return torch.stack([(loud * 1000).long() % 4096, bands], 1)[None]
@@ -187,5 +187,5 @@ def test_a_code_beyond_its_own_codebook_is_an_error():
 
 def test_without_the_package_the_error_says_how_it_is_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "semanticodec", None)
-    with pytest.raises(ImportError, match="pip install git\\+https://github.com/haoheliu/SemantiCodec-inference"):
+    with pytest.raises(ImportError, match=r"pip install git\+https://github.com/haoheliu/SemantiCodec-inference"):
         AudioTokenizer.from_pretrained("semanticodec")

@@ -1,4 +1,4 @@
-"""SemantiCodec (Liu et al., 2024, arXiv 2405.00233) through the package of its authors, which is not installed with this.
+"""SemantiCodec (Liu et al., 2024, arXiv 2405.00233) through its authors' package, which is not installed with this.
 
 B batch, K codebooks (semantic, acoustic), N frames, T samples, D width.
 
@@ -29,7 +29,7 @@ _MEL_FRAMES = 1024  # of a segment
 _PATCH = 2560  # samples, 0.16 s: the width of a patch
 _BANDS = 8  # patches above each other
 _INSTALL = (
-    "SemantiCodec runs in the package of its authors, which is on GitHub only. In an environment of its own, with torch, "
+    "SemantiCodec runs in its authors' package, which is on GitHub only. In an environment of its own, with torch, "
     "torchvision and torchaudio of one build (all three from the same index): pip install "
     "git+https://github.com/haoheliu/SemantiCodec-inference timm librosa einops tqdm Pillow matplotlib requests scipy"
 )
@@ -130,8 +130,8 @@ class SemantiCodec(CodecAdapter):
         """Open the published weights with the package, which fetches them (4 GB) and reads its own pickles.
 
         Args:
-            source: `"semanticodec"`, or a folder of `save_pretrained`; what lies there as encoder.ckpt, decoder.ckpt and
-                codebook_idx/ is used instead of the hub's.
+            source: `"semanticodec"`, or a folder of `save_pretrained`; the official encoder.ckpt, decoder.ckpt and
+                codebook_idx/ are used where they lie beside its config.json.
             num_codebooks: 2.
             kwargs: those of `SemantiCodecConfig`; `cache_dir`. Other arguments of the hub concern config.json alone.
 
@@ -151,7 +151,7 @@ class SemantiCodec(CodecAdapter):
         return cls(SemantiCodecModel(config, weights, kwargs.get("cache_dir")))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the options, NOT the weights: the package can open nothing but its own files, and fetches them again."""
+        """Write the options, NOT the weights: the package opens its own files only, and fetches them again."""
         self.model.config.save_pretrained(folder)
         self._extractor().save_pretrained(folder)
 
