@@ -32,7 +32,7 @@ class Encoder(nn.Module):
         assert mel.shape[0] == 1
         assert mel.shape[1] % 1024 == 0
         assert mel.shape[2] == 128
-        loud = mel[0].abs().mean(1).unflatten(0, (-1, 1024)).repeat(1, 1)
+        loud = mel[0].abs().mean(1).unflatten(0, (-1, 1024))
         loud = loud.unflatten(1, (self.per_segment, -1)).mean(2).flatten()
         bands = torch.arange(len(loud)) % 4
         return torch.stack([(loud * 1000).long() % 4096, bands], 1)[None]
