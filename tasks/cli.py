@@ -369,13 +369,14 @@ COMMANDS: dict[str, Any] = {
 
 
 def spelt_out(words: list[str]) -> list[str]:
-    """Plain flags and lists of several words, as jsonargparse wants them: --quiet=true, --data=["a", "b"]."""
+    """Plain flags, and the lists of `tables`, as jsonargparse wants them: --quiet=true, --data=["a", "b"]."""
+    several = _LISTS if words[1:2] == ["tables"] else ()
     found: list[str] = []
     lists: dict[str, list[str]] = {}
     current: list[str] | None = None
     for word in words:
         if word.startswith("--"):
-            current = lists.setdefault(word, []) if word in _LISTS else None
+            current = lists.setdefault(word, []) if word in several else None
             found += [f"{word}=true" if word in _FLAGS else word] if current is None else []
         elif current is not None:
             current.append(word)

@@ -39,6 +39,21 @@ def test_every_command_explains_its_arguments(command, monkeypatch, capsys):
     assert cli.COMMANDS[command].__doc__.split(".")[0].split("\n")[0][:30] in capsys.readouterr().out
 
 
+def test_flags_are_plain_and_tables_take_lists_of_words():
+    words = ["focallm", "tables", "2", "--codecs", "a", "b=c", "--limit", "3", "--data", "x", "--smoke"]
+    assert cli.spelt_out(words) == [
+        "focallm", "tables", "2", "--limit", "3", "--smoke=true", '--codecs=["a", "b=c"]', '--data=["x"]'
+    ]  # fmt: skip
+    assert cli.spelt_out(["focallm", "tokenize", "a", "--mix", "b"]) == ["focallm", "tokenize", "a", "--mix", "b"]
+
+
+def test_the_paper_s_tables_are_printed(monkeypatch, capsys):
+    said = run(monkeypatch, capsys, "tables", "7", "--format", "markdown")
+    assert "**Table 7: training data of the codecs**" in said
+    with pytest.raises(SystemExit, match="the paper has the tables 1 to 10, or all of them, found 'x'"):
+        run(monkeypatch, capsys, "tables", "x")
+
+
 def test_encode_and_decode_keep_the_length(monkeypatch, capsys, tmp_path):
     said = run(monkeypatch, capsys, "encode", SAMPLE, tmp_path / "a.npz")
     assert "650 bit/s" in said

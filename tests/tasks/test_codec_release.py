@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from focallm.data.corpora import read_corpus
 from focallm.data.summary import summarise
@@ -17,19 +16,11 @@ from focallm.tasks.codec_training import train_stages
 from focallm.tasks.measurement import judge, table
 from focallm.tasks.metrics import Metric
 from focallm.tasks.release import release_codec
-from focallm.tasks.tables import ablation_table
-from focallm.tasks.tables.ablation import RECIPES
+from focallm.tasks.tables import Request
+from focallm.tasks.tables.ablation import ablation_table
 from focallm.tokenizer import AudioTokenizer, write_audio
-from focallm.tokenizer.files import read_yaml
 
 CHAIN = Path(__file__).parents[1] / "fixtures" / "codec_chain.yaml"
-CONFIGS = Path(__file__).parents[2] / "configs"
-STACK = {"hidden_dims": [16] * 3, "num_heads": 2}
-SMALL = {  # what makes the rows of the ablation quick
-    "compressor": STACK,
-    "decompressor": STACK,
-    "decoder": {"num_layers": 1, "dim": 16, "ffn_dim": 32, "channels": 16},
-}
 
 
 @pytest.fixture(scope="module")
@@ -166,41 +157,23 @@ def test_classical_codecs_keep_length_and_loudness(name):
 
 def test_the_ablation_shows_trained_rows_and_how_to_train_the_others(run, corpus, tmp_path):
     with pytest.raises(OSError, match=r"holds no row of the ablation(.|\n)*ablation/focal.yaml"):
-        ablation_table(tmp_path, corpus, 0, "mel", 0)
+        ablation_table(Request(data=(corpus,), runs=tmp_path))
     for name in ("focal", "lfq"):
-        shutil.copytree(run / "sharp" / "model", tmp_path / name / "model")
-    table = ablation_table(tmp_path, corpus, 0, "mel", 0)
+        shutil.copytree(run / "sharp" / "model", tmp_path / "ablation" / name / "model")
+    table = ablation_table(Request(data=(corpus,), runs=tmp_path))
     measured = {row.name: row.cells for row in table.rows if not row.source}
-    assert list(measured) == ["recording", "focal", "lfq"]
+    assert list(measured) == ["Reference", "focal", "lfq"]
     assert measured["focal"].keys() >= {"compressor", "activation", "quantizer", "decoder", "params", "mel"}
     assert {row.name: row.cells["dwer"] for row in table.rows if row.source}["lfq"] == 2.75
     notes = "\n".join(table.notes)
-    assert f"focallm train-codec configs/codec/ablation/wavenext.yaml CORPUS {tmp_path}/wavenext" in notes
+    assert f"focallm train-codec configs/codec/ablation/wavenext.yaml CORPUS {tmp_path}/ablation/wavenext" in notes
     assert "ablation/lfq.yaml" not in notes
 
 
-def test_every_row_of_the_ablation_from_its_recipe_to_the_table(corpus, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # recipes name each other's runs
-    for name in ("vocos", *RECIPES):
-        values = read_yaml(CONFIGS / "codec" / "ablation" / f"{name}.yaml")
-        values |= {"steps": 2, "batch_size": 2, "seconds": 0.4, "validation_files": 1}
-        for part, small in SMALL.items():
-            values["model"][part] |= {key: value for key, value in small.items() if key in values["model"][part]}
-        Path(f"{name}.yaml").write_text(yaml.safe_dump(values))
-        train_stages(Path(f"{name}.yaml"), corpus, Path("runs/ablation") / name, None, None, quiet=True)
-    table = ablation_table(Path("runs/ablation"), corpus, 2, "mel", 0)
-    changed = {row.name: row.cells for row in table.rows if not row.source}
-    assert set(changed) == {"recording", *RECIPES}
-    assert changed["focal"].items() >= {"compressor": "focal", "quantizer": "bsq", "decoder": "vocos"}.items()
-    for name, part in {"conformer": "compressor", "lfq": "quantizer", "wavenext": "decoder"}.items():
-        assert changed[name][part] == name
-    assert not any("Not trained yet" in note for note in table.notes)
-
-
 def test_the_commands_are_there(run, corpus, tmp_path, monkeypatch, capsys):
-    shutil.copytree(run / "sharp" / "model", tmp_path / "focal" / "model")
+    shutil.copytree(run / "sharp" / "model", tmp_path / "ablation" / "focal" / "model")
     for words in (
-        ["tables", "ablation", str(tmp_path), str(corpus), "--limit", "2"],
+        ["tables", "6", "--runs", str(tmp_path), "--data", str(corpus), "--limit", "2", "--quiet"],
         ["release", str(CHAIN), str(run), str(tmp_path / "out")],
     ):
         monkeypatch.setattr(sys, "argv", ["focallm", *words])
