@@ -5,14 +5,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import layouts
-from .tables import FIELDS, TABLE_SUFFIXES, Columns, read_dataset, read_table
+from .layouts import LAYOUTS
+from .layouts.files import find_audio, read_text
+from .tables import FIELDS, TABLE_SUFFIXES, Columns, open_dataset, read_dataset, read_table
 from .utterance import Utterance
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-_LAYOUTS = {"librispeech": layouts.read_librispeech, "libritts": layouts.read_libritts, "vctk": layouts.read_vctk}
 
 
 def read_corpus(
@@ -33,8 +32,11 @@ def read_corpus(
             `text`, `speaker`, `seconds`; any other column becomes `extra`;
             a folder of audio files, searched recursively: ids are relative paths without suffix, the text is read from
             a `.txt` file of the same name;
-            a `datasets.Dataset` whose column `audio` holds paths, {"bytes", "path"} or {"array", "sampling_rate"}.
-        layout: "librispeech", "libritts" or "vctk" if `source` is a folder as that corpus is published.
+            a `datasets.Dataset` whose column `audio` holds paths, {"bytes", "path"} or {"array", "sampling_rate"}; or
+            the folder of its `save_to_disk`, a `.parquet` file, or a folder of them.
+        layout: if `source` is a folder as a corpus is published, the name of that, one of `layouts.LAYOUTS`: what is
+            read of "iemocap", "libri1mix", "libri2mix", "libri3mix", "librispeech", "libritts", "mls", "vctk" and
+            "voicebank" is said by their functions. Speech in noise and mixtures know their `sources`.
         columns: names that differ in a table or a dataset, such as {"text": "sentence"}.
         speakers: keep these speakers.
         min_seconds, max_seconds: keep durations in this range; unknown ones are taken from the file's header. A file
@@ -61,29 +63,32 @@ def _read(source: "str | Path | Dataset", layout: str | None, columns: Columns |
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"there is no corpus at {path}: check the path")
-    if layout is not None and layout not in _LAYOUTS:
+    if layout is not None and layout not in LAYOUTS:
         raise ValueError(
-            f"layout must be one of {', '.join(_LAYOUTS)}, found {layout!r}; leave it out for other folders"
+            f"layout must be one of {', '.join(LAYOUTS)}, found {layout!r}; leave it out for other folders"
         )
     if path.is_dir() and layout is None:
         tables = (path / name for name in ("manifest.jsonl", "metadata.csv"))
         path = next((table for table in tables if table.is_file()), path)
+    dataset = open_dataset(path) if layout is None and path.suffix.lower() not in TABLE_SUFFIXES else None
+    if dataset is not None:
+        return read_dataset(dataset, columns or {})
     if path.is_file():
         if layout is not None or path.suffix.lower() not in TABLE_SUFFIXES:
             raise ValueError(
-                f"{path} is a file: a corpus is a folder of audio, a {', '.join(TABLE_SUFFIXES)} file or a "
+                f"{path} is a file: a corpus is a folder of audio, a {', '.join(TABLE_SUFFIXES)} or .parquet file or a "
                 "datasets.Dataset, and a layout needs the folder"
             )
         return read_table(path, columns or {})
     if columns:
         raise ValueError(f"{path} is a folder without manifest.jsonl, so columns={dict(columns)} has nothing to rename")
-    return _read_folder(path) if layout is None else _LAYOUTS[layout](path)
+    return _read_folder(path) if layout is None else LAYOUTS[layout](path)
 
 
 def _read_folder(folder: Path) -> list[Utterance]:
-    files = layouts.find_audio(folder)
+    files = find_audio(folder)
     ids = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
-    texts = [layouts.read_text(file.with_suffix(".txt")) for file in files]
+    texts = [read_text(file.with_suffix(".txt")) for file in files]
     return [Utterance(*row) for row in sorted(zip(ids, files, texts, strict=True), key=lambda row: row[:2])]
 
 

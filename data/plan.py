@@ -13,7 +13,6 @@ from torch import nn
 
 from ..tokenizer.codecs import CodecAdapter
 from ..tokenizer.files import write_whole
-from .mixing import MixRecipe
 from .token_store import CODES, FEATURES, PROGRESS, SOURCES, sha256
 from .utterance import Utterance
 
@@ -116,14 +115,14 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def schema(
-    corpus: Sequence[Utterance], vocab_size: int, recipe: MixRecipe | None = None, feature_dim: int | None = None
+    corpus: Sequence[Utterance], vocab_size: int, heard: str | None = None, feature_dim: int | None = None
 ) -> pa.Schema:
     """Columns of a store: the same in every shard, whatever its utterances know.
 
     Args:
         corpus: one utterance per row.
         vocab_size: of the codec.
-        recipe: how the utterances are mixed, if they are.
+        heard: what a model hears, if they are mixed: "noisy", "mixture" or "source".
         feature_dim: width of the features to store, if any.
 
     Raises:
@@ -146,10 +145,10 @@ def schema(
         pa.field("text", pa.string()),
         pa.field("speaker", pa.string()),
     ]
-    if recipe is not None:
-        fields += _mixed_fields(recipe, code)
+    if heard is not None:
+        fields += _mixed_fields(heard, code)
     if feature_dim is not None:
-        name = f"{recipe.heard}_features" if recipe else "features"
+        name = f"{heard}_features" if heard else "features"
         fields.append(pa.field(name, pa.list_(pa.list_(pa.float16(), feature_dim))))
     taken = {*CODES, *FEATURES, SOURCES, *(field.name for field in fields)}
     for name in sorted({name for item in corpus for name in item.extra}):
@@ -165,9 +164,9 @@ def schema(
     return pa.schema(fields)
 
 
-def _mixed_fields(recipe: MixRecipe, code: pa.DataType) -> list[pa.Field]:
-    fields = [pa.field(f"{recipe.heard}_codes", pa.list_(code))]
-    if recipe.kind == "mixture":
+def _mixed_fields(heard: str, code: pa.DataType) -> list[pa.Field]:
+    fields = [pa.field(f"{heard}_codes", pa.list_(code))]
+    if heard == "mixture":
         fields.append(pa.field(SOURCES, pa.list_(pa.list_(code))))
         fields += [pa.field(name, pa.list_(pa.string())) for name in ("texts", "speakers")]
     return [*fields, pa.field("utterance", pa.string()), pa.field("mix", pa.string())]

@@ -3,11 +3,12 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .layouts import read_utf8
+from .layouts.files import read_utf8
 from .utterance import DatasetCell, Utterance
 
 if TYPE_CHECKING:
@@ -71,6 +72,30 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if None in row or None in row.values():
             raise ValueError(f"{path}, line {reader.line_num} has not as many fields as the header {reader.fieldnames}")
         yield reader.line_num, {key: value or None for key, value in row.items()}
+
+
+def open_dataset(path: Path) -> "Dataset | None":
+    """A folder of `Dataset.save_to_disk`, a `.parquet` file or a folder of them; None if it is none of these.
+
+    Raises:
+        ValueError: it holds several splits.
+    """
+    if (path / "dataset_dict.json").is_file():
+        splits = json.loads(read_utf8(path / "dataset_dict.json"))["splits"]
+        raise ValueError(f"{path} is a DatasetDict: name one of its splits, {', '.join(str(path / s) for s in splits)}")
+    files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
+    saved = (path / "state.json").is_file()
+    if not saved and not (files and files[0].suffix == ".parquet"):
+        return None
+    from datasets import Dataset  # late: a second to import, and folders do not need it
+
+    if saved:
+        return Dataset.load_from_disk(str(path))
+    splits = sorted({re.sub(r"-?\d+(-of-\d+)?(-[0-9a-f]+)?$", "", file.stem) for file in files})  # train-00000-of-00002
+    if len(splits) > 1:
+        raise ValueError(f"{path} holds the splits {', '.join(splits)}: name a file, or give each a folder of its own")
+    dataset: Any = Dataset.from_parquet([str(file) for file in files])
+    return dataset
 
 
 def read_dataset(dataset: "Dataset", columns: Columns) -> list[Utterance]:

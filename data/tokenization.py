@@ -19,7 +19,7 @@ from . import plan
 from .encoding import Encoder, Row
 from .example import Example
 from .merge import merge, write_listening
-from .mixing import Mixer
+from .mixing import Mixer, Premixed
 from .token_store import CODES, FEATURES, sha256
 from .utterance import Utterance
 
@@ -30,7 +30,7 @@ Make = Callable[[Utterance], Example]  # reads a row of the corpus, or mixes it
 
 
 def tokenize_corpus(
-    corpus: Sequence[Utterance] | Mixer,
+    corpus: Sequence[Utterance] | Mixer | Premixed,
     store_folder: str | Path,
     tokenizer: "AudioTokenizer",
     *,
@@ -50,7 +50,8 @@ def tokenize_corpus(
     to have them after a repair, tokenize into a new folder.
 
     Args:
-        corpus: from `read_corpus`, or a `Mixer` of one; the utterances are then its `rows`.
+        corpus: from `read_corpus`, or a `Mixer` of one; the utterances are then its `rows`. Recordings that know their
+            `sources` are stored as mixed ones are.
         store_folder: made if needed; an existing store must be of the same corpus, codec, recipe and shard size.
         tokenizer: the codec, on the device of your choice.
         features: store the continuous features of FocalCodec's encoder, too: of what a model hears, if it was mixed.
@@ -76,11 +77,13 @@ def tokenize_corpus(
             f"0; found {rank=}, {world_size=}, {shard_size=}, {workers=}, {batch_seconds=}, {listen=}"
         )
     store, rate = Path(store_folder), tokenizer.sampling_rate
-    mixer, rows = (corpus, corpus.rows) if isinstance(corpus, Mixer) else (None, corpus)
+    if not isinstance(corpus, Mixer | Premixed) and any(item.sources for item in corpus):
+        corpus = Premixed(corpus)
+    mixer, rows = (corpus, corpus.rows) if isinstance(corpus, Mixer | Premixed) else (None, corpus)
     make: Make = (lambda row: mixer.example(row, rate)) if mixer else (lambda row: Example(row, row.read(rate)[0]))
-    encoder = Encoder(tokenizer, mixer.recipe.heard if mixer else None, features)
+    encoder = Encoder(tokenizer, mixer.heard if mixer else None, features)
     codec = plan.describe_codec(tokenizer)
-    schema = plan.schema(rows, codec["vocab_size"], mixer.recipe if mixer else None, encoder.feature_dim)
+    schema = plan.schema(rows, codec["vocab_size"], encoder.heard, encoder.feature_dim)
     about = {"mix": mixer.describe()} if mixer else {}
     if features:
         about["features"] = {"column": encoder.features, "dim": encoder.feature_dim}

@@ -48,6 +48,7 @@ class Utterance:
         speaker: who says it.
         seconds: how long it lasts.
         extra: whatever else the corpus knows; becomes columns of a token store.
+        sources: of a recording in noise or of several talkers, the same without: one each, as long as it is.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Utterance:
     speaker: str | None = None
     seconds: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    sources: tuple["Utterance", ...] = ()
 
     def read(self, sampling_rate: int | None = None) -> tuple[Waveform, int]:
         """-> (T,) float32 mono, and its rate in Hz, which is `sampling_rate` if given.

@@ -45,6 +45,7 @@ def tokenize(
     store: Path,
     codec: str = "mini",
     layout: str | None = None,
+    columns: dict[str, str] | None = None,
     mix: Path | None = None,
     noise: Path | None = None,
     features: bool = False,
@@ -54,10 +55,12 @@ def tokenize(
     """Turn a corpus into a token store; stopped at any time, it continues when it is called again.
 
     Args:
-        corpus: a folder of audio, or a folder or file with a manifest.
+        corpus: a folder of audio, a folder or file with a manifest, a folder that datasets saved, or parquet.
         store: folder of the token store.
         codec: mini, a folder or a hub id.
-        layout: librispeech, libritts or vctk, where the corpus is a folder as these are published.
+        layout: iemocap, libri1mix, libri2mix, libri3mix, librispeech, libritts, mls, vctk or voicebank, where the
+            corpus is a folder as these are published; libri...mix and voicebank bring what a model hears along.
+        columns: names that differ in a manifest or dataset, such as {"text": "sentence"}.
         mix: a YAML file such as configs/mix/enhancement.yaml: store noisy, overlapping or disguised speech, too.
         noise: recordings of noise, a corpus as well, for recipes that draw recorded noise.
         features: store the encoder's continuous features of what a model hears, too.
@@ -73,7 +76,7 @@ def tokenize(
 
     if noise is not None and mix is None:
         raise ValueError("--noise needs --mix, a recipe that says how loud the noise is to be")
-    items = read_corpus(corpus, layout=layout)
+    items = read_corpus(corpus, layout=layout, columns=columns)
     manifest = tokenize_corpus(
         # Mistakes in the recipe are found before the codec is loaded.
         items if mix is None else Mixer(read_recipe(mix), items, read_corpus(noise) if noise else ()),
@@ -176,6 +179,7 @@ def evaluate(
     language: str = "en",
     others: bool = False,
     record: Path | None = None,
+    layout: str | None = None,
     quiet: bool = False,
 ) -> None:
     """Measure a codec or a language model on recordings with transcripts.
@@ -188,20 +192,22 @@ def evaluate(
         scorers: mel (distances, which need nothing else), published (those of the FocalCodec paper: Whisper small,
             UTMOS, DNSMOS, WavLM; also PESQ and STOI) or offline (what stands in for them without a network).
         seed: of the choice of items and of sampling.
-        mix: for se and ss, a YAML file such as configs/mix/enhancement.yaml: what the model is to hear.
+        mix: for se and ss, a YAML file such as configs/mix/enhancement.yaml: what the model is to hear; not needed
+            where the corpus has it, as with --layout voicebank (for se and codec) or libri2mix (for ss).
         noise: recordings of noise, for recipes that draw recorded noise.
         whisper: another recogniser: a folder for faster-whisper, or a folder or hub id for transformers.
         language: of the recordings, as Whisper calls it.
         others: also what others make of the same items: Codec2 and Opus; flite and espeak-ng; spectral gating and
             DeepFilterNet.
         record: a .jsonl file of what was measured of each item; what it holds is not measured again.
+        layout: where data is a folder as a corpus is published, its name; see focallm tokenize --help.
         quiet: no progress bar.
     """
     _prepare()
     from .evaluation import evaluate_task
 
     arguments = (task, data, model, limit, scorers, seed, mix, noise, whisper, language, others, record)
-    print(evaluate_task(*arguments, progress=not quiet))
+    print(evaluate_task(*arguments, progress=not quiet, layout=layout))
 
 
 def release(recipe: Path, run: Path, out: Path, evaluations: list[Path] | None = None, seed: int = 0) -> None:

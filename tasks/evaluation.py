@@ -17,7 +17,7 @@ from torch import nn
 
 from ..data.corpora import Utterance, read_corpus
 from ..data.example import Example
-from ..data.mixing import Mixer, read_recipe
+from ..data.mixing import Mixer, Premixed, read_recipe
 from ..data.plan import weights_hash
 from ..lm import SpeechLM
 from ..tokenizer import AudioTokenizer, resample
@@ -53,6 +53,7 @@ def evaluate_task(
     others: bool = False,
     record: Path | None = None,
     progress: bool = False,
+    layout: str | None = None,
 ) -> str:
     """-> a heading and a Markdown table; see `focallm evaluate --help` for the arguments.
 
@@ -63,10 +64,18 @@ def evaluate_task(
     if task not in TASKS:
         raise ValueError(f"codec, tts, se and ss can be evaluated, found {task!r}")
     metrics = load_scorers(scorers, whisper, language)
-    items = read_with_texts(data)
-    if (mix is not None) != (task in ("se", "ss")):
-        raise ValueError("se and ss, and only they, need --mix: how the recordings that the model hears are made")
-    mixer = None if mix is None else Mixer(read_recipe(mix), items, read_corpus(noise) if noise else ())
+    items = read_with_texts(data, layout)
+    rewrites, sources = task in ("se", "ss"), len(items[0].sources)
+    if rewrites != (mix is not None or sources > (task == "codec")):
+        raise ValueError(
+            "se and ss, and only they, need --mix: how the recordings that the model hears are made; or a corpus that "
+            "has them, such as voicebank (a codec may hear that, too) and libri2mix with --layout"
+        )
+    mixer: Mixer | Premixed | None = None
+    if mix is not None:
+        mixer = Mixer(read_recipe(mix), items, read_corpus(noise) if noise else ())
+    elif rewrites:
+        mixer = Premixed(items)
     items = choose(items if mixer is None else mixer.rows, limit, seed)
     if mixer is not None:
         systems = mixed_systems(task, mixer, items, open_model(model, task), others)
@@ -86,13 +95,14 @@ def table_of_lines(lines: dict[str, list[Line]], seed: int) -> str:
     return "\n".join([table({**lines, **best}, seed), *remarks(lines)])
 
 
-def read_with_texts(data: Path) -> list[Utterance]:
-    """The utterances of a corpus that have a transcript.
+def read_with_texts(data: Path, layout: str | None = None) -> list[Utterance]:
+    """The utterances of a corpus that have a transcript, of every talker.
 
     Raises:
         ValueError: none has.
     """
-    items = [item for item in read_corpus(data) if item.text]
+    corpus = read_corpus(data, layout=layout)
+    items = [item for item in corpus if all(one.text for one in item.sources or (item,))]
     if not items:
         raise ValueError(f"{data} has no transcripts: evaluation needs a text for each recording")
     return items
@@ -108,8 +118,11 @@ def choose(items: list[Utterance], limit: int, seed: int) -> list[Utterance]:
 def codec_systems(
     items: Sequence[Utterance], tokenizer: AudioTokenizer, name: str, others: bool = False
 ) -> list[System]:
-    """The recordings themselves (the recogniser's own errors), the same through the codec and through other codecs."""
-    rate = tokenizer.sampling_rate
+    """The recordings themselves (the recogniser's own errors), the same through the codec and through other codecs.
+
+    Of speech in noise the recordings are the clean ones, which everything is compared with, and codecs hear the noise.
+    """
+    rate, clean = tokenizer.sampling_rate, [item.sources[0] if item.sources else item for item in items]
 
     def decoded(audio: np.ndarray) -> tuple[np.ndarray, Line]:
         ids, again = through_codec(tokenizer, audio)
@@ -126,13 +139,15 @@ def codec_systems(
     def system(name: str, key: str, through: Callable[[np.ndarray], tuple[np.ndarray, Line]]) -> System:
         def make(i: int) -> list[Sound]:
             audio, _ = items[i].read(rate)
+            target, _ = clean[i].read(rate)
             again, facts = through(audio)
-            return [Sound(again, rate, items[i].text or "", audio, {"similarity": audio}, facts)]
+            return [Sound(again, rate, items[i].text or "", target, {"similarity": target}, facts)]
 
         return System(name, key, make)
 
     return [
-        recordings(items, rate),
+        recordings(clean, rate),
+        *([system("noisy", "", lambda audio: (audio, {}))] if items[0].sources else []),
         system(name, weights_hash(tokenizer.codec), decoded),
         *(system(other, "", classical(other)) for other in (CODECS if others else ())),
     ]
@@ -194,7 +209,7 @@ def speech_systems(items: Sequence[Utterance], lm: SpeechLM, seed: int, others: 
 
 
 def mixed_systems(
-    task: str, mixer: Mixer, items: Sequence[Utterance], lm: SpeechLM, others: bool = False
+    task: str, mixer: Mixer | Premixed, items: Sequence[Utterance], lm: SpeechLM, others: bool = False
 ) -> list[System]:
     """What a model makes of noise or of several talkers, between doing nothing and what the codec leaves of the best.
 
@@ -202,8 +217,8 @@ def mixed_systems(
     """
     tokenizer = lm.audio_tokenizer
     rate, heard = tokenizer.sampling_rate, {"se": "noisy", "ss": "mixture"}[task]
-    if mixer.recipe.heard != heard:
-        raise ValueError(f"{task} needs a recipe of kind {heard}, found {mixer.recipe.kind}")
+    if mixer.heard != heard:
+        raise ValueError(f"{task} needs a recipe of kind {heard}, or such a corpus, found {mixer.heard}")
     mixed = lru_cache(maxsize=None)(lambda i: mixer.example(items[i], rate))
     codec, through = weights_hash(tokenizer.codec), lambda wave: through_codec(tokenizer, wave)[1]
     task_template(lm, task)  # refuses a model of another task

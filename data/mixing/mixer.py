@@ -36,7 +36,8 @@ class Mixer:
 
     Raises:
         ImportError: rooms without the extra that simulates them.
-        ValueError: noise that the recipe wants is missing, or the other way round; too few speakers.
+        ValueError: noise that the recipe wants is missing, or the other way round; too few speakers; speech that is
+            mixed already.
     """
 
     def __init__(self, recipe: MixRecipe, corpus: Sequence[Utterance], noise: Sequence[Utterance] = ()) -> None:
@@ -46,6 +47,11 @@ class Mixer:
         ]
         self._check()
         self._recording = lru_cache(_RECORDINGS_KEPT)(lambda index, rate: _read(self.noise[index], rate))
+
+    @property
+    def heard(self) -> str:
+        """What a model hears: "noisy", "mixture" or "source"; its columns begin with it."""
+        return self.recipe.heard
 
     @property
     def signals(self) -> int:
@@ -167,6 +173,11 @@ class Mixer:
 
     def _check(self) -> None:
         recipe = self.recipe
+        if mixed := [item.id for item in self.corpus if item.sources]:
+            raise ValueError(
+                f"the corpus was mixed by those who published it ({mixed[0]} has its sources): leave out --mix, or "
+                "name a folder of clean speech"
+            )
         recorded, babble = recipe.noise.get("recorded", 0) > 0, recipe.noise.get("babble", 0) > 0
         if recorded and not self.noise:
             raise ValueError(

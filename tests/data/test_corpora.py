@@ -89,7 +89,7 @@ def test_libritts_and_vctk_folders(tmp_path: Path) -> None:
     (tmp_path / "vctk/txt/p225/p225_001.txt").write_text("Please call Stella.\n")
     (utterance,) = read_corpus(tmp_path / "vctk", layout="vctk")
     assert (utterance.id, utterance.speaker, utterance.text) == ("p225_001", "p225", "Please call Stella.")
-    with pytest.raises(ValueError, match="layout must be one of librispeech, libritts, vctk, found 'lj'"):
+    with pytest.raises(ValueError, match=r"layout must be one of .*librispeech, libritts, .*vctk.*, found 'lj'"):
         read_corpus(tmp_path / "vctk", layout="lj")
 
 
@@ -113,6 +113,27 @@ def test_a_dataset_in_every_shape(tmp_path: Path, shape: str) -> None:
     wave, rate = utterance.read(RATE)
     assert rate == RATE
     np.testing.assert_allclose(wave, _tone(), atol=1e-4)
+
+
+def test_a_dataset_saved_to_disk_or_as_parquet_is_a_folder_or_file(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    cell = {"bytes": _write(tmp_path / "x.wav").read_bytes(), "path": "x.wav"}
+    dataset = Dataset.from_dict({"audio": [cell, cell], "sentence": ["Hi.", "Ho."], "page": [5, 6]})
+    dataset = dataset.cast_column("audio", Audio())
+    DatasetDict({"train": dataset}).save_to_disk(tmp_path / "saved")
+    (tmp_path / "parquet").mkdir()
+    for shard in range(2):
+        dataset.shard(2, shard).to_parquet(tmp_path / "parquet" / f"train-0000{shard}-of-00002.parquet")
+    dataset.to_parquet(tmp_path / "all.parquet")
+    for source in ("saved/train", "parquet", "all.parquet"):
+        corpus = read_corpus(tmp_path / source, columns={"text": "sentence"})
+        assert [(u.id, u.text, u.extra["page"]) for u in corpus] == [("000000", "Hi.", 5), ("000001", "Ho.", 6)]
+        assert [len(u.read(8000)[0]) for u in corpus] == [800, 800]
+    with pytest.raises(ValueError, match=r"saved is a DatasetDict: name one of its splits, .*saved/train"):
+        read_corpus(tmp_path / "saved")
+    dataset.to_parquet(tmp_path / "parquet" / "test-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match="parquet holds the splits test, train: name a file"):
+        read_corpus(tmp_path / "parquet")
 
 
 def test_what_is_no_corpus_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,6 +145,58 @@ def test_mixed_systems_stand_between_doing_nothing_and_the_best_the_codec_can(ta
     other = {"se": "ss", "ss": "se"}[task]
     with pytest.raises(ValueError, match=f"{other} needs a recipe of kind"):
         evaluation.mixed_systems(other, mixer, mixer.rows, speech_lm(task))
+
+
+def _voicebank(folder):
+    for i in range(2):
+        tone = (0.1 * np.sin(2 * np.pi * (200 + 100 * i) * np.arange(8000) / 16000)).astype(np.float32)
+        for kind, noise in (("clean", 0.0), ("noisy", 0.02)):
+            (folder / f"{kind}_testset_wav").mkdir(exist_ok=True, parents=True)
+            noisy = tone + noise * np.random.default_rng(i).standard_normal(8000).astype(np.float32)
+            write_audio(folder / f"{kind}_testset_wav" / f"p232_00{i}.wav", noisy, 16000)
+        (folder / "testset_txt").mkdir(exist_ok=True)
+        (folder / "testset_txt" / f"p232_00{i}.txt").write_text("the cat sat")
+    return folder
+
+
+def _libri2mix(folder):
+    name, subset = "61-70968-0000_84-1-0002", folder / "Libri2Mix" / "wav16k" / "min" / "test"
+    waves = [(0.1 * np.sin(np.arange(8000) * step)).astype(np.float32) for step in (0.1, 0.2)]
+    for kind, wave in (("s1", waves[0]), ("s2", waves[1]), ("mix_clean", waves[0] + waves[1])):
+        (subset / kind).mkdir(parents=True)
+        write_audio(subset / kind / f"{name}.wav", wave, 16000)
+    for chapter, number in (("61-70968", "0000"), ("84-1", "0002")):
+        place = folder / "LibriSpeech" / "test-clean" / chapter.replace("-", "/")
+        place.mkdir(parents=True)
+        (place / f"{chapter}.trans.txt").write_text(f"{chapter}-{number} THE CAT\n")
+    return folder
+
+
+@pytest.mark.parametrize(("task", "layout", "names"), [
+    ("se", "voicebank", ["recording through the codec", "noisy", "noisy through the codec", "enhanced"]),
+    ("ss", "libri2mix", ["recording through the codec", "mixture", "mixture through the codec", "separated"]),
+    ("codec", "voicebank", ["noisy", "folder"]),
+])  # fmt: skip
+def test_published_mixtures_need_no_recipe(task, layout, names, tmp_path, speech_lm):
+    corpus = {"voicebank": _voicebank, "libri2mix": _libri2mix}[layout](tmp_path / "corpus")
+    model = speech_lm(task) if task != "codec" else speech_lm("tts").audio_tokenizer
+    model.save_pretrained(tmp_path / "folder")
+    shown = evaluation.evaluate_task(task, corpus, str(tmp_path / "folder"), 0, "mel", 0, layout=layout)
+    assert "n = 2, 0.0 minutes" in shown
+    rows = [line.split("|")[1].strip() for line in shown.splitlines() if line.startswith("| ")]
+    assert [Path(row).name for row in rows] == ["", "recording", *names]
+    if task == "codec":  # everything is compared with the clean recordings
+        assert float(shown.split("| noisy |")[1].splitlines()[0].split("|")[-2].split()[0]) > 0.1
+
+
+def test_a_corpus_that_was_mixed_is_for_its_own_task(tmp_path):
+    corpus, mixtures = _voicebank(tmp_path / "corpus"), _libri2mix(tmp_path / "mixtures")
+    for task, data, layout in (("tts", corpus, "voicebank"), ("codec", mixtures, "libri2mix")):
+        with pytest.raises(ValueError, match=r"se and ss, and only they, need --mix.*such as voicebank"):
+            evaluation.evaluate_task(task, data, "mini", 0, "mel", 0, layout=layout)
+    (mixtures / "LibriSpeech/test-clean/84/1/84-1.trans.txt").unlink()
+    with pytest.raises(ValueError, match="has no transcripts"):
+        evaluation.evaluate_task("ss", mixtures, "mini", 0, "mel", 0, layout="libri2mix")
 
 
 def test_the_best_order_is_that_with_the_fewest_wrong_words():
