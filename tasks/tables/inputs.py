@@ -37,7 +37,7 @@ def rewritten(request: Request, name: str, models: Mapping[str, SpeechLM]) -> li
     test_set, items = request.first
     rows = []
     for mixer in request.mixers(items, *(kind for kind, task in TASKS.items() if task in models)):
-        task = TASKS[mixer.recipe.kind]
+        task = TASKS[mixer.heard]
         chosen = request.some(mixer.rows)
         systems, ids = mixed_systems(task, mixer, chosen, models[task]), names_of(test_set, chosen, mixer)
         found = judge(systems, ids, request.metrics(items), request.seed, request.record, request.progress)

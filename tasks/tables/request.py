@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from ...data.corpora import read_corpus
-from ...data.mixing import Mixer, read_recipe
+from ...data.mixing import Mixer, Premixed, read_recipe
 from ...data.utterance import Utterance
 from ..contenders import Contender, open_contender
 from ..evaluation import choose, read_with_texts
@@ -24,6 +24,7 @@ class Request:
     Args:
         codecs: names as `open_contender` takes them.
         data: corpora with transcripts; the first one where a table is of one.
+        layout: how they are laid out, as in `read_corpus`; those that bring what is heard need no recipe.
         scorers: who judges, as in `load_scorers`.
         whisper: another recogniser, as there.
         limit: only so many items of each corpus, chosen by the seed; 0 for all.
@@ -38,6 +39,7 @@ class Request:
 
     codecs: Sequence[str] = ("mini",)
     data: Sequence[Path] = ()
+    layout: str | None = None
     scorers: str = "mel"
     whisper: str | None = None
     limit: int = 0
@@ -63,7 +65,7 @@ class Request:
         """
         if not self.data:
             raise ValueError("this table is measured on recordings with transcripts: give --data FOLDER")
-        return {path.name: read_with_texts(path) for path in self.data}
+        return {path.name: read_with_texts(path, self.layout) for path in self.data}
 
     @property
     def first(self) -> tuple[str, list[Utterance]]:
@@ -79,30 +81,35 @@ class Request:
         language = str(items[0].extra.get("language", "en")).lower()
         return _metrics(self.scorers, self.whisper, TO_LANGUAGE_CODE.get(language, language))
 
-    def mixers(self, items: list[Utterance], *kinds: str) -> list[Mixer]:
+    def mixers(self, items: list[Utterance], *kinds: str) -> list[Mixer | Premixed]:
         """What makes of a corpus the recordings that are heard, one for each recipe of these kinds (noisy, mixture).
+
+        Of a corpus that brings them, it is what reads them.
 
         Talkers are drawn from the whole corpus, so that a mixture does not depend on how many are measured.
 
         Raises:
             ValueError: there is no recipe of these kinds.
         """
+        if items[0].sources and not self.mix and Premixed(items).heard in kinds:
+            return [Premixed(items)]
         recipes = [recipe for recipe in map(read_recipe, self.mix) if recipe.kind in kinds]
         if not recipes:
             raise ValueError(
                 f"this table needs --mix, recipes of kind {' or '.join(kinds)}, which say how the recordings that are "
-                "heard are made: such as configs/mini/test_enhancement.yaml and configs/mini/test_separation.yaml"
+                "heard are made, such as configs/mini/test_enhancement.yaml and configs/mini/test_separation.yaml; or "
+                "a corpus that brings them, such as --layout voicebank or libri2mix"
             )
         noises = read_corpus(self.noise) if self.noise else ()
         return [Mixer(recipe, items, noises if recipe.kind == "noisy" else ()) for recipe in recipes]
 
 
-def names_of(test_set: str, rows: Sequence[Utterance], mixer: Mixer | None = None) -> list[str]:
+def names_of(test_set: str, rows: Sequence[Utterance], mixer: Mixer | Premixed | None = None) -> list[str]:
     """What items are called in a record: where they are from, and how they are mixed."""
     mixed = ""
     if mixer is not None:
         digest = hashlib.sha256(json.dumps(mixer.describe(), sort_keys=True).encode()).hexdigest()
-        mixed = f"{mixer.recipe.kind} {digest[:8]}/"
+        mixed = f"{mixer.heard} {digest[:8]}/"
     return [f"{test_set}/{mixed}{row.id}" for row in rows]
 
 

@@ -16,7 +16,7 @@ from focallm.tasks.tables.published import published
 from focallm.tasks.tables.rendering import Interval
 from focallm.tasks.tables.smoke import smoke_request
 from focallm.tasks.tables.streaming import in_chunks
-from focallm.tokenizer import AudioTokenizer
+from focallm.tokenizer import AudioTokenizer, write_audio
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +138,20 @@ def test_tables_are_written_in_all_formats(request_, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"table_07.{s}" for s in ("csv", "md", "tex", "txt")]
     with pytest.raises(ValueError, match="the paper has the tables 1 to 10, or all of them, found '11'"):
         make_tables("11", request_, "text", None)
+
+
+def test_a_corpus_that_brings_its_noise_needs_no_recipe(request_, tmp_path):
+    rng = np.random.default_rng(0)
+    for folder in ("clean_testset_wav", "noisy_testset_wav", "testset_txt"):
+        (tmp_path / folder).mkdir()
+    for i in range(2):
+        clean = 0.1 * rng.standard_normal(8000).astype(np.float32)
+        write_audio(tmp_path / f"clean_testset_wav/p232_00{i}.wav", clean, 16000)
+        write_audio(tmp_path / f"noisy_testset_wav/p232_00{i}.wav", clean + 0.05, 16000)
+        (tmp_path / f"testset_txt/p232_00{i}.txt").write_text("the cat")
+    request = replace(request_, data=(tmp_path,), layout="voicebank", mix=(), record=None)
+    clean, noisy, coded = measured_rows(3, request)
+    assert [row.name for row in (clean, noisy, coded)] == ["Reference", "noisy", "mini"]
+    assert clean.cells["mel"].value == 0 < noisy.cells["mel"].value < coded.cells["mel"].value
+    with pytest.raises(ValueError, match="--layout voicebank or libri2mix"):
+        TABLES[3](replace(request_, mix=()))
