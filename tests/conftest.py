@@ -10,6 +10,7 @@ import torch
 from hypothesis import settings
 
 from focallm.tokenizer import codecs
+from focallm.tokenizer.codecs.loading import Codec
 from focallm.tokenizer.focalcodec import FocalCodecConfig, FocalCodecModel
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)  # a gate gives the same answer twice
@@ -17,9 +18,11 @@ settings.load_profile("repeatable")
 
 FIXTURES = Path(__file__).parent / "fixtures" / "focalcodec"
 
-# The other codecs, tiny: golden models, and fields of the configs of random ones.
+# Every codec, tiny: golden models, and fields of the configs of random ones. A codec that joins them here is tokenized,
+# trained on and described by the tests that take `any_codec`.
 _CODECS = FIXTURES.parent / "codecs"
 _GOLDEN = {
+    "focalcodec": functools.partial(FocalCodecModel.from_pretrained, FIXTURES / "tiny_25hz"),
     "bigcodec": functools.partial(codecs.BigCodec.from_pretrained, _CODECS / "bigcodec"),
     "speechtokenizer": functools.partial(codecs.SpeechTokenizerCodec.from_pretrained, _CODECS / "speechtokenizer"),
     "stable_codec": functools.partial(
@@ -76,10 +79,10 @@ def codec() -> Callable[[str], FocalCodecModel]:
 
 
 @pytest.fixture(scope="session")
-def tiny_codec() -> Callable[..., codecs.CodecAdapter]:
-    """`tiny_codec("dac")` and so on: another codec with tiny weights, always the same and made anew each time."""
+def tiny_codec() -> Callable[..., Codec]:
+    """`tiny_codec("dac")` and so on: a codec with tiny weights, always the same and made anew each time."""
 
-    def make(name: str, num_codebooks: int | None = None, **changes: object) -> codecs.CodecAdapter:
+    def make(name: str, num_codebooks: int | None = None, **changes: object) -> Codec:
         if name in _GOLDEN:
             return _GOLDEN[name]()
         adapter, fields = _RANDOM[name]
@@ -98,8 +101,8 @@ def tiny_codec() -> Callable[..., codecs.CodecAdapter]:
 
 
 @pytest.fixture(params=[*_GOLDEN, *_RANDOM])
-def any_codec(request: pytest.FixtureRequest, tiny_codec: Callable[..., codecs.CodecAdapter]) -> codecs.CodecAdapter:
-    """Each of the other codecs in turn."""
+def any_codec(request: pytest.FixtureRequest, tiny_codec: Callable[..., Codec]) -> Codec:
+    """Each codec in turn."""
     return tiny_codec(request.param)
 
 

@@ -20,13 +20,14 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, codec):
+def place(tmp_path_factory, codec, tiny_codec):
     """A folder with everything that the README's examples name."""
     folder = tmp_path_factory.mktemp("readme")
     audio, rate = read_audio(SAMPLE)
     write_audio(folder / "a.wav", audio, rate)
     write_audio(folder / "b.flac", audio[: rate // 2], rate)
     AudioTokenizer(codec("tiny_50hz_causal")).save_pretrained(folder / "folder")
+    AudioTokenizer(tiny_codec("mimi")).save_pretrained(folder / "mimi")
     for corpus, count in (("speech", 8), ("heldout", 2)):
         (folder / corpus).mkdir()
         rows = []

@@ -28,9 +28,8 @@ class Xcodec2Codec(CodecAdapter):
         return CodecConfig(config.sampling_rate, config.hop_length, size, num_codebooks)
 
     def _extractor(self) -> Xcodec2FeatureExtractor:
-        return Xcodec2FeatureExtractor(
-            sampling_rate=self.config.sampling_rate, hop_length=self.config.samples_per_token
-        )
+        c = self.config
+        return Xcodec2FeatureExtractor(sampling_rate=c.sampling_rate, hop_length=c.samples_per_token)
 
     def num_tokens(self, num_samples: Tensor | int) -> Tensor:
         """Number of frames for a number of samples: zeros fill the last one, which may be of nothing but zeros."""
