@@ -74,7 +74,7 @@ class PESQ(_Fidelity):
 
 
 class STOI(_Fidelity):
-    """`stoi`: short-time objective intelligibility (Taal et al., 2011), 0 to 1; nothing of what is shorter than 0.4 s."""
+    """`stoi`: short-time objective intelligibility (Taal et al., 2011), 0 to 1; nothing if there is too little."""
 
     name = "stoi"
 
