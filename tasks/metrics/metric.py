@@ -79,8 +79,8 @@ def name_of(source: str) -> str:
     return f"{Path(source).name} ({digest.hexdigest()[:8]})" if weights else source
 
 
-def version(package: str) -> str:
-    """Name and version of an installed package, for a checkpoint.
+def version(package: str, install: str = "'focallm[eval]'") -> str:
+    """Name and version of an installed package, for a checkpoint; `install` is what pip would have to.
 
     Raises:
         ImportError: it is not installed.
@@ -88,4 +88,4 @@ def version(package: str) -> str:
     try:
         return f"{package} {metadata.version(package)}"
     except metadata.PackageNotFoundError:
-        raise ImportError(f"{package} is not installed: pip install 'focallm[eval]'") from None
+        raise ImportError(f"{package} is not installed: pip install {install}") from None

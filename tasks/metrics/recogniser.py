@@ -60,7 +60,7 @@ def recogniser_name(source: str) -> str:
         return f"{name_of(source)}, {version('transformers')}"
     precision = "int8" if device() == "cpu" else "float16"
     about = f"{name_of(source)}, {version('faster-whisper')}, {precision}"
-    return f"{about}, {version(_PARTS[0])}" if source == BUNDLED else about
+    return f"{about}, {version(_PARTS[0], ' '.join(_PARTS))}" if source == BUNDLED else about
 
 
 def _is_for_faster_whisper(source: str) -> bool:

@@ -15,6 +15,7 @@ from .metric import RATE, Metric, by_length, device, name_of, version
 from .sound import Line, Sound
 
 PUBLISHED = "microsoft/wavlm-base-sv"
+_INSTALL = "librosa webrtcvad-wheels; pip install --no-deps resemblyzer"
 
 
 class Voice(Metric):
@@ -99,7 +100,7 @@ class Resemblyzer(Voice):
     @property
     def checkpoint(self) -> str:
         """The package that the model comes with."""
-        return f"{version('Resemblyzer')} (stand-in for {PUBLISHED})"
+        return f"{version('Resemblyzer', _INSTALL)} (stand-in for {PUBLISHED})"
 
     def embed(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
         """As `Voice.embed`."""
@@ -115,7 +116,5 @@ class Resemblyzer(Voice):
         try:
             from resemblyzer import VoiceEncoder, preprocess_wav
         except ImportError:
-            raise ImportError(
-                "voices need Resemblyzer: pip install librosa webrtcvad-wheels; pip install --no-deps resemblyzer"
-            ) from None
+            raise ImportError(f"voices need Resemblyzer: pip install {_INSTALL}") from None
         return preprocess_wav, VoiceEncoder("cpu", verbose=False)
