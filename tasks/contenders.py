@@ -60,7 +60,12 @@ def open_contender(spec: str) -> Contender:
         return Contender(spec, "", lambda audio: _through_program(spec, audio))
     name, _, folder = spec.partition("=")
     title, source, codebooks = PAPER.get(name, (spec, spec, None))
-    return contender_of(title, AudioTokenizer.from_pretrained(folder or source, codebooks))
+    try:
+        return contender_of(title, AudioTokenizer.from_pretrained(folder or source, codebooks))
+    except OSError as error:
+        if folder or name not in PAPER:
+            raise
+        raise OSError(f"{error}\nWeights of {title} that are at hand: --codecs {name}=FOLDER") from error
 
 
 def contender_of(name: str, tokenizer: AudioTokenizer) -> Contender:

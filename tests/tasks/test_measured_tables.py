@@ -90,8 +90,17 @@ def test_others_of_the_paper_are_opened_by_name_with_weights_that_are_at_hand(fi
     wave = np.random.default_rng(0).standard_normal(8001).astype(np.float32)
     again, facts = bigcodec.through(wave)
     assert len(again) == 8001
-    assert len(facts["codes"]) == 41 or len(facts["codes"]) > 0
+    assert len(facts["codes"]) == 41  # frames of 200 samples
     assert open_contender(str(folder)).name == str(folder)
+
+
+def test_weights_that_cannot_be_fetched_can_be_named(monkeypatch):
+    def nothing(*args):
+        raise OSError("no network")
+
+    monkeypatch.setattr("focallm.tokenizer.AudioTokenizer.from_pretrained", nothing)
+    with pytest.raises(OSError, match="no network\\nWeights of Mimi that are at hand: --codecs mimi=FOLDER"):
+        open_contender("mimi")
 
 
 def test_a_voice_is_the_longest_recording_of_the_next_speaker(tmp_path):
