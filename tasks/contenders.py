@@ -73,6 +73,11 @@ def contender_of(name: str, tokenizer: AudioTokenizer) -> Contender:
     return Contender(name, weights_hash(tokenizer.codec), lambda audio: _through_tokenizer(tokenizer, audio), tokenizer)
 
 
+def unchanged(name: str) -> Contender:
+    """What does nothing."""
+    return Contender(name, "", lambda audio: (audio, {}))
+
+
 def _through_tokenizer(tokenizer: AudioTokenizer, audio: np.ndarray) -> tuple[np.ndarray, dict]:
     began = time.perf_counter()
     encoded = tokenizer(audio, sampling_rate=RATE)

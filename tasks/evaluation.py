@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from ..data.corpora import Utterance, read_corpus
@@ -21,7 +20,8 @@ from ..data.mixing import Mixer, Premixed, read_recipe
 from ..data.plan import weights_hash
 from ..lm import SpeechLM
 from ..tokenizer import AudioTokenizer, resample
-from .classical import CODECS, SPEAKERS, say_classically, through_classical
+from .classical import CODECS, SPEAKERS, say_classically
+from .contenders import RATE, Contender, contender_of, open_contender, unchanged
 from .enhancement import enhance
 from .inputs import Heard, open_model, task_template
 from .measurement import RECORDING, System, judge, mean, table
@@ -122,44 +122,27 @@ def codec_systems(
 
     Of speech in noise the recordings are the clean ones, which everything is compared with, and codecs hear the noise.
     """
-    rate, clean = tokenizer.sampling_rate, [item.sources[0] if item.sources else item for item in items]
+    clean = [item.sources[0] if item.sources else item for item in items]
 
-    def decoded(audio: np.ndarray) -> tuple[np.ndarray, Line]:
-        ids, again = through_codec(tokenizer, audio)
-        sizes = list(tokenizer.codebook_sizes)
-        return again, {"bit_rate": tokenizer.bits_per_second, "codes": ids.tolist(), "codebook_sizes": sizes}
-
-    def classical(name: str) -> Callable[[np.ndarray], tuple[np.ndarray, Line]]:
-        def through(audio: np.ndarray) -> tuple[np.ndarray, Line]:
-            again, measured = through_classical(name, audio, rate)
-            return again, {"bit_rate": CODECS[name][2], "measured_bit_rate": measured}
-
-        return through
-
-    def system(name: str, key: str, through: Callable[[np.ndarray], tuple[np.ndarray, Line]]) -> System:
+    def system(contender: Contender) -> System:
         def make(i: int) -> list[Sound]:
-            audio, _ = items[i].read(rate)
-            target, _ = clean[i].read(rate)
-            again, facts = through(audio)
-            return [Sound(again, rate, items[i].text or "", target, {"similarity": target}, facts)]
+            target = clean[i].read(RATE)[0]
+            again, facts = contender.through(items[i].read(RATE)[0])
+            return [Sound(again, RATE, items[i].text or "", target, {"similarity": target}, facts)]
 
-        return System(name, key, make)
+        return System(contender.name, contender.key, make)
 
-    return [
-        recordings(clean, rate),
-        *([system("noisy", "", lambda audio: (audio, {}))] if items[0].sources else []),
-        system(name, weights_hash(tokenizer.codec), decoded),
-        *(system(other, "", classical(other)) for other in (CODECS if others else ())),
-    ]
+    heard = [unchanged("noisy")] if items[0].sources else []
+    contenders = [*heard, contender_of(name, tokenizer), *map(open_contender, CODECS if others else ())]
+    return [recordings(clean), *map(system, contenders)]
 
 
-def recordings(items: Sequence[Utterance], rate: int) -> System:
+def recordings(items: Sequence[Utterance]) -> System:
     """Doing nothing, with how alike the voices of two recordings of one speaker and of two are."""
 
     def make(i: int) -> list[Sound]:
-        audio, _ = items[i].read(rate)
-        voices = {kind: other.read(rate)[0] for kind, other in _others(items, i).items()}
-        return [Sound(audio, rate, items[i].text or "", voices=voices)]
+        voices = {kind: other.read(RATE)[0] for kind, other in _others(items, i).items()}
+        return [Sound(items[i].read(RATE)[0], RATE, items[i].text or "", voices=voices)]
 
     return System(RECORDING, "", make)
 
@@ -167,15 +150,14 @@ def recordings(items: Sequence[Utterance], rate: int) -> System:
 def speech_systems(items: Sequence[Utterance], lm: SpeechLM, seed: int, others: bool = False) -> list[System]:
     """Speech written for the transcripts, beside the recordings and what the codec leaves of them."""
     tokenizer, key = lm.audio_tokenizer, weights_hash(lm.model)
-    rate, output_rate = tokenizer.sampling_rate, tokenizer.output_sampling_rate
+    codec, output_rate = contender_of(CEILING, tokenizer), tokenizer.output_sampling_rate
 
     def ceiling(i: int) -> list[Sound]:
-        audio, _ = items[i].read(rate)
-        again = through_codec(tokenizer, audio)[1]
-        return [Sound(again, rate, items[i].text or "", audio, {"similarity": audio})]
+        audio = items[i].read(RATE)[0]
+        return [Sound(codec.through(audio)[0], RATE, items[i].text or "", audio, {"similarity": audio})]
 
     def spoken(i: int, **voice: Any) -> list[Sound]:
-        text, seconds = items[i].text or "", len(items[i].read(rate)[0]) / rate
+        text, seconds = items[i].text or "", len(items[i].read(RATE)[0]) / RATE
         result = speak(text, lm, seed=seed + 1000 * i, **voice)
         facts = {key: result.stats[key] for key in ("real_time_factor", "attempts")}
         facts |= {"unfinished": float(result.stop_reason != "end"), "duration": result.stats["seconds"] / seconds}
@@ -200,8 +182,8 @@ def speech_systems(items: Sequence[Utterance], lm: SpeechLM, seed: int, others: 
 
     has_voices, imitates = can_speak_as(lm, by_reference=False), can_speak_as(lm, by_reference=True)
     return [
-        recordings(items, rate),
-        System(CEILING, weights_hash(tokenizer.codec), ceiling),
+        recordings(items),
+        System(CEILING, codec.key, ceiling),
         *(System(name, "", by(name)) for name in (SPEAKERS if others else ())),
         *([System(f"spoken, {lm.info.voices[0]}", key, named)] if has_voices else []),
         *([System("spoken in the voice of a recording", key, as_the_recording)] if imitates else []),
@@ -215,12 +197,10 @@ def mixed_systems(
 
     Every talker counts, in the order of who speaks first: the model has to keep it, nobody sorts its answers.
     """
-    tokenizer = lm.audio_tokenizer
-    rate, heard = tokenizer.sampling_rate, {"se": "noisy", "ss": "mixture"}[task]
+    codec, heard = contender_of(CEILING, lm.audio_tokenizer), {"se": "noisy", "ss": "mixture"}[task]
     if mixer.heard != heard:
         raise ValueError(f"{task} needs a recipe of kind {heard}, or such a corpus, found {mixer.heard}")
-    mixed = lru_cache(maxsize=None)(lambda i: mixer.example(items[i], rate))
-    codec, through = weights_hash(tokenizer.codec), lambda wave: through_codec(tokenizer, wave)[1]
+    mixed = lru_cache(maxsize=None)(lambda i: mixer.example(items[i], RATE))
     task_template(lm, task)  # refuses a model of another task
     known = {template.name for template in lm.info.templates}
     ways: list[Heard] = [way for way in INPUTS if {"features": f"{task}-features", "codes": task}[way] in known]
@@ -229,30 +209,31 @@ def mixed_systems(
         def make(i: int) -> list[Sound]:
             targets, texts = _targets(mixed(i)), mixed(i).facts.get("texts") or [items[i].text or ""]
             answers = zip(answer(mixed(i)), texts, targets, strict=True)
-            return [Sound(wave, rate, text, target, {"similarity": target}, facts) for wave, text, target in answers]
+            return [Sound(wave, RATE, text, target, {"similarity": target}, facts) for wave, text, target in answers]
 
         return System(name, key, make)
 
-    def unchanged(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Example], list[np.ndarray]]:
+    def for_all(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Example], list[np.ndarray]]:
         return lambda example: [change(_heard(example))] * len(_targets(example))
 
     def written(way: Heard) -> System:
         def answer(example: Example) -> Sequence[np.ndarray]:
-            talkers, wave, options = _targets(example), _heard(example), {"sampling_rate": rate, "heard": way}
+            talkers, wave = _targets(example), _heard(example)
+            options: dict[str, Any] = {"sampling_rate": RATE, "heard": way}
             result: Any = enhance(wave, lm, **options) if task == "se" else separate(wave, lm, len(talkers), **options)
-            return [resample(one, result.sampling_rate, rate) for one in np.atleast_2d(result.audio)]
+            return [resample(one, result.sampling_rate, RATE) for one in np.atleast_2d(result.audio)]
 
         name = {"se": ENHANCED, "ss": SEPARATED}[task] + (" from codes" if way != ways[0] else "")
         return system(name, weights_hash(lm.model), answer, input=INPUTS[way])
 
     def suppressed(name: str) -> Callable[[Example], list[np.ndarray]]:
-        return unchanged(lambda wave: SUPPRESSORS[name](wave, rate))
+        return for_all(lambda wave: SUPPRESSORS[name](wave, RATE))
 
     return [
         system(RECORDING, "", _targets),
-        system(CEILING, codec, lambda example: [through(target) for target in _targets(example)]),
-        system(heard, "", unchanged(lambda wave: wave)),
-        system(f"{heard} through the codec", codec, unchanged(through)),
+        system(CEILING, codec.key, lambda example: [codec.through(target)[0] for target in _targets(example)]),
+        system(heard, "", for_all(lambda wave: wave)),
+        system(f"{heard} through the codec", codec.key, for_all(lambda wave: codec.through(wave)[0])),
         *(system(name, "", suppressed(name)) for name in (SUPPRESSORS if others and task == "se" else ())),
         *map(written, ways),
     ]
@@ -284,13 +265,6 @@ def in_best_order(lines: Sequence[Line]) -> list[Line]:
             {"id": name, "seconds": line["seconds"], "errors": wrong, "words": words} for line, wrong, words in chosen
         ]
     return best
-
-
-def through_codec(tokenizer: AudioTokenizer, audio: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-    """(T,) at the codec's rate -> its ids, and the same again at that rate"""
-    encoded = tokenizer(audio)
-    again = tokenizer.decode(encoded["input_ids"][0], num_samples=int(encoded["num_samples"][0]))
-    return encoded["input_ids"][0], resample(again, tokenizer.output_sampling_rate, tokenizer.sampling_rate)
 
 
 def remarks(lines: dict[str, list[Line]]) -> list[str]:

@@ -1,12 +1,12 @@
 """Table 6: the parts of FocalCodec, each replaced by another. The recipes of the rows are in configs/codec/ablation."""
 
 from ...tokenizer import AudioTokenizer
-from ..contenders import contender_of
+from ..contenders import contender_of, unchanged
 from .columns import columns_of
 from .published import published
 from .rendering import Cell, Row, Table
 from .request import Request
-from .resynthesis import REFERENCE, notes, resynthesised, unchanged
+from .resynthesis import REFERENCE, notes, resynthesised
 
 RECIPES = ("focal", "hifigan", "lfq", "leaky_relu", "conformer", "amp", "linear", "wavenext")
 DIFFERENCE = (

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ...data.utterance import Utterance
 from ...tokenizer import FocalCodecModel, resample
-from ..contenders import RATE, Contender
+from ..contenders import RATE, Contender, unchanged
 from ..conversion import nearest
 from ..inputs import load_waves
 from ..measurement import System, judge
@@ -14,7 +14,7 @@ from .measured import measured
 from .published import published
 from .rendering import Table
 from .request import Request, names_of
-from .resynthesis import REFERENCE, notes, unchanged
+from .resynthesis import REFERENCE, notes
 
 WITHOUT = "Not converted: {}: nearest neighbours need the features of a FocalCodec."
 

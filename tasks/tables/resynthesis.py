@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from ...data.utterance import Utterance
-from ..contenders import RATE, Contender
+from ..contenders import RATE, Contender, unchanged
 from ..measurement import System, judge
 from ..metrics import Line, Sound
 from .columns import columns_of
@@ -71,11 +71,6 @@ def judged(
 
     systems = [system(one) for one in contenders]
     return judge(systems, ids, request.metrics(items), request.seed, request.record, request.progress)
-
-
-def unchanged(name: str) -> Contender:
-    """What does nothing."""
-    return Contender(name, "", lambda audio: (audio, {}))
 
 
 def notes(request: Request) -> list[str]:

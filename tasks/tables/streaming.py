@@ -6,13 +6,13 @@ import numpy as np
 import torch
 
 from ...tokenizer import AudioTokenizer, FocalCodecModel, resample
-from ..contenders import RATE, Contender
+from ..contenders import RATE, Contender, unchanged
 from ..inputs import load_waves
 from .columns import columns_of
 from .published import published
 from .rendering import Row, Table
 from .request import Request
-from .resynthesis import REFERENCE, notes, resynthesised, unchanged
+from .resynthesis import REFERENCE, notes, resynthesised
 
 CHUNKS_MS = (125, 250, 500)
 HOW = (
