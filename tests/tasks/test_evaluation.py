@@ -93,7 +93,8 @@ def test_a_record_takes_up_further_metrics_but_no_line_of_another_judge_or_seed(
     more = judged(systems, 2, [words, voice], record)["tiny"][0]
     assert len(words.heard) == 4
     assert more["similarity"] == 0.5
-    assert {**more, "config": "", "judges": {}} == {**first, "config": "", "judges": {}, "similarity": 0.5}
+    others = {"config": "", "judges": {}, "rtf": 1.0}  # the sound is made anew, which takes another time
+    assert {**more, **others} == {**first, **others, "similarity": 0.5}
     assert more["config"] != first["config"]
     others = Words("second")
     again = judged(systems, 2, [others], record)["tiny"][0]

@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..focalcodec.conformer import ConformerBlock
 from ..focalcodec.hifigan import HiFiGAN
 from ..focalcodec.masks import length_mask
-from ..focalcodec.parts import HiFiGANConfig, WavLMConfig
+from ..focalcodec.parts import HiFiGANConfig, WavLMConfig, build_part
 from ..focalcodec.precision import full_precision
 from ..focalcodec.wavlm import WavLMEncoder
 from ..focalcodec.windows import decode_long
@@ -118,10 +118,8 @@ class WavLMKMModel(PreTrainedModel):
         self.encoder = None
         if not config.decoder_only:
             assert config.encoder is not None
-            fields: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value for key, value in config.encoder.items()
-            }
-            self.encoder = WavLMEncoder(WavLMConfig(**fields, num_layers=max(config.layer_ids)))
+            fields: dict[str, Any] = config.encoder | {"num_layers": max(config.layer_ids)}
+            self.encoder = WavLMEncoder(build_part("encoder", fields, WavLMConfig))
         self.quantizer = KMeansQuantizer(len(config.layer_ids), config.num_clusters, config.num_features)
         self.dequantizer = Dequantizer(config)
         self.vocoder = Vocoder(config)
@@ -298,9 +296,9 @@ def _read_official(
     tensors = read_tensors(source, fields["layer_ids"], kwargs)
     width = fields.get("num_features", WavLMKMConfig.num_features)
     wavlm = find_wavlm(source, max(fields["layer_ids"]), width, kwargs)
+    encoder: dict[str, Tensor] = {}
     if wavlm is None:
         fields["decoder_only"] = True
-        encoder: dict[str, Tensor] = {}
     else:
         fields["encoder"], fields["normalize"], encoder = wavlm
     ours = WavLMKMConfig(**fields)
