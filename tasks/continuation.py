@@ -37,7 +37,7 @@ def continue_speech(
         OSError: a file that cannot be read.
         ValueError: a model of another task, an array without its rate, audio that is none, or too long for the model.
     """
-    lm = open_model(model, "continuation")
+    lm = open_model(model)
     template, tokenizer = lm.info.template("continuation"), lm.audio_tokenizer
     K, rate = tokenizer.num_codebooks, tokenizer.output_sampling_rate
     most = round(seconds * tokenizer.frame_rate) * K

@@ -43,7 +43,7 @@ def convert(
     """
     if method not in (None, "lm", "knn"):
         raise ValueError(f"method is 'lm' or 'knn', found {method!r}")
-    lm = open_model(model, "vc")
+    lm = open_model(model)
     waves = load_waves(audio, sampling_rate, lm.audio_tokenizer)
     voice = torch.cat(load_waves(reference, sampling_rate, lm.audio_tokenizer))
     if method == "knn" or (method is None and "vc" not in [template.name for template in lm.info.templates]):

@@ -13,15 +13,13 @@ from ..tokenizer.audio import is_batch, load_audio, with_rates
 from ..tokenizer.focalcodec.windows import MAX_WHOLE_S
 
 Heard = Literal["features", "codes"]
-# Tasks of the second language model in the package; the first one speaks.
-_REWRITING = ("se", "ss", "vc", "asr", "continuation")
 
 
 def open_model(model: str | Path | SpeechLM, task: str = "tts") -> SpeechLM:
     """A folder or a hub id is loaded, `"mini"` is the weights in the package for the task; a loaded model is itself."""
     if isinstance(model, SpeechLM):
         return model
-    return SpeechLM.from_pretrained("mini-rewriting" if str(model) == "mini" and task in _REWRITING else model)
+    return SpeechLM.from_pretrained("mini-rewriting" if str(model) == "mini" and task in ("se", "ss") else model)
 
 
 def task_template(lm: SpeechLM, task: str, heard: Heard | None = None) -> Template:

@@ -40,7 +40,7 @@ def transcribe(
         OSError: a file that cannot be read.
         ValueError: a model of another task, an array without its rate, or audio that is none.
     """
-    lm = open_model(model, "asr")
+    lm = open_model(model)
     template, tokenizer = lm.info.template("asr"), lm.audio_tokenizer
     waves = load_waves(audio, sampling_rate, tokenizer)
     began = time.perf_counter()

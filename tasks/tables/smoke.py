@@ -1,4 +1,4 @@
-"""All tables on a few seconds of bundled speech, with the weights in the package and probes and codecs of two updates.
+"""All tables on a few seconds of bundled speech, with the codec in the package, and all else trained for two updates.
 
 What comes out says that every table runs from end to end, and nothing about anything else.
 """
@@ -13,12 +13,14 @@ from typing import Any
 import yaml
 
 from ...data.corpora import read_corpus
+from ...data.mixing import Mixer, read_recipe
 from ...data.tokenization import tokenize_corpus
 from ...lm.loading import INSIDE
 from ...tokenizer import AudioTokenizer, read_audio, write_audio
 from ...tokenizer.files import read_yaml
 from ..codec_training import train_stages
 from ..probes import probe
+from ..train import train_task
 from .ablation import RECIPES
 from .downstream import MODELS, PROBES
 from .request import Request
@@ -40,6 +42,13 @@ TINY: dict[str, dict[str, Any]] = {
     "decompressor": STACK,
     "decoder": {"num_layers": 1, "dim": 16, "ffn_dim": 32, "channels": 16},
 }
+REWRITING = {"se": "noisy", "ss": "mixture", "ss-features": "mixture"}  # task -> store, beside se-features
+LM: dict[str, Any] = {
+    "model": "tiny",
+    "validation_fraction": 0.2,
+    "evaluate": {"samples": 0},
+    "trainer": {"max_steps": 2, "use_cpu": True, "eval_strategy": "no", "save_strategy": "no", "report_to": []},
+}
 PROBE = {"hidden_size": 16, "num_layers": 1, "epochs": 2, "batch_size": 4, "validation": 0.2, "test": 0.2}
 
 
@@ -60,19 +69,27 @@ def smoke_request(folder: Path, progress: bool) -> Request:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
     for name in ("vocos", *RECIPES):
         train_tiny(name, pieces, folder)
-    store = folder / "store"
-    tokenize_corpus(read_corpus(pieces), store, AudioTokenizer.from_pretrained("mini"))
+    items, codec = read_corpus(pieces), AudioTokenizer.from_pretrained("mini")
+    tokenize_corpus(items, folder / "plain", codec)
     (folder / "probe.yaml").write_text(yaml.safe_dump(PROBE))
     for task in PROBES:
-        probe(task, store, runs / "mini" / task, folder / "probe.yaml", "mini", quiet=True)
+        probe(task, folder / "plain", runs / "mini" / task, folder / "probe.yaml", "mini", quiet=True)
+    for name in MIXES:
+        mixer = Mixer(read_recipe(folder / f"{name}.yaml"), items)
+        tokenize_corpus(mixer, folder / name, codec, features=True)
+    also = [{"task": task, "store": str(folder / name)} for task, name in REWRITING.items()]
+    (folder / "lm.yaml").write_text(yaml.safe_dump({**LM, "also": also}))
+    rewriter = runs / "rewriter"
+    train_task("se-features", folder / "noisy", rewriter, folder / "lm.yaml", "mini", quiet=True)
     for task in MODELS:
         model = runs / "mini" / task / "model"
         model.parent.mkdir(parents=True)
-        model.symlink_to(INSIDE["mini" if task == "tts" else "mini-rewriting"])
+        model.symlink_to(INSIDE["mini"] if task == "tts" else rewriter / "model")
     return Request(
         data=[speech],
         mix=[folder / f"{name}.yaml" for name in MIXES],
         runs=runs,
+        model=str(rewriter / "model"),
         record=folder / "record.jsonl",
         progress=progress,
     )
