@@ -38,6 +38,8 @@ def measured(name: str, lines: Sequence[Line], seed: int, **others: Cell) -> Row
     for key, column in (("errors", "wer"), ("dwer_errors", "dwer")):
         if lines and all(key in line for line in lines):
             cells[column] = _rate([line[key] for line in lines], [line[f"{key[:-6]}words"] for line in lines], seed)
+    if "wer" in cells:
+        cells["failed"] = 100 * float(np.mean([line["errors"] > 0.5 * line["words"] for line in lines]))
     return Row(name, cells | _use(lines))
 
 

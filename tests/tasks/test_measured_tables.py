@@ -127,6 +127,8 @@ def test_cells_are_means_with_intervals_and_rates_over_all_words():
     lines = [{"errors": i, "words": 10, "similarity": 0.5 + 0.1 * i, "bit_rate": 650.0} for i in range(4)]
     cells = measured("a", lines, 0).cells
     assert cells["wer"].value == 15.0
+    assert cells["failed"] == 0.0
+    assert measured("a", [{"errors": 3, "words": 4}, {"errors": 2, "words": 4}], 0).cells["failed"] == 50.0
     assert cells["wer"].low < 15.0 < cells["wer"].high
     assert cells["similarity"].value == pytest.approx(65.0)
     assert cells["bit_rate"] == 0.65
