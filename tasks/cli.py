@@ -180,6 +180,7 @@ def evaluate(
     others: bool = False,
     record: Path | None = None,
     layout: str | None = None,
+    utmos: str | None = None,
     quiet: bool = False,
 ) -> None:
     """Measure a codec or a language model on recordings with transcripts.
@@ -201,13 +202,14 @@ def evaluate(
             DeepFilterNet.
         record: a .jsonl file of what was measured of each item; what it holds is not measured again.
         layout: where data is a folder as a corpus is published, its name; see focallm tokenize --help.
+        utmos: a checkout of github.com/tarepan/SpeechMOS; without it, published scorers fetch it, offline have none.
         quiet: no progress bar.
     """
     _prepare()
     from .evaluation import evaluate_task
 
     arguments = (task, data, model, limit, scorers, seed, mix, noise, whisper, language, others, record)
-    print(evaluate_task(*arguments, progress=not quiet, layout=layout))
+    print(evaluate_task(*arguments, progress=not quiet, layout=layout, utmos=utmos))
 
 
 def release(recipe: Path, run: Path, out: Path, evaluations: list[Path] | None = None, seed: int = 0) -> None:
@@ -236,6 +238,7 @@ def tables(
     layout: str | None = None,
     scorers: Literal["published", "offline", "mel"] = "mel",
     whisper: str | None = None,
+    utmos: str | None = None,
     limit: int = 0,
     seed: int = 0,
     record: Path | None = None,
@@ -260,6 +263,7 @@ def tables(
         layout: where they are folders as corpora are published, their name; see focallm tokenize --help.
         scorers: published (the paper's; from the hub), offline (stand-ins that pip installs) or mel (distances only).
         whisper: another recogniser than that of the scorers: a folder or a hub id.
+        utmos: a checkout of github.com/tarepan/SpeechMOS, where the scorers cannot fetch it.
         limit: only this many items of each corpus, chosen by the seed; 0 for all.
         seed: of the choice of items and of the intervals.
         record: a .jsonl file of what was measured of each item; what it holds is not measured again.
@@ -279,8 +283,8 @@ def tables(
         print(smoke_tables(name, format, out, progress=not quiet))
         return
     request = Request(
-        tuple(codecs or ["mini"]), tuple(data or ()), layout, scorers, whisper, limit, seed, record, tuple(mix or ()),
-        noise, runs, model, progress=not quiet,
+        tuple(codecs or ["mini"]), tuple(data or ()), layout, scorers, whisper, utmos, limit, seed, record,
+        tuple(mix or ()), noise, runs, model, progress=not quiet,
     )  # fmt: skip
     print(make_tables(name, request, format, out))
 

@@ -54,6 +54,7 @@ def evaluate_task(
     record: Path | None = None,
     progress: bool = False,
     layout: str | None = None,
+    utmos: str | None = None,
 ) -> str:
     """-> a heading and a Markdown table; see `focallm evaluate --help` for the arguments.
 
@@ -63,7 +64,7 @@ def evaluate_task(
     """
     if task not in TASKS:
         raise ValueError(f"codec, tts, se and ss can be evaluated, found {task!r}")
-    metrics = load_scorers(scorers, whisper, language)
+    metrics = load_scorers(scorers, whisper, language, utmos)
     items = read_with_texts(data, layout)
     rewrites, sources = task in ("se", "ss"), len(items[0].sources)
     if rewrites != (mix is not None or sources > (task == "codec")):

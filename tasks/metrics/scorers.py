@@ -4,12 +4,14 @@ from . import recogniser
 from .dnsmos import DNSMOS
 from .fidelity import PESQ, STOI, Distances
 from .metric import Metric
-from .utmos import UTMOS
+from .utmos import PUBLISHED, UTMOS
 from .voice import Resemblyzer, XVectors
 from .words import Words
 
 
-def load_scorers(name: str, whisper: str | None = None, language: str | None = "en") -> list[Metric]:
+def load_scorers(
+    name: str, whisper: str | None = None, language: str | None = "en", utmos: str | None = None
+) -> list[Metric]:
     """-> metrics, whose models are loaded when the first sound needs them
 
     Args:
@@ -17,6 +19,7 @@ def load_scorers(name: str, whisper: str | None = None, language: str | None = "
             packages that bring their weights. "mel": distances only.
         whisper: another recogniser, as in `load_recogniser`; with "mel", words are counted only if it is given.
         language: of what is said, as Whisper calls it; None: Whisper guesses.
+        utmos: a checkout of UTMOS's repository, as in `UTMOS`; "offline" has none of its own.
 
     Raises:
         ValueError: another name.
@@ -25,8 +28,8 @@ def load_scorers(name: str, whisper: str | None = None, language: str | None = "
     published = own or [Words(recogniser.PUBLISHED, language)]
     stand_in = own or [Words(recogniser.BUNDLED, language, stands_in_for=recogniser.PUBLISHED)]
     scorers: dict[str, list[Metric]] = {
-        "published": [*published, UTMOS(), DNSMOS(), XVectors(), PESQ(), STOI(), Distances()],
-        "offline": [*stand_in, UTMOS(None), DNSMOS(limit=30), Resemblyzer(), PESQ(), STOI(), Distances()],
+        "published": [*published, UTMOS(utmos or PUBLISHED), DNSMOS(), XVectors(), PESQ(), STOI(), Distances()],
+        "offline": [*stand_in, UTMOS(utmos), DNSMOS(limit=30), Resemblyzer(), PESQ(), STOI(), Distances()],
         "mel": [*own, Distances()],
     }
     if name not in scorers:

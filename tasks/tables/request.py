@@ -26,7 +26,7 @@ class Request:
         data: corpora with transcripts; the first one where a table is of one.
         layout: how they are laid out, as in `read_corpus`; those that bring what is heard need no recipe.
         scorers: who judges, as in `load_scorers`.
-        whisper: another recogniser, as there.
+        whisper, utmos: another recogniser, and a checkout of UTMOS, as there.
         limit: only so many items of each corpus, chosen by the seed; 0 for all.
         seed: of the choice and of the intervals.
         record: a .jsonl file of what was measured of each item.
@@ -42,6 +42,7 @@ class Request:
     layout: str | None = None
     scorers: str = "mel"
     whisper: str | None = None
+    utmos: str | None = None
     limit: int = 0
     seed: int = 0
     record: Path | None = None
@@ -79,7 +80,7 @@ class Request:
     def metrics(self, items: Sequence[Utterance]) -> list[Metric]:
         """The judges of items, in the language that their corpus names; English, if it names none."""
         language = str(items[0].extra.get("language", "en")).lower()
-        return _metrics(self.scorers, self.whisper, TO_LANGUAGE_CODE.get(language, language))
+        return _metrics(self.scorers, self.whisper, TO_LANGUAGE_CODE.get(language, language), self.utmos)
 
     def mixers(self, items: list[Utterance], *kinds: str) -> list[Mixer | Premixed]:
         """What makes of a corpus the recordings that are heard, one for each recipe of these kinds (noisy, mixture).
@@ -114,5 +115,5 @@ def names_of(test_set: str, rows: Sequence[Utterance], mixer: Mixer | Premixed |
 
 
 @cache  # all tables share the models that judge
-def _metrics(scorers: str, whisper: str | None, language: str) -> list[Metric]:
-    return load_scorers(scorers, whisper, language)
+def _metrics(scorers: str, whisper: str | None, language: str, utmos: str | None) -> list[Metric]:
+    return load_scorers(scorers, whisper, language, utmos)

@@ -239,6 +239,8 @@ def test_utmos_says_what_is_missing(hub):
     nobody = UTMOS(None)
     assert nobody([Sound(noise(800), 16000)]) == [{}]
     assert "nobody" in nobody.checkpoint
+    for name in ("offline", "published"):  # either takes a checkout that is at hand
+        assert [m.source for m in load_scorers(name, utmos=str(hub)) if m.name == "utmos"] == [str(hub)]
 
 
 def test_dnsmos_gives_both_of_its_scores(monkeypatch):
