@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from ...lm import SpeechLM
 from ..evaluation import speech_systems
@@ -24,37 +23,43 @@ def downstream_table(request: Request) -> Table:
     """The probes and speech LMs that were trained, `RUNS/CODEC/TASK`; what is missing is named with its command.
 
     Raises:
-        ValueError: no folder of runs.
+        ValueError: no folder of runs; or there are speech LMs, and no data or recipe for them.
     """
     if request.runs is None:
         raise ValueError("Table 5 is of trained probes and models: give --runs FOLDER, which holds CODEC/TASK each")
-    rows, missing = published(5), []
+    rows, said = published(5), list[str]()
     for spec, contender in zip(request.codecs, request.contenders, strict=True):
-        if contender.tokenizer is None:
-            continue
-        folder = request.runs / Path(spec.partition("=")[0]).name
-        for task, (title, column) in PROBES.items():
-            result = folder / task / "result.json"
-            if result.is_file():
-                rows.append(_probed(contender.name, title, column, json.loads(result.read_text())))
-            else:
-                missing.append(f"focallm probe {task} STORE {folder / task} --codec {spec}")
-        models = {task: folder / task / "model" for task in MODELS}
-        trained = {task: SpeechLM.from_pretrained(path) for task, path in models.items() if path.is_dir()}
-        if trained.keys() & {"se", "ss"}:
-            rows += rewritten(request, contender.name, trained)
-        if "tts" in trained:
-            rows += _spoken(request, contender.name, trained["tts"])
-        missing += [
-            f"focallm train {task} STORE {folder / task} --codec {spec}" for task in MODELS if task not in trained
-        ]
-    commands = [f"Not trained yet: {command}" for command in sorted(missing)]
-    return Table("Table 5: downstream tasks", columns_of(rows), rows, [*notes(request), *commands])
+        if contender.tokenizer is not None:
+            folder = request.runs / Path(spec.partition("=")[0]).name
+            probed, written = _probes(contender.name, folder), _models(request, contender.name, folder)
+            rows += [*probed.values(), *(row for own in written.values() for row in own)]
+            said += [f"Not trained yet: {command} --codec {spec}" for command in _commands(folder, {*probed, *written})]
+            said += notes(request) if written else []
+    return Table("Table 5: downstream tasks", columns_of(rows), rows, list(dict.fromkeys(said)))
 
 
-def _probed(name: str, title: str, column: str, result: dict[str, Any]) -> Row:
-    rate = Interval(*(100 * result[key] for key in ("rate", "low", "high")))
-    return Row(name, {"task": title, column: rate})
+def _commands(folder: Path, trained: set[str]) -> list[str]:
+    probes = [f"focallm probe {task} STORE {folder / task}" for task in PROBES if task not in trained]
+    return probes + [f"focallm train {task} STORE {folder / task}" for task in MODELS if task not in trained]
+
+
+def _probes(name: str, folder: Path) -> dict[str, Row]:
+    """-> the row of every probe that was trained, by its task"""
+    rows = {}
+    for task, (title, column) in PROBES.items():
+        if (folder / task / "result.json").is_file():
+            result = json.loads((folder / task / "result.json").read_text())
+            rate = Interval(*(100 * result[key] for key in ("rate", "low", "high")))
+            rows[task] = Row(f"{name} (n = {result['n']}, seed {result['seed']})", {"task": title, column: rate})
+    return rows
+
+
+def _models(request: Request, name: str, folder: Path) -> dict[str, list[Row]]:
+    """-> the rows of every speech LM that was trained, by its task"""
+    paths = {task: folder / task / "model" for task in MODELS}
+    trained = {task: SpeechLM.from_pretrained(path) for task, path in paths.items() if path.is_dir()}
+    rows = {task: rewritten(request, name, {task: lm}) for task, lm in trained.items() if task != "tts"}
+    return {**rows, **({"tts": _spoken(request, name, trained["tts"])} if "tts" in trained else {})}
 
 
 def _spoken(request: Request, name: str, lm: SpeechLM) -> list[Row]:
