@@ -31,10 +31,10 @@ def measured(name: str, lines: Sequence[Line], seed: int, **others: Cell) -> Row
     """
     cells: dict[str, Cell] = dict(others)
     for key, (column, factor) in MEANS.items():
-        values = [factor * line[key] for line in lines if key in line]
+        values = [line[key] for line in lines if key in line]
         if values:
-            mean = float(np.mean(values))
-            cells[column] = mean if key in _PLAIN else Interval(mean, *mean_interval(values, seed))
+            mean, ends = float(np.mean(values)), mean_interval(values, seed)
+            cells[column] = factor * mean if key in _PLAIN else Interval(*(factor * x for x in (mean, *ends)))
     for key, column in (("errors", "wer"), ("dwer_errors", "dwer")):
         if lines and all(key in line for line in lines):
             cells[column] = _rate([line[key] for line in lines], [line[f"{key[:-6]}words"] for line in lines], seed)
