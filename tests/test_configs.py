@@ -20,6 +20,7 @@ from focallm.data.corpora import read_corpus
 from focallm.lm import training as lm_training
 from focallm.lm.features import SpeechLMForConditionalGeneration
 from focallm.lm.parameters import count_trainable
+from focallm.tasks.probes.recipe import read_recipe as read_probe_recipe
 from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel, write_audio
 from focallm.tokenizer import training as codec_training
 from focallm.tokenizer.training.teacher import Teacher
@@ -114,13 +115,15 @@ def test_mixing_recipe(path):
 
 def test_the_mini_models_learn_from_their_recipes():
     """What each of the files is, and that a change of one does not make it another."""
-    names = ("speech", "rewriting", "speech_more", "rewriting_more")
+    names = ("speech", "rewriting", "speech_more", "rewriting_more", "speech_again", "rewriting_all")
     recipes = {name: lm_training.read_recipe(CONFIGS / "mini" / f"{name}.yaml") for name in names}
     assert [part.task for part in recipes["speech"].also] == ["zero-shot-aligned", "pronounce"]
     assert [part.task for part in recipes["rewriting"].also] == ["ss-features"]
-    for name in ("speech", "rewriting"):  # the second stage goes on from the first, and learns all of its tasks
-        assert recipes[f"{name}_more"].base == f"runs/{name}/model"
-        assert {part.task for part in recipes[name].also} <= {part.task for part in recipes[f"{name}_more"].also}
+    after = {"speech_more": "speech", "rewriting_more": "rewriting"}
+    after |= {"speech_again": "speech_more", "rewriting_all": "rewriting_more"}
+    for stage, before in after.items():  # goes on from the one before, and learns all of its tasks
+        assert recipes[stage].base == f"runs/{before}/model"
+        assert {part.task for part in recipes[before].also} <= {part.task for part in recipes[stage].also}
     others = [path for path in (CONFIGS / "mini").glob("*.yaml") if path.stem not in recipes]
     kinds = {path.stem: mixing.read_recipe(path).kind for path in others}
     assert kinds == {
@@ -129,6 +132,12 @@ def test_the_mini_models_learn_from_their_recipes():
         "separation": "mixture",
         "test_separation": "mixture",
     }
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "probes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_probe_recipe(path):
+    recipe = read_probe_recipe(path)
+    assert (recipe.hidden_size, recipe.max_grad_norm) == ((128, 1.0) if path.stem.startswith("mini") else (512, 0.01))
 
 
 def test_a_corpus_is_heard_again_in_other_voices(tmp_path):
@@ -172,5 +181,6 @@ def test_every_config_has_a_test():
         "lm",
         "mini",
         "mix",
+        "probes",
         "accelerate",
     }
