@@ -1,16 +1,18 @@
 """Codecs to compare, by the names of the paper's tables, by folders, or as programs. T samples."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..data.plan import weights_hash
+from ..data.utterance import Utterance
 from ..tokenizer import AudioTokenizer, resample
 from .classical import CODECS, through_classical
-
-RATE = 16000  # Hz: at which everything is heard and judged
+from .measurement import System
+from .metrics import Sound
+from .metrics.metric import RATE
 
 # Name on the command line -> name in the published tables, where the weights are, and how many codebooks are used.
 PAPER: dict[str, tuple[str, str, int | None]] = {
@@ -78,6 +80,21 @@ def unchanged(name: str) -> Contender:
     return Contender(name, "", lambda audio: (audio, {}))
 
 
+def heard_through(
+    contender: Contender,
+    items: Sequence[Utterance],
+    heard: Callable[[int], np.ndarray],
+    clean: Callable[[int], np.ndarray],
+) -> System:
+    """What a contender leaves of each item, (T,) at `RATE`, to be compared with the clean one."""
+
+    def make(i: int) -> list[Sound]:
+        again, facts = contender.through(heard(i))
+        return [Sound(again, RATE, items[i].text or "", clean(i), {"similarity": clean(i)}, facts)]
+
+    return System(contender.name, contender.key, make)
+
+
 def _through_tokenizer(tokenizer: AudioTokenizer, audio: np.ndarray) -> tuple[np.ndarray, dict]:
     began = time.perf_counter()
     encoded = tokenizer(audio, sampling_rate=RATE)
@@ -90,14 +107,14 @@ def _through_tokenizer(tokenizer: AudioTokenizer, audio: np.ndarray) -> tuple[np
         "codebook_sizes": list(tokenizer.codebook_sizes),
         "rtf": len(audio) / RATE / seconds,
     }
-    return _as_long(resample(again, tokenizer.output_sampling_rate, RATE), len(audio)), facts
+    return as_long(resample(again, tokenizer.output_sampling_rate, RATE), len(audio)), facts
 
 
 def _through_program(name: str, audio: np.ndarray) -> tuple[np.ndarray, dict]:
     again, measured = through_classical(name, audio, RATE)
-    return _as_long(again, len(audio)), {"bit_rate": CODECS[name][2], "measured_bit_rate": measured}
+    return as_long(again, len(audio)), {"bit_rate": CODECS[name][2], "measured_bit_rate": measured}
 
 
-def _as_long(wave: np.ndarray, size: int) -> np.ndarray:
-    """Cut, or silence at the end: programs work in frames of their own."""
+def as_long(wave: np.ndarray, size: int) -> np.ndarray:
+    """(T,) -> (size,), cut or with silence at the end: programs and streams work in frames of their own."""
     return np.pad(wave[:size], (0, max(0, size - len(wave))))

@@ -21,7 +21,7 @@ from ..data.plan import weights_hash
 from ..lm import SpeechLM
 from ..tokenizer import AudioTokenizer, resample
 from .classical import CODECS, SPEAKERS, say_classically
-from .contenders import RATE, Contender, contender_of, open_contender, unchanged
+from .contenders import RATE, contender_of, heard_through, open_contender, unchanged
 from .enhancement import enhance
 from .inputs import Heard, open_model, task_template
 from .measurement import RECORDING, System, judge, mean, table
@@ -34,6 +34,7 @@ from .tts import can_speak_as, speak
 
 CEILING = "recording through the codec"
 ENHANCED, SEPARATED = "enhanced", "separated"
+HEARD = {"se": "noisy", "ss": "mixture"}  # task -> kind of what is heard
 INPUTS: dict[Heard, str] = {"features": "continuous", "codes": "discrete"}  # what a model hears, as the paper calls it
 TASKS = ("codec", "tts", "se", "ss")
 _TIMED_ITEMS = 30  # whose first sound is waited for
@@ -123,19 +124,12 @@ def codec_systems(
 
     Of speech in noise the recordings are the clean ones, which everything is compared with, and codecs hear the noise.
     """
-    clean = [item.sources[0] if item.sources else item for item in items]
-
-    def system(contender: Contender) -> System:
-        def make(i: int) -> list[Sound]:
-            target = clean[i].read(RATE)[0]
-            again, facts = contender.through(items[i].read(RATE)[0])
-            return [Sound(again, RATE, items[i].text or "", target, {"similarity": target}, facts)]
-
-        return System(contender.name, contender.key, make)
-
-    heard = [unchanged("noisy")] if items[0].sources else []
-    contenders = [*heard, contender_of(name, tokenizer), *map(open_contender, CODECS if others else ())]
-    return [recordings(clean), *map(system, contenders)]
+    spoken = [item.sources[0] if item.sources else item for item in items]
+    heard = lru_cache(maxsize=1)(lambda i: items[i].read(RATE)[0])
+    clean = lru_cache(maxsize=1)(lambda i: spoken[i].read(RATE)[0]) if items[0].sources else heard
+    noisy = [unchanged("noisy")] if items[0].sources else []
+    contenders = [*noisy, contender_of(name, tokenizer), *map(open_contender, CODECS if others else ())]
+    return [recordings(spoken), *(heard_through(one, items, heard, clean) for one in contenders)]
 
 
 def recordings(items: Sequence[Utterance]) -> System:
@@ -198,7 +192,7 @@ def mixed_systems(
 
     Every talker counts, in the order of who speaks first: the model has to keep it, nobody sorts its answers.
     """
-    codec, heard = contender_of(CEILING, lm.audio_tokenizer), {"se": "noisy", "ss": "mixture"}[task]
+    codec, heard = contender_of(CEILING, lm.audio_tokenizer), HEARD[task]
     if mixer.heard != heard:
         raise ValueError(f"{task} needs a recipe of kind {heard}, or such a corpus, found {mixer.heard}")
     mixed = lru_cache(maxsize=None)(lambda i: mixer.example(items[i], RATE))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from ...lm import SpeechLM
-from ..evaluation import CEILING, mixed_systems
+from ..evaluation import CEILING, HEARD, mixed_systems
 from ..inputs import open_model
 from ..measurement import RECORDING, judge
 from .columns import columns_of
@@ -13,7 +13,7 @@ from .rendering import Row, Table
 from .request import Request, names_of
 from .resynthesis import REFERENCE, notes
 
-TASKS = {"noisy": "se", "mixture": "ss"}  # kind of recipe -> task
+TASKS = {heard: task for task, heard in HEARD.items()}
 
 
 def inputs_table(request: Request) -> Table:

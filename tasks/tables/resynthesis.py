@@ -6,9 +6,9 @@ from functools import lru_cache
 import numpy as np
 
 from ...data.utterance import Utterance
-from ..contenders import RATE, Contender, unchanged
-from ..measurement import System, judge
-from ..metrics import Line, Sound
+from ..contenders import RATE, Contender, heard_through, unchanged
+from ..measurement import judge
+from ..metrics import Line
 from .columns import columns_of
 from .measured import measured
 from .published import published
@@ -61,15 +61,7 @@ def judged(
     contenders: Sequence[Contender],
 ) -> dict[str, list[Line]]:
     """-> the lines of every contender, by its name"""
-
-    def system(contender: Contender) -> System:
-        def make(i: int) -> list[Sound]:
-            again, facts = contender.through(heard(i))
-            return [Sound(again, RATE, items[i].text or "", clean(i), {"similarity": clean(i)}, facts)]
-
-        return System(contender.name, contender.key, make)
-
-    systems = [system(one) for one in contenders]
+    systems = [heard_through(one, items, heard, clean) for one in contenders]
     return judge(systems, ids, request.metrics(items), request.seed, request.record, request.progress)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ...tokenizer import AudioTokenizer, FocalCodecModel, resample
-from ..contenders import RATE, Contender, unchanged
+from ..contenders import RATE, Contender, as_long, unchanged
 from ..inputs import load_waves
 from .columns import columns_of
 from .published import published
@@ -58,8 +58,7 @@ def in_chunks(tokenizer: AudioTokenizer, audio: np.ndarray, chunk_ms: float) -> 
     began = time.perf_counter()
     again = _streamed(tokenizer, wave) if is_causal(tokenizer) else _in_pieces(tokenizer, wave, chunk_ms)
     facts = {"bit_rate": tokenizer.bits_per_second, "rtf": len(audio) / RATE / (time.perf_counter() - began)}
-    again = resample(again, tokenizer.output_sampling_rate, RATE)[: len(audio)]
-    return np.pad(again, (0, len(audio) - len(again))), facts
+    return as_long(resample(again, tokenizer.output_sampling_rate, RATE), len(audio)), facts
 
 
 def _in_pieces(tokenizer: AudioTokenizer, wave: torch.Tensor, chunk_ms: float) -> np.ndarray:
