@@ -2,6 +2,7 @@
 
     apt-get install ffmpeg asterisk-core-sounds-{fr,it,ru} asterisk-core-sounds-{fr,it,ru}-g722
     python configs/codec/mini_corpus.py KOKORO OUT        # KOKORO: a folder with manifest.jsonl, OUT: an empty folder
+    python configs/codec/mini_corpus.py KOKORO OUT --more MORE    # and what configs/mini/more_voices.py made
 
 The Spanish prompts are left out: their speaker is that of the English ones, on which the codec is measured. Clips
 without words (tones, music) are left out, and of texts with digits only the sound is used. Cyrillic letters become
@@ -60,16 +61,21 @@ def latin(text: str) -> str:
     return "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
 
 
+def synthesised(corpus: Path, about: dict, prefix: str = "") -> list[dict]:
+    """A corpus where it stands; -> manifest rows"""
+    rows = [json.loads(line) for line in (corpus / "manifest.jsonl").open()]
+    return [{**row, **about, "id": prefix + row["id"], "audio": str((corpus / row["audio"]).resolve())} for row in rows]
+
+
 def main() -> None:
     """Write OUT/manifest.jsonl, in the order of a hash, so that the last rows, which validate, are of all kinds."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("kokoro", type=Path)
     arguments.add_argument("out", type=Path)
+    arguments.add_argument("--more", type=Path, help="another corpus of synthesised speech, which names its sources")
     options = arguments.parse_args()
-    rows = [json.loads(line) for line in (options.kokoro / "manifest.jsonl").open()]
-    for row in rows:
-        row |= {"id": f"kokoro/{row['id']}", "audio": str((options.kokoro / row["audio"]).resolve()),
-                "licence": "Apache-2.0", "source": "Kokoro-82M, synthesised"}  # fmt: skip
+    rows = synthesised(options.kokoro, {"licence": "Apache-2.0", "source": "Kokoro-82M, synthesised"}, "kokoro/")
+    rows += synthesised(options.more, {"licence": "synthesised"}) if options.more else []
     for language in SPEAKERS:
         rows += debian_prompts(language, options.out)
     rows.sort(key=lambda row: hashlib.sha256(row["id"].encode()).digest())
