@@ -58,6 +58,7 @@ def release_codec(recipe: Path, run: Path, out: Path, evaluations: Sequence[Path
         "| stage | updates | seconds of audio in an update | hours | on | last validation |",
         "|---|---|---|---|---|---|",
         *(_stage(folder, own) for folder, own in stages.items()),
+        *_older_parts(stages, run),
     ]
     for record in evaluations:
         parts += ["", f"## Measured: {record.stem}", "", table_of_record(record, [tokenizer.codec], seed)]
@@ -99,6 +100,18 @@ def _stage(folder: Path, recipe: CodecRecipe) -> str:
         ", ".join(f"{name} {value}" for name, value in shown.items()),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _older_parts(stages: dict[Path, CodecRecipe], run: Path) -> list[str]:
+    """What was not trained in this run, where its weights came from."""
+    older = {
+        part: source
+        for recipe in stages.values()
+        for part, source in recipe.parts_from.items()
+        if not Path(source).is_relative_to(run)
+    }
+    learnt = {part for recipe in stages.values() for part in recipe.learning_parts}
+    return ["", *(f"The {part} came from {source}." for part, source in older.items() if part not in learnt)]
 
 
 def _hours(times: Sequence[float]) -> float:

@@ -56,7 +56,9 @@ def test_it_begins_with_what_the_compressor_learnt_and_changes_nothing_yet(batch
     add_listener(model, tokenizer)
     compressor, listener = tokenizer.codec.compressor, model.projector.listener
     assert torch.equal(model(*batch).logits, before)
-    assert all(torch.equal(p, dict(listener.named_parameters())[n]) for n, p in compressor.layers.named_parameters("layers"))
+    assert all(
+        torch.equal(p, dict(listener.named_parameters())[n]) for n, p in compressor.layers.named_parameters("layers")
+    )
     assert all(a.data_ptr() != b.data_ptr() for a in listener.parameters() for b in compressor.parameters())
     add_listener(model, tokenizer)  # as from a base that has one
     assert model.projector.listener is listener
@@ -84,7 +86,8 @@ def test_it_is_trained_saved_and_opened_with_the_model(batch, tmp_path):
 
 
 def test_a_recipe_asks_for_it():
-    recipe = LMRecipe(model={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}, listener=True)  # fmt: skip
+    llama = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    recipe = LMRecipe(model=llama, listener=True)
     lm = build(recipe, tokenizer_of(), ["a"], feature_size=D)
     assert lm.model.config.listener == dict(tokenizer_of().codec.config.compressor)
     with pytest.raises(ValueError, match="a task of features"):
