@@ -1,6 +1,7 @@
 """Wrong words, of a text or of what was to be heard, between texts that Whisper's normaliser has been over."""
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -72,6 +73,11 @@ class Words(Metric):
         return load_recogniser(self.source, self.language)
 
 
+def _joined_digits(heard: str) -> str:
+    """A number that was said digit by digit: Whisper writes 7-3-2, and its normaliser makes 732 of "seven three two"."""
+    return re.sub(r"(?<![\d-])\d(?:-\d)+(?![\d-])", lambda digits: digits[0].replace("-", ""), heard)
+
+
 def word_counter(
     language: str | None = "en", spellings: dict[str, str] | None = None
 ) -> Callable[[str, str], tuple[int, int]]:
@@ -93,7 +99,7 @@ def word_counter(
     normalise: Any = EnglishTextNormalizer(spellings or {}) if language == "en" else BasicTextNormalizer()
 
     def count(text: str, heard: str) -> tuple[int, int]:
-        found = jiwer.process_words(normalise(text) or "-", normalise(heard))
+        found = jiwer.process_words(normalise(text) or "-", normalise(_joined_digits(heard)))
         missed = found.substitutions + found.deletions
         return missed + found.insertions, missed + found.hits
 

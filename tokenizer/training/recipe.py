@@ -62,9 +62,7 @@ class CodecRecipe:
     entropy_bits: int = 0  # bits whose codes are enumerated together; 0: all of them, as published
     entropy_frames: int = 0  # random frames of a batch that the entropy is taken of; 0: all
     inverse_temperature: float = 100.0  # of the entropy's soft assignment
-    bit_noise: float = (
-        0.0  # quantizer, joint: noise on the latents, in units of their deviation, before they become bits
-    )
+    bit_noise: float = 0.0  # quantizer, joint: noise on latents before they are bits, in units of their deviation
     mel_weight: float = 45.0  # decoder, joint
     stft_weight: float = 0.0  # decoder, joint
     adversarial_weight: float = 1.0  # decoder, joint; 0 trains without discriminators
