@@ -74,7 +74,7 @@ class Words(Metric):
 
 
 def _joined_digits(heard: str) -> str:
-    """A number that was said digit by digit: Whisper writes 7-3-2, and its normaliser makes 732 of "seven three two"."""
+    """A number said digit by digit: Whisper writes 7-3-2, and its normaliser makes 732 of "seven three two"."""
     return re.sub(r"(?<![\d-])\d(?:-\d)+(?![\d-])", lambda digits: digits[0].replace("-", ""), heard)
 
 
