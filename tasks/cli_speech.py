@@ -35,8 +35,7 @@ def speak_to_file(
     """
     prepare()
     _check_name(out)
-    from dataclasses import replace
-
+    from ..lm import Sampling
     from .inputs import open_model
     from .streaming import stream_speech
     from .tts import speak, usual_speech
@@ -44,8 +43,7 @@ def speak_to_file(
     lm = open_model(model)
     asked: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
     asked = {key: value for key, value in asked.items() if value is not None}
-    asked |= {"bitwise": False} if asked else {}
-    sampling = replace(usual_speech(lm, by_reference=reference is not None), **asked)
+    sampling = Sampling(**asked) if asked else usual_speech(lm, by_reference=reference is not None)
     if str(out) != "-":
         result = speak(text, lm, voice, reference, reference_text, None, sampling, seed)
         stats = result.stats

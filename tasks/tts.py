@@ -51,7 +51,7 @@ def speak(
         reference_text: what is said in it; a model of aligned speech ("zero-shot-aligned") has no use for it.
         sampling_rate: of a reference that is an array, in Hz.
         sampling: how tokens are drawn; as suits the model by default.
-        seed: the same seed gives the same speech.
+        seed: the same seed gives the same speech; where nothing is drawn, as with "mini" by default, any seed does.
 
     Returns:
         The audio (T,) with its rate; `stop_reason` is "end", or "length" if every attempt ran into the longest duration
