@@ -10,10 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationMixi
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from ..tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
-from ..tokenizer.focalcodec.masks import length_mask
-from ..tokenizer.focalcodec.parts import STACKS, build_part
-from ..tokenizer.focalcodec.stack import Compressor
+from ..tokenizer import AudioTokenizer, FocalCodecConfig
 from .alignment import aligned_positions, places
 
 CONTEXT = 6  # features on either side that are read with each one: 0.12 s at 50 Hz, about a phoneme
@@ -27,7 +24,6 @@ class SpeechLMConfig(PreTrainedConfig):
         feature_size: width D of the features.
         feature_token_id: the id that holds the place of one feature.
         feature_context: features on either side that are read together with each one.
-        listener: of the compressor that hears all features of a recording before they are read; None for none.
         restart_ids: ids at which positions begin again, see `alignment`.
     """
 
@@ -38,7 +34,6 @@ class SpeechLMConfig(PreTrainedConfig):
     feature_size: int = 1024
     feature_token_id: int = 0
     feature_context: int = 0
-    listener: dict[str, Any] | None = None
     restart_ids: Sequence[int] = ()
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -51,42 +46,22 @@ class SpeechLMConfig(PreTrainedConfig):
 class FeatureProjector(nn.Module):
     """Features (M, D), of any scale -> rows (M, H) in the place of embeddings.
 
-    Each is read with its neighbours: a causal LM alone would hear what follows a frame only where it writes. A listener
-    hears further, and in several layers: what a codec's compressor learnt of speech need not be learnt again.
+    Each is read with its neighbours: a causal LM alone would hear what follows a frame only where it writes.
     """
 
-    def __init__(
-        self, feature_size: int, hidden_size: int, context: int = 0, listener: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, feature_size: int, hidden_size: int, context: int = 0) -> None:
         super().__init__()
-        self.context = context
         self.inner = nn.Linear((feature_size + 2) * (2 * context + 1), hidden_size)
         self.outer = nn.Linear(hidden_size, hidden_size)
-        self.listener = None
-        if listener is not None:
-            fields = {**listener, "output_dim": hidden_size}
-            self.listener = Compressor(build_part("listener", fields, STACKS, default="focal"))
 
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """lengths: (R,) features of every recording, M in all"""
+    def forward(self, features: Tensor, around: Tensor) -> Tensor:
+        """around: (M, 2 * context + 1) numbers of the features that each one is read with, see `neighbours`."""
         # Normalising hides how loud a log-mel frame is, so its mean and deviation are given beside it.
         level = features.float().mean(-1, keepdim=True)
         centred = features.float() - level
         spread = centred.square().mean(-1, keepdim=True).add(1e-5).sqrt()
-        normal = torch.cat([centred / spread, level, spread.log()], dim=-1)
-        around = normal[neighbours(lengths, self.context)].flatten(1)
-        x = self.inner(around.to(self.inner.weight.dtype))
-        return self.outer(F.gelu(x if self.listener is None else x + self._listen(features, lengths)))
-
-    def _listen(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """(M, D) -> (M, H)"""
-        assert self.listener is not None
-        if not len(lengths):  # it takes part in every step, as DDP asks for
-            features, lengths = F.pad(features, (0, 0, 0, 1)), lengths.new_ones(1)
-            return self._listen(features, lengths)[:0]
-        runs = features.to(self.inner.weight.dtype).split(lengths.tolist())
-        heard = self.listener(nn.utils.rnn.pad_sequence(runs, batch_first=True), lengths)
-        return heard[length_mask(lengths, heard.shape[1])]
+        normal = torch.cat([centred / spread, level, spread.log()], dim=-1)[around].flatten(1)
+        return self.outer(F.gelu(self.inner(normal.to(self.inner.weight.dtype))))
 
 
 class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -101,9 +76,7 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         text_config: Any = config.text_config
         self.language_model = AutoModelForCausalLM.from_config(text_config)
-        self.projector = FeatureProjector(
-            config.feature_size, text_config.hidden_size, config.feature_context, config.listener
-        )
+        self.projector = FeatureProjector(config.feature_size, text_config.hidden_size, config.feature_context)
         self.post_init()
 
     @classmethod
@@ -264,65 +237,23 @@ def embed(model: nn.Module, input_ids: Tensor, features: Tensor | None = None) -
             f"{expected[0]} <|feature|> ids need features of shape {expected}, found {tuple(features.shape)}: prompt "
             "and features do not belong together, or the features come from another codec"
         )
-    projected = inner.projector(features.to(rows.device), run_lengths(places))
+    projected = inner.projector(features.to(rows.device), neighbours(places, config.feature_context))
     return rows.masked_scatter(places[..., None], projected.to(rows.dtype))
 
 
-@torch.no_grad()
-def add_listener(model: PreTrainedModel, audio_tokenizer: AudioTokenizer) -> None:
-    """Let a copy of the codec's compressor hear what a model reads; it is trained with the model.
-
-    Raises:
-        ValueError: the model reads no features, or its codec has no compressor for them.
-    """
-    codec = audio_tokenizer.codec
-    if not isinstance(model, SpeechLMForConditionalGeneration) or not isinstance(codec, FocalCodecModel):
-        raise ValueError("a listener needs a task of features (such as se-features) and a FocalCodec")
-    if any(factor != 1 for factor in codec.compressor.factors):
-        raise ValueError(
-            f"a listener hears as many frames as there are features, but this codec's compressor has the factors "
-            f"{codec.compressor.factors}: use a codec with a token for every feature"
-        )
-    projector, config = model.projector, model.config
-    if projector.listener is not None:  # the base has one
-        return
-    config.listener = dict(codec.config.compressor)
-    hidden_size = projector.outer.out_features
-    fresh = FeatureProjector(config.feature_size, hidden_size, config.feature_context, config.listener)
-    listener = fresh.listener
-    assert listener is not None
-    heard = {key: value for key, value in codec.compressor.state_dict().items() if not key.startswith("out_proj.")}
-    listener.load_state_dict(heard, strict=False)
-    nn.init.zeros_(listener.out_proj.weight)  # the model begins as it was
-    nn.init.zeros_(listener.out_proj.bias)
-    projector.listener = listener.to(projector.outer.weight)
-
-
-def run_lengths(places: Tensor) -> Tensor:
-    """How many features stand in a row, of every recording.
-
-    Args:
-        places: (B, L) bool, where features stand; M in all, row after row.
-
-    Returns:
-        (R,) int64.
-    """
-    index = F.pad(places, (0, 1)).flatten().nonzero()[:, 0]  # padded, so that no run goes on in the next row
-    number = torch.arange(len(index), device=places.device)
-    return (index - number).unique_consecutive(return_counts=True)[1]  # gaps between features shift this difference
-
-
-def neighbours(lengths: Tensor, context: int) -> Tensor:
+def neighbours(places: Tensor, context: int) -> Tensor:
     """Which features stand around each one, in its own run; at its ends the last one stands for those that lack.
 
     Args:
-        lengths: (R,) of the runs, M features in all.
+        places: (B, L) bool, where features stand; M in all, row after row.
         context: how many on either side.
 
     Returns:
         (M, 2 * context + 1) int64, numbers of features.
     """
-    ends = lengths.cumsum(0).repeat_interleave(lengths)
-    first, number = ends - lengths.repeat_interleave(lengths), torch.arange(len(ends), device=lengths.device)
-    around = number[:, None] + torch.arange(-context, context + 1, device=lengths.device)
-    return around.clamp(first[:, None], ends[:, None] - 1)
+    index = F.pad(places, (0, 1)).flatten().nonzero()[:, 0]  # padded, so that no run goes on in the next row
+    number = torch.arange(len(index), device=places.device)
+    run = (index - number).unique_consecutive(return_inverse=True)[1]  # gaps between features shift this difference
+    first, last = torch.searchsorted(run, run), torch.searchsorted(run, run, right=True) - 1
+    around = number[:, None] + torch.arange(-context, context + 1, device=places.device)
+    return around.clamp(first[:, None], last[:, None])

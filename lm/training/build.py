@@ -6,7 +6,6 @@ from dataclasses import asdict
 from transformers import set_seed
 
 from ...tokenizer import AudioTokenizer
-from ..features import add_listener
 from ..length import positions
 from ..model import SpeechLM
 from ..template import controls
@@ -26,7 +25,7 @@ def build(
         feature_size: width of the continuous features, where a task has some.
 
     Raises:
-        ValueError: rows longer than the model has positions for, or a listener where there is nothing to hear.
+        ValueError: rows longer than the model has positions for.
     """
     set_seed(recipe.seed)
     own = controls(recipe.templates)
@@ -40,8 +39,6 @@ def build(
             f"max_length ({recipe.max_length}) exceeds the model's {positions(lm.model)} positions: lower it, or give "
             "a model with a larger max_position_embeddings"
         )
-    if recipe.listener:
-        add_listener(lm.model, audio_tokenizer)
     return lm.add_lora(**asdict(recipe.lora)) if recipe.lora else lm
 
 

@@ -48,7 +48,6 @@ class LMRecipe:
     text: str | dict[str, int] | None = None
     templates: tuple[Template, ...] = ()  # tasks of your own
     embeddings: Start = "mean"  # where new rows begin: "mean" of the old ones, or "codec", its code vectors projected
-    listener: bool = False  # a copy of the codec's compressor, which learns on, hears the features before the projector
     lora: LoRA | None = None
     max_length: int = 2048  # ids of a row; longer examples are left out and counted
     packing: bool = True  # several examples in a row; without it each has its own, padded
@@ -68,8 +67,6 @@ class LMRecipe:
             raise ValueError(f"base ({self.base}) and text ({self.text}) exclude each other: a base has its tokenizer")
         if self.lora and not self.base:
             raise ValueError("lora needs base: without trained weights there is nothing to adapt")
-        if self.lora and self.listener:
-            raise ValueError("lora and listener exclude each other: adapters leave what hears as it is in the base")
         _check_text(self.text)
         if self.embeddings not in ("mean", "codec"):
             raise ValueError(f'embeddings must be "mean" or "codec", found {self.embeddings!r}')

@@ -304,18 +304,6 @@ def test_a_discriminator_of_features_learns_and_is_answered(speech, tmp_path):
     assert {"generator", "matching", "discriminator", "mse"} <= last.keys()
 
 
-def test_a_decompressor_can_learn_from_codes_with_wrong_bits():
-    stage = build_stage(recipe("quantizer", learns=("decompressor",), bit_noise=0.5, entropy_weight=0.0))
-    heard = [torch.randn(4000).numpy() * 0.1 for _ in range(2)]
-    batch = make_batch(heard, Rates(16000, 16000, 320))
-    torch.manual_seed(0)
-    a, b = stage.train()(batch), stage(batch)
-    again = stage.eval()(batch)
-    assert not torch.equal(a.features, b.features)
-    assert torch.equal(a.tokens, b.tokens)  # what is counted is what the compressor says
-    assert torch.equal(again.features, stage(batch).features)
-
-
 def test_discriminators_may_learn_faster_than_what_they_judge():
     adversary = Adversary(recipe("decoder", discriminator_rate=3.0), Accelerator(cpu=True))
     adversary.learn(torch.randn(2, 2000), torch.randn(2, 2000), 1e-3)
@@ -358,7 +346,6 @@ def test_two_processes_learn_what_one_does(stage, speech, tmp_path):
         ({"stage": "decoder", "seconds": 1.0, "crop_seconds": 2.0}, r"crop_seconds \(2.0\) is more than seconds \(1.0"),
         ({"stage": "decoder", "seconds": 0.0}, r"\(seconds: 0\) needs crop_seconds"),
         ({"stage": "quantizer", "crop_seconds": 1.0}, "crop_seconds is what a decoder is given"),
-        ({"stage": "decoder", "bit_noise": 0.1}, "bit_noise is of codes"),
         ({"stage": "joint", "schedule": "linear"}, "schedule must be one of"),
         ({"stage": "joint", "learns": ("vocoder",)}, "learns knows"),
         ({"stage": "joint", "ema": 1.0}, r"ema must be in \[0, 1\)"),

@@ -62,7 +62,6 @@ class CodecRecipe:
     entropy_bits: int = 0  # bits whose codes are enumerated together; 0: all of them, as published
     entropy_frames: int = 0  # random frames of a batch that the entropy is taken of; 0: all
     inverse_temperature: float = 100.0  # of the entropy's soft assignment
-    bit_noise: float = 0.0  # quantizer, joint: noise on latents before they are bits, in units of their deviation
     mel_weight: float = 45.0  # decoder, joint
     stft_weight: float = 0.0  # decoder, joint
     adversarial_weight: float = 1.0  # decoder, joint; 0 trains without discriminators
@@ -133,7 +132,6 @@ def _contradictions(r: CodecRecipe) -> list[tuple[bool, str]]:
         (r.stage != "teacher" and bool(r.teacher_model), f'teacher_model needs stage "teacher", found {stage}'),
         (r.stage == "teacher" and r.seconds > 0,
          f"{stage} learns from transcripts, which belong to whole utterances: seconds must be 0, found {r.seconds}"),
-        (r.bit_noise > 0 and not r.quantizes, f"bit_noise is of codes, and {stage} makes none"),
         (r.adversarial_features and r.stage != "quantizer",
          f'adversarial_features needs stage "quantizer", where features are what is learnt; found {stage}'),
         (bool(r.adversary_from) and not r.fights,

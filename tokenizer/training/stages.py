@@ -84,10 +84,7 @@ class CodecStage(nn.Module):
         state = self.model._new_state(features)
         latents = quantizer.normalize(self.model.compressor(features, lengths, state).float())
         counts = self.model.compressor.num_frames(lengths)
-        read = latents
-        if self.training and recipe.bit_noise:  # a language model errs most where a bit is hardly decided
-            read = latents + recipe.bit_noise * latents.detach().std() * torch.randn_like(latents)
-        codes = latents + (quantizer.latents_to_codes(read) - latents).detach()
+        codes = latents + (quantizer.latents_to_codes(latents) - latents).detach()
         decompressed = self.model.decompressor(codes, counts, state)[:, : features.shape[1]]
         assert outcome.target is not None
         assert outcome.lengths is not None
