@@ -38,7 +38,7 @@ def test_codec_recipe(path):
             model = FocalCodecModel(FocalCodecConfig(**recipe.model))
         if path.stem.startswith("focalcodec"):
             assert model.num_parameters() == 142_126_257  # as released
-        elif not path.stem.startswith("stream"):
+        elif not path.stem.startswith("stream") and path.stem != "mini_clear":  # which the package does not ship
             assert model.num_parameters() * 2 <= 16e6  # bytes in half precision: what the package may ship
 
 
