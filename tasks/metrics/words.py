@@ -73,9 +73,9 @@ class Words(Metric):
         return load_recogniser(self.source, self.language)
 
 
-def _joined_digits(heard: str) -> str:
+def _joined_digits(words: str) -> str:
     """A number said digit by digit: Whisper writes 7-3-2, and its normaliser makes 732 of "seven three two"."""
-    return re.sub(r"(?<![\d-])\d(?:-\d)+(?![\d-])", lambda digits: digits[0].replace("-", ""), heard)
+    return re.sub(r"(?<![\d-])\d(?:-\d)+(?![\d-])", lambda digits: digits[0].replace("-", ""), words)
 
 
 def word_counter(
@@ -99,7 +99,8 @@ def word_counter(
     normalise: Any = EnglishTextNormalizer(spellings or {}) if language == "en" else BasicTextNormalizer()
 
     def count(text: str, heard: str) -> tuple[int, int]:
-        found = jiwer.process_words(normalise(text) or "-", normalise(_joined_digits(heard)))
+        wanted, got = (normalise(_joined_digits(words)) for words in (text, heard))
+        found = jiwer.process_words(wanted or "-", got)
         missed = found.substitutions + found.deletions
         return missed + found.insertions, missed + found.hits
 
