@@ -103,7 +103,7 @@ def _stage(folder: Path, recipe: CodecRecipe) -> str:
 
 
 def _older_parts(stages: dict[Path, CodecRecipe], run: Path) -> list[str]:
-    """What was not trained in this run, where its weights came from."""
+    """Where weights came from that this run did not begin."""
     older = {
         part: source
         for recipe in stages.values()
@@ -111,7 +111,8 @@ def _older_parts(stages: dict[Path, CodecRecipe], run: Path) -> list[str]:
         if not Path(source).is_relative_to(run)
     }
     learnt = {part for recipe in stages.values() for part in recipe.learning_parts}
-    return ["", *(f"The {part} came from {source}." for part, source in older.items() if part not in learnt)]
+    verbs = {part: "began as that of" if part in learnt else "came from" for part in older}
+    return ["", *(f"The {part} {verbs[part]} {source}." for part, source in older.items())]
 
 
 def _hours(times: Sequence[float]) -> float:
