@@ -54,6 +54,7 @@ def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, code
         recipe.prompt_dropout,
         recipe.seed,
         recipe.code_noise,
+        recipe.trainer.get("dataloader_num_workers", 0),
     )
     validation = Examples(
         [Source(part.template, part.held_out) for part in parts], lm.vocabulary, recipe.max_length, recipe.packing

@@ -1,13 +1,13 @@
 """What is learnt from: rows of token stores, made into examples by templates when they are asked for."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from ...data.collate import Example
 from ...data.packing import pack
@@ -55,6 +55,7 @@ class Examples(Dataset):
         seed: of the choice of these, and of the codes to exchange.
         code_noise: share of the codes read (not of the targets) that are exchanged for others of the same example and
             codebook: a model that writes reads its own mistakes, and should listen to what is given instead.
+        workers: processes that measure the rows; an hour of speech with features takes one of them 6 s.
     """
 
     def __init__(
@@ -66,10 +67,11 @@ class Examples(Dataset):
         prompt_dropout: float = 0.0,
         seed: int = 0,
         code_noise: float = 0.0,
+        workers: int = 0,
     ) -> None:
         self.sources, self.vocabulary = tuple(sources), vocabulary
         self.prompt_dropout, self.seed, self.code_noise = prompt_dropout, seed, code_noise
-        self.census = [_count(source, vocabulary, max_length) for source in self.sources]
+        self.census = [_count(source, vocabulary, max_length, workers) for source in self.sources]
         self.members = [  # (source, place in it) of every example of an epoch
             (number, place)
             for number, (source, census) in enumerate(zip(self.sources, self.census, strict=True))
@@ -124,18 +126,33 @@ class Examples(Dataset):
         return sum(w * c.entropy for w, c in zip(weights, self.census, strict=True)) / total if total else math.nan
 
 
-def _count(source: Source, vocabulary: Vocabulary, max_length: int) -> Census:
+class _Labels(Dataset):
+    """The labels (L,) of every row of a source."""
+
+    def __init__(self, source: Source, vocabulary: Vocabulary) -> None:
+        self.source, self.vocabulary = source, vocabulary
+
+    def __len__(self) -> int:
+        return len(self.source.rows)
+
+    def __getitem__(self, place: int) -> np.ndarray:
+        return np.asarray(self.source.template.example(self.vocabulary, dict(self.source.rows[place]))["labels"])
+
+
+def _count(source: Source, vocabulary: Vocabulary, max_length: int, workers: int) -> Census:
     """Make every example once, to know its length and its labels."""
     census = Census(label_counts=np.zeros(len(vocabulary), np.int64))
-    for place in range(len(source.rows)):
-        row: Mapping[str, Any] = source.rows[place]
-        example = source.template.example(vocabulary, dict(row))
-        if len(example["input_ids"]) > max_length:
+    every = DataLoader(_Labels(source, vocabulary), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+    for place, labels in enumerate(every):
+        if len(labels) > max_length:
             census.too_long += 1
             continue
-        assert example["labels"][0] == IGNORED  # in a pack, something else stands before the first id
+        assert labels[0] == IGNORED  # in a pack, something else stands before the first id
         census.kept.append(place)
-        census.lengths.append(len(example["input_ids"]))
-        labels = np.asarray(example["labels"])
+        census.lengths.append(len(labels))
         census.label_counts += np.bincount(labels[labels >= 0], minlength=len(census.label_counts))
     return census
+
+
+def _as_it_is(labels: np.ndarray) -> np.ndarray:
+    return labels
