@@ -69,16 +69,29 @@ def test_several_codebooks_and_frames_that_come_in_parts():
     assert len(np.concatenate(streamed(tokenizer, ids[:-1], 3))) == 29 * 320  # half a frame is none
 
 
+def spectral_db(a, b):
+    """Mean distance of the spectra (32 ms, every 10 ms), of whose power 60 dB below full scale is the floor."""
+    levels = []
+    for wave in (a, b):
+        frames = np.lib.stride_tricks.sliding_window_view(wave, 512)[::160] * np.hanning(512)
+        levels.append(10 * np.log10(np.abs(np.fft.rfft(frames)) ** 2 + 1e-6))
+    return np.abs(levels[0] - levels[1]).mean()
+
+
 def test_the_seam_with_the_weights_in_the_package():
-    """Half-second pieces of real speech against decoding at once: SNR in dB, most of which the global means cost."""
+    """Half-second pieces of real speech against decoding at once.
+
+    Spectra are compared, not waveforms: a vocoder that learnt from discriminators chooses its phase, and chooses anew.
+    """
     tokenizer = AudioTokenizer.from_pretrained("mini")
     ids = tokenizer(SAMPLE)["input_ids"][0]
     whole = tokenizer.decode(ids)
     pieces = streamed(tokenizer, ids, 25)
     audio = np.concatenate(pieces)
-    assert snr_db(audio, whole) > 4  # measured: 4.9
-    assert snr_db(audio[16000:], whole[16000:]) > 9.5  # 10.7: the mean settles
-    assert snr_db(np.concatenate(streamed(tokenizer, ids, 25, lookahead_s=1.0)), whole) > 8  # 8.9
+    assert spectral_db(audio, whole) < 1.7  # measured: 1.55; the same sound 1 ms later 0.69
+    assert spectral_db(audio[16000:], whole[16000:]) < 0.6  # 0.51: the mean settles
+    ahead = np.concatenate(streamed(tokenizer, ids, 25, lookahead_s=1.0))
+    assert spectral_db(ahead[16000:], whole[16000:]) < 0.1  # 0.07
     assert np.array_equal(np.concatenate(streamed(tokenizer, ids, 25, context_s=9, lookahead_s=9)), whole)
     seams = np.cumsum([len(piece) for piece in pieces if len(piece)])[:-1]
     steps = np.abs(np.diff(audio))
