@@ -5,8 +5,8 @@ A causal FocalCodec is streamed, and its pieces together are what decoding every
 Every other codec hears the future: a piece is decoded once `lookahead_s` of frames stand after it, together with the
 `context_s` before it, and cross-faded with the one before. That is an approximation. Its largest part is no matter of
 seams: FocalCodec's blocks take means over the whole signal, and a piece knows only the mean until now. With the mini
-weights, six prompts of a real voice, 5 to 6 s, in pieces of 0.5 s: 15 dB SNR against decoding at once (median), 16 dB
-with a lookahead of 1 s; a sample of 2.6 s: 5 and 9 dB.
+weights and a sample of 2.6 s in pieces of 0.5 s, spectra differ by 1.6 dB from those of decoding at once, by 0.5 after
+the first second (the same sound 1 ms later: 0.7), and DNSMOS is 3.09 and 3.06.
 """
 
 import numpy as np
