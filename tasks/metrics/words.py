@@ -74,8 +74,9 @@ class Words(Metric):
 
 
 def _joined_digits(words: str) -> str:
-    """A number said digit by digit: Whisper writes 7-3-2, and its normaliser makes 732 of "seven three two"."""
-    return re.sub(r"(?<![\d-])\d(?:-\d)+(?![\d-])", lambda digits: digits[0].replace("-", ""), words)
+    """A number said digit by digit: Whisper writes 7-3-2 or 7-3-2555, its normaliser makes 732 of "seven three two"."""
+    number = r"(?<![\d-])(?:\d(?:-\d)+|\d+(?:-\d+){2,})(?![\d-])"  # in two groups of digits, it could be a range
+    return re.sub(number, lambda digits: digits[0].replace("-", ""), words)
 
 
 def word_counter(
