@@ -61,8 +61,9 @@ def test_lm_recipe(path, tmp_path, codec):
     lm_training.training_arguments(recipe, tmp_path / "run")
     texts = ["a recipe is built from what a corpus says", "its words are cut into pieces"] * 50
     feature_size = 20 if "features" in path.read_text() else None
+    tokenizer = AudioTokenizer(codec("mel"))  # other tests get the same one: it has weights
     with _on_meta(large="hidden_size" in path.read_text()):
-        lm = lm_training.build(recipe, AudioTokenizer(codec("mel")), texts, feature_size)
+        lm = lm_training.build(recipe, tokenizer, texts, feature_size)
     assert lm.vocabulary.audio_vocab_size == 8192
     trained = count_trainable(lm.model, lm.vocabulary)
     assert (trained["adapters"] > 0) == bool(recipe.lora)
