@@ -289,11 +289,19 @@ def table_of_record(record: Path, weights: Sequence[nn.Module], seed: int) -> st
     """The table of what a record holds of these models and of systems without any; of those heard on all of it.
 
     The recordings and what the codec leaves of them come first, what the model makes last.
+
+    Raises:
+        ValueError: the record holds nothing of these models.
     """
-    keys = {"", *map(weights_hash, weights)}
+    keys, known = {*map(weights_hash, weights)}, read_record(record)
+    if not known or (keys and not keys & {key for _, _, key in known}):
+        raise ValueError(
+            f"{record} holds {len(known)} measured sounds and none of these weights: it is of other ones, or not what "
+            f"--record wrote. Measure them: focallm evaluate ... --record {record}"
+        )
     lines: dict[str, list[Line]] = {}
-    for (_, name, key), found in read_record(record).items():
-        if key in keys:
+    for (_, name, key), found in known.items():
+        if key in {"", *keys}:
             lines.setdefault(name, []).extend(found)
     whole = max(map(len, lines.values()))
     order = sorted((name for name, own in lines.items() if len(own) == whole), key=_place)
