@@ -116,13 +116,13 @@ def test_mixing_recipe(path):
 
 def test_the_mini_models_learn_from_their_recipes():
     """What each of the files is, and that a change of one does not make it another."""
-    names = ("speech", "speech_long", "rewriting", "rewriting_more", "rewriting_all")
+    names = ("speech", "speech_long", "speech_further", "rewriting", "rewriting_more", "rewriting_all")
     names += ("rewriting_long", "rewriting_end", "rewriting_further")
     recipes = {name: lm_training.read_recipe(CONFIGS / "mini" / f"{name}.yaml") for name in names}
     assert [part.task for part in recipes["speech"].also] == ["zero-shot-aligned", "pronounce"]
     assert [part.task for part in recipes["rewriting"].also] == ["ss-features"]
     after = {"rewriting_more": "rewriting", "rewriting_all": "rewriting_more"}
-    after |= {"rewriting_end": "rewriting_long", "rewriting_further": "rewriting_end"}
+    after |= {"rewriting_end": "rewriting_long", "rewriting_further": "rewriting_end", "speech_further": "speech_long"}
     for stage, before in after.items():  # goes on from the one before, and learns all of its tasks
         assert recipes[stage].base == f"runs/{before}/model"
         assert {part.task for part in recipes[before].also} <= {part.task for part in recipes[stage].also}
