@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from focallm.data.plan import weights_hash
 from focallm.lm import SpeechLM
 from focallm.tasks import cli, speak
 from focallm.tasks.streaming import stream_speech
@@ -107,11 +108,16 @@ def test_a_long_text_is_said_in_pieces_that_stream_as_one(run):
 
 
 def test_a_released_model_says_what_it_is(run, tmp_path, capsys):
-    record = tmp_path / "held_out.jsonl"
-    line = {"id": "a", "key": "", "seconds": 1.0, "errors": 1, "words": 4, "text": "x", "heard": "y"}
-    record.write_text("".join(json.dumps([{**line, "system": name}]) + "\n" for name in ("recording", "flite")))
-    focallm("release", run.parent / "recipe.yaml", run, tmp_path / "out", "--evaluations", json.dumps([str(record)]))
+    words = ("release", run.parent / "recipe.yaml", run, tmp_path / "out")
+    focallm(*words)
     assert "MB, and its card" in capsys.readouterr().out
+    record, key = tmp_path / "held_out.jsonl", weights_hash(SpeechLM.from_pretrained(tmp_path / "out").model)
+    line = {"id": "a", "seconds": 1.0, "errors": 1, "words": 4, "text": "x", "heard": "y"}
+    lines = [
+        {**line, "system": name, "key": own} for name, own in {"recording": "", "flite": "", "spoken": key}.items()
+    ]
+    record.write_text("".join(json.dumps([line]) + "\n" for line in lines))
+    focallm(*words, "--evaluations", json.dumps([str(record)]))
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| tts-aligned | " in card
     assert "Voices: " in card
