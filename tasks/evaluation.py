@@ -286,22 +286,27 @@ def _use(name: str, lines: Sequence[Line]) -> str:
 
 
 def table_of_record(record: Path, weights: Sequence[nn.Module], seed: int) -> str:
-    """The table of what a record holds of these models and of systems without any; of those heard on all of it.
+    """The table of what a record holds of a model, of those that it uses, and of systems without any.
 
-    The recordings and what the codec leaves of them come first, what the model makes last.
+    Of systems heard on all of it: the recordings and what the codec leaves of them first, what the model makes last.
+
+    Args:
+        record: as `focallm evaluate --record` wrote it.
+        weights: the model, then those that it uses.
+        seed: of the intervals.
 
     Raises:
-        ValueError: the record holds nothing of these models.
+        ValueError: the record holds nothing of the model.
     """
-    keys, known = {*map(weights_hash, weights)}, read_record(record)
-    if not known or (keys and not keys & {key for _, _, key in known}):
+    keys, known = [*map(weights_hash, weights)], read_record(record)
+    if keys and keys[0] not in {key for *_, key in known}:
         raise ValueError(
             f"{record} holds {len(known)} measured sounds and none of these weights: it is of other ones, or not what "
             f"--record wrote. Measure them: focallm evaluate ... --record {record}"
         )
     lines: dict[str, list[Line]] = {}
     for (_, name, key), found in known.items():
-        if key in {"", *keys}:
+        if key in ("", *keys):
             lines.setdefault(name, []).extend(found)
     whole = max(map(len, lines.values()))
     order = sorted((name for name, own in lines.items() if len(own) == whole), key=_place)

@@ -111,18 +111,22 @@ def test_a_released_model_says_what_it_is(run, tmp_path, capsys):
     words = ("release", run.parent / "recipe.yaml", run, tmp_path / "out")
     focallm(*words)
     assert "MB, and its card" in capsys.readouterr().out
-    record, key = tmp_path / "held_out.jsonl", weights_hash(SpeechLM.from_pretrained(tmp_path / "out").model)
+    lm, record = SpeechLM.from_pretrained(tmp_path / "out"), tmp_path / "held_out.jsonl"
     line = {"id": "a", "seconds": 1.0, "errors": 1, "words": 4, "text": "x", "heard": "y"}
-    lines = [
-        {**line, "system": name, "key": own} for name, own in {"recording": "", "flite": "", "spoken": key}.items()
-    ]
-    record.write_text("".join(json.dumps([line]) + "\n" for line in lines))
-    focallm(*words, "--evaluations", json.dumps([str(record)]))
+
+    def release_with(keys):
+        lines = [{**line, "system": name, "key": key} for name, key in keys.items()]
+        record.write_text("".join(json.dumps([line]) + "\n" for line in lines))
+        focallm(*words, "--evaluations", json.dumps([str(record)]))
+
+    others = {"recording": "", "recording through the codec": weights_hash(lm.audio_tokenizer.codec), "flite": ""}
+    with pytest.raises(SystemExit, match="3 measured sounds and none of these weights"):  # its codec's are not its own
+        release_with(others)
+    release_with({**others, "spoken": weights_hash(lm.model)})
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| tts-aligned | " in card
     assert "Voices: " in card
     assert "held out\n\nn = 1, 0.0 minutes; seed 0" in card
     assert "| flite | 25.0 (25.0 to 25.0) | 0 |" in (tmp_path / "out" / "measured.md").read_text()
-    lm = SpeechLM.from_pretrained(tmp_path / "out")
     assert lm.lexicon == SpeechLM.from_pretrained(run / "model").lexicon
     assert speak("A cat.", lm).stats["tokens"] > 0

@@ -16,10 +16,6 @@ def streamed(tokenizer: AudioTokenizer, ids: torch.Tensor, size: int, **options:
     return [*(decoder.push(part) for part in ids.split(size)), decoder.finish()]
 
 
-def snr_db(estimate: np.ndarray, truth: np.ndarray) -> float:
-    return float(10 * np.log10((truth**2).sum() / ((estimate - truth) ** 2).sum()))
-
-
 @pytest.mark.parametrize("size", [1, 3, 4, 9, 100])
 def test_a_causal_codec_streams_exactly(codec, size):
     tokenizer = AudioTokenizer(codec("tiny_50hz_causal"))
