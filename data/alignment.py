@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ..tokenizer.files import write_whole
 from .forced_alignment import align
-from .pronunciation import PAUSES, START, learn_lexicon, say
+from .phonemes import PAUSES, START, learn_lexicon, say
 from .token_store import TokenStore
 
 ALIGNMENT, LEXICON = "alignment.parquet", "lexicon.json"

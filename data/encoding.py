@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..tokenizer.audio import Waveform
 from ..tokenizer.focalcodec import FocalCodecModel
-from ..tokenizer.focalcodec.windows import MAX_WHOLE_S
+from ..tokenizer.long_audio import MAX_WHOLE_S
 from .example import Example
 
 if TYPE_CHECKING:

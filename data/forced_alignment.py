@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import trange
 
-from .pronunciation import PAUSES, START
+from .phonemes import PAUSES, START
 
 _EASY = 300  # utterances that the Gaussians learn from
 _GAUSSIAN_ROUNDS, _NETWORK_ROUNDS = 12, 4

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from ..tokenizer.audio import write_audio
 from ..tokenizer.files import write_whole
 from .example import Example
-from .plan import Shard
+from .shards import Shard
 from .token_store import MANIFEST, TokenStore
 from .utterance import Utterance
 

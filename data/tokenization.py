@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ..tokenizer.files import write_whole
-from . import plan
+from . import shards as plan
 from .encoding import Encoder, Row
 from .example import Example
 from .merge import merge, write_listening

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from .model import SpeechLM
 from .sampling import Sampling
-from .template import Template
+from .templates import Template
 
 TEXT_RATE = 30  # ids of text per second of speech: more than anybody speaks, in characters
 _GREEDY = Sampling(temperature=0.0)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from .alignment import RESTARTS
 from .features import SpeechLMForConditionalGeneration
+from .positions import RESTARTS
 from .vocabulary import Vocabulary
 
 

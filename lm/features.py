@@ -11,7 +11,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..tokenizer import AudioTokenizer, FocalCodecConfig
-from .alignment import aligned_positions, places
+from .positions import aligned_positions, places
 
 CONTEXT = 6  # features on either side that are read with each one: 0.12 s at 50 Hz, about a phoneme
 

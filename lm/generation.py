@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .alignment import aligned_positions, places
+from .constraints import Block, StopReason, Walk, blocks
 from .decoding import CausalDecoder, LlamaDecoder, Reading, decoder
 from .features import embed, language_model, restart_ids
 from .length import longest, positions
+from .positions import aligned_positions, places
 from .sampling import Sampling, draw, likeliest_bits
-from .template import Phase, Prompt
+from .templates import Phase, Prompt
 from .vocabulary import Vocabulary
-from .walk import Block, StopReason, Walk, blocks
 
 
 @dataclass(frozen=True)

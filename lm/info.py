@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .length import LengthWindow
-from .template import Template
+from .templates import Template
 
 INFO_FILE = "speech_lm.json"
 

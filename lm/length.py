@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedModel
 
 from .features import language_model
-from .template import Prompt
+from .templates import Prompt
 
 _UNBOUNDED = 1 << 17
 

@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import cached_file
 
-from ..tokenizer.focalcodec.loading import load_strictly, read_json
+from ..tokenizer.focalcodec.checkpoint import load_strictly, read_json
 from . import lora
 from .base import fit, load_base, name_special_ids, reference
 from .info import INFO_FILE, SpeechLMInfo

@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..tokenizer.focalcodec.loading import read_json
+from ..tokenizer.focalcodec.checkpoint import read_json
 from .base import new_ids
 from .features import SpeechLMForConditionalGeneration, bare, language_model
 from .vocabulary import Vocabulary

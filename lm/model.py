@@ -17,7 +17,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, PreTrainedModel
 
-from ..data.pronunciation import PAUSES, say, spell_out
+from ..data.phonemes import PAUSES, say, spell_out
 from ..tokenizer import AudioTokenizer, FocalCodecModel
 from ..tokenizer.files import whole_files, write_whole
 from . import lora
@@ -32,7 +32,7 @@ from .lora import LoRA
 from .processor import SpeechLMProcessor, speech_generation_config
 from .sampling import Sampling
 from .saving import write_card
-from .template import Prompt
+from .templates import Prompt
 from .vocabulary import Vocabulary
 
 _TOGETHER = 16  # prompts of a batch: more would be faster on some machines, and too much for others

@@ -28,7 +28,7 @@ from ..tokenizer.files import write_whole
 from .features import SpeechLMConfig
 from .info import SpeechLMInfo
 from .sampling import Sampling
-from .template import Prompt, Segment, Template, controls
+from .templates import Prompt, Segment, Template, controls
 from .vocabulary import Vocabulary
 
 _COPY = "audio_tokenizer"  # where a copy of the codec stands, relative to the folder

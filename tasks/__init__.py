@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .continuation import continue_speech
-    from .conversion import convert
-    from .enhancement import enhance
-    from .recognition import transcribe
-    from .result import SpeechResult, Transcript
-    from .separation import separate
-    from .streaming import SpeechStream, stream_speech
-    from .tts import speak
+    from .inference.continuation import continue_speech
+    from .inference.conversion import convert
+    from .inference.enhancement import enhance
+    from .inference.recognition import transcribe
+    from .inference.result import SpeechResult, Transcript
+    from .inference.separation import separate
+    from .inference.streaming import SpeechStream, stream_speech
+    from .inference.tts import speak
 
 __all__ = [
     "SpeechResult",
@@ -26,16 +26,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "SpeechResult": "result",
-    "SpeechStream": "streaming",
-    "Transcript": "result",
-    "continue_speech": "continuation",
-    "convert": "conversion",
-    "enhance": "enhancement",
-    "separate": "separation",
-    "speak": "tts",
-    "stream_speech": "streaming",
-    "transcribe": "recognition",
+    "SpeechResult": "inference.result",
+    "SpeechStream": "inference.streaming",
+    "Transcript": "inference.result",
+    "continue_speech": "inference.continuation",
+    "convert": "inference.conversion",
+    "enhance": "inference.enhancement",
+    "separate": "inference.separation",
+    "speak": "inference.tts",
+    "stream_speech": "inference.streaming",
+    "transcribe": "inference.recognition",
 }
 
 

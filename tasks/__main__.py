@@ -1,6 +1,6 @@
 """`python -m focallm.tasks` is `focallm`, for launchers that want a module."""
 
-from .cli import main
+from .cli.commands import main
 
 if __name__ == "__main__":
     main()

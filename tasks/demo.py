@@ -13,10 +13,10 @@ from ..lm import SpeechLM
 from ..lm.loading import INSIDE
 from ..tokenizer import read_audio, write_audio
 from ..tokenizer.files import write_whole
-from .enhancement import enhance
+from .inference.enhancement import enhance
+from .inference.separation import separate
+from .inference.tts import speak
 from .page import Clip, Section, render_page
-from .separation import separate
-from .tts import speak
 
 SAMPLES = Path(__file__).parent / "samples"
 SAMPLE, TALKER = SAMPLES / "sample.flac", SAMPLES / "talker.flac"  # synthetic voices that no training set holds

@@ -1,6 +1,6 @@
 """The tasks that come with the package, each a template. A new one is a template more; see notebooks/03_a_new_task."""
 
-from ..lm.template import Segment, Template
+from ..lm.templates import Segment, Template
 
 _SPEECH = Segment("codes", "speech", "codes", target=True)
 _STREAMS = Segment("codes", "speech", "sources", target=True, streams=True)

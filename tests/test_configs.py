@@ -16,16 +16,17 @@ from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from focallm.data import mixing
-from focallm.data.corpora import read_corpus
+from focallm.data.corpus import read_corpus
 from focallm.lm import training as lm_training
 from focallm.lm.features import SpeechLMForConditionalGeneration
 from focallm.lm.parameters import count_trainable
-from focallm.tasks.probes.recipe import read_recipe as read_probe_recipe
+from focallm.tasks.evaluation.probes.probe_config import read_recipe as read_probe_recipe
 from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel, write_audio
 from focallm.tokenizer import training as codec_training
 from focallm.tokenizer.training.teacher import Teacher
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+SCRIPTS = CONFIGS.parent / "scripts"
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "codec").rglob("*.yaml")), ids=lambda path: path.stem)
@@ -152,7 +153,7 @@ def test_a_corpus_is_heard_again_in_other_voices(tmp_path):
     (tmp_path / "sentences.txt").write_text("")
     words = [tmp_path / "sentences.txt", tmp_path / "out", "--again", corpus]
     for _ in range(2):  # the second time nothing is left to be made
-        subprocess.run([sys.executable, CONFIGS / "mini" / "more_voices.py", *words], check=True)
+        subprocess.run([sys.executable, SCRIPTS / "more_voices.py", *words], check=True)
     slow, fast = read_corpus(tmp_path / "out")
     assert (slow.speaker, fast.speaker, slow.text) == ("ann_slow", "ann_fast", "a")
     (slow_audio, rate), (fast_audio, _) = slow.read(), fast.read()
@@ -170,7 +171,7 @@ def test_test_sets_are_chosen_by_name(tmp_path):
         rows = [{"id": str(i), "audio": f"{i}.wav", "text": "a"} for i in range(count)]
         (tmp_path / folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = [tmp_path / name for name in ("heldout", "real", "noise", "out")]
-    subprocess.run([sys.executable, CONFIGS / "mini" / "test_sets.py", *words], check=True)
+    subprocess.run([sys.executable, SCRIPTS / "test_sets.py", *words], check=True)
     assert len(read_corpus(tmp_path / "out" / "mixed")) == 100
     sides = {side: {p.name for p in (tmp_path / "out" / "noise" / side).iterdir()} for side in ("train", "test")}
     assert sides["test"] == {"3.wav", "0.wav", "5.wav"}  # the longest; every fifth of the short ones, it among them

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from focallm.tasks import cli
+from focallm.tasks.cli import commands as cli
 from focallm.tasks.demo import SAMPLE
 from focallm.tokenizer import AudioTokenizer, read_audio, write_audio
 

@@ -16,10 +16,10 @@ from transformers import BatchFeature
 
 from .audio import Waveform, load_audio, with_rates
 from .codecs import CodePattern
-from .codecs.loading import Codec, load_codec
+from .codecs.auto import Codec, load_codec
 from .files import whole_files
 from .focalcodec import FocalCodecFeatureExtractor, FocalCodecModel
-from .focalcodec.windows import MAX_WHOLE_S, decode_long, encode_long
+from .long_audio import MAX_WHOLE_S, decode_long, encode_long
 
 Ids = Tensor | NDArray[np.integer] | Sequence[int]
 

@@ -3,8 +3,8 @@
 Every draw follows from the recipe's seed, the utterance and the copy.
 """
 
+from .mix_config import MixRecipe, read_recipe
 from .mixer import Mixer
 from .premixed import Premixed
-from .recipe import MixRecipe, read_recipe
 
 __all__ = ["MixRecipe", "Mixer", "Premixed", "read_recipe"]

@@ -15,7 +15,7 @@ from ..utterance import Utterance
 from . import noise as noises
 from .disguise import disguise
 from .levels import active_level_db, amplify, level_db, onset_s
-from .recipe import MixRecipe, Range
+from .mix_config import MixRecipe, Range
 from .rooms import check_extra, reverberate
 
 _BABBLE = (4, 8)  # voices

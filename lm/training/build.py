@@ -8,7 +8,7 @@ from transformers import set_seed
 from ...tokenizer import AudioTokenizer
 from ..length import positions
 from ..model import SpeechLM
-from ..template import controls
+from ..templates import controls
 from ..vocabulary import Vocabulary
 from .recipe import LMRecipe
 

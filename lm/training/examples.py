@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from ...data.collate import Example
+from ...data.batching import Example
 from ...data.packing import pack
-from ..template import IGNORED, Template
+from ..templates import IGNORED, Template
 from ..vocabulary import Vocabulary
 
 

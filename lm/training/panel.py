@@ -9,7 +9,7 @@ from ...data.packing import efficiency
 from ..features import language_model
 from ..model import SpeechLM
 from ..parameters import count_trainable
-from ..template import IGNORED
+from ..templates import IGNORED
 from ..vocabulary import Vocabulary
 from .examples import Examples
 from .sound import write_spans

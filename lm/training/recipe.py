@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from ...tokenizer.files import read_yaml
 from ..embeddings import Start
 from ..lora import LoRA
-from ..template import Template
+from ..templates import Template
 
 _OURS = ("output_dir", "seed", "data_seed", "remove_unused_columns", "use_cache")  # fields of TrainingArguments
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...data.plan import describe_codec
+from ...data.shards import describe_codec
 from ...tokenizer import AudioTokenizer
 from ...tokenizer.files import write_whole
 from .examples import Census, Examples, Source

@@ -13,7 +13,7 @@ from ..answering import text_window, usual_sampling
 from ..generation import Generation
 from ..length import within
 from ..model import SpeechLM
-from ..template import Prompt, Template
+from ..templates import Prompt, Template
 from .examples import Examples
 from .sound import write_spans
 

@@ -8,7 +8,7 @@ import pytest
 
 from focallm.data.alignment import align_store, read_alignment, read_lexicon
 from focallm.data.forced_alignment import align
-from focallm.tasks import cli
+from focallm.tasks.cli import commands as cli
 from focallm.tokenizer import write_audio
 
 

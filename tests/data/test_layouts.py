@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from focallm.data.corpora import read_corpus
+from focallm.data.corpus import read_corpus
 from focallm.data.mixing import Mixer, MixRecipe, Premixed
 from focallm.data.token_store import TokenStore
 from focallm.data.tokenization import tokenize_corpus

@@ -19,7 +19,7 @@ import torch
 import yaml
 from datasets import load_dataset
 
-from focallm.data.corpora import read_corpus
+from focallm.data.corpus import read_corpus
 from focallm.data.encoding import Encoder
 from focallm.data.mixing import Mixer, MixRecipe, read_recipe
 from focallm.data.mixing.disguise import disguise, stretch
@@ -500,7 +500,7 @@ def test_what_the_corpora_lack_is_said(corpus, noise):
 
 
 def test_command(folder, noise_folder, tmp_path, monkeypatch, capsys):
-    from focallm.tasks.cli import main
+    from focallm.tasks.cli.commands import main
 
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("kind: noisy\nnoise: {recorded: 1}\nsnr_db: [0, 5]\n")

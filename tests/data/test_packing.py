@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from focallm.data.collate import PackCollator
+from focallm.data.batching import PackCollator
 from focallm.data.packing import efficiency, pack
 
 PAD = 0

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, load_dataset
 from torch import nn
 
-from focallm.data.corpora import read_corpus
+from focallm.data.corpus import read_corpus
 from focallm.data.token_store import TokenStore, describe
 from focallm.data.tokenization import tokenize_corpus
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers import DacConfig, DacModel
 
-from focallm.data.corpora import read_corpus
+from focallm.data.corpus import read_corpus
 from focallm.data.token_store import TokenStore
 from focallm.data.tokenization import tokenize_corpus
 from focallm.data.utterance import Utterance

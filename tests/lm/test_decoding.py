@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from focallm.lm import decoding
-from focallm.lm.alignment import places
 from focallm.lm.decoding import CausalDecoder, LlamaDecoder, Reading, decoder, is_llama_shaped
+from focallm.lm.positions import places
 
 SHAPE = {
     "vocab_size": 96,

@@ -20,7 +20,7 @@ from focallm.lm import generation as machine
 from focallm.lm.features import SpeechLMForConditionalGeneration
 from focallm.lm.generation import generate
 from focallm.lm.info import SpeechLMInfo
-from focallm.lm.template import Phase, Prompt
+from focallm.lm.templates import Phase, Prompt
 from focallm.tasks.templates import TEMPLATES
 
 GREEDY = Sampling(temperature=0)

@@ -5,9 +5,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from focallm.lm import Sampling, Vocabulary
+from focallm.lm.constraints import Walk, blocks
 from focallm.lm.generation import generate, stream
 from focallm.lm.interleaving import IGNORED, interleave, openings
-from focallm.lm.walk import Walk, blocks
 from focallm.tasks.templates import TEMPLATES
 
 UNITS = ["▁", "▁ˈa", "b", "."]

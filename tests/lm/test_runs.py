@@ -16,10 +16,10 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from focallm.data.collate import PackCollator
+from focallm.data.batching import PackCollator
 from focallm.lm import SpeechLM, Vocabulary
 from focallm.lm.info import SpeechLMInfo
-from focallm.lm.template import Segment, Template
+from focallm.lm.templates import Segment, Template
 from focallm.lm.training import Evaluation, Examples, LMRecipe, LoRA, Source, build, last_checkpoint, train
 from focallm.lm.training.isolation import check_isolation
 from focallm.tokenizer import AudioTokenizer

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
 from focallm.data.packing import efficiency
 from focallm.lm import LengthWindow, SpeechLM, Vocabulary
-from focallm.lm.template import Segment, Template
+from focallm.lm.templates import Segment, Template
 from focallm.lm.training import (
     Evaluation,
     Examples,

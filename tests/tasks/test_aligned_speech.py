@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import yaml
 
-from focallm.data.plan import weights_hash
+from focallm.data.shards import weights_hash
 from focallm.lm import SpeechLM
-from focallm.tasks import cli, speak
-from focallm.tasks.streaming import stream_speech
+from focallm.tasks import speak
+from focallm.tasks.cli import commands as cli
+from focallm.tasks.inference.streaming import stream_speech
 from focallm.tokenizer import read_audio, write_audio
 
 pytest.importorskip("espeakng_loader")

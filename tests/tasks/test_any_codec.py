@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from focallm.lm import SpeechLM
-from focallm.tasks import cli, speak
+from focallm.tasks import speak
+from focallm.tasks.cli import commands as cli
 from focallm.tasks.files import describe_model
 from focallm.tokenizer import AudioTokenizer, write_audio
 

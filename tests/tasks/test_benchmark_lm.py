@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from focallm.lm import SpeechLM, Vocabulary
-from focallm.tasks.benchmark_lm import benchmark_lm
+from focallm.tasks.benchmarks.lm import benchmark_lm
 from focallm.tokenizer import AudioTokenizer
 
 
@@ -20,7 +20,7 @@ def test_the_language_models_speed_stands_beside_transformers_with_the_same_toke
 
 
 def test_the_command_names_what_can_be_measured():
-    from focallm.tasks import cli
+    from focallm.tasks.cli import commands as cli
 
     with pytest.raises(ValueError, match="can be measured, found 'nothing'"):
         cli.benchmark("nothing")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from focallm.lm import SpeechLM
-from focallm.tasks import cli
+from focallm.tasks.cli import commands as cli
 from focallm.tasks.demo import SAMPLE
 from focallm.tasks.files import describe_model
 from focallm.tokenizer import read_audio, write_audio
@@ -22,7 +22,7 @@ def run(monkeypatch, capsys, *arguments: object) -> str:
 def test_help_names_every_command_and_loads_no_torch():
     code = (
         "import sys; sys.argv = ['focallm', '--help']\n"
-        "from focallm.tasks.cli import main\n"
+        "from focallm.tasks.cli.commands import main\n"
         "try: main()\n"
         "except SystemExit: print('loaded:', [m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
     )

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from focallm.tasks import cli
+from focallm.tasks.cli import commands as cli
 from focallm.tasks.demo import SAMPLE
 from focallm.tokenizer import read_audio, write_audio
 

@@ -10,15 +10,17 @@ import pytest
 import torch
 import yaml
 
-from focallm.data.corpora import read_corpus
+from focallm.data.corpus import read_corpus
 from focallm.data.summary import summarise
-from focallm.tasks import classical, cli, evaluation
-from focallm.tasks.codec_training import train_stages
-from focallm.tasks.measurement import judge, table
-from focallm.tasks.metrics import Metric
+from focallm.tasks.cli import commands as cli
+from focallm.tasks.evaluation import classical
+from focallm.tasks.evaluation import evaluate as evaluation
+from focallm.tasks.evaluation.metrics import Metric
+from focallm.tasks.evaluation.results import judge, table
+from focallm.tasks.paper import Request
+from focallm.tasks.paper.ablation import ablation_table
 from focallm.tasks.release import release_codec
-from focallm.tasks.tables import Request
-from focallm.tasks.tables.ablation import ablation_table
+from focallm.tasks.training.train_codec import train_stages
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 CHAIN = Path(__file__).parents[1] / "fixtures" / "codec_chain.yaml"

@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from focallm.data.corpora import read_corpus
+from focallm.data.corpus import read_corpus
 from focallm.data.mixing import Mixer, MixRecipe
-from focallm.tasks import evaluation
-from focallm.tasks.measurement import bootstrap, judge, table, word_cells
-from focallm.tasks.metrics import Metric, load_recogniser, load_scorers, word_counter
+from focallm.tasks.evaluation import evaluate as evaluation
+from focallm.tasks.evaluation.metrics import Metric, load_recogniser, load_scorers, word_counter
+from focallm.tasks.evaluation.results import bootstrap, judge, table, word_cells
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from focallm.data.utterance import Utterance
-from focallm.tasks import contenders
-from focallm.tasks.contenders import PAPER, open_contender
-from focallm.tasks.tables import TABLES, Request, make_tables
-from focallm.tasks.tables.conversion import other_voices
-from focallm.tasks.tables.measured import measured
-from focallm.tasks.tables.published import published
-from focallm.tasks.tables.rendering import Interval
-from focallm.tasks.tables.smoke import smoke_request
-from focallm.tasks.tables.streaming import in_chunks
+from focallm.tasks.evaluation import baselines as contenders
+from focallm.tasks.evaluation.baselines import PAPER, open_contender
+from focallm.tasks.paper import TABLES, Request, make_tables
+from focallm.tasks.paper.conversion import other_voices
+from focallm.tasks.paper.measured import measured
+from focallm.tasks.paper.published import published
+from focallm.tasks.paper.rendering import Interval
+from focallm.tasks.paper.smoke import smoke_request
+from focallm.tasks.paper.streaming import in_chunks
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 

@@ -17,15 +17,23 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from focallm.tasks.metrics import Resemblyzer, Sound, code_figures, codec_cost, load_scorers, recogniser, word_counter
-from focallm.tasks.metrics.cost import macs
-from focallm.tasks.metrics.dnsmos import DNSMOS
-from focallm.tasks.metrics.fidelity import PESQ, STOI, Distances, si_sdr
-from focallm.tasks.metrics.metric import name_of
-from focallm.tasks.metrics.recogniser import Recogniser, bundled_whisper, load_recogniser
-from focallm.tasks.metrics.utmos import UTMOS
-from focallm.tasks.metrics.voice import XVectors
-from focallm.tasks.metrics.words import Words
+from focallm.tasks.evaluation.metrics import (
+    Resemblyzer,
+    Sound,
+    code_figures,
+    codec_cost,
+    load_scorers,
+    recogniser,
+    word_counter,
+)
+from focallm.tasks.evaluation.metrics.asr import Recogniser, bundled_whisper, load_recogniser
+from focallm.tasks.evaluation.metrics.cost import macs
+from focallm.tasks.evaluation.metrics.dnsmos import DNSMOS
+from focallm.tasks.evaluation.metrics.fidelity import PESQ, STOI, Distances, si_sdr
+from focallm.tasks.evaluation.metrics.metric import name_of
+from focallm.tasks.evaluation.metrics.utmos import UTMOS
+from focallm.tasks.evaluation.metrics.voice import XVectors
+from focallm.tasks.evaluation.metrics.words import Words
 from focallm.tokenizer import AudioTokenizer
 
 
@@ -114,7 +122,7 @@ def test_words_are_compared_with_the_text_and_with_what_is_heard_of_the_target(m
         heard.extend(map(len, waves))
         return ["the cat sat" if len(wave) > 1000 else "the cat" for wave in waves]
 
-    monkeypatch.setattr("focallm.tasks.metrics.words.load_recogniser", lambda *_: Recogniser(hear))
+    monkeypatch.setattr("focallm.tasks.evaluation.metrics.words.load_recogniser", lambda *_: Recogniser(hear))
     target, audio = noise(1600), noise(800)
     lines = Words("any")(
         [

@@ -12,15 +12,15 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from focallm.data.plan import describe_codec
+from focallm.data.shards import describe_codec
 from focallm.data.token_store import sha256
 from focallm.lm.embeddings import code_vectors
-from focallm.tasks import cli
-from focallm.tasks.probes import probe, training
-from focallm.tasks.probes.model import BiLSTM, Probe
-from focallm.tasks.probes.recipe import ProbeRecipe, read_recipe
-from focallm.tasks.probes.sides import read_sides
-from focallm.tasks.probes.targets import Classes, Letters
+from focallm.tasks.cli import commands as cli
+from focallm.tasks.evaluation.probes import probe, training
+from focallm.tasks.evaluation.probes.model import BiLSTM, Probe
+from focallm.tasks.evaluation.probes.probe_config import ProbeRecipe, read_recipe
+from focallm.tasks.evaluation.probes.sides import read_sides
+from focallm.tasks.evaluation.probes.targets import Classes, Letters
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from focallm.lm.training import Also, LMRecipe
-from focallm.tasks import cli
-from focallm.tasks.sources import read_part
+from focallm.tasks.cli import commands as cli
+from focallm.tasks.training.sources import read_part
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 CONFIGS = Path(__file__).parents[2] / "configs"

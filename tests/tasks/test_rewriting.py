@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from focallm.tasks import convert, enhance, inputs, separate
-from focallm.tasks.inputs import as_given
+from focallm.tasks import convert, enhance, separate
+from focallm.tasks.inference import inputs
+from focallm.tasks.inference.inputs import as_given
 from focallm.tasks.templates import TEMPLATES
 from focallm.tokenizer import AudioTokenizer, write_audio
 

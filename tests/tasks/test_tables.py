@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from focallm.tasks.tables.columns import COLUMNS, columns_of
-from focallm.tasks.tables.published import FOLDER, published
-from focallm.tasks.tables.rendering import FORMATS, Column, Interval, Row, Table, to_csv, to_latex, to_markdown, to_text
+from focallm.tasks.paper.columns import COLUMNS, columns_of
+from focallm.tasks.paper.published import FOLDER, published
+from focallm.tasks.paper.rendering import FORMATS, Column, Interval, Row, Table, to_csv, to_latex, to_markdown, to_text
 
 BASELINES = ["EnCodec", "DAC", "WavLM6-KM", "SpeechTokenizer", "SemantiCodec", "Mimi", "WavTokenizer", "BigCodec"]
 BASELINES += ["Stable Codec"]

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models
 
-from focallm.data.corpora import read_corpus
+from focallm.data.corpus import read_corpus
 from focallm.data.tokenization import tokenize_corpus
 from focallm.lm import SpeechLM
 from focallm.lm.base import new_ids
 from focallm.lm.training import last_checkpoint
 from focallm.tasks import speak
-from focallm.tasks.train import train_task
+from focallm.tasks.training.train_lm import train_task
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 RECIPE = """

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from focallm.tasks import transcribe
-from focallm.tasks.recognition import cut_where_quiet
+from focallm.tasks.inference.recognition import cut_where_quiet
 
 
 def noise(samples: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from focallm.tokenizer import (
     read_audio,
     write_audio,
 )
-from focallm.tokenizer.codecs import loading
+from focallm.tokenizer.codecs import auto as loading
 
 
 def tiny(**changes):

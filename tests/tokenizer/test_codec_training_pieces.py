@@ -13,7 +13,7 @@ from focallm.tokenizer.focalcodec.quantizer import BinarySphericalQuantizer
 from focallm.tokenizer.training import CodecRecipe
 from focallm.tokenizer.training.augmentation import augment
 from focallm.tokenizer.training.average import Average
-from focallm.tokenizer.training.clips import Clips, Rates, make_batch
+from focallm.tokenizer.training.dataset import Clips, Rates, make_batch
 from focallm.tokenizer.training.entropy import entropy_loss
 from focallm.tokenizer.training.recordings import open_recordings
 from focallm.tokenizer.training.schedule import NewBob, Schedule

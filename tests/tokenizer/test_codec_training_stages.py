@@ -16,7 +16,7 @@ from focallm.tokenizer import FocalCodecModel, write_audio
 from focallm.tokenizer.training import CodecRecipe, read_recipe, train_codec
 from focallm.tokenizer.training.adversary import Adversary
 from focallm.tokenizer.training.build import build_stage
-from focallm.tokenizer.training.clips import Rates, make_batch
+from focallm.tokenizer.training.dataset import Rates, make_batch
 from focallm.tokenizer.training.teacher import Teacher
 
 FOCAL = {"focal_window": 3, "focal_level": 1, "focal_factor": 2, "factors": [1], "hidden_dims": [16]}

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from focallm.tokenizer import AudioTokenizer
-from focallm.tokenizer.chunks import ChunkDecoder
-from focallm.tokenizer.focalcodec.windows import decode_long, encode_long
+from focallm.tokenizer.chunk_decoder import ChunkDecoder
+from focallm.tokenizer.long_audio import decode_long, encode_long
 
 SEGMENT, PATCH = 163840, 2560
 FRAMES = {25: 2, 50: 4, 100: 8}  # of 0.16 s

@@ -12,7 +12,7 @@ from transformers.models.xcodec2 import feature_extraction_xcodec2 as xcodec2
 
 from focallm.tokenizer import AudioTokenizer
 from focallm.tokenizer.codecs import NeuCodec
-from focallm.tokenizer.focalcodec.windows import encode_long
+from focallm.tokenizer.long_audio import encode_long
 
 NAMES = ("xcodec2", "neucodec")
 

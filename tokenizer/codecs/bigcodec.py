@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..focalcodec.amp import low_pass
-from ..focalcodec.loading import read_safetensors
+from ..focalcodec.checkpoint import read_safetensors
 from ..focalcodec.precision import full_precision
 from .adapter import CodecAdapter, CodecConfig
 from .official import find_file, fold_weight_norm, load_native, read_config

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
-from ..focalcodec.loading import _HUB_ARGUMENTS, load_strictly, read_json
+from ..focalcodec.checkpoint import _HUB_ARGUMENTS, load_strictly, read_json
 
 # The two tensors of a weight-normalised layer, magnitude and direction, as older and newer PyTorch spell them.
 _WEIGHT_NORM = (

@@ -18,7 +18,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..focalcodec.loading import _HUB_ARGUMENTS
+from ..focalcodec.checkpoint import _HUB_ARGUMENTS
 from .adapter import CodecAdapter, CodecConfig
 from .official import read_config
 

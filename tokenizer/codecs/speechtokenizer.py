@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..focalcodec.loading import read_safetensors
+from ..focalcodec.checkpoint import read_safetensors
 from .adapter import CodecAdapter, CodecConfig
 from .official import find_weights, fold_weight_norm, load_native, read_config
 from .residual_vq import STATISTICS, ResidualVQ

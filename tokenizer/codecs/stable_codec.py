@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..focalcodec.loading import read_safetensors
+from ..focalcodec.checkpoint import read_safetensors
 from ..focalcodec.parts import build_part
 from .adapter import _REMEMBERED, CodecAdapter, CodecConfig
 from .official import find_weights, fold_weight_norm, load_native, read_config

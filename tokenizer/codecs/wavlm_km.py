@@ -20,7 +20,7 @@ from ..focalcodec.masks import length_mask
 from ..focalcodec.parts import HiFiGANConfig, WavLMConfig, build_part
 from ..focalcodec.precision import full_precision
 from ..focalcodec.wavlm import WavLMEncoder
-from ..focalcodec.windows import decode_long
+from ..long_audio import decode_long
 from .adapter import CodecAdapter, CodecConfig
 from .kmeans import KMeansQuantizer
 from .official import load_native, read_config

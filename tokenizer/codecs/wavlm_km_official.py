@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..focalcodec.loading import _raise_on, read_safetensors
+from ..focalcodec.checkpoint import _raise_on, read_safetensors
 from .official import find_file, fold_weight_norm
 
 _PARTS = ("quantizer", "dequantizer", "vocoder")  # a file each

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import WavLMConfig
 
-from ..focalcodec.loading import read_safetensors
+from ..focalcodec.checkpoint import read_safetensors
 from .official import conversion_advice, find_file, fold_weight_norm, read_config
 
 logger = logging.getLogger(__name__)

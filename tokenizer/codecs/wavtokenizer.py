@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..focalcodec.loading import read_safetensors
+from ..focalcodec.checkpoint import read_safetensors
 from ..focalcodec.parts import VocosConfig
 from ..focalcodec.vocos import ISTFTHead
 from .adapter import CodecAdapter, CodecConfig

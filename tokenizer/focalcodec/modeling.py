@@ -14,7 +14,7 @@ from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput
 
-from . import loading
+from . import checkpoint as loading
 from .activations import Snake
 from .configuration import FocalCodecConfig
 from .focal import DynamicTanh, FocalBlock
@@ -24,8 +24,8 @@ from .masks import length_mask, mask_lengths
 from .mel import MelEncoder
 from .parts import HiFiGANConfig, MelConfig, VocosConfig, WaveNeXtConfig
 from .quantizer import QUANTIZERS
+from .reference_api import StageMethods
 from .stack import Compressor, Decompressor
-from .stages import StageMethods
 from .state import StreamState
 from .streaming import FocalCodecStream
 from .vocos import ConvNeXtBlock, Vocos

@@ -7,8 +7,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from . import losses
+from .config import CodecRecipe
 from .discriminators import Discriminators, FeatureDiscriminator
-from .recipe import CodecRecipe
 
 
 class Adversary:

@@ -2,8 +2,8 @@
 
 from ..focalcodec import FocalCodecConfig, FocalCodecModel
 from ..focalcodec.mel import MelEncoder
+from .config import CodecRecipe
 from .distillation import DistillationStage
-from .recipe import CodecRecipe
 from .stages import CodecStage, TeacherStage
 from .teacher import Teacher
 

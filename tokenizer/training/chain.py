@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_yaml
-from .recipe import CodecRecipe, read_recipe, recipe_from
+from .config import CodecRecipe, read_recipe, recipe_from
 
 
 def read_stages(path: Path | str, run: Path) -> dict[Path, CodecRecipe]:

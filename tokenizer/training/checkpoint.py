@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ..files import whole_file, write_whole
-from .learner import Learner
-from .recipe import CodecRecipe
+from .config import CodecRecipe
+from .trainer import Learner
 
 
 def remember_recipe(recipe: CodecRecipe, folder: Path) -> None:

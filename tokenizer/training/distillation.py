@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from ..focalcodec.masks import length_mask
 from ..focalcodec.modeling import FocalCodecModel
 from ..focalcodec.wavlm import TransformerEncoder, WavLMEncoder
-from .clips import Batch
-from .recipe import CodecRecipe
+from .config import CodecRecipe
+from .dataset import Batch
 from .stages import Outcome
 
 _FIRST_WEIGHT, _LAST_WEIGHT = 0.5, 1.0  # of the layers' errors, evenly spaced between

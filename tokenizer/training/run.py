@@ -14,14 +14,14 @@ from ..focalcodec import FocalCodecModel
 from .build import Stage, build_stage
 from .chain import result_folder
 from .checkpoint import load_adversary, load_checkpoint, remember_recipe, save_checkpoint
-from .clips import Batch, Clips, Rates, make_batch
-from .learner import Learner
+from .config import CodecRecipe
+from .dataset import Batch, Clips, Rates, make_batch
+from .logging import Record
 from .machine import remember_machine
-from .recipe import CodecRecipe
-from .record import Record
 from .recordings import open_recordings
 from .stages import TeacherStage
 from .teacher import Teacher
+from .trainer import Learner
 from .validation import Embed, Recogniser, Validation
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 import math
 
-from .recipe import CodecRecipe
+from .config import CodecRecipe
 
 _SMALL = 0.0025  # relative improvement of the validation loss below which NewBob slows down (spec A.2)
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from ..focalcodec.masks import length_mask
 from ..focalcodec.modeling import FocalCodecModel
 from . import losses
-from .clips import Batch
+from .config import CodecRecipe
+from .dataset import Batch
 from .entropy import entropy_loss
-from .recipe import CodecRecipe
 from .teacher import Teacher
 
 

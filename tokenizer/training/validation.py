@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .clips import Batch
-from .learner import Learner
+from .dataset import Batch
 from .stages import Outcome
+from .trainer import Learner
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,5 @@
+"""The program `focallm`: parses arguments and calls the package."""
+
+from .commands import main
+
+__all__ = ["main"]

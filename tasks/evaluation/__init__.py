@@ -1,0 +1,1 @@
+"""How good the models are: systems, metrics and results."""

@@ -1,0 +1,1 @@
+"""One public function per task: what the trained models do."""

@@ -1,0 +1,77 @@
+"""Table 4: one-shot voice conversion, by the nearest neighbours of each frame among those of the reference."""
+
+from collections.abc import Sequence
+
+from ...data.utterance import Utterance
+from ...tokenizer import FocalCodecModel, resample
+from ..evaluation.baselines import RATE, Contender, unchanged
+from ..evaluation.metrics import Sound
+from ..evaluation.results import System, judge
+from ..inference.conversion import nearest
+from ..inference.inputs import load_waves
+from .columns import columns_of
+from .measured import measured
+from .published import published
+from .rendering import Table
+from .request import Request, names_of
+from .resynthesis import REFERENCE, notes
+
+WITHOUT = "Not converted: {}: nearest neighbours need the features of a FocalCodec."
+
+
+def conversion_table(request: Request) -> Table:
+    """Every utterance of the first corpus in the voice of the longest one of the next speaker.
+
+    Raises:
+        ValueError: the first corpus names fewer than two speakers.
+    """
+    test_set, corpus = request.first
+    items = request.some(corpus)
+    voices = other_voices(items)
+    able = [one for one in request.contenders if _can_convert(one)]
+    as_it_is = unchanged(REFERENCE)
+
+    def system(contender: Contender) -> System:
+        def make(i: int) -> list[Sound]:
+            audio, reference = items[i].read(RATE)[0], voices[i].read(RATE)[0]
+            again, facts = audio, {}
+            if contender.tokenizer is not None:
+                waves = load_waves([audio, reference], RATE, contender.tokenizer)
+                (result,) = nearest(contender.tokenizer, waves[:1], waves[1])
+                again = resample(result.audio, result.sampling_rate, RATE)
+                facts = {"rtf": 1 / result.stats["real_time_factor"]}
+            return [Sound(again, RATE, items[i].text or "", audio, {"similarity": reference}, facts)]
+
+        return System(f"{contender.name}, converted", contender.key, make)
+
+    ids = names_of(test_set, items)
+    systems = [system(one) for one in [as_it_is, *able]]
+    found = judge(systems, ids, request.metrics(items), request.seed, request.record, request.progress)
+    rows = published(4)
+    for contender, lines in zip([as_it_is, *able], found.values(), strict=True):
+        rows.append(measured(contender.name, lines, request.seed))
+    unable = [one.name for one in request.contenders if not _can_convert(one)]
+    remarks = [WITHOUT.format(", ".join(unable))] if unable else []
+    return Table("Table 4: one-shot voice conversion", columns_of(rows), rows, [*notes(request), *remarks])
+
+
+def other_voices(items: Sequence[Utterance]) -> list[Utterance]:
+    """For each item the longest utterance of the next speaker, in the order of their names.
+
+    Raises:
+        ValueError: fewer than two speakers.
+    """
+    longest: dict[str, Utterance] = {}
+    for item in items:
+        known = longest.get(item.speaker or "")
+        if item.speaker and (known is None or (item.duration() or 0) > (known.duration() or 0)):
+            longest[item.speaker] = item
+    names = sorted(longest)
+    if len(names) < 2:
+        raise ValueError(f"conversion needs recordings of at least two named speakers, found {names}")
+    following = dict(zip(names, [*names[1:], names[0]], strict=True))
+    return [longest[following[item.speaker or names[0]]] for item in items]
+
+
+def _can_convert(contender: Contender) -> bool:
+    return contender.tokenizer is not None and isinstance(contender.tokenizer.codec, FocalCodecModel)

@@ -1,0 +1,74 @@
+"""Table 9: speech resynthesised at once, and chunk by chunk. T samples."""
+
+import time
+
+import numpy as np
+import torch
+
+from ...tokenizer import AudioTokenizer, FocalCodecModel, resample
+from ..evaluation.baselines import RATE, Contender, as_long, unchanged
+from ..inference.inputs import load_waves
+from .columns import columns_of
+from .published import published
+from .rendering import Row, Table
+from .request import Request
+from .resynthesis import REFERENCE, notes, resynthesised
+
+CHUNKS_MS = (125, 250, 500)
+HOW = (
+    "Measured chunks of a codec that is not causal are encoded and decoded each by itself, without context. A causal "
+    "FocalCodec is streamed at its own chunk size: what it gives is what it gives offline."
+)
+
+
+def streaming_table(request: Request) -> Table:
+    """Every codec on the first corpus, at once and in chunks."""
+    rows = published(9) + resynthesised(request, *request.first, [unchanged(REFERENCE)])
+    for contender in request.contenders:
+        if contender.tokenizer is None:
+            continue
+        tokenizer, causal = contender.tokenizer, is_causal(contender.tokenizer)
+        chunks = [stream_chunk_ms(tokenizer)] if causal else CHUNKS_MS
+        ways = {float("inf"): contender, **{float(ms): _chunked(contender, tokenizer, ms) for ms in chunks}}
+        found = resynthesised(request, *request.first, list(ways.values()))
+        for ms, row in zip(ways, found, strict=True):
+            cells = {"causal": "Yes" if causal else "No", "chunk_ms": ms}
+            rows.append(Row(contender.name, {**row.cells, **cells}))
+    return Table("Table 9: offline and in chunks", columns_of(rows), rows, [*notes(request), HOW])
+
+
+def _chunked(contender: Contender, tokenizer: AudioTokenizer, ms: float) -> Contender:
+    through = lambda audio: in_chunks(tokenizer, audio, ms)  # noqa: E731
+    return Contender(f"{contender.name}, {ms:g} ms", contender.key, through)
+
+
+def is_causal(tokenizer: AudioTokenizer) -> bool:
+    """Whether it can be streamed exactly."""
+    return isinstance(tokenizer.codec, FocalCodecModel) and tokenizer.codec.config.causal
+
+
+def stream_chunk_ms(tokenizer: AudioTokenizer) -> float:
+    """The least that a causal FocalCodec encodes at once."""
+    return 1000 * tokenizer.codec.stream().chunk_length / tokenizer.sampling_rate
+
+
+def in_chunks(tokenizer: AudioTokenizer, audio: np.ndarray, chunk_ms: float) -> tuple[np.ndarray, dict]:
+    """(T,) at `RATE` -> the same again, as the codec gives it piece by piece, and facts."""
+    (wave,) = load_waves(audio, RATE, tokenizer)
+    began = time.perf_counter()
+    again = _streamed(tokenizer, wave) if is_causal(tokenizer) else _in_pieces(tokenizer, wave, chunk_ms)
+    facts = {"bit_rate": tokenizer.bits_per_second, "rtf": len(audio) / RATE / (time.perf_counter() - began)}
+    return as_long(resample(again, tokenizer.output_sampling_rate, RATE), len(audio)), facts
+
+
+def _in_pieces(tokenizer: AudioTokenizer, wave: torch.Tensor, chunk_ms: float) -> np.ndarray:
+    pieces = list(wave.split(round(chunk_ms / 1000 * tokenizer.sampling_rate)))
+    ids = [tokenizer.pattern.apply(codes) for codes in tokenizer.encode_codes(pieces)]
+    return np.concatenate(tokenizer.batch_decode(ids, num_samples=[len(piece) for piece in pieces]))
+
+
+def _streamed(tokenizer: AudioTokenizer, wave: torch.Tensor) -> np.ndarray:
+    stream = tokenizer.codec.stream()
+    wave = torch.nn.functional.pad(wave, (0, -len(wave) % stream.chunk_length))
+    pieces = [stream.decode(stream.encode(chunk[None])) for chunk in wave.split(stream.chunk_length)]
+    return torch.cat([piece.flatten() for piece in pieces]).float().cpu().numpy()

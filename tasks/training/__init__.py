@@ -1,0 +1,1 @@
+"""From token stores and recordings to trained models."""
