@@ -120,13 +120,13 @@ def test_the_mini_models_learn_from_their_recipes():
     names = ("speech", "speech_long", "speech_further", "rewriting", "rewriting_more", "rewriting_all")
     names += ("rewriting_long", "rewriting_end", "rewriting_further")
     recipes = {name: lm_training.read_recipe(CONFIGS / "mini" / f"{name}.yaml") for name in names}
-    assert [part.task for part in recipes["speech"].also] == ["zero-shot-aligned", "pronounce"]
-    assert [part.task for part in recipes["rewriting"].also] == ["ss-features"]
+    assert [part.task for part in recipes["speech"].extra_tasks] == ["zero-shot-aligned", "pronounce"]
+    assert [part.task for part in recipes["rewriting"].extra_tasks] == ["ss-features"]
     after = {"rewriting_more": "rewriting", "rewriting_all": "rewriting_more"}
     after |= {"rewriting_end": "rewriting_long", "rewriting_further": "rewriting_end", "speech_further": "speech_long"}
     for stage, before in after.items():  # goes on from the one before, and learns all of its tasks
         assert recipes[stage].base == f"runs/{before}/model"
-        assert {part.task for part in recipes[before].also} <= {part.task for part in recipes[stage].also}
+        assert {part.task for part in recipes[before].extra_tasks} <= {part.task for part in recipes[stage].extra_tasks}
     others = [path for path in (CONFIGS / "mini").glob("*.yaml") if path.stem not in recipes]
     kinds = {path.stem: mixing.read_recipe(path).kind for path in others}
     assert kinds == {

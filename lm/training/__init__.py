@@ -1,17 +1,17 @@
-"""Training a speech LM: a recipe, examples, a panel of what is about to be learnt, and the Trainer."""
+"""Training a speech LM: a recipe, examples, a preview of what is about to be learnt, and the Trainer."""
 
 from .build import build
 from .examples import Examples, Source
-from .panel import panel, render
-from .recipe import Also, Evaluation, LMRecipe, LoRA, read_recipe, training_arguments
+from .preview import preview, render
+from .recipe import Evaluation, ExtraTask, LMRecipe, LoRA, read_recipe, training_arguments
 from .resuming import last_checkpoint
 from .samples import Samples, WordErrors
 from .trainer import train
 
 __all__ = [
-    "Also",
     "Evaluation",
     "Examples",
+    "ExtraTask",
     "LMRecipe",
     "LoRA",
     "Samples",
@@ -19,7 +19,7 @@ __all__ = [
     "WordErrors",
     "build",
     "last_checkpoint",
-    "panel",
+    "preview",
     "read_recipe",
     "render",
     "train",

@@ -25,7 +25,7 @@ class Source:
 
 
 @dataclass
-class Census:
+class DatasetStats:
     """What one source holds: lengths of the examples that fit, and what was found while they were measured."""
 
     lengths: list[int] = field(default_factory=list)  # in ids, of the kept rows
@@ -71,17 +71,17 @@ class Examples(Dataset):
     ) -> None:
         self.sources, self.vocabulary = tuple(sources), vocabulary
         self.prompt_dropout, self.seed, self.code_noise = prompt_dropout, seed, code_noise
-        self.census = [_count(source, vocabulary, max_length, workers) for source in self.sources]
+        self.stats = [_count(source, vocabulary, max_length, workers) for source in self.sources]
         self.members = [  # (source, place in it) of every example of an epoch
             (number, place)
-            for number, (source, census) in enumerate(zip(self.sources, self.census, strict=True))
+            for number, (source, stats) in enumerate(zip(self.sources, self.stats, strict=True))
             for _ in range(source.repeat)
-            for place in census.kept
+            for place in stats.kept
         ]
         self.lengths = [
             length
-            for source, census in zip(self.sources, self.census, strict=True)
-            for length in census.lengths * source.repeat
+            for source, stats in zip(self.sources, self.stats, strict=True)
+            for length in stats.lengths * source.repeat
         ]
         self.rows = pack(self.lengths, max_length) if packing else [[i] for i in range(len(self.members))]
 
@@ -121,9 +121,9 @@ class Examples(Dataset):
     @property
     def entropy(self) -> float:
         """Unigram entropy of the targets in nats, over the tasks as often as they come."""
-        weights = [c.label_counts.sum() * s.repeat for s, c in zip(self.sources, self.census, strict=True)]
+        weights = [c.label_counts.sum() * s.repeat for s, c in zip(self.sources, self.stats, strict=True)]
         total = sum(weights)
-        return sum(w * c.entropy for w, c in zip(weights, self.census, strict=True)) / total if total else math.nan
+        return sum(w * c.entropy for w, c in zip(weights, self.stats, strict=True)) / total if total else math.nan
 
 
 class _Labels(Dataset):
@@ -139,19 +139,19 @@ class _Labels(Dataset):
         return np.asarray(self.source.template.example(self.vocabulary, dict(self.source.rows[place]))["labels"])
 
 
-def _count(source: Source, vocabulary: Vocabulary, max_length: int, workers: int) -> Census:
+def _count(source: Source, vocabulary: Vocabulary, max_length: int, workers: int) -> DatasetStats:
     """Make every example once, to know its length and its labels."""
-    census = Census(label_counts=np.zeros(len(vocabulary), np.int64))
+    stats = DatasetStats(label_counts=np.zeros(len(vocabulary), np.int64))
     every = DataLoader(_Labels(source, vocabulary), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
     for place, labels in enumerate(every):
         if len(labels) > max_length:
-            census.too_long += 1
+            stats.too_long += 1
             continue
         assert labels[0] == IGNORED  # in a pack, something else stands before the first id
-        census.kept.append(place)
-        census.lengths.append(len(labels))
-        census.label_counts += np.bincount(labels[labels >= 0], minlength=len(census.label_counts))
-    return census
+        stats.kept.append(place)
+        stats.lengths.append(len(labels))
+        stats.label_counts += np.bincount(labels[labels >= 0], minlength=len(stats.label_counts))
+    return stats
 
 
 def _as_it_is(labels: Any) -> Any:

@@ -17,7 +17,7 @@ _OURS = ("output_dir", "seed", "data_seed", "remove_unused_columns", "use_cache"
 
 
 @dataclass(frozen=True)
-class Also:
+class ExtraTask:
     """A further task that is learnt from a further store, mixed with the first."""
 
     task: str
@@ -26,7 +26,7 @@ class Also:
 
     def __post_init__(self) -> None:
         if self.repeat < 1:
-            raise ValueError(f"also: repeat must be at least 1, found {self.repeat}")
+            raise ValueError(f"extra_tasks: repeat must be at least 1, found {self.repeat}")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Evaluation:
     """What is generated at every evaluation, to be heard."""
 
     samples: int = 4  # validation rows; 0 for none
-    scorer: str | None = None  # folder of a Whisper model, for word error rates
+    asr: str | None = None  # folder of a Whisper model, for word error rates
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class LMRecipe:
     prompt_dropout: float = 0.0  # share of examples learnt with emptied givens, for classifier-free guidance
     code_noise: float = 0.0  # share of the codes read in training that are exchanged for others of the same example
     code_smoothing: float = 0.0  # share of a target code's probability that lies on those which differ in one bit
-    also: tuple[Also, ...] = ()
+    extra_tasks: tuple[ExtraTask, ...] = ()
     validation_fraction: float = 0.02
     seed: int = 0
     evaluate: Evaluation = field(default_factory=Evaluation)
@@ -128,13 +128,15 @@ def _build(cls: Any, values: Any, name: str) -> Any:
         values["lora"] = _build(LoRA, values["lora"], "lora")
     if "evaluate" in values:
         values["evaluate"] = _build(Evaluation, values["evaluate"], "evaluate")
-    for name in {"templates", "also"} & values.keys():
+    for name in {"templates", "extra_tasks"} & values.keys():
         if not isinstance(values[name] or [], list):
             raise ValueError(f"{name} is a list, found {values[name]!r}")
     if "templates" in values:
         values["templates"] = tuple(Template.from_json(item) for item in values["templates"] or ())
-    if "also" in values:
-        values["also"] = tuple(_build(Also, item, "an item of also") for item in values["also"] or ())
+    if "extra_tasks" in values:
+        values["extra_tasks"] = tuple(
+            _build(ExtraTask, item, "an item of extra_tasks") for item in values["extra_tasks"] or ()
+        )
     try:
         return cls(**values)
     except TypeError as error:

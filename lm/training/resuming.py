@@ -10,7 +10,7 @@ from typing import Any
 from ...data.shards import describe_codec
 from ...tokenizer import AudioTokenizer
 from ...tokenizer.files import write_whole
-from .examples import Census, Examples, Source
+from .examples import DatasetStats, Examples, Source
 from .recipe import LMRecipe
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def last_checkpoint(run: Path) -> Path | None:
     return None
 
 
-def remember(recipe: LMRecipe, learning: Examples, audio_tokenizer: AudioTokenizer, run: Path) -> None:
+def remember(recipe: LMRecipe, train_dataset: Examples, audio_tokenizer: AudioTokenizer, run: Path) -> None:
     """Write `run/recipe.json`: the recipe, what is learnt from, and the codec.
 
     Raises:
@@ -40,7 +40,9 @@ def remember(recipe: LMRecipe, learning: Examples, audio_tokenizer: AudioTokeniz
     """
     path = run / "recipe.json"
     codec = {key: value for key, value in describe_codec(audio_tokenizer).items() if key != "name"}
-    sources = [_describe(source, census) for source, census in zip(learning.sources, learning.census, strict=True)]
+    sources = [
+        _describe(source, stats) for source, stats in zip(train_dataset.sources, train_dataset.stats, strict=True)
+    ]
     now = json.loads(json.dumps({**asdict(recipe), "sources": sources, "codec": codec}))
     before = json.loads(path.read_text()) if path.is_file() else now
     changed = _differing(before, now)
@@ -56,14 +58,14 @@ def remember(recipe: LMRecipe, learning: Examples, audio_tokenizer: AudioTokeniz
     write_whole(path, json.dumps(now, indent=1).encode())
 
 
-def _describe(source: Source, census: Census) -> dict[str, Any]:
+def _describe(source: Source, stats: DatasetStats) -> dict[str, Any]:
     """Two sources with the same values hold, as far as can be told without reading them again, the same examples."""
     return {
         "template": asdict(source.template),
         "repeat": source.repeat,
-        "examples": len(census.lengths),
-        "ids": sum(census.lengths),
-        "targets_sha256": hashlib.sha256(census.label_counts.tobytes()).hexdigest(),
+        "examples": len(stats.lengths),
+        "ids": sum(stats.lengths),
+        "targets_sha256": hashlib.sha256(stats.label_counts.tobytes()).hexdigest(),
     }
 
 

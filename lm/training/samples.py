@@ -37,8 +37,8 @@ class Samples:
         self.lm, self.folder, self.word_errors = lm, folder, word_errors
         places = [
             (turn, number, source.template, source.rows[place])
-            for number, (source, census) in enumerate(zip(examples.sources, examples.census, strict=True))
-            for turn, place in enumerate(census.kept[:count])
+            for number, (source, stats) in enumerate(zip(examples.sources, examples.stats, strict=True))
+            for turn, place in enumerate(stats.kept[:count])
             if source.template.name != "text"  # nothing to answer
         ]
         in_turns = sorted(places, key=lambda item: item[:2])[:count]  # the tasks take turns

@@ -26,11 +26,11 @@ from ..model import SpeechLM
 from .curve import write_losses
 from .examples import Examples
 from .isolation import check_isolation
+from .loss_monitor import LossMonitor
 from .recipe import LMRecipe, training_arguments
 from .resuming import last_checkpoint, remember
 from .samples import Samples, WordErrors
 from .smoothing import smoothed_nats
-from .watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ CODEC = SpeechLMInfo.audio_tokenizer  # folder of a copy
 
 def train(
     lm: SpeechLM,
-    learning: Examples,
-    validation: Examples,
+    train_dataset: Examples,
+    eval_dataset: Examples,
     recipe: LMRecipe,
     run: Path,
     word_errors: WordErrors | None = None,
@@ -53,8 +53,8 @@ def train(
 
     Args:
         lm: what to train; its weights are those of the end afterwards.
-        learning: examples to learn from.
-        validation: examples for the loss that is reported as `eval_loss`, in nats per target id, and to listen to.
+        train_dataset: examples to learn from.
+        eval_dataset: examples for the loss that is reported as `eval_loss`, in nats per target id, and to listen to.
         recipe: the rest.
         run: folder of checkpoints, logs and samples.
         word_errors: what counts the wrong words of samples, if somebody can.
@@ -64,25 +64,25 @@ def train(
         ValueError: the folder holds a run that differs, or packing for a model whose examples would see each other.
     """
     arguments = training_arguments(recipe, run, quiet)
-    remember(recipe, learning, lm.audio_tokenizer, run)
-    samples = Samples(lm, validation, recipe.evaluate.samples, run / "samples", word_errors)
+    remember(recipe, train_dataset, lm.audio_tokenizer, run)
+    samples = Samples(lm, eval_dataset, recipe.evaluate.samples, run / "samples", word_errors)
     fresh = math.log(language_model(lm.model).config.vocab_size) if recipe.base is None else None
-    watch = Watch(fresh, learning.entropy)
-    trainer = SpeechTrainer(lm, learning, validation, arguments, samples, [watch], recipe.code_smoothing)
+    monitor = LossMonitor(fresh, train_dataset.entropy)
+    trainer = SpeechTrainer(lm, train_dataset, eval_dataset, arguments, samples, [monitor], recipe.code_smoothing)
     if recipe.lora and trainer.is_fsdp_enabled:
         raise ValueError(
             "lora and FSDP exclude each other here: the adapter is merged at the end, so train it with DDP"
         )
     if not trainer.is_fsdp_enabled:  # there the model is not where it will run yet
         with trainer.accelerator.autocast():
-            check_isolation(lm, learning, trainer.data_collator)
+            check_isolation(lm, train_dataset, trainer.data_collator)
     if lm.info.audio_tokenizer == CODEC and trainer.is_world_process_zero():
         lm.audio_tokenizer.save_pretrained(run / CODEC)
     checkpoint = last_checkpoint(run)
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     metrics = {**result.metrics, **(_last_evaluation(trainer) or trainer.evaluate())}
     if trainer.is_world_process_zero():
-        write_losses(trainer.state.log_history, learning.entropy, run)
+        write_losses(trainer.state.log_history, train_dataset.entropy, run)
     _save(lm, trainer, recipe, run)
     return metrics
 
@@ -101,8 +101,8 @@ class SpeechTrainer(Trainer):
     def __init__(
         self,
         lm: SpeechLM,
-        learning: Examples,
-        validation: Examples,
+        train_dataset: Examples,
+        eval_dataset: Examples,
         arguments: TrainingArguments,
         samples: Callable[[int], dict[str, float]],
         callbacks: list[TrainerCallback],
@@ -117,14 +117,14 @@ class SpeechTrainer(Trainer):
                 f"code_smoothing needs a base whose forward takes logits_to_keep, as Llama's and Qwen's do; that of "
                 f"{type(language_model(lm.model)).__name__} does not: leave it out"
             )
-        self.order = LengthGroupedSampler(learning.row_lengths, arguments.train_batch_size, arguments.seed)
+        self.order = LengthGroupedSampler(train_dataset.row_lengths, arguments.train_batch_size, arguments.seed)
         scores = _Scores(lm)
         attention = language_model(lm.model).config._attn_implementation or ""
         super().__init__(
             model=lm.model,
             args=arguments,
-            train_dataset=learning,
-            eval_dataset=validation,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
             data_collator=PackCollator(lm.vocabulary.control("pad"), flat="flash" in attention),
             preprocess_logits_for_metrics=scores,
             compute_metrics=scores.means,

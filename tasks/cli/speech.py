@@ -79,7 +79,7 @@ def enhance_file(
     _check_name(out)
     from ..inference.enhancement import enhance
 
-    print(_save(enhance(audio, model, sampling=_drawn(temperature), seed=seed, heard=heard), out))
+    print(_save(enhance(audio, model, sampling=_drawn(temperature), seed=seed, input_kind=heard), out))
 
 
 def separate_file(
@@ -106,7 +106,7 @@ def separate_file(
     _check_name(out)
     from ..inference.separation import separate
 
-    result = separate(audio, model, talkers, sampling=_drawn(temperature), seed=seed, heard=heard)
+    result = separate(audio, model, talkers, sampling=_drawn(temperature), seed=seed, input_kind=heard)
     print(_save(result, out))
 
 

@@ -21,7 +21,7 @@ from ...data.shards import weights_hash
 from ...lm import SpeechLM
 from ...tokenizer import AudioTokenizer, resample
 from ..inference.enhancement import enhance
-from ..inference.inputs import Heard, open_model, task_template
+from ..inference.inputs import InputKind, open_model, task_template
 from ..inference.separation import separate
 from ..inference.streaming import stream_speech
 from ..inference.tts import can_speak_as, speak
@@ -35,7 +35,10 @@ from .suppressors import SUPPRESSORS
 CEILING = "recording through the codec"
 ENHANCED, SEPARATED = "enhanced", "separated"
 HEARD = {"se": "noisy", "ss": "mixture"}  # task -> kind of what is heard
-INPUTS: dict[Heard, str] = {"features": "continuous", "codes": "discrete"}  # what a model hears, as the paper calls it
+INPUTS: dict[InputKind, str] = {
+    "features": "continuous",
+    "codes": "discrete",
+}  # the paper's name for each kind of model input
 TASKS = ("codec", "tts", "se", "ss")
 _TIMED_ITEMS = 30  # whose first sound is waited for
 
@@ -198,7 +201,7 @@ def mixed_systems(
     mixed = lru_cache(maxsize=None)(lambda i: mixer.example(items[i], RATE))
     task_template(lm, task)  # refuses a model of another task
     known = {template.name for template in lm.info.templates}
-    ways: list[Heard] = [way for way in INPUTS if {"features": f"{task}-features", "codes": task}[way] in known]
+    ways: list[InputKind] = [way for way in INPUTS if {"features": f"{task}-features", "codes": task}[way] in known]
 
     def system(name: str, key: str, answer: Callable[[Example], Sequence[np.ndarray]], **facts: str) -> System:
         def make(i: int) -> list[Sound]:
@@ -211,10 +214,10 @@ def mixed_systems(
     def for_all(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Example], list[np.ndarray]]:
         return lambda example: [change(_heard(example))] * len(_targets(example))
 
-    def written(way: Heard) -> System:
+    def written(way: InputKind) -> System:
         def answer(example: Example) -> Sequence[np.ndarray]:
             talkers, wave = _targets(example), _heard(example)
-            options: dict[str, Any] = {"sampling_rate": RATE, "heard": way}
+            options: dict[str, Any] = {"sampling_rate": RATE, "input_kind": way}
             result: Any = enhance(wave, lm, **options) if task == "se" else separate(wave, lm, len(talkers), **options)
             return [resample(one, result.sampling_rate, RATE) for one in np.atleast_2d(result.audio)]
 

@@ -12,7 +12,7 @@ from ...tokenizer import AudioTokenizer
 from ...tokenizer.audio import is_batch, load_audio, with_rates
 from ...tokenizer.long_audio import MAX_WHOLE_S
 
-Heard = Literal["features", "codes"]
+InputKind = Literal["features", "codes"]
 
 
 def open_model(model: str | Path | SpeechLM, task: str = "tts") -> SpeechLM:
@@ -22,16 +22,16 @@ def open_model(model: str | Path | SpeechLM, task: str = "tts") -> SpeechLM:
     return SpeechLM.from_pretrained("mini-rewriting" if str(model) == "mini" and task in ("se", "ss") else model)
 
 
-def task_template(lm: SpeechLM, task: str, heard: Heard | None = None) -> Template:
+def task_template(lm: SpeechLM, task: str, input_kind: InputKind | None = None) -> Template:
     """The template of a task that is given features or codes: features where the model can, unless it is said.
 
     Raises:
         ValueError: the model was not trained for it.
     """
     names = {"features": (f"{task}-features",), "codes": (task,), None: (f"{task}-features", task)}
-    if heard not in names:
-        raise ValueError(f"heard is 'features' or 'codes', found {heard!r}")
-    return lm.info.template(*names[heard])
+    if input_kind not in names:
+        raise ValueError(f"input_kind is 'features' or 'codes', found {input_kind!r}")
+    return lm.info.template(*names[input_kind])
 
 
 def load_waves(audio: Any, sampling_rate: int | list[int] | None, tokenizer: AudioTokenizer) -> list[Tensor]:

@@ -77,8 +77,8 @@ def smoke_request(folder: Path, progress: bool) -> Request:
     for name in MIXES:
         mixer = Mixer(read_recipe(folder / f"{name}.yaml"), items)
         tokenize_corpus(mixer, folder / name, codec, features=True)
-    also = [{"task": task, "store": str(folder / name)} for task, name in REWRITING.items()]
-    (folder / "lm.yaml").write_text(yaml.safe_dump({**LM, "also": also}))
+    extra_tasks = [{"task": task, "store": str(folder / name)} for task, name in REWRITING.items()]
+    (folder / "lm.yaml").write_text(yaml.safe_dump({**LM, "extra_tasks": extra_tasks}))
     rewriter = runs / "rewriter"
     train_task("se-features", folder / "noisy", rewriter, folder / "lm.yaml", "mini", quiet=True)
     for task in MODELS:

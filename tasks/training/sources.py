@@ -12,7 +12,7 @@ from ...data.pairs import WithReferences
 from ...data.shards import describe_codec
 from ...data.token_store import TokenStore
 from ...lm.templates import Template
-from ...lm.training import Also, LMRecipe
+from ...lm.training import ExtraTask, LMRecipe
 from ...tokenizer import AudioTokenizer
 from ..templates import TEMPLATES
 
@@ -38,25 +38,25 @@ _REFERENCE = {"reference_codes": "codes", "reference_text": "text"}  # made from
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one task on both sides of the split.
+    """Rows of one task on both splits of the split.
 
     Args:
         template: of the task.
-        learning, held_out: rows.
+        train_dataset, eval_dataset: rows.
         repeat: times per epoch.
         left_out: rows that cannot be used, by reason.
         store: where the rows are from.
     """
 
     template: Template
-    learning: Rows
-    held_out: Rows
+    train_dataset: Rows
+    eval_dataset: Rows
     repeat: int
     left_out: dict[str, int]
     store: Path
 
 
-def read_part(part: Also, recipe: LMRecipe, audio_tokenizer: AudioTokenizer, codec: str) -> Part:
+def read_part(part: ExtraTask, recipe: LMRecipe, audio_tokenizer: AudioTokenizer, codec: str) -> Part:
     """Open a store for a task.
 
     Raises:
@@ -78,29 +78,29 @@ def read_part(part: Also, recipe: LMRecipe, audio_tokenizer: AudioTokenizer, cod
     _check_columns(fields, tokens, part.task)
     needed = {_REFERENCE.get(field, field) for field in fields}
     columns = [name for name in tokens.columns if name in needed | _ALWAYS | {tokens.utterance_column}]
-    learning, held_out = tokens.split(recipe.validation_fraction, recipe.seed, columns)
+    train_dataset, eval_dataset = tokens.split(recipe.validation_fraction, recipe.seed, columns)
     left_out = {}
     for field in sorted({s.field for s in template.segments if s.kind == "text"} - {"speaker", "reference_text"}):
-        before = len(learning) + len(held_out)
-        learning, held_out = _with(field, learning), _with(field, held_out)
-        left_out[f"have no {field}"] = before - len(learning) - len(held_out)
+        before = len(train_dataset) + len(eval_dataset)
+        train_dataset, eval_dataset = _with(field, train_dataset), _with(field, eval_dataset)
+        left_out[f"have no {field}"] = before - len(train_dataset) - len(eval_dataset)
     if template.target.kind == "aligned":
-        before = len(learning) + len(held_out)
+        before = len(train_dataset) + len(eval_dataset)
         alignment = read_alignment(store)
-        learning, held_out = _aligned(learning, alignment), _aligned(held_out, alignment)
-        left_out["have no alignment"] = before - len(learning) - len(held_out)
+        train_dataset, eval_dataset = _aligned(train_dataset, alignment), _aligned(eval_dataset, alignment)
+        left_out["have no alignment"] = before - len(train_dataset) - len(eval_dataset)
     if "speaker" in fields:
-        learning, held_out = _name_speakers(learning), _name_speakers(held_out)
-    sides: tuple[Rows, Rows] = learning.with_format("numpy"), held_out.with_format("numpy")
+        train_dataset, eval_dataset = _name_speakers(train_dataset), _name_speakers(eval_dataset)
+    splits: tuple[Rows, Rows] = train_dataset.with_format("numpy"), eval_dataset.with_format("numpy")
     if "reference_codes" in fields:
         whole = "reference_text" in fields
         frames = (ZERO_SHOT_REFERENCE_S if whole else CONVERSION_REFERENCE_S) * audio_tokenizer.frame_rate
         most = int(frames) * len(audio_tokenizer.codebook_sizes)
-        pool = learning.with_format("numpy")
-        sides = tuple(WithReferences(side, pool, most, whole, recipe.seed, tokens.utterance_column) for side in sides)  # type: ignore[assignment,arg-type]
-        left = len(learning) + len(held_out) - sum(map(len, sides))
+        pool = train_dataset.with_format("numpy")
+        splits = tuple(WithReferences(side, pool, most, whole, recipe.seed, tokens.utterance_column) for side in splits)  # type: ignore[assignment,arg-type]
+        left = len(train_dataset) + len(eval_dataset) - sum(map(len, splits))
         left_out["have no other utterance of their speaker for a reference"] = left
-    return Part(template, *sides, part.repeat, left_out, store)
+    return Part(template, *splits, part.repeat, left_out, store)
 
 
 def check_codec(tokens: TokenStore, audio_tokenizer: AudioTokenizer, name: str) -> None:
@@ -156,8 +156,8 @@ def _words(template: Template, store: Path, repeat: int, recipe: LMRecipe) -> Pa
     groups = [group.tolist() for group in np.split(np.array(words), ends[ends < len(words)])]
     phonemes = [" ".join(lexicon[word] for word in group) for group in groups]
     rows = Dataset.from_dict({"text": [" ".join(group) for group in groups], "phonemes": phonemes})
-    sides = rows.train_test_split(test_size=recipe.validation_fraction, seed=recipe.seed)
-    return Part(template, sides["train"], sides["test"], repeat, {}, store)
+    splits = rows.train_test_split(test_size=recipe.validation_fraction, seed=recipe.seed)
+    return Part(template, splits["train"], splits["test"], repeat, {}, store)
 
 
 def _lines(template: Template, file: Path, repeat: int, validation_fraction: float) -> Part:

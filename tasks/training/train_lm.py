@@ -11,7 +11,7 @@ import numpy as np
 
 from ...data.alignment import read_lexicon
 from ...lm import LengthWindow, SpeechLM
-from ...lm.training import Also, Examples, LMRecipe, Source, WordErrors, build, panel, read_recipe, train
+from ...lm.training import Examples, ExtraTask, LMRecipe, Source, WordErrors, build, preview, read_recipe, train
 from ...tokenizer import AudioTokenizer
 from ..evaluation.metrics import load_recogniser, word_counter
 from .sources import Part, read_part
@@ -41,13 +41,15 @@ def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, code
         ValueError: an unknown task, a store of another codec, or nothing to learn from.
     """
     recipe = read_recipe(recipe_path) if recipe_path else LMRecipe()
-    words = word_errors(recipe.evaluate.scorer) if recipe.evaluate.scorer else None
+    words = word_errors(recipe.evaluate.asr) if recipe.evaluate.asr else None
     audio_tokenizer = AudioTokenizer.from_pretrained(codec)
-    parts = [read_part(part, recipe, audio_tokenizer, codec) for part in (Also(task, str(store)), *recipe.also)]
+    parts = [
+        read_part(part, recipe, audio_tokenizer, codec) for part in (ExtraTask(task, str(store)), *recipe.extra_tasks)
+    ]
     lm = build(recipe, audio_tokenizer, list(_texts(parts)), _feature_size(parts))
     _describe(lm, parts, codec)
-    learning = Examples(
-        [Source(part.template, part.learning, part.repeat) for part in parts],
+    train_dataset = Examples(
+        [Source(part.template, part.train_dataset, part.repeat) for part in parts],
         lm.vocabulary,
         recipe.max_length,
         recipe.packing,
@@ -56,14 +58,14 @@ def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, code
         recipe.code_noise,
         recipe.trainer.get("dataloader_num_workers", 0),
     )
-    validation = Examples(
-        [Source(part.template, part.held_out) for part in parts], lm.vocabulary, recipe.max_length, recipe.packing
+    eval_dataset = Examples(
+        [Source(part.template, part.eval_dataset) for part in parts], lm.vocabulary, recipe.max_length, recipe.packing
     )
-    _report(parts, learning, validation, recipe, store)
+    _report(parts, train_dataset, eval_dataset, recipe, store)
     if not quiet and first_process():
-        print(panel(lm, learning, recipe.base is None, run / "panel"))
-    metrics = train(lm, learning, validation, recipe, run, words, quiet)
-    said = f"{run}/model: validation loss {metrics['eval_loss']:.3f} nats (unigram {learning.entropy:.3f})"
+        print(preview(lm, train_dataset, recipe.base is None, run / "preview"))
+    metrics = train(lm, train_dataset, eval_dataset, recipe, run, words, quiet)
+    said = f"{run}/model: validation loss {metrics['eval_loss']:.3f} nats (unigram {train_dataset.entropy:.3f})"
     return f"{said}; try it:\n  focallm {_TRY[task]} --model {run}/model" if task in _TRY else said
 
 
@@ -72,9 +74,9 @@ def first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def word_errors(scorer: str) -> WordErrors:
-    """A function that counts the wrong words of a recording, with a recogniser in the folder `scorer`."""
-    count, recognise = word_counter(), load_recogniser(scorer)
+def word_errors(asr: str) -> WordErrors:
+    """A function that counts the wrong words of a recording, with a recogniser in the folder `asr`."""
+    count, recognise = word_counter(), load_recogniser(asr)
     return lambda audio, rate, text: count(text, recognise(audio, rate))
 
 
@@ -83,9 +85,9 @@ def _texts(parts: list[Part]) -> Iterator[str]:
     for part in parts:
         fields = {segment.field for segment in part.template.segments if segment.kind == "text"} - {"reference_text"}
         for field in sorted(fields):
-            yield from map(str, part.learning[field])
+            yield from map(str, part.train_dataset[field])
         if part.template.target.kind == "aligned":
-            yield from map("".join, part.learning["units"])
+            yield from map("".join, part.train_dataset["units"])
 
 
 def _feature_size(parts: list[Part]) -> int | None:
@@ -97,7 +99,7 @@ def _feature_size(parts: list[Part]) -> int | None:
     fields = [
         (part, segment.field) for part in parts for segment in part.template.segments if segment.kind == "features"
     ]
-    sizes = {np.shape(part.learning[0][field])[1] for part, field in fields if len(part.learning)}
+    sizes = {np.shape(part.train_dataset[0][field])[1] for part, field in fields if len(part.train_dataset)}
     if len(sizes) > 1:
         raise ValueError(f"the stores have features of widths {sorted(sizes)}: make them with one codec")
     return sizes.pop() if sizes else None
@@ -111,9 +113,9 @@ def _describe(lm: SpeechLM, parts: list[Part], codec: str) -> None:
         templates=tuple(templates.values()),
         audio_tokenizer="mini" if codec == "mini" else lm.info.audio_tokenizer,
     )
-    aligned = [part for part in parts if part.template.target.kind == "aligned" and len(part.learning)]
+    aligned = [part for part in parts if part.template.target.kind == "aligned" and len(part.train_dataset)]
     if aligned:
-        longest = max(int(max(frames)) for part in aligned for frames in part.learning["frames"])
+        longest = max(int(max(frames)) for part in aligned for frames in part.train_dataset["frames"])
         lm.info = replace(lm.info, longest_unit_s=longest / lm.audio_tokenizer.frame_rate)
         lm.lexicon = {
             word: sound
@@ -122,15 +124,15 @@ def _describe(lm: SpeechLM, parts: list[Part], codec: str) -> None:
         }
     texts = [part for part in parts if part.template.target.kind == "codes" and _reads(part, "text")]
     spoken = [*texts, *aligned]
-    if any(len(part.learning) for part in spoken):
-        samples = [float(number) for part in spoken for number in part.learning["num_samples"]]
+    if any(len(part.train_dataset) for part in spoken):
+        samples = [float(number) for part in spoken for number in part.train_dataset["num_samples"]]
         seconds = [number / lm.audio_tokenizer.sampling_rate for number in samples]
-        window = LengthWindow.learn([len(text) for part in spoken for text in part.learning["text"]], seconds)
+        window = LengthWindow.learn([len(text) for part in spoken for text in part.train_dataset["text"]], seconds)
         named = [
             name
             for part in spoken
             if _reads(part, "speaker")
-            for name in part.learning["speaker"]
+            for name in part.train_dataset["speaker"]
             for _ in range(part.repeat)
         ]
         voices = Counter(map(str, named)).most_common()
@@ -141,21 +143,21 @@ def _reads(part: Part, field: str) -> bool:
     return any(segment.field == field for segment in part.template.segments)
 
 
-def _report(parts: list[Part], learning: Examples, validation: Examples, recipe: LMRecipe, store: Path) -> None:
+def _report(parts: list[Part], train_dataset: Examples, eval_dataset: Examples, recipe: LMRecipe, store: Path) -> None:
     """Say what was left out; with nothing left, stop.
 
     Raises:
         ValueError: nothing to learn from, or nothing to validate on.
     """
     reasons = []
-    for part, census in zip(parts, learning.census, strict=True):
-        left_out = {**part.left_out, f"are longer than max_length ({recipe.max_length} ids)": census.too_long}
+    for part, stats in zip(parts, train_dataset.stats, strict=True):
+        left_out = {**part.left_out, f"are longer than max_length ({recipe.max_length} ids)": stats.too_long}
         for reason, count in left_out.items():
             if count:
                 reasons.append(f"{part.template.name}: {count} rows {reason}")
                 logger.warning("%s and are left out", reasons[-1])
-    if not len(learning) or not len(validation):
+    if not len(train_dataset) or not len(eval_dataset):
         raise ValueError(
-            f"{store} gives {len(learning.members)} examples to learn from and {len(validation.members)} to validate "
-            f"on ({'; '.join(reasons) or 'nothing was left out'}): it needs more utterances that can be used"
+            f"{store} gives {len(train_dataset.members)} examples to learn from and {len(eval_dataset.members)} to "
+            f"validate on ({'; '.join(reasons) or 'nothing was left out'}): it needs more utterances that can be used"
         )

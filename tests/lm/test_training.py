@@ -23,14 +23,14 @@ from focallm.lm.training import (
     Samples,
     Source,
     build,
-    panel,
+    preview,
     read_recipe,
     render,
     train,
     training_arguments,
 )
+from focallm.lm.training.loss_monitor import PATIENCE, LossMonitor
 from focallm.lm.training.smoothing import smoothed_nats
-from focallm.lm.training.watch import PATIENCE, Watch
 from focallm.tasks.templates import TEMPLATES
 from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
 
@@ -99,7 +99,7 @@ def tiny(codec, **recipe):
 def test_training_learns_what_the_examples_say_and_writes_samples(codec, tmp_path):
     recipe = LMRecipe("", "tiny", evaluate=Evaluation(samples=2), max_length=40, trainer={**QUICK, "max_steps": 40})
     lm = build(recipe, codec, ["abc"])
-    learning, validation = (Examples([Source(LETTERS, rows(n))], lm.vocabulary, 40) for n in (24, 6))
+    train_dataset, eval_dataset = (Examples([Source(LETTERS, rows(n))], lm.vocabulary, 40) for n in (24, 6))
     lm.info = replace(lm.info, templates=(LETTERS,))
     heard = []
 
@@ -107,7 +107,7 @@ def test_training_learns_what_the_examples_say_and_writes_samples(codec, tmp_pat
         heard.append((len(audio) > 0, rate, text))
         return 1, 2
 
-    metrics = train(lm, learning, validation, recipe, tmp_path, word_errors, quiet=True)
+    metrics = train(lm, train_dataset, eval_dataset, recipe, tmp_path, word_errors, quiet=True)
     assert metrics["eval_loss"] < 1.0 < 0.5 * math.log(32)
     assert metrics["eval_perplexity"] == pytest.approx(math.exp(metrics["eval_loss"]))
     assert metrics["eval_code_accuracy"] > 0.5
@@ -191,8 +191,8 @@ def test_every_task_trains_and_is_heard_in_one_model(codec, tmp_path):
     lm = build(recipe, codec, ["abc"], feature_size=6)
     lm.info = replace(lm.info, longest_unit_s=0.2)
     sources = [Source(template, anything(4)) for template in TEMPLATES.values()]
-    learning = Examples(sources, lm.vocabulary, 60, prompt_dropout=0.3)
-    metrics = train(lm, learning, Examples(sources, lm.vocabulary, 60), recipe, tmp_path, quiet=True)
+    train_dataset = Examples(sources, lm.vocabulary, 60, prompt_dropout=0.3)
+    metrics = train(lm, train_dataset, Examples(sources, lm.vocabulary, 60), recipe, tmp_path, quiet=True)
     assert metrics["eval_stopped_constraint"] > 0  # enhancement, separation and conversion have exact lengths
     names = {path.stem for path in (tmp_path / "samples" / "step-2").iterdir()}
     assert {"2-se", "3-se-features", "4-ss-1", "4-ss-2", "6-vc", "7-asr", "8-continuation"} <= names
@@ -212,7 +212,7 @@ def test_lora_leaves_an_adapter_and_a_merged_model_also_when_it_was_interrupted(
     for _ in range(2):
         lm = build(recipe, codec, [])
         examples = Examples([Source(LETTERS, rows(12))], lm.vocabulary, 30)
-        assert "M adapters" in panel(lm, examples, False, tmp_path / "panel")
+        assert "M adapters" in preview(lm, examples, False, tmp_path / "preview")
         train(lm, examples, examples, recipe, tmp_path / "run", quiet=True)
         learnt.append(lm.model.state_dict())
         shutil.rmtree(tmp_path / "run" / "checkpoint-4")  # as if it had been stopped at step 3
@@ -236,7 +236,7 @@ def test_samples_end_where_the_positions_do(codec, tmp_path):
 def test_an_example_is_whole_or_left_out(codec):
     lm = tiny(codec)
     examples = Examples([Source(LETTERS, rows(12))], lm.vocabulary, max_length=8)
-    assert examples.census[0].too_long == 6  # 4 + 3 ... 6 ids
+    assert examples.stats[0].too_long == 6  # 4 + 3 ... 6 ids
     assert len(examples.members) == 6
     for row in range(len(examples)):
         for example in examples[row]:
@@ -276,23 +276,23 @@ def test_the_entropy_is_that_of_the_targets(codec):
     assert examples.entropy == pytest.approx(expected)
 
 
-# The panel, and what is said about losses
+# The preview, and what is said about losses
 
 
-def test_the_panel_shows_labels_in_braces_and_the_expected_loss(codec, tmp_path):
+def test_the_preview_shows_labels_in_braces_and_the_expected_loss(codec, tmp_path):
     lm = tiny(codec)
     examples = Examples([Source(LETTERS, rows(3))], lm.vocabulary, 99)
     assert render(lm.vocabulary, examples.example(0)) == "<|text|>a<|speech|>{[3 audio]}{<|end|>}"
-    text = panel(lm, examples, True, tmp_path)
+    text = preview(lm, examples, True, tmp_path)
     assert "ln 32 = 3.47" in text
     assert (tmp_path / "tts.wav").stat().st_size > 44
     assert "100.0 % of them filled" in text
 
 
-def test_the_panel_has_a_file_for_each_stream_and_knows_features(codec, tmp_path):
+def test_the_preview_has_a_file_for_each_stream_and_knows_features(codec, tmp_path):
     lm = build(LMRecipe(model="tiny"), codec, ["abc"], feature_size=6)
     examples = Examples([Source(TEMPLATES["ss-features"], anything(3))], lm.vocabulary, 99)
-    text = panel(lm, examples, True, tmp_path)
+    text = preview(lm, examples, True, tmp_path)
     assert "<|mixture|>[4 features]<|speech|>{[4 audio]}{<|speaker|>}{[4 audio]}{<|end|>}" in text
     assert {path.name for path in tmp_path.iterdir()} == {"ss-features-1.wav", "ss-features-2.wav"}
     assert "M projector" in text
@@ -300,11 +300,11 @@ def test_the_panel_has_a_file_for_each_stream_and_knows_features(codec, tmp_path
 
 def said(caplog, *losses, fresh=9.02, unigram=8.3):
     """What is warned of, for (step, epoch, loss)."""
-    watch = Watch(fresh, unigram)
+    monitor = LossMonitor(fresh, unigram)
     with caplog.at_level(logging.WARNING):
         for step, epoch, loss in losses:
             state = SimpleNamespace(global_step=step, epoch=epoch, is_world_process_zero=True)
-            watch.on_log(None, state, None, logs={"loss": loss})
+            monitor.on_log(None, state, None, logs={"loss": loss})
     return caplog.text
 
 
@@ -346,8 +346,8 @@ def test_recipes_refuse_what_they_do_not_know(tmp_path):
     for values, message in [
         ({"modle": "tiny"}, r"r.yaml: unknown keys \['modle'\]"),
         ({"lora": {"rnak": 3}, "base": "x"}, r"unknown keys \['rnak'\]; lora has the keys"),
-        ({"also": [{"task": "tts"}]}, "missing .*'store'"),
-        ({"also": ["tts"]}, "an item of also is a mapping"),
+        ({"extra_tasks": [{"task": "tts"}]}, "missing .*'store'"),
+        ({"extra_tasks": ["tts"]}, "an item of extra_tasks is a mapping"),
         ({"base": "x", "model": "tiny"}, r"base \(x\) and model \(tiny\) exclude each other"),
         ({"base": "x", "text": "characters"}, r"base \(x\) and text \(characters\) exclude each other"),
         ({"lora": {}}, "lora needs base"),
@@ -360,15 +360,17 @@ def test_recipes_refuse_what_they_do_not_know(tmp_path):
         ({"trainer": {"seed": 1}}, "trainer.seed is set by focallm"),
         ({"max_length": "long"}, "max_length and seed are integers, found 'long' and 0"),
         ({"packing": "no"}, "packing is true or false"),
-        ({"also": 5}, "also is a list, found 5"),
+        ({"extra_tasks": 5}, "extra_tasks is a list, found 5"),
         ({"trainer": {"warmup_steps": "abc"}}, "trainer.warmup_steps is a number, found 'abc'"),
         ({"trainer": {"learning_rat": 1}}, r"unknown keys \['learning_rat'\]"),
     ]:
         with pytest.raises(ValueError, match=message):
             read(**values)
-    recipe = read(base="x", lora={"rank": 4}, also=[{"task": "text", "store": "lines.txt"}], evaluate={"samples": 1})
+    recipe = read(
+        base="x", lora={"rank": 4}, extra_tasks=[{"task": "text", "store": "lines.txt"}], evaluate={"samples": 1}
+    )
     assert recipe.lora.rank == 4
-    assert recipe.also[0].repeat == 1
+    assert recipe.extra_tasks[0].repeat == 1
 
 
 def test_rows_longer_than_the_model_are_a_contradiction(codec):

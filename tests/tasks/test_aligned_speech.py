@@ -42,7 +42,7 @@ def run(tmp_path_factory):
         "model": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16},
         "packing": False,
         "validation_fraction": 0.2,
-        "also": [{"task": task, "store": str(store)} for task in ("zero-shot-aligned", "pronounce")],
+        "extra_tasks": [{"task": task, "store": str(store)} for task in ("zero-shot-aligned", "pronounce")],
         "evaluate": {"samples": 3},
         "trainer": {"max_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True},
     }
@@ -112,7 +112,7 @@ def test_a_released_model_says_what_it_is(run, tmp_path, capsys):
     words = ("release", run.parent / "recipe.yaml", run, tmp_path / "out")
     focallm(*words)
     assert "MB, and its card" in capsys.readouterr().out
-    lm, record = SpeechLM.from_pretrained(tmp_path / "out"), tmp_path / "held_out.jsonl"
+    lm, record = SpeechLM.from_pretrained(tmp_path / "out"), tmp_path / "test.jsonl"
     line = {"id": "a", "seconds": 1.0, "errors": 1, "words": 4, "text": "x", "heard": "y"}
 
     def release_with(keys):

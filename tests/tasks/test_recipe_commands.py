@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from focallm.lm.training import Also, LMRecipe
+from focallm.lm.training import ExtraTask, LMRecipe
 from focallm.tasks.cli import commands as cli
 from focallm.tasks.training.sources import read_part
 from focallm.tokenizer import AudioTokenizer, write_audio
@@ -67,6 +67,6 @@ def test_the_commands_of_a_recipe_fit_each_other(recipe, tmp_path, monkeypatch, 
     assert trainings
     for train, task, store, *_ in trainings:
         assert train == "train"
-        part = read_part(Also(task, store), LMRecipe(), AudioTokenizer.from_pretrained("codec"), "codec")
-        assert len(part.learning) > 0
+        part = read_part(ExtraTask(task, store), LMRecipe(), AudioTokenizer.from_pretrained("codec"), "codec")
+        assert len(part.train_dataset) > 0
         assert not any(part.left_out.values())

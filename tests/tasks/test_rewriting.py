@@ -89,13 +89,13 @@ def test_a_list_of_mixtures(speech_lm):
 def test_a_model_of_both_is_given_features_unless_codes_are_asked_for(speech_lm, write, task):
     lm, call = speech_lm(task, f"{task}-features"), separate if task == "ss" else enhance
     writer = write(lm)
-    for heard, features in ((None, True), ("features", True), ("codes", False)):
-        call(noise(3000), lm, sampling_rate=16000, heard=heard)
+    for input_kind, features in ((None, True), ("features", True), ("codes", False)):
+        call(noise(3000), lm, sampling_rate=16000, input_kind=input_kind)
         assert (writer.calls[-1].prompts[0].features is not None) == features
-    with pytest.raises(ValueError, match="heard is 'features' or 'codes', found 'sound'"):
-        call(noise(3000), lm, sampling_rate=16000, heard="sound")
+    with pytest.raises(ValueError, match="input_kind is 'features' or 'codes', found 'sound'"):
+        call(noise(3000), lm, sampling_rate=16000, input_kind="sound")
     with pytest.raises(ValueError, match=f"trained for {task}, not for {task}-features"):
-        call(noise(3000), speech_lm(task), sampling_rate=16000, heard="features")
+        call(noise(3000), speech_lm(task), sampling_rate=16000, input_kind="features")
 
 
 @pytest.mark.parametrize("task", ["se", "se-features", "ss"])

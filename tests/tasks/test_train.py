@@ -80,7 +80,7 @@ def test_from_a_token_store_to_a_model_that_speaks(place, tmp_path, capsys, capl
     assert "validation loss" in said
     shown = capsys.readouterr().out
     assert "ln 8192 = 9.01" in shown
-    assert (tmp_path / "run" / "panel" / "tts.wav").is_file()
+    assert (tmp_path / "run" / "preview" / "tts.wav").is_file()
     assert "1 rows have no text" in caplog.text
     assert "1 rows are longer than max_length (200 ids)" in caplog.text
     lm = SpeechLM.from_pretrained(tmp_path / "run" / "model")
@@ -122,7 +122,7 @@ def test_a_run_is_not_continued_as_another(place, tmp_path):
 
 
 def test_two_processes_learn_as_one_with_twice_the_accumulation(place, tmp_path):
-    more = f"also: [{{task: tts, store: {place / 'store'}, repeat: 3}}]\n"  # enough for one epoch
+    more = f"extra_tasks: [{{task: tts, store: {place / 'store'}, repeat: 3}}]\n"  # enough for one epoch
     recipe = (more + RECIPE).replace("attention_dropout: 0.1", "attention_dropout: 0.0")
     recipe = recipe.replace("samples: 0", "samples: 2").replace('eval_strategy: "no"', "eval_strategy: epoch")
     best = "max_steps: 6\n  logging_steps: 1\n  load_best_model_at_end: true\n  metric_for_best_model: duration_ratio"
@@ -145,8 +145,8 @@ def test_two_processes_learn_as_one_with_twice_the_accumulation(place, tmp_path)
 
 def test_a_voice_is_imitated_from_another_recording_and_texts_are_mixed_in(place, tmp_path, capsys):
     (tmp_path / "lines.txt").write_text("a line of text\n\nand another\nand a third\n")
-    also = f"also: [{{task: text, store: {tmp_path / 'lines.txt'}, repeat: 2}}]\n"
-    (tmp_path / "r.yaml").write_text(also + RECIPE.replace("200", "300"))
+    extra_tasks = f"extra_tasks: [{{task: text, store: {tmp_path / 'lines.txt'}, repeat: 2}}]\n"
+    (tmp_path / "r.yaml").write_text(extra_tasks + RECIPE.replace("200", "300"))
     train_task("zero-shot", place / "store", tmp_path / "run", tmp_path / "r.yaml", str(place / "codec"))
     shown = capsys.readouterr().out
     assert "<|reference|>what number" in shown

@@ -17,7 +17,7 @@ from .sound import write_spans
 logger = logging.getLogger(__name__)
 
 
-def panel(lm: SpeechLM, examples: Examples, fresh: bool, folder: Path) -> str:
+def preview(lm: SpeechLM, examples: Examples, fresh: bool, folder: Path) -> str:
     """One example per task with its labels and, as a file to hear, its target; lengths, parameters, expected losses.
 
     Args:
@@ -28,22 +28,22 @@ def panel(lm: SpeechLM, examples: Examples, fresh: bool, folder: Path) -> str:
     """
     lines: list[tuple[str, str]] = []
     first = 0
-    for source, census in zip(examples.sources, examples.census, strict=True):
-        if not census.kept:
+    for source, stats in zip(examples.sources, examples.stats, strict=True):
+        if not stats.kept:
             lines.append((source.template.name, "no example"))
             continue
         example = examples.example(first)
-        heard = hear(lm, example, folder / source.template.name)
+        heard = decode_targets(lm, example, folder / source.template.name)
         lines += [
             (source.template.name, render(lm.vocabulary, example)),
             (
                 "",
-                f"{len(census.kept)} examples{f', {source.repeat} times per epoch' * (source.repeat > 1)}, "
-                f"{sum(census.lengths)} ids, longest {max(census.lengths)}; {census.too_long} too long, left out",
+                f"{len(stats.kept)} examples{f', {source.repeat} times per epoch' * (source.repeat > 1)}, "
+                f"{sum(stats.lengths)} ids, longest {max(stats.lengths)}; {stats.too_long} too long, left out",
             ),
             *[("", f"its target, decoded: {', '.join(map(str, heard))}")] * bool(heard),
         ]
-        first += len(census.kept) * source.repeat
+        first += len(stats.kept) * source.repeat
     lines += [
         (
             "rows",
@@ -70,7 +70,7 @@ def render(vocabulary: Vocabulary, example: dict[str, Any]) -> str:
     return "".join(f"{{{text}}}" if learnt else text for (learnt, _, _), text in zip(parts, texts, strict=True))
 
 
-def hear(lm: SpeechLM, example: dict[str, Any], name: Path) -> list[Path]:
+def decode_targets(lm: SpeechLM, example: dict[str, Any], name: Path) -> list[Path]:
     """Write every span of codes among the labels as audio, `name.wav` or `name-1.wav` ...; -> the files"""
     spans: list[list[int]] = [[]]
     between = {IGNORED, lm.vocabulary.controls.get("next", IGNORED)}  # units of aligned speech
@@ -100,8 +100,8 @@ def expected(lm: SpeechLM, examples: Examples, fresh: bool) -> str:
         else f"about ln {size} = {math.log(size):.2f} nats per audio id at the start, more if the base prefers text"
     )
     tasks = ", ".join(
-        f"{source.template.name} {census.entropy:.2f}"
-        for source, census in zip(examples.sources, examples.census, strict=True)
+        f"{source.template.name} {stats.entropy:.2f}"
+        for source, stats in zip(examples.sources, examples.stats, strict=True)
     )
     return f"{begin}, then below the unigram entropy of the targets: {tasks}"
 

@@ -12,7 +12,7 @@ LEAK = 0.25  # share of the unigram entropy that no honest model falls below in 
 PATIENCE = 500  # updates after which a model should know more than how frequent each id is
 
 
-class Watch(TrainerCallback):
+class LossMonitor(TrainerCallback):
     """Explains, each at most once, a first loss that is not that of guessing, one that falls too fast, and one that
     does not fall.
 
@@ -42,7 +42,7 @@ class Watch(TrainerCallback):
             self._say(
                 f"the loss is {loss:.2f} nats in the first epoch, where the frequencies of ids alone give "
                 f"{self.unigram:.2f}: this is too good.",
-                "The target probably stands in what is given (look at the panel: what is in braces must not be "
+                "The target probably stands in what is given (look at the preview: what is in braces must not be "
                 "readable outside of them), or the corpus repeats itself.",
             )
         if step >= PATIENCE and loss >= self.unigram - 0.05:
@@ -50,7 +50,7 @@ class Watch(TrainerCallback):
                 f"after {step} updates the loss is {loss:.2f} nats, no less than the frequencies of ids alone give "
                 f"({self.unigram:.2f}).",
                 "The learning rate is too low or far too high, texts do not belong to their recordings, the targets "
-                "are masked or misaligned (look at the panel), or the weights that matter are frozen.",
+                "are masked or misaligned (look at the preview), or the weights that matter are frozen.",
             )
 
     def _say(self, what: str, why: str) -> None:
