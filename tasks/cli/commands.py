@@ -193,7 +193,7 @@ def info(model: str) -> None:
     print(describe_model(model))
 
 
-_FLAGS = ("--quiet", "--features", "--others", "--smoke")  # jsonargparse has no plain flags
+_FLAGS = ("--quiet", "--features", "--others")  # jsonargparse has no plain flags
 _LISTS = ("--codecs", "--data", "--mix")  # of tables
 
 

@@ -88,7 +88,6 @@ def tables(
     model: str = "mini",
     format: Literal["text", "markdown", "latex", "csv"] = "text",
     out: Path | None = None,
-    smoke: bool = False,
     quiet: bool = False,
 ) -> None:
     """Print tables of the FocalCodec paper, with what is measured here beside what is published.
@@ -113,26 +112,21 @@ def tables(
         model: a speech LM, of Table 10.
         format: text, markdown, latex or csv.
         out: a folder for the tables in all formats.
-        smoke: nothing but a few seconds of bundled speech and tiny models: whether all tables run.
         quiet: no progress bars.
     """
     _prepare()
-    from ..paper import Request, make_tables, smoke_tables
+    from ..paper import TableConfig, make_tables
 
-    if smoke:
-        print(smoke_tables(name, format, out, progress=not quiet))
-        return
-    request = Request(
+    config = TableConfig(
         tuple(codecs or ["mini"]), tuple(data or ()), layout, scorers, whisper, utmos, limit, seed, record,
         tuple(mix or ()), noise, runs, model, progress=not quiet,
     )  # fmt: skip
-    print(make_tables(name, request, format, out))
+    print(make_tables(name, config, format, out))
 
 
 def benchmark(
     what: str,
     model: str | None = None,
-    store: Path | None = None,
     threads: int = 2,
     batch: int = 1,
     tokens: int = 500,
@@ -140,10 +134,9 @@ def benchmark(
     """Measure speed and memory on this machine and print a table.
 
     Args:
-        what: codec, lm (against transformers.generate, in turn), or packing (training on packed against padded rows).
+        what: codec, or lm (against transformers.generate, in turn).
         model: mini, a folder or a hub id; for a codec also focalcodec_50hz (the full-size configuration with random
             weights), its default; mini is that of an lm.
-        store: a token store of the mini codec, for packing.
         threads: CPU threads to use.
         batch: items at once, of an lm.
         tokens: codes to write for each item, of an lm.
@@ -157,11 +150,5 @@ def benchmark(
         from ..benchmarks.lm import benchmark_lm
 
         print(benchmark_lm(model or "mini", batch, tokens, threads))
-    elif what == "packing":
-        from ..benchmarks.packing import benchmark_packing
-
-        if store is None:
-            raise ValueError("packing needs --store, a token store whose lengths are packed")
-        print(benchmark_packing(store, threads))
     else:
-        raise ValueError(f"codec, lm and packing can be measured, found {what!r}")
+        raise ValueError(f"codec and lm can be measured, found {what!r}")

@@ -1,6 +1,5 @@
 """The tables of the paper (arXiv 2502.04465), by the numbers they have there: published values beside measured ones."""
 
-import tempfile
 from pathlib import Path
 
 from ...tokenizer.files import write_whole
@@ -10,11 +9,11 @@ from .conversion import conversion_table
 from .downstream import downstream_table
 from .inputs import inputs_table
 from .rendering import FORMATS, Table
-from .request import Request
 from .resynthesis import clean_table, noisy_table
 from .streaming import streaming_table
+from .table_config import TableConfig
 
-__all__ = ["TABLES", "Request", "Table", "make_tables", "smoke_tables"]
+__all__ = ["TABLES", "Table", "TableConfig", "make_tables"]
 
 TABLES = {
     1: codecs_table,
@@ -44,12 +43,12 @@ def numbers_of(name: str) -> list[int]:
     return [int(name)]
 
 
-def make_tables(name: str, request: Request, kind: str, out: Path | None) -> str:
+def make_tables(name: str, config: TableConfig, kind: str, out: Path | None) -> str:
     """Measure tables; -> them, one below the other.
 
     Args:
         name: "all" or a number.
-        request: what they are about.
+        config: what they are about.
         kind: a key of `FORMATS`.
         out: a folder where each table is written in all formats, too, as soon as it is made.
 
@@ -58,18 +57,10 @@ def make_tables(name: str, request: Request, kind: str, out: Path | None) -> str
     """
     shown = []
     for number in numbers_of(name):
-        table = TABLES[number](request)
+        table = TABLES[number](config)
         shown.append(FORMATS[kind](table))
         for other, suffix in SUFFIXES.items() if out else ():
             assert out is not None
             out.mkdir(parents=True, exist_ok=True)
             write_whole(out / f"table_{number:02d}.{suffix}", f"{FORMATS[other](table)}\n".encode())
     return "\n\n".join(shown)
-
-
-def smoke_tables(name: str, kind: str, out: Path | None, progress: bool) -> str:
-    """The same on what `smoke_request` makes in a temporary folder."""
-    from .smoke import smoke_request
-
-    with tempfile.TemporaryDirectory() as folder:
-        return make_tables(name, smoke_request(Path(folder), progress), kind, out)

@@ -5,8 +5,8 @@ from ..evaluation.baselines import contender_of, unchanged
 from .columns import columns_of
 from .published import published
 from .rendering import Cell, Row, Table
-from .request import Request
 from .resynthesis import REFERENCE, notes, resynthesised
+from .table_config import TableConfig
 
 RECIPES = ("focal", "hifigan", "lfq", "leaky_relu", "conformer", "amp", "linear", "wavenext")
 DIFFERENCE = (
@@ -14,16 +14,16 @@ DIFFERENCE = (
 )
 
 
-def ablation_table(request: Request) -> Table:
+def ablation_table(config: TableConfig) -> Table:
     """The published rows, those that are trained (`RUNS/ablation/ROW`), and the commands that train the others.
 
     Raises:
         ValueError: no folder of runs.
         OSError: no row is trained.
     """
-    if request.runs is None:
+    if config.runs is None:
         raise ValueError("Table 6 is of trained codecs: give --runs FOLDER, which holds ablation/ROW each")
-    runs = request.runs / "ablation"
+    runs = config.runs / "ablation"
     done = [name for name in RECIPES if (runs / name / "model").is_dir()]
     vocos = [] if (runs / "vocos" / "model").is_dir() else ["vocos"]  # trained first: its decoder is in most rows
     commands = [
@@ -35,11 +35,11 @@ def ablation_table(request: Request) -> Table:
     tokenizers = {name: AudioTokenizer.from_pretrained(runs / name / "model") for name in done}
     contenders = [unchanged(REFERENCE), *(contender_of(name, one) for name, one in tokenizers.items())]
     rows = published(6)
-    for row in resynthesised(request, *request.first, contenders):
+    for row in resynthesised(config, *config.first, contenders):
         parts = _parts(tokenizers[row.name]) if row.name in tokenizers else {}
         rows.append(Row(row.name, {**parts, **row.cells}))
     missing = [f"Not trained yet: {command}" for command in commands]
-    return Table("Table 6: the parts of FocalCodec", columns_of(rows), rows, [*notes(request), DIFFERENCE, *missing])
+    return Table("Table 6: the parts of FocalCodec", columns_of(rows), rows, [*notes(config), DIFFERENCE, *missing])
 
 
 def _parts(tokenizer: AudioTokenizer) -> dict[str, Cell]:

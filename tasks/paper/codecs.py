@@ -10,28 +10,28 @@ from ..evaluation.metrics import codec_cost
 from .columns import columns_of
 from .published import published
 from .rendering import Cell, Row, Table
-from .request import Request
 from .resynthesis import clean_table
+from .table_config import TableConfig
 
 NO_WEIGHTS = "TS3-Codec has no public weights: what is measured of it is its architecture."
 
 
-def codecs_table(request: Request) -> Table:
+def codecs_table(config: TableConfig) -> Table:
     """Table 1: rates, sizes and costs of every codec."""
-    rows = published(1) + [Row(one.name, facts(one.tokenizer)) for one in request.contenders if one.tokenizer]
+    rows = published(1) + [Row(one.name, facts(one.tokenizer)) for one in config.contenders if one.tokenizer]
     return Table("Table 1: the codecs", columns_of(rows), rows, ["MACs: of a second of audio, encoded and decoded."])
 
 
-def data_table(request: Request) -> Table:
+def data_table(config: TableConfig) -> Table:
     """Table 7: what the codecs were trained on, as their authors say."""
     rows = published(7)
     return Table("Table 7: training data of the codecs", columns_of(rows), rows)
 
 
-def ts3_table(request: Request) -> Table:
+def ts3_table(config: TableConfig) -> Table:
     """Table 8: TS3-Codec beside other codecs, on the first corpus."""
-    clean = clean_table(request)
-    known = {one.name: facts(one.tokenizer) for one in request.contenders if one.tokenizer}
+    clean = clean_table(config)
+    known = {one.name: facts(one.tokenizer) for one in config.contenders if one.tokenizer}
     ours = AudioTokenizer(TS3Codec(TS3CodecModel(TS3CodecConfig())))
     rows = [
         *published(8),

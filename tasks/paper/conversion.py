@@ -13,22 +13,22 @@ from .columns import columns_of
 from .measured import measured
 from .published import published
 from .rendering import Table
-from .request import Request, names_of
 from .resynthesis import REFERENCE, notes
+from .table_config import TableConfig, names_of
 
 WITHOUT = "Not converted: {}: nearest neighbours need the features of a FocalCodec."
 
 
-def conversion_table(request: Request) -> Table:
+def conversion_table(config: TableConfig) -> Table:
     """Every utterance of the first corpus in the voice of the longest one of the next speaker.
 
     Raises:
         ValueError: the first corpus names fewer than two speakers.
     """
-    test_set, corpus = request.first
-    items = request.some(corpus)
+    test_set, corpus = config.first
+    items = config.some(corpus)
     voices = other_voices(items)
-    able = [one for one in request.contenders if _can_convert(one)]
+    able = [one for one in config.contenders if _can_convert(one)]
     as_it_is = unchanged(REFERENCE)
 
     def system(contender: Contender) -> System:
@@ -46,13 +46,13 @@ def conversion_table(request: Request) -> Table:
 
     ids = names_of(test_set, items)
     systems = [system(one) for one in [as_it_is, *able]]
-    found = judge(systems, ids, request.metrics(items), request.seed, request.record, request.progress)
+    found = judge(systems, ids, config.metrics(items), config.seed, config.record, config.progress)
     rows = published(4)
     for contender, lines in zip([as_it_is, *able], found.values(), strict=True):
-        rows.append(measured(contender.name, lines, request.seed))
-    unable = [one.name for one in request.contenders if not _can_convert(one)]
+        rows.append(measured(contender.name, lines, config.seed))
+    unable = [one.name for one in config.contenders if not _can_convert(one)]
     remarks = [WITHOUT.format(", ".join(unable))] if unable else []
-    return Table("Table 4: one-shot voice conversion", columns_of(rows), rows, [*notes(request), *remarks])
+    return Table("Table 4: one-shot voice conversion", columns_of(rows), rows, [*notes(config), *remarks])
 
 
 def other_voices(items: Sequence[Utterance]) -> list[Utterance]:

@@ -11,30 +11,30 @@ from .inputs import rewritten
 from .measured import measured
 from .published import published
 from .rendering import Interval, Row, Table
-from .request import Request, names_of
 from .resynthesis import notes
+from .table_config import TableConfig, names_of
 
 # Probe -> task and column of the table.
 PROBES = {"asr": ("ASR", "wer"), "speaker": ("SI", "er"), "emotion": ("SER", "er")}
 MODELS = ("se", "ss", "tts")  # tasks of speech LMs
 
 
-def downstream_table(request: Request) -> Table:
+def downstream_table(config: TableConfig) -> Table:
     """The probes and speech LMs that were trained, `RUNS/CODEC/TASK`; what is missing is named with its command.
 
     Raises:
         ValueError: no folder of runs; or there are speech LMs, and no data or recipe for them.
     """
-    if request.runs is None:
+    if config.runs is None:
         raise ValueError("Table 5 is of trained probes and models: give --runs FOLDER, which holds CODEC/TASK each")
     rows, said = published(5), list[str]()
-    for spec, contender in zip(request.codecs, request.contenders, strict=True):
+    for spec, contender in zip(config.codecs, config.contenders, strict=True):
         if contender.tokenizer is not None:
-            folder = request.runs / Path(spec.partition("=")[0]).name
-            probed, written = _probes(contender.name, folder), _models(request, contender.name, folder)
+            folder = config.runs / Path(spec.partition("=")[0]).name
+            probed, written = _probes(contender.name, folder), _models(config, contender.name, folder)
             rows += [*probed.values(), *(row for own in written.values() for row in own)]
             said += [f"Not trained yet: {command} --codec {spec}" for command in _commands(folder, {*probed, *written})]
-            said += notes(request) if written else []
+            said += notes(config) if written else []
     return Table("Table 5: downstream tasks", columns_of(rows), rows, list(dict.fromkeys(said)))
 
 
@@ -54,17 +54,17 @@ def _probes(name: str, folder: Path) -> dict[str, Row]:
     return rows
 
 
-def _models(request: Request, name: str, folder: Path) -> dict[str, list[Row]]:
+def _models(config: TableConfig, name: str, folder: Path) -> dict[str, list[Row]]:
     """-> the rows of every speech LM that was trained, by its task"""
     paths = {task: folder / task / "model" for task in MODELS}
     trained = {task: SpeechLM.from_pretrained(path) for task, path in paths.items() if path.is_dir()}
-    rows = {task: rewritten(request, name, {task: lm}) for task, lm in trained.items() if task != "tts"}
-    return {**rows, **({"tts": _spoken(request, name, trained["tts"])} if "tts" in trained else {})}
+    rows = {task: rewritten(config, name, {task: lm}) for task, lm in trained.items() if task != "tts"}
+    return {**rows, **({"tts": _spoken(config, name, trained["tts"])} if "tts" in trained else {})}
 
 
-def _spoken(request: Request, name: str, lm: SpeechLM) -> list[Row]:
-    test_set, corpus = request.first
-    items = request.some(corpus)
-    systems, ids = speech_systems(items, lm, seed=request.seed), names_of(test_set, items)
-    found = judge(systems, ids, request.metrics(items), request.seed, request.record, request.progress)
-    return [measured(f"{name}, {system}", lines, request.seed, task="TTS") for system, lines in found.items()]
+def _spoken(config: TableConfig, name: str, lm: SpeechLM) -> list[Row]:
+    test_set, corpus = config.first
+    items = config.some(corpus)
+    systems, ids = speech_systems(items, lm, seed=config.seed), names_of(test_set, items)
+    found = judge(systems, ids, config.metrics(items), config.seed, config.record, config.progress)
+    return [measured(f"{name}, {system}", lines, config.seed, task="TTS") for system, lines in found.items()]

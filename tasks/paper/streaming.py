@@ -11,8 +11,8 @@ from ..inference.inputs import load_waves
 from .columns import columns_of
 from .published import published
 from .rendering import Row, Table
-from .request import Request
 from .resynthesis import REFERENCE, notes, resynthesised
+from .table_config import TableConfig
 
 CHUNKS_MS = (125, 250, 500)
 HOW = (
@@ -21,20 +21,20 @@ HOW = (
 )
 
 
-def streaming_table(request: Request) -> Table:
+def streaming_table(config: TableConfig) -> Table:
     """Every codec on the first corpus, at once and in chunks."""
-    rows = published(9) + resynthesised(request, *request.first, [unchanged(REFERENCE)])
-    for contender in request.contenders:
+    rows = published(9) + resynthesised(config, *config.first, [unchanged(REFERENCE)])
+    for contender in config.contenders:
         if contender.tokenizer is None:
             continue
         tokenizer, causal = contender.tokenizer, is_causal(contender.tokenizer)
         chunks = [stream_chunk_ms(tokenizer)] if causal else CHUNKS_MS
         ways = {float("inf"): contender, **{float(ms): _chunked(contender, tokenizer, ms) for ms in chunks}}
-        found = resynthesised(request, *request.first, list(ways.values()))
+        found = resynthesised(config, *config.first, list(ways.values()))
         for ms, row in zip(ways, found, strict=True):
             cells = {"causal": "Yes" if causal else "No", "chunk_ms": ms}
             rows.append(Row(contender.name, {**row.cells, **cells}))
-    return Table("Table 9: offline and in chunks", columns_of(rows), rows, [*notes(request), HOW])
+    return Table("Table 9: offline and in chunks", columns_of(rows), rows, [*notes(config), HOW])
 
 
 def _chunked(contender: Contender, tokenizer: AudioTokenizer, ms: float) -> Contender:

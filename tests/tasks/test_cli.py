@@ -40,9 +40,9 @@ def test_every_command_explains_its_arguments(command, monkeypatch, capsys):
 
 
 def test_flags_are_plain_and_tables_take_lists_of_words():
-    words = ["focallm", "tables", "2", "--codecs", "a", "b=c", "--limit", "3", "--data", "x", "--smoke"]
+    words = ["focallm", "tables", "2", "--codecs", "a", "b=c", "--limit", "3", "--data", "x", "--quiet"]
     assert cli.spelt_out(words) == [
-        "focallm", "tables", "2", "--limit", "3", "--smoke=true", '--codecs=["a", "b=c"]', '--data=["x"]'
+        "focallm", "tables", "2", "--limit", "3", "--quiet=true", '--codecs=["a", "b=c"]', '--data=["x"]'
     ]  # fmt: skip
     assert cli.spelt_out(["focallm", "tokenize", "a", "--mix", "b"]) == ["focallm", "tokenize", "a", "--mix", "b"]
 
@@ -127,7 +127,7 @@ def bad(tmp_path):
         (["speak", "Hi.", "--out", "a.mp4"], "mp4"),
         (["speak", "Hi.", "--temperature", "-1"], "temperature >= 0"),
         (["evaluate", "sing", "folder"], "codec, tts, se and ss can be evaluated"),
-        (["benchmark", "packing"], "packing needs --store"),
+        (["benchmark", "packing"], "codec and lm can be measured, found 'packing'"),
         (["info", "./nowhere"], "nowhere"),
     ],
 )

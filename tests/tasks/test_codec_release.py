@@ -17,7 +17,7 @@ from focallm.tasks.evaluation import classical
 from focallm.tasks.evaluation import evaluate as evaluation
 from focallm.tasks.evaluation.metrics import Metric
 from focallm.tasks.evaluation.results import judge, table
-from focallm.tasks.paper import Request
+from focallm.tasks.paper import TableConfig
 from focallm.tasks.paper.ablation import ablation_table
 from focallm.tasks.release import release_codec
 from focallm.tasks.training.train_codec import train_stages
@@ -174,10 +174,10 @@ def test_classical_codecs_keep_length_and_loudness(name):
 
 def test_the_ablation_shows_trained_rows_and_how_to_train_the_others(run, corpus, tmp_path):
     with pytest.raises(OSError, match=r"holds no row of the ablation(.|\n)*ablation/focal.yaml"):
-        ablation_table(Request(data=(corpus,), runs=tmp_path))
+        ablation_table(TableConfig(data=(corpus,), runs=tmp_path))
     for name in ("focal", "lfq"):
         shutil.copytree(run / "sharp" / "model", tmp_path / "ablation" / name / "model")
-    table = ablation_table(Request(data=(corpus,), runs=tmp_path))
+    table = ablation_table(TableConfig(data=(corpus,), runs=tmp_path))
     measured = {row.name: row.cells for row in table.rows if not row.source}
     assert list(measured) == ["Reference", "focal", "lfq"]
     assert measured["focal"].keys() >= {"compressor", "activation", "quantizer", "decoder", "params", "mel"}

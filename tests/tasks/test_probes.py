@@ -18,14 +18,14 @@ from focallm.lm.embeddings import code_vectors
 from focallm.tasks.cli import commands as cli
 from focallm.tasks.evaluation.probes import probe, training
 from focallm.tasks.evaluation.probes.model import BiLSTM, Probe
-from focallm.tasks.evaluation.probes.probe_config import ProbeRecipe, read_recipe
-from focallm.tasks.evaluation.probes.sides import read_sides
+from focallm.tasks.evaluation.probes.probe_config import ProbeConfig, read_recipe
+from focallm.tasks.evaluation.probes.splits import read_splits
 from focallm.tasks.evaluation.probes.targets import Classes, Letters
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 ROOT = Path(__file__).parents[2]
 TWO_CODEBOOKS = ROOT / "tests" / "fixtures" / "codecs" / "speechtokenizer"
-TINY = ProbeRecipe(hidden_size=8, dropout=0.0)
+TINY = ProbeConfig(hidden_size=8, dropout=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +140,8 @@ def letters(count=4):
 
 def test_four_texts_are_learnt_by_heart(mel, tmp_path):
     store = write_store(tmp_path / "store", mel, letters())
-    sides = {"validation": str(store), "test": str(store)}
-    recipe = write_recipe(tmp_path / "r.yaml", hidden_size=24, num_layers=1, epochs=60, **sides)
+    splits = {"validation": str(store), "test": str(store)}
+    recipe = write_recipe(tmp_path / "r.yaml", hidden_size=24, num_layers=1, epochs=60, **splits)
     said = probe("asr", store, tmp_path / "run", recipe, str(mel), quiet=True)
     found = result(tmp_path / "run")
     assert found["rate"] == 0
@@ -197,20 +197,20 @@ def test_a_run_goes_on_for_longer_but_not_as_another(mel, tmp_path):
 
 
 def read(task, store, recipe, codec):
-    return read_sides(task, store, recipe, AudioTokenizer.from_pretrained(codec), str(codec))
+    return read_splits(task, store, recipe, AudioTokenizer.from_pretrained(codec), str(codec))
 
 
 def test_every_speaker_is_divided_and_the_copies_of_an_utterance_are_together(mel, tmp_path):
     rows = [{**row, "id": f"{row['id']}-{copy}", "utterance": row["id"]} for row in speakers(40) for copy in range(2)]
     store = write_store(tmp_path / "store", mel, rows, mix={})
-    sides = read("speaker", store, TINY, mel)
-    assert {name: len(rows) for name, rows in sides.items()} == {"train": 64, "validation": 8, "test": 8}
-    assert all(list(sides["test"]["truth"]).count(name) == 4 for name in ("ann", "bob"))
-    heard = [{name.split("-")[0] for name in rows["id"]} for rows in sides.values()]
+    splits = read("speaker", store, TINY, mel)
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 64, "validation": 8, "test": 8}
+    assert all(list(splits["test"]["truth"]).count(name) == 4 for name in ("ann", "bob"))
+    heard = [{name.split("-")[0] for name in rows["id"]} for rows in splits.values()]
     assert sum(map(len, heard)) == 40
-    assert list(sides["test"]["id"]) == list(read("speaker", store, TINY, mel)["test"]["id"])
+    assert list(splits["test"]["id"]) == list(read("speaker", store, TINY, mel)["test"]["id"])
     other = read("speaker", store, dataclasses.replace(TINY, seed=1), mel)
-    assert list(sides["test"]["id"]) != list(other["test"]["id"])
+    assert list(splits["test"]["id"]) != list(other["test"]["id"])
 
 
 def test_moods_travel_from_the_corpus_to_the_sides(mel, tmp_path, monkeypatch):
@@ -225,9 +225,9 @@ def test_moods_travel_from_the_corpus_to_the_sides(mel, tmp_path, monkeypatch):
     cli.main()
     by = {"validation": {"session": 5, "gender": "F"}, "test": {"session": 5, "gender": "M"}}
     recipe = write_recipe(tmp_path / "r.yaml", epochs=1, **by)
-    sides = read("emotion", tmp_path / "store", read_recipe(recipe), mel)
-    assert sorted(sides["test"]["id"]) == ["12", "13", "14", "15"]
-    assert len(sides["train"]) == 10
+    splits = read("emotion", tmp_path / "store", read_recipe(recipe), mel)
+    assert sorted(splits["test"]["id"]) == ["12", "13", "14", "15"]
+    assert len(splits["train"]) == 10
     words = ["probe", "emotion", tmp_path / "store", tmp_path / "run", "--recipe", recipe, "--codec", mel, "--quiet"]
     monkeypatch.setattr(sys, "argv", ["focallm", *map(str, words)])
     cli.main()
@@ -285,7 +285,7 @@ def test_letters_of_a_best_path():
 def test_a_shipped_recipe_is_read_and_the_published_ones_hold_the_published_values(path):
     recipe = read_recipe(path)
     if not path.stem.startswith("mini"):
-        assert recipe == ProbeRecipe(validation=recipe.validation, test=recipe.test)
+        assert recipe == ProbeConfig(validation=recipe.validation, test=recipe.test)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ....tokenizer.focalcodec.masks import length_mask
-from .probe_config import ProbeRecipe
+from .probe_config import ProbeConfig
 
 
 class Probe(nn.Module):
@@ -22,7 +22,7 @@ class Probe(nn.Module):
     """
 
     def __init__(
-        self, recipe: ProbeRecipe, size: int, whole: bool, tables: list[Tensor] | None, width: int = 0
+        self, recipe: ProbeConfig, size: int, whole: bool, tables: list[Tensor] | None, width: int = 0
     ) -> None:
         super().__init__()
         self.whole = whole

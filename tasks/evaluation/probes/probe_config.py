@@ -11,16 +11,16 @@ INPUTS = ("codes", "features")
 
 # Rows that are not learnt from: a share of every class (0.1), a further token store ("test_clean/"), or the rows whose
 # columns have these values ({"session": 5, "gender": "M"}).
-Side = float | str | dict[str, Any]
+Split = float | str | dict[str, Any]
 
 
 @dataclass(frozen=True)
-class ProbeRecipe:
+class ProbeConfig:
     """The defaults are those of the paper's downstream recipes (github.com/lucadellalib/audiocodecs)."""
 
     input: str = "codes"  # what the probe reads: one of `INPUTS`
-    validation: Side = 0.1  # decides about the learning rate and which epoch's weights are tested
-    test: Side = 0.1
+    validation: Split = 0.1  # decides about the learning rate and which epoch's weights are tested
+    test: Split = 0.1
 
     hidden_size: int = 512  # of each direction of the LSTM
     num_layers: int = 2
@@ -39,26 +39,26 @@ class ProbeRecipe:
         if self.input not in INPUTS:
             raise ValueError(f"input must be one of {INPUTS}, found {self.input!r}")
         for name in ("validation", "test"):
-            side = getattr(self, name)
-            if not isinstance(side, str | dict) and not (isinstance(side, float) and 0 < side < 1):
+            split = getattr(self, name)
+            if not isinstance(split, str | dict) and not (isinstance(split, float) and 0 < split < 1):
                 raise ValueError(
-                    f"{name} is a share between 0 and 1, a token store, or columns with their values, found {side!r}"
+                    f"{name} is a share between 0 and 1, a token store, or columns with their values, found {split!r}"
                 )
-        shares = [side for side in (self.validation, self.test) if isinstance(side, float)]
+        shares = [split for split in (self.validation, self.test) if isinstance(split, float)]
         if sum(shares) >= 1:
             raise ValueError(f"validation ({self.validation}) and test ({self.test}) leave nothing to learn from")
         if min(self.hidden_size, self.num_layers, self.epochs, self.batch_size) < 1:
             raise ValueError("hidden_size, num_layers, epochs and batch_size must be at least 1")
 
 
-def read_recipe(path: Path) -> ProbeRecipe:
+def read_recipe(path: Path) -> ProbeConfig:
     """Read a YAML recipe.
 
     Raises:
         ValueError: an unknown key (named, with the known ones), a value of another type, or a contradiction.
     """
     values = read_yaml(path) or {}
-    fields = {f.name: f.default for f in dataclasses.fields(ProbeRecipe)}
+    fields = {f.name: f.default for f in dataclasses.fields(ProbeConfig)}
     if not isinstance(values, dict) or set(values) - set(fields):
         raise ValueError(f"{path}: a probe's recipe is a mapping with the keys {list(fields)}, found {values!r}")
     numbers = {name for name, default in fields.items() if isinstance(default, int | float)} - {"validation", "test"}
@@ -66,6 +66,6 @@ def read_recipe(path: Path) -> ProbeRecipe:
         if not isinstance(values[name], int if isinstance(fields[name], int) else int | float):
             raise ValueError(f"{path}: {name} must be a number as {fields[name]}, found {values[name]!r}")
     try:
-        return ProbeRecipe(**{**values, "betas": tuple(values.get("betas", fields["betas"]))})
+        return ProbeConfig(**{**values, "betas": tuple(values.get("betas", fields["betas"]))})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

@@ -18,8 +18,8 @@ from ....tokenizer.files import write_whole
 from ....tokenizer.training.machine import remember_machine
 from ..results import bootstrap
 from .model import Probe
-from .probe_config import ProbeRecipe, read_recipe
-from .sides import TRUTH, read_sides
+from .probe_config import ProbeConfig, read_recipe
+from .splits import TRUTH, read_splits
 from .targets import Classes, Letters, Target
 from .training import CHECKPOINT, Reader, best_epoch, error_rate, judge, learn
 
@@ -35,7 +35,7 @@ def probe(task: str, store: Path, run: Path, recipe_path: Path | None, codec: st
         task: a key of `TRUTH`.
         store: with what the task needs.
         run: folder of the run.
-        recipe_path: a YAML file; the defaults of `ProbeRecipe` without it.
+        recipe_path: a YAML file; the defaults of `ProbeConfig` without it.
         codec: the codec that made the store.
         quiet: no progress bar.
 
@@ -44,20 +44,20 @@ def probe(task: str, store: Path, run: Path, recipe_path: Path | None, codec: st
     """
     if task not in TRUTH:
         raise ValueError(f"{', '.join(TRUTH)} can be probed, found {task!r}")
-    recipe = read_recipe(recipe_path) if recipe_path else ProbeRecipe()
+    recipe = read_recipe(recipe_path) if recipe_path else ProbeConfig()
     audio_tokenizer = AudioTokenizer.from_pretrained(codec)
-    sides = read_sides(task, store, recipe, audio_tokenizer, codec)
-    target: Target = Letters() if task == "asr" else Classes(sorted(set(sides["train"]["truth"])))
+    splits = read_splits(task, store, recipe, audio_tokenizer, codec)
+    target: Target = Letters() if task == "asr" else Classes(sorted(set(splits["train"]["truth"])))
     if isinstance(target, Letters):
-        _check_texts(target, sides, audio_tokenizer)
+        _check_texts(target, splits, audio_tokenizer)
     codec_hash = describe_codec(audio_tokenizer)["weights_sha256"]
-    _remember(run, task, recipe, codec_hash, sides)
+    _remember(run, task, recipe, codec_hash, splits)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     remember_machine(run, device, processes=1)
-    model = _build(recipe, target, sides, audio_tokenizer)
+    model = _build(recipe, target, splits, audio_tokenizer)
     reader = Reader(target, audio_tokenizer.num_codebooks, device)
-    log = learn(model, reader, sides, recipe, run, quiet)
-    _, lines = judge(model, reader, sides["test"], recipe.batch_size)
+    log = learn(model, reader, splits, recipe, run, quiet)
+    _, lines = judge(model, reader, splits["test"], recipe.batch_size)
     low, high = bootstrap([line["errors"] for line in lines], [line["total"] for line in lines], recipe.seed)
     result = {
         "task": task,
@@ -71,7 +71,7 @@ def probe(task: str, store: Path, run: Path, recipe_path: Path | None, codec: st
         "high": high,
         "parameters": sum(p.numel() for p in model.parameters()),
         "classes": None if isinstance(target, Letters) else target.size,
-        "rows": {side: len(rows) for side, rows in sides.items()},
+        "rows": {split: len(rows) for split, rows in splits.items()},
         "epoch": best_epoch(log),
         "epochs": len(log),
         "seconds": round(sum(line["seconds"] for line in log), 1),
@@ -91,41 +91,41 @@ def _sentence(result: dict[str, Any]) -> str:
     )
 
 
-def _build(recipe: ProbeRecipe, target: Target, sides: dict[str, Dataset], audio_tokenizer: AudioTokenizer) -> Probe:
+def _build(recipe: ProbeConfig, target: Target, splits: dict[str, Dataset], audio_tokenizer: AudioTokenizer) -> Probe:
     """The same recipe and codec give the same weights."""
     torch.manual_seed(recipe.seed)
     if recipe.input == "codes":
         return Probe(recipe, target.size, target.whole, code_vectors(audio_tokenizer))
-    return Probe(recipe, target.size, target.whole, None, np.shape(sides["train"][0]["input"])[1])
+    return Probe(recipe, target.size, target.whole, None, np.shape(splits["train"][0]["input"])[1])
 
 
-def _check_texts(letters: Letters, sides: dict[str, Dataset], audio_tokenizer: AudioTokenizer) -> None:
+def _check_texts(letters: Letters, splits: dict[str, Dataset], audio_tokenizer: AudioTokenizer) -> None:
     """Every text has letters; say how many have more than CTC can find in their frames.
 
     Raises:
         ValueError: a text without letters.
     """
     crowded = 0
-    for side, rows in sides.items():
+    for split, rows in splits.items():
         for name, text, samples in zip(rows["id"], rows["truth"], rows["num_samples"], strict=True):
             target = letters.encode(text)
             if not len(target):
-                raise ValueError(f"the text of {name} ({side}) has no word: {text!r}; leave it out of the corpus")
+                raise ValueError(f"the text of {name} ({split}) has no word: {text!r}; leave it out of the corpus")
             repeated = int((target[1:] == target[:-1]).sum())  # CTC needs a blank between two of the same
-            crowded += side == "train" and len(target) + repeated > int(audio_tokenizer.codec.num_tokens(samples))
+            crowded += split == "train" and len(target) + repeated > int(audio_tokenizer.codec.num_tokens(samples))
     if crowded:
         logger.warning(
-            "%d of %d texts have more letters than frames: nothing is learnt from them", crowded, len(sides["train"])
+            "%d of %d texts have more letters than frames: nothing is learnt from them", crowded, len(splits["train"])
         )
 
 
-def _remember(run: Path, task: str, recipe: ProbeRecipe, codec_hash: str, sides: dict[str, Dataset]) -> None:
+def _remember(run: Path, task: str, recipe: ProbeConfig, codec_hash: str, splits: dict[str, Dataset]) -> None:
     """Write `run/recipe.json`: all that decides about a probe's weights, but how long it learns.
 
     Raises:
         ValueError: the folder holds a run that differs.
     """
-    rows = {f"rows of {side}": _hash(rows) for side, rows in sides.items()}
+    rows = {f"rows of {split}": _hash(rows) for split, rows in splits.items()}
     now: dict[str, Any] = {"task": task, **asdict(recipe), "codec": codec_hash, **rows}
     now = json.loads(json.dumps({key: value for key, value in now.items() if key != "epochs"}))
     path = run / "recipe.json"

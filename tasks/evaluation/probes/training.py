@@ -19,7 +19,7 @@ from ....data.sampler import LengthGroupedSampler
 from ....tokenizer.files import whole_file, write_whole
 from ....tokenizer.training.schedule import NewBob
 from .model import Probe
-from .probe_config import ProbeRecipe
+from .probe_config import ProbeConfig
 from .targets import Target
 
 WEIGHTS, CHECKPOINT, LOG = "probe.safetensors", "checkpoint.pt", "log.jsonl"
@@ -54,11 +54,11 @@ class Reader:
 
 
 def learn(
-    probe: Probe, reader: Reader, sides: dict[str, Dataset], recipe: ProbeRecipe, run: Path, quiet: bool
+    probe: Probe, reader: Reader, splits: dict[str, Dataset], recipe: ProbeConfig, run: Path, quiet: bool
 ) -> list[dict[str, Any]]:
     """Train for the recipe's epochs, from the last one that is done; -> the log, a line per epoch.
 
-    `run` then holds the weights of the epoch with the fewest errors on the validation side, and the probe has them.
+    `run` then holds the weights of the epoch with the fewest errors on the validation split, and the probe has them.
     """
     probe.to(reader.device)
     optimizer = torch.optim.AdamW(
@@ -66,7 +66,7 @@ def learn(
     )
     schedule = NewBob(recipe.decay, recipe.patience)
     log = _resume(run, probe, optimizer, schedule)
-    order = LengthGroupedSampler(sides["train"]["num_samples"], recipe.batch_size, recipe.seed)
+    order = LengthGroupedSampler(splits["train"]["num_samples"], recipe.batch_size, recipe.seed)
     epochs = range(len(log), recipe.epochs)
     for epoch in tqdm(epochs, "epochs", recipe.epochs, initial=len(log), disable=quiet):
         # Order and dropout follow from the seed and the epoch, so a resumed run repeats them.
@@ -75,8 +75,8 @@ def learn(
         start = perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * schedule.factor
-        loss = _epoch(probe, reader, sides["train"], [place % len(order) for place in order], optimizer, recipe)
-        validation_loss, lines = judge(probe, reader, sides["validation"], recipe.batch_size)
+        loss = _epoch(probe, reader, splits["train"], [place % len(order) for place in order], optimizer, recipe)
+        validation_loss, lines = judge(probe, reader, splits["validation"], recipe.batch_size)
         schedule.observe(validation_loss)
         log.append(
             {
@@ -105,7 +105,7 @@ def _epoch(
     rows: Dataset,
     order: list[int],
     optimizer: torch.optim.Optimizer,
-    recipe: ProbeRecipe,
+    recipe: ProbeConfig,
 ) -> float:
     """Learn from all rows once, in this order; -> the mean loss of the updates"""
     probe.train()
@@ -146,7 +146,7 @@ def error_rate(lines: list[dict[str, Any]]) -> float:
 
 
 def best_epoch(log: list[dict[str, Any]]) -> int:
-    """The first with the fewest errors on the validation side; of the like, that with the smaller loss."""
+    """The first with the fewest errors on the validation split; of the like, that with the smaller loss."""
     return min(log, key=lambda line: (line["validation_rate"], line["validation_loss"]))["epoch"]
 
 

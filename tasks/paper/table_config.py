@@ -18,7 +18,7 @@ from ..evaluation.metrics import Metric, load_scorers
 
 
 @dataclass(frozen=True)
-class Request:
+class TableConfig:
     """Everything that the tables' functions need; each takes what it is about.
 
     Args:

@@ -9,28 +9,22 @@ import pytest
 from focallm.data.utterance import Utterance
 from focallm.tasks.evaluation import baselines as contenders
 from focallm.tasks.evaluation.baselines import PAPER, open_contender
-from focallm.tasks.paper import TABLES, Request, make_tables
+from focallm.tasks.paper import TABLES, TableConfig, make_tables
 from focallm.tasks.paper.conversion import other_voices
 from focallm.tasks.paper.measured import measured
 from focallm.tasks.paper.published import published
 from focallm.tasks.paper.rendering import Interval
-from focallm.tasks.paper.smoke import smoke_request
 from focallm.tasks.paper.streaming import in_chunks
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 
-@pytest.fixture(scope="module")
-def request_(tmp_path_factory) -> Request:
-    return smoke_request(tmp_path_factory.mktemp("smoke"), progress=False)
-
-
-def measured_rows(number: int, request: Request) -> list:
-    return [row for row in TABLES[number](request).rows if not row.source]
+def measured_rows(number: int, config: TableConfig) -> list:
+    return [row for row in TABLES[number](config).rows if not row.source]
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7, 9, 10])
-def test_a_table_has_the_published_rows_and_measured_ones(request_, number):
-    table = TABLES[number](request_)
+def test_a_table_has_the_published_rows_and_measured_ones(table_config, number):
+    table = TABLES[number](table_config)
     assert [row for row in table.rows if row.source] == published(number)
     measured = [row for row in table.rows if not row.source]
     assert bool(measured) == (number != 7)  # of training data nothing is measured
@@ -38,49 +32,49 @@ def test_a_table_has_the_published_rows_and_measured_ones(request_, number):
     assert all(cell.low <= cell.value <= cell.high for cell in intervals)
 
 
-def test_the_codec_in_the_package_is_what_its_card_says(request_):
-    (row,) = measured_rows(1, request_)
+def test_the_codec_in_the_package_is_what_its_card_says(table_config):
+    (row,) = measured_rows(1, table_config)
     assert (row.name, row.cells["bit_rate"], row.cells["frame_rate"], row.cells["code_width"]) == ("mini", 0.65, 50, 13)
     assert row.cells["params"] == pytest.approx(7.87, abs=0.01)
     assert row.cells["macs"] > 0.1
 
 
-def test_doing_nothing_stands_first_and_the_codec_changes_something(request_):
-    reference, codec = measured_rows(2, request_)
+def test_doing_nothing_stands_first_and_the_codec_changes_something(table_config):
+    reference, codec = measured_rows(2, table_config)
     assert (reference.name, codec.name) == ("Reference", "mini")
     assert reference.cells["mel"].value == 0 < codec.cells["mel"].value
     assert 0 < codec.cells["code_usage"] < 5  # 300 tokens of 8192 codes
-    clean, noisy, coded = measured_rows(3, request_)
+    clean, noisy, coded = measured_rows(3, table_config)
     assert [row.name for row in (clean, noisy, coded)] == ["Reference", "noisy", "mini"]
     assert clean.cells["mel"].value == 0 < noisy.cells["mel"].value
 
 
-def test_what_was_trained_is_in_the_downstream_table_and_what_was_not_is_named(request_, tmp_path):
-    rows = measured_rows(5, request_)
+def test_what_was_trained_is_in_the_downstream_table_and_what_was_not_is_named(table_config, tmp_path):
+    rows = measured_rows(5, table_config)
     assert {row.cells["task"] for row in rows} == {"ASR", "SI", "SER", "SE", "SS", "TTS"}
-    nothing = Request(data=request_.data, runs=tmp_path)
+    nothing = TableConfig(data=table_config.data, runs=tmp_path)
     notes = "\n".join(TABLES[5](nothing).notes)
     assert f"Not trained yet: focallm probe asr STORE {tmp_path}/mini/asr --codec mini" in notes
     assert f"Not trained yet: focallm train tts STORE {tmp_path}/mini/tts --codec mini" in notes
 
 
-def test_chunks_are_a_row_each(request_):
-    rows = [row for row in measured_rows(9, request_) if row.name == "mini"]
+def test_chunks_are_a_row_each(table_config):
+    rows = [row for row in measured_rows(9, table_config) if row.name == "mini"]
     assert [row.cells["chunk_ms"] for row in rows] == [math.inf, 125, 250, 500]
     assert len({row.cells["mel"].value for row in rows}) == 4
 
 
-def test_both_inputs_of_a_task_are_a_row_each(request_):
-    rows = measured_rows(10, request_)
+def test_both_inputs_of_a_task_are_a_row_each(table_config):
+    rows = measured_rows(10, table_config)
     assert {(row.cells["task"], row.cells["input"]) for row in rows if row.cells.get("input")} == {
         (task, way) for task in ("SE", "SS") for way in ("discrete", "continuous")
     }
 
 
-def test_a_second_run_measures_nothing(request_, monkeypatch):
-    first = make_tables("2", request_, "csv", None)
+def test_a_second_run_measures_nothing(table_config, monkeypatch):
+    first = make_tables("2", table_config, "csv", None)
     monkeypatch.setattr(contenders, "_through_tokenizer", None)
-    assert make_tables("2", replace(request_), "csv", None) == first
+    assert make_tables("2", replace(table_config), "csv", None) == first
 
 
 def test_others_of_the_paper_are_opened_by_name_with_weights_that_are_at_hand(fixtures):
@@ -137,21 +131,21 @@ def test_cells_are_means_with_intervals_and_rates_over_all_words():
 
 def test_what_a_table_needs_is_said(tmp_path):
     with pytest.raises(ValueError, match="give --data FOLDER"):
-        TABLES[2](Request())
+        TABLES[2](TableConfig())
     with pytest.raises(ValueError, match="Table 5 is of trained probes and models: give --runs"):
-        TABLES[5](Request())
+        TABLES[5](TableConfig())
     with pytest.raises(ValueError, match="Table 6 is of trained codecs: give --runs"):
-        TABLES[6](Request())
+        TABLES[6](TableConfig())
 
 
-def test_tables_are_written_in_all_formats(request_, tmp_path):
-    make_tables("7", request_, "text", tmp_path)
+def test_tables_are_written_in_all_formats(table_config, tmp_path):
+    make_tables("7", table_config, "text", tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"table_07.{s}" for s in ("csv", "md", "tex", "txt")]
     with pytest.raises(ValueError, match="the paper has the tables 1 to 10, or all of them, found '11'"):
-        make_tables("11", request_, "text", None)
+        make_tables("11", table_config, "text", None)
 
 
-def test_a_corpus_that_brings_its_noise_needs_no_recipe(request_, tmp_path):
+def test_a_corpus_that_brings_its_noise_needs_no_recipe(table_config, tmp_path):
     rng = np.random.default_rng(0)
     for folder in ("clean_testset_wav", "noisy_testset_wav", "testset_txt"):
         (tmp_path / folder).mkdir()
@@ -160,9 +154,9 @@ def test_a_corpus_that_brings_its_noise_needs_no_recipe(request_, tmp_path):
         write_audio(tmp_path / f"clean_testset_wav/p232_00{i}.wav", clean, 16000)
         write_audio(tmp_path / f"noisy_testset_wav/p232_00{i}.wav", clean + 0.05, 16000)
         (tmp_path / f"testset_txt/p232_00{i}.txt").write_text("the cat")
-    request = replace(request_, data=(tmp_path,), layout="voicebank", mix=(), record=None)
-    clean, noisy, coded = measured_rows(3, request)
+    config = replace(table_config, data=(tmp_path,), layout="voicebank", mix=(), record=None)
+    clean, noisy, coded = measured_rows(3, config)
     assert [row.name for row in (clean, noisy, coded)] == ["Reference", "noisy", "mini"]
     assert clean.cells["mel"].value == 0 < noisy.cells["mel"].value < coded.cells["mel"].value
     with pytest.raises(ValueError, match="--layout voicebank or libri2mix"):
-        TABLES[3](replace(request_, mix=()))
+        TABLES[3](replace(table_config, mix=()))

@@ -10,43 +10,43 @@ from datasets import Dataset
 from ....data.token_store import TokenStore
 from ....tokenizer import AudioTokenizer
 from ...training.sources import check_codec
-from .probe_config import ProbeRecipe
+from .probe_config import ProbeConfig
 
 TRUTH = {"asr": "text", "speaker": "speaker", "emotion": "emotion"}  # task -> the column that it is to tell
-SIDES = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 
 
-def read_sides(
-    task: str, store: Path, recipe: ProbeRecipe, audio_tokenizer: AudioTokenizer, codec: str
+def read_splits(
+    task: str, store: Path, recipe: ProbeConfig, audio_tokenizer: AudioTokenizer, codec: str
 ) -> dict[str, Dataset]:
-    """Rows of each of `SIDES`, with the columns id, input, truth and num_samples.
+    """Rows of each of `SPLITS`, with the columns id, input, truth and num_samples.
 
     Shares are of the utterances of each class, or of all where the truth is a text, and follow from the seed. All rows
-    that a mixed store has of an utterance are on one side.
+    that a mixed store has of an utterance are on one split.
 
     Raises:
-        ValueError: a store of another codec, one without what the task needs, a side without rows, or a class that is
+        ValueError: a store of another codec, one without what the task needs, a split without rows, or a class that is
             not learnt.
     """
-    given = {side: getattr(recipe, side) for side in ("validation", "test")}
-    apart = {side: Path(other) for side, other in given.items() if isinstance(other, str)}
+    given = {split: getattr(recipe, split) for split in ("validation", "test")}
+    apart = {split: Path(other) for split, other in given.items() if isinstance(other, str)}
     chosen = {column for value in given.values() if isinstance(value, dict) for column in value}
     rows = _read(task, store, recipe, audio_tokenizer, codec, chosen)
-    places = _divide(rows, task, {side: value for side, value in given.items() if side not in apart}, recipe.seed)
-    sides = {side: rows.select(np.flatnonzero(places == side)) for side in SIDES}
-    sides |= {side: _read(task, other, recipe, audio_tokenizer, codec) for side, other in apart.items()}
-    empty = [side for side in SIDES if not len(sides[side])]
+    places = _divide(rows, task, {split: value for split, value in given.items() if split not in apart}, recipe.seed)
+    splits = {split: rows.select(np.flatnonzero(places == split)) for split in SPLITS}
+    splits |= {split: _read(task, other, recipe, audio_tokenizer, codec) for split, other in apart.items()}
+    empty = [split for split in SPLITS if not len(splits[split])]
     if empty:
-        raise ValueError(f"{store} gives no rows for {empty}: it needs more utterances, or the recipe other sides")
+        raise ValueError(f"{store} gives no rows for {empty}: it needs more utterances, or the recipe other splits")
     if task != "asr":
-        _check_classes(task, sides)
-    return {side: rows.select_columns(["id", "input", "truth", "num_samples"]) for side, rows in sides.items()}
+        _check_classes(task, splits)
+    return {split: rows.select_columns(["id", "input", "truth", "num_samples"]) for split, rows in splits.items()}
 
 
 def _read(
     task: str,
     store: Path,
-    recipe: ProbeRecipe,
+    recipe: ProbeConfig,
     audio_tokenizer: AudioTokenizer,
     codec: str,
     chosen: Collection[str] = (),
@@ -75,30 +75,30 @@ def _read(
 
 
 def _divide(rows: Dataset, task: str, given: dict[str, Any], seed: int) -> np.ndarray:
-    """-> the side of every row, (rows,)"""
+    """-> the split of every row, (rows,)"""
     places = np.full(len(rows), "train", dtype="<U10")
-    for side, values in given.items():
+    for split, values in given.items():
         if isinstance(values, dict):
             fits = [[str(value) == str(wanted) for value in rows[column]] for column, wanted in values.items()]
-            places[np.all(fits, axis=0)] = side
-    shares = {side: share for side, share in given.items() if isinstance(share, float)}
+            places[np.all(fits, axis=0)] = split
+    shares = {split: share for split, share in given.items() if isinstance(share, float)}
     names, groups = np.array(rows["utterance"]), np.array(["" if task == "asr" else t for t in rows["truth"]])
     draw, free = np.random.default_rng(seed), places == "train"
     for group in np.unique(groups[free]):
         order = draw.permutation(np.unique(names[free & (groups == group)]))
-        least = int(len(order) > len(shares))  # where there is enough for every side, none goes without
+        least = int(len(order) > len(shares))  # where there is enough for every split, none goes without
         counts = [max(least, round(share * len(order))) for share in shares.values()]
-        for side, part in zip(shares, np.split(order, np.cumsum(counts, dtype=int)), strict=False):
-            places[free & (groups == group) & np.isin(names, part)] = side
+        for split, part in zip(shares, np.split(order, np.cumsum(counts, dtype=int)), strict=False):
+            places[free & (groups == group) & np.isin(names, part)] = split
     return places
 
 
-def _check_classes(task: str, sides: dict[str, Dataset]) -> None:
-    known = set(sides["train"]["truth"])
-    for side in ("validation", "test"):
-        unknown = sorted(set(sides[side]["truth"]) - known)
+def _check_classes(task: str, splits: dict[str, Dataset]) -> None:
+    known = set(splits["train"]["truth"])
+    for split in ("validation", "test"):
+        unknown = sorted(set(splits[split]["truth"]) - known)
         if unknown:
             raise ValueError(
-                f"the side {side} has {len(unknown)} {task}s that are not learnt, such as {unknown[:3]}: they can only "
-                "be told if the store to learn from has them"
+                f"the split {split} has {len(unknown)} {task}s that are not learnt, such as {unknown[:3]}: they can "
+                "only be told if the store to learn from has them"
             )

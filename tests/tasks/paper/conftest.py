@@ -1,7 +1,4 @@
-"""All tables on a few seconds of bundled speech, with the codec in the package, and all else trained for two updates.
-
-What comes out says that every table runs from end to end, and nothing about anything else.
-"""
+"""What the tables are measured on in the tests: seconds of bundled speech, and models trained for two updates."""
 
 import json
 import os
@@ -10,23 +7,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
-from ...data.corpus import read_corpus
-from ...data.mixing import Mixer, read_recipe
-from ...data.tokenization import tokenize_corpus
-from ...lm.loading import INSIDE
-from ...tokenizer import AudioTokenizer, read_audio, write_audio
-from ...tokenizer.files import read_yaml
-from ..evaluation.probes import probe
-from ..training.train_codec import train_stages
-from ..training.train_lm import train_task
-from .ablation import RECIPES
-from .downstream import MODELS, PROBES
-from .request import Request
+from focallm.data.corpus import read_corpus
+from focallm.data.mixing import Mixer, read_recipe
+from focallm.data.tokenization import tokenize_corpus
+from focallm.lm.loading import INSIDE
+from focallm.tasks.evaluation.probes import probe
+from focallm.tasks.paper.ablation import RECIPES
+from focallm.tasks.paper.downstream import MODELS, PROBES
+from focallm.tasks.paper.table_config import TableConfig
+from focallm.tasks.training.train_codec import train_stages
+from focallm.tasks.training.train_lm import train_task
+from focallm.tokenizer import AudioTokenizer, read_audio, write_audio
+from focallm.tokenizer.files import read_yaml
 
-SAMPLES = Path(__file__).parents[1] / "samples"
-CONFIGS = Path(__file__).parents[2] / "configs"
+ROOT = Path(__file__).parents[3]
+SAMPLES = ROOT / "tasks" / "samples"
+CONFIGS = ROOT / "configs"
 SPOKEN = {  # sample -> what it says, and in what mood, for want of a better one
     "sample": ("Liam will return with two tickets.", "neutral"),
     "talker": ("The train to the station leaves in twelve minutes.", "happy"),
@@ -52,16 +51,10 @@ LM: dict[str, Any] = {
 PROBE = {"hidden_size": 16, "num_layers": 1, "epochs": 2, "batch_size": 4, "validation": 0.2, "test": 0.2}
 
 
-def smoke_request(folder: Path, progress: bool) -> Request:
-    """Make and train in a folder what the tables are about.
-
-    Raises:
-        OSError: an installation without `configs`, which are in the repository.
-    """
-    if not (CONFIGS / "codec" / "ablation").is_dir():
-        raise OSError(
-            f"--smoke trains the recipes in {CONFIGS}, and there are none: run it in a copy of the repository"
-        )
+@pytest.fixture(scope="session")
+def table_config(tmp_path_factory) -> TableConfig:
+    """A config for which every table has measured rows; the models that the tables need are trained here."""
+    folder = tmp_path_factory.mktemp("tables")
     speech, pieces, runs = folder / "speech", folder / "pieces", folder / "runs"
     _write_speech(speech)
     _write_pieces(pieces)
@@ -85,13 +78,12 @@ def smoke_request(folder: Path, progress: bool) -> Request:
         model = runs / "mini" / task / "model"
         model.parent.mkdir(parents=True)
         model.symlink_to(INSIDE["mini"] if task == "tts" else rewriter / "model")
-    return Request(
+    return TableConfig(
         data=[speech],
         mix=[folder / f"{name}.yaml" for name in MIXES],
         runs=runs,
         model=str(rewriter / "model"),
         record=folder / "record.jsonl",
-        progress=progress,
     )
 
 
