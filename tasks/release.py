@@ -9,7 +9,7 @@ from typing import Any
 
 from ..tokenizer import AudioTokenizer
 from ..tokenizer.files import write_whole
-from ..tokenizer.training import CodecRecipe, read_stages, result_folder
+from ..tokenizer.training import CodecTrainingConfig, read_stages, result_folder
 from .evaluation.evaluate import table_of_record
 
 _PAUSE = 10  # a gap between two lines of a log that is this many times the usual one: the run stood still
@@ -82,7 +82,7 @@ def _data(data: dict[str, Any]) -> list[str]:
     ]
 
 
-def _stage(folder: Path, recipe: CodecRecipe) -> str:
+def _stage(folder: Path, recipe: CodecTrainingConfig) -> str:
     lines = [json.loads(line) for line in (folder / "log.jsonl").open()]
     machine = json.loads((folder / "machine.json").read_text())
     measured: dict[str, float] = next((line for line in reversed(lines) if "validation_loss" in line), {})
@@ -102,7 +102,7 @@ def _stage(folder: Path, recipe: CodecRecipe) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _older_parts(stages: dict[Path, CodecRecipe], run: Path) -> list[str]:
+def _older_parts(stages: dict[Path, CodecTrainingConfig], run: Path) -> list[str]:
     """Where weights came from that this run did not begin."""
     older = {
         part: source
@@ -110,7 +110,7 @@ def _older_parts(stages: dict[Path, CodecRecipe], run: Path) -> list[str]:
         for part, source in recipe.parts_from.items()
         if not Path(source).is_relative_to(run)
     }
-    learnt = {part for recipe in stages.values() for part in recipe.learning_parts}
+    learnt = {part for recipe in stages.values() for part in recipe.trainable_parts}
     verbs = {part: "began as that of" if part in learnt else "came from" for part in older}
     return ["", *(f"The {part} {verbs[part]} {source}." for part, source in older.items())]
 

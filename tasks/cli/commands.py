@@ -129,7 +129,7 @@ def train(
 
 
 def train_codec(
-    recipe: Path, corpus: Path, run: Path, only: str | None = None, scorer: str | None = None, quiet: bool = False
+    recipe: Path, corpus: Path, run: Path, only: str | None = None, asr: str | None = None, quiet: bool = False
 ) -> None:
     """Train a codec, or one stage of it; stopped at any time, it continues when it is called again.
 
@@ -138,14 +138,14 @@ def train_codec(
         corpus: a folder of audio, or a folder or file with a manifest.
         run: folder of the run; each stage leaves its codec in a folder `model`, or `teacher` after stage teacher.
         only: train this stage of several; those that it builds on are done.
-        scorer: folder of a Whisper model for faster-whisper; evaluations then count the words that decoding changes,
+        asr: folder of a Whisper model for faster-whisper; evaluations then count the words that decoding changes,
             and say how similar voices stay.
         quiet: no progress bar.
     """
     _prepare()
     from ..training.train_codec import train_stages
 
-    print(train_stages(recipe, corpus, run, only, scorer, quiet))
+    print(train_stages(recipe, corpus, run, only, asr, quiet))
 
 
 def release(recipe: Path, run: Path, out: Path, evaluations: list[Path] | None = None, seed: int = 0) -> None:

@@ -15,7 +15,7 @@ from ..evaluation.metrics import Resemblyzer, load_recogniser
 logger = logging.getLogger(__name__)
 
 
-def train_stages(recipe: Path, corpus: Path, run: Path, only: str | None, scorer: str | None, quiet: bool) -> str:
+def train_stages(recipe: Path, corpus: Path, run: Path, only: str | None, asr: str | None, quiet: bool) -> str:
     """-> what to do with the result; see `focallm train-codec --help` for the arguments.
 
     Raises:
@@ -28,7 +28,7 @@ def train_stages(recipe: Path, corpus: Path, run: Path, only: str | None, scorer
             raise ValueError(f"--only names a stage of {recipe}, {[folder.name for folder in stages]}, found {only!r}")
         stages = {run / only: stages[run / only]}
     items = read_corpus(corpus)
-    judges = (load_recogniser(scorer), Resemblyzer().vector) if scorer else (None, None)
+    judges = (load_recogniser(asr), Resemblyzer().vector) if asr else (None, None)
     paths, texts = [Path(str(item.audio)) for item in items], [item.text for item in items]
     _remember_corpus(items, run)
     for folder, values in stages.items():

@@ -42,7 +42,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    assert "sharp/model holds the codec" in train_stages(CHAIN, corpus, folder, None, None, quiet=True)
+    assert "adversarial/model holds the codec" in train_stages(CHAIN, corpus, folder, None, None, quiet=True)
     return folder
 
 
@@ -66,16 +66,16 @@ def heard(items, model, metric, record):
 
 
 def test_discriminators_go_on_where_another_stage_left_them(run):
-    before, after = (torch.load(run / name / "checkpoint.pt", weights_only=True) for name in ("decoder", "sharp"))
+    before, after = (torch.load(run / name / "checkpoint.pt", weights_only=True) for name in ("decoder", "adversarial"))
     steps = [next(iter(state["adversary"]["optimizer"]["state"].values()))["step"] for state in (before, after)]
     assert steps == [2, 4]
     assert not any(name.startswith("compressor") for name in after["weights"])  # tokens stay what they were
 
 
 def test_stages_that_are_done_are_not_trained_again(run, corpus):
-    before = (run / "sharp" / "log.jsonl").read_bytes()
+    before = (run / "adversarial" / "log.jsonl").read_bytes()
     train_stages(CHAIN, corpus, run, None, None, quiet=True)
-    assert (run / "sharp" / "log.jsonl").read_bytes() == before
+    assert (run / "adversarial" / "log.jsonl").read_bytes() == before
 
 
 def test_a_run_goes_on_with_the_corpus_that_it_began_with(run, corpus, tmp_path):
@@ -90,7 +90,7 @@ def test_one_stage_is_trained_alone(corpus, tmp_path):
     assert "teacher holds the teacher" in train_stages(CHAIN, corpus, tmp_path, "teacher", None, quiet=True)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["teacher"]
     with pytest.raises(
-        ValueError, match=r"names a stage of .*\['teacher', 'quantizer', 'decoder', 'sharp'\], found 'vocie'"
+        ValueError, match=r"names a stage of .*\['teacher', 'quantizer', 'decoder', 'adversarial'\], found 'vocie'"
     ):
         train_stages(CHAIN, corpus, tmp_path, "vocie", None, quiet=True)
 
@@ -109,7 +109,7 @@ def test_the_card_holds_what_the_run_recorded(run, corpus, tmp_path):
     assert shown in card
     assert f"`{summarise(items)['sha256']}`" in card
     assert "| not named | CC0 | 2 | 4 | 0.00 |" in card
-    for stage in ("teacher", "quantizer", "decoder", "sharp"):
+    for stage in ("teacher", "quantizer", "decoder", "adversarial"):
         assert f"| {stage} | 2 | " in card
     assert AudioTokenizer.from_pretrained(out).vocab_size == 64
 
@@ -119,15 +119,15 @@ def test_the_card_says_where_parts_came_from_that_the_run_did_not_begin(run, cor
     del recipe["teacher"], recipe["teacher_weight"]
     recipe |= {
         "learns": ["decompressor"],
-        "parts_from": dict.fromkeys(("compressor", "decompressor", "decoder"), str(run / "sharp/model")),
+        "parts_from": dict.fromkeys(("compressor", "decompressor", "decoder"), str(run / "adversarial/model")),
     }
     (tmp_path / "again.yaml").write_text(yaml.safe_dump({"stages": {"again": recipe}}))
     train_stages(tmp_path / "again.yaml", corpus, tmp_path / "run", None, None, quiet=True)
     release_codec(tmp_path / "again.yaml", tmp_path / "run", tmp_path / "out", [], seed=0)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"The compressor came from {run}/sharp/model." in card
-    assert f"The decoder came from {run}/sharp/model." in card
-    assert f"The decompressor began as that of {run}/sharp/model." in card
+    assert f"The compressor came from {run}/adversarial/model." in card
+    assert f"The decoder came from {run}/adversarial/model." in card
+    assert f"The decompressor began as that of {run}/adversarial/model." in card
 
 
 def test_a_record_of_other_weights_is_no_measurement_of_these(run, corpus, tmp_path):
@@ -176,7 +176,7 @@ def test_the_ablation_shows_trained_rows_and_how_to_train_the_others(run, corpus
     with pytest.raises(OSError, match=r"holds no row of the ablation(.|\n)*ablation/focal.yaml"):
         ablation_table(TableConfig(data=(corpus,), runs=tmp_path))
     for name in ("focal", "lfq"):
-        shutil.copytree(run / "sharp" / "model", tmp_path / "ablation" / name / "model")
+        shutil.copytree(run / "adversarial" / "model", tmp_path / "ablation" / name / "model")
     table = ablation_table(TableConfig(data=(corpus,), runs=tmp_path))
     measured = {row.name: row.cells for row in table.rows if not row.source}
     assert list(measured) == ["Reference", "focal", "lfq"]
@@ -188,7 +188,7 @@ def test_the_ablation_shows_trained_rows_and_how_to_train_the_others(run, corpus
 
 
 def test_the_commands_are_there(run, corpus, tmp_path, monkeypatch, capsys):
-    shutil.copytree(run / "sharp" / "model", tmp_path / "ablation" / "focal" / "model")
+    shutil.copytree(run / "adversarial" / "model", tmp_path / "ablation" / "focal" / "model")
     for words in (
         ["tables", "6", "--runs", str(tmp_path), "--data", str(corpus), "--limit", "2", "--quiet"],
         ["release", str(CHAIN), str(run), str(tmp_path / "out")],

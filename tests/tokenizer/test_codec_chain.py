@@ -15,12 +15,12 @@ RUN = Path("runs/tiny")
 
 def test_later_stages_build_on_what_earlier_ones_leave():
     stages = read_stages(TINY, RUN)
-    assert list(stages) == [RUN / name for name in ("teacher", "quantizer", "decoder", "sharp")]
+    assert list(stages) == [RUN / name for name in ("teacher", "quantizer", "decoder", "adversarial")]
     assert stages[RUN / "quantizer"].teacher == "runs/tiny/teacher/teacher"
     quantizer, decoder = "runs/tiny/quantizer/model", "runs/tiny/decoder/model"
     parts = {"compressor": quantizer, "decompressor": quantizer, "decoder": decoder}
-    assert stages[RUN / "sharp"].parts_from == parts
-    assert stages[RUN / "sharp"].adversary_from == "runs/tiny/decoder"
+    assert stages[RUN / "adversarial"].parts_from == parts
+    assert stages[RUN / "adversarial"].adversary_from == "runs/tiny/decoder"
     results = [result_folder(folder, recipe).name for folder, recipe in stages.items()]
     assert results == ["teacher", "model", "model", "model"]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from focallm.tokenizer import FocalCodecModel, write_audio
-from focallm.tokenizer.training import CodecRecipe, losses, read_recipe, train_codec
+from focallm.tokenizer.training import CodecTrainingConfig, losses, read_recipe, train_codec
 from focallm.tokenizer.training import run as training_run
 from focallm.tokenizer.training.discriminators import Discriminators
 
@@ -20,7 +20,7 @@ MODEL = {
 }
 
 
-def recipe(stage, **values) -> CodecRecipe:
+def recipe(stage, **values) -> CodecTrainingConfig:
     defaults = {
         "steps": 6,
         "batch_size": 2,
@@ -29,7 +29,7 @@ def recipe(stage, **values) -> CodecRecipe:
         "validation_files": 1,
         "discriminator_width": 0.01,
     }
-    return CodecRecipe(stage, MODEL, **{**defaults, "checkpoint_every": 3, "evaluate_every": 6, **values})
+    return CodecTrainingConfig(stage, MODEL, **{**defaults, "checkpoint_every": 3, "evaluate_every": 6, **values})
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_a_run_of_another_recipe_is_not_continued(speech, tmp_path):
 )
 def test_contradictions_are_refused_before_any_work(values, message):
     with pytest.raises(ValueError, match=message):
-        CodecRecipe(**values)
+        CodecTrainingConfig(**values)
 
 
 def test_an_unknown_key_is_named(tmp_path):

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from focallm.tokenizer import write_audio
 from focallm.tokenizer.focalcodec.configuration import QuantizerConfig
 from focallm.tokenizer.focalcodec.quantizer import BinarySphericalQuantizer
-from focallm.tokenizer.training import CodecRecipe
+from focallm.tokenizer.training import CodecTrainingConfig
 from focallm.tokenizer.training.augmentation import augment
 from focallm.tokenizer.training.average import Average
 from focallm.tokenizer.training.dataset import Clips, Rates, make_batch
@@ -98,7 +98,9 @@ def test_entropy_prefers_sure_and_varied_codes():
 
 def schedule(name: str, **values) -> Schedule:
     model = {"seconds": 0.0}
-    recipe = CodecRecipe("teacher", schedule=name, learning_rate=1.0, steps=100, **{"warmup": 1, **model, **values})
+    recipe = CodecTrainingConfig(
+        "teacher", schedule=name, learning_rate=1.0, steps=100, **{"warmup": 1, **model, **values}
+    )
     return Schedule(recipe, epoch_steps=10)
 
 
@@ -158,7 +160,7 @@ def files(folder, seconds, rate=16000):
 def clips(paths, rates=Rates(), in_memory=True, texts=None, share=(0, 1), **values) -> Clips:  # noqa: B008
     values = {"batch_size": 4, "seconds": 0.25, "adversarial_weight": 0.0, **values}
     recordings, said = open_recordings(paths, rates.spoken, in_memory, texts)
-    return Clips(recordings, CodecRecipe("decoder", **values), rates, said, *share)
+    return Clips(recordings, CodecTrainingConfig("decoder", **values), rates, said, *share)
 
 
 def test_a_batch_depends_on_the_seed_and_the_step_only(tmp_path):

@@ -13,7 +13,7 @@ import yaml
 from accelerate import Accelerator
 
 from focallm.tokenizer import FocalCodecModel, write_audio
-from focallm.tokenizer.training import CodecRecipe, read_recipe, train_codec
+from focallm.tokenizer.training import CodecTrainingConfig, read_recipe, train_codec
 from focallm.tokenizer.training.adversary import Adversary
 from focallm.tokenizer.training.build import build_stage
 from focallm.tokenizer.training.dataset import Rates, make_batch
@@ -57,11 +57,11 @@ TEACHER = {"bands": 20, "dim": 16, "num_layers": 2, "kernel_size": 5}
 TEXTS = ["one two", "three", "", "four", "five"]
 
 
-def recipe(stage, model=MODEL, **values) -> CodecRecipe:
+def recipe(stage, model=MODEL, **values) -> CodecTrainingConfig:
     defaults = {"steps": 2, "batch_size": 2, "seconds": 0.4, "warmup": 1, "validation_files": 1, "checkpoint_every": 3}
     if stage in ("decoder", "joint"):
         defaults |= {"discriminator_width": 0.01, "discriminator_scales": 1}
-    return CodecRecipe(stage, model, **{**defaults, **values})
+    return CodecTrainingConfig(stage, model, **{**defaults, **values})
 
 
 def learn_teacher(speech, folder, steps=2, **values) -> Teacher:
@@ -89,7 +89,7 @@ def full(speech, tmp_path_factory):
     return str(folder)
 
 
-def moved(r: CodecRecipe, after: torch.nn.Module) -> set[str]:
+def moved(r: CodecTrainingConfig, after: torch.nn.Module) -> set[str]:
     """Parameters that are not those of the beginning."""
     torch.manual_seed(r.seed)
     before = build_stage(r).learning().state_dict()
@@ -306,7 +306,7 @@ def test_a_discriminator_of_features_learns_and_is_answered(speech, tmp_path):
 
 def test_discriminators_may_learn_faster_than_what_they_judge():
     adversary = Adversary(recipe("decoder", discriminator_rate=3.0), Accelerator(cpu=True))
-    adversary.learn(torch.randn(2, 2000), torch.randn(2, 2000), 1e-3)
+    adversary.discriminator_step(torch.randn(2, 2000), torch.randn(2, 2000), 1e-3)
     assert adversary.optimizer.param_groups[0]["lr"] == pytest.approx(3e-3)
 
 
@@ -353,7 +353,7 @@ def test_two_processes_learn_what_one_does(stage, speech, tmp_path):
 )
 def test_contradictions_name_both_fields(values, message):
     with pytest.raises(ValueError, match=message):
-        CodecRecipe(**values)
+        CodecTrainingConfig(**values)
 
 
 def test_values_of_another_type_are_named(tmp_path):

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from . import losses
-from .config import CodecRecipe
+from .config import CodecTrainingConfig
 from .discriminators import Discriminators, FeatureDiscriminator
 
 
@@ -19,7 +19,7 @@ class Adversary:
         accelerator: puts them on its device, and averages their gradients over processes.
     """
 
-    def __init__(self, recipe: CodecRecipe, accelerator: Accelerator) -> None:
+    def __init__(self, recipe: CodecTrainingConfig, accelerator: Accelerator) -> None:
         self.recipe, self.accelerator = recipe, accelerator
         discriminators: nn.Module
         if recipe.adversarial_features:
@@ -35,7 +35,7 @@ class Adversary:
         )
         self.discriminators, self.optimizer = accelerator.prepare(discriminators, optimizer)
 
-    def learn(self, real: Tensor, generated: Tensor, rate: float) -> Tensor:
+    def discriminator_step(self, real: Tensor, generated: Tensor, rate: float) -> Tensor:
         """One update on (B, T) waveforms, or (B, T, D) features, at `discriminator_rate` x rate; -> the hinge loss."""
         scores, _ = self.discriminators(torch.cat([real, generated.detach()]))
         real_scores, fake_scores = zip(*(score.float().chunk(2) for score in scores), strict=True)
@@ -48,7 +48,7 @@ class Adversary:
         self.optimizer.step()
         return loss.detach()
 
-    def answer(self, real: Tensor, generated: Tensor) -> dict[str, Tensor]:
+    def generator_losses(self, real: Tensor, generated: Tensor) -> dict[str, Tensor]:
         """Losses of the generator: to be taken for real, and to look alike inside the discriminators."""
         discriminators = self.accelerator.unwrap_model(self.discriminators)  # no gradients to average here
         discriminators.requires_grad_(False)

@@ -2,7 +2,7 @@
 
 from ..focalcodec import FocalCodecConfig, FocalCodecModel
 from ..focalcodec.mel import MelEncoder
-from .config import CodecRecipe
+from .config import CodecTrainingConfig
 from .distillation import DistillationStage
 from .stages import CodecStage, TeacherStage
 from .teacher import Teacher
@@ -10,7 +10,7 @@ from .teacher import Teacher
 Stage = CodecStage | DistillationStage | TeacherStage
 
 
-def build_stage(recipe: CodecRecipe) -> Stage:
+def build_stage(recipe: CodecTrainingConfig) -> Stage:
     """Models are seeded by the caller.
 
     Raises:
@@ -31,7 +31,7 @@ def build_stage(recipe: CodecRecipe) -> Stage:
     return CodecStage(model, recipe, target, teacher)
 
 
-def _build_model(recipe: CodecRecipe) -> FocalCodecModel:
+def _build_model(recipe: CodecTrainingConfig) -> FocalCodecModel:
     model = FocalCodecModel(FocalCodecConfig(**recipe.model))
     for part, source in recipe.parts_from.items():
         trained = getattr(FocalCodecModel.from_pretrained(source), part)
@@ -57,7 +57,7 @@ def _check_target(model: FocalCodecModel, target: FocalCodecModel) -> None:
         )
 
 
-def _check_teacher(model: FocalCodecModel, recipe: CodecRecipe, teacher: Teacher) -> None:
+def _check_teacher(model: FocalCodecModel, recipe: CodecTrainingConfig, teacher: Teacher) -> None:
     """A teacher judges the decoded waveform, or decompressed features if those are what it hears."""
     c = teacher.config
     if recipe.decodes:

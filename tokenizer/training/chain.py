@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_yaml
-from .config import CodecRecipe, read_recipe, recipe_from
+from .config import CodecTrainingConfig, read_recipe, recipe_from
 
 
-def read_stages(path: Path | str, run: Path) -> dict[Path, CodecRecipe]:
+def read_stages(path: Path | str, run: Path) -> dict[Path, CodecTrainingConfig]:
     """The folder of each stage -> its recipe, in the order in which they are trained.
 
     A file is one recipe, trained in `run` itself, or has one key, `stages`: names -> recipes, each trained in
@@ -28,7 +28,7 @@ def read_stages(path: Path | str, run: Path) -> dict[Path, CodecRecipe]:
     stages = values["stages"]
     if len(values) > 1 or not isinstance(stages, dict) or not stages:
         raise ValueError(f"{path}: a file with `stages` has no other key, and names at least one; found {list(values)}")
-    recipes: dict[str, CodecRecipe] = {}
+    recipes: dict[str, CodecTrainingConfig] = {}
     for name, entries in stages.items():
         if not isinstance(entries, dict):
             raise ValueError(f"{path}: stages.{name} must be a recipe, found {entries!r}")
@@ -36,12 +36,12 @@ def read_stages(path: Path | str, run: Path) -> dict[Path, CodecRecipe]:
     return {run / name: recipe for name, recipe in recipes.items()}
 
 
-def result_folder(folder: Path, recipe: CodecRecipe) -> Path:
+def result_folder(folder: Path, recipe: CodecTrainingConfig) -> Path:
     """Where a stage that is trained in `folder` leaves its result; it exists when the stage is done."""
     return folder / ("teacher" if recipe.stage == "teacher" else "model")
 
 
-def _resolve(entries: Mapping[str, Any], stages: Mapping[str, CodecRecipe], run: Path) -> dict[str, Any]:
+def _resolve(entries: Mapping[str, Any], stages: Mapping[str, CodecTrainingConfig], run: Path) -> dict[str, Any]:
     """The names of earlier stages become the folders that they leave."""
 
     def folder(name: Any) -> Any:

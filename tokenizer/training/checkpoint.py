@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from ..files import whole_file, write_whole
-from .config import CodecRecipe
-from .trainer import Learner
+from .config import CodecTrainingConfig
+from .trainer import Trainer
 
 
-def remember_recipe(recipe: CodecRecipe, folder: Path) -> None:
+def remember_recipe(recipe: CodecTrainingConfig, folder: Path) -> None:
     """Write `recipe.json`.
 
     Raises:
@@ -20,7 +20,7 @@ def remember_recipe(recipe: CodecRecipe, folder: Path) -> None:
     """
     path, now = folder / "recipe.json", json.loads(json.dumps(vars(recipe)))
     if path.exists():
-        defaults = json.loads(json.dumps(dataclasses.asdict(CodecRecipe("teacher", seconds=0.0))))
+        defaults = json.loads(json.dumps(dataclasses.asdict(CodecTrainingConfig("teacher", seconds=0.0))))
         before = {**defaults, **json.loads(path.read_text())}
         changed = sorted(key for key in now if now[key] != before[key])
         if changed:
@@ -31,10 +31,10 @@ def remember_recipe(recipe: CodecRecipe, folder: Path) -> None:
     write_whole(path, json.dumps(now, indent=1).encode())
 
 
-def save_checkpoint(folder: Path, learner: Learner, step: int) -> None:
+def save_checkpoint(folder: Path, trainer: Trainer, step: int) -> None:
     """Write `checkpoint.pt`, whole or not at all. Everything random follows from the seed and the step."""
     with whole_file(folder / "checkpoint.pt") as temporary:
-        torch.save({"step": step, **learner.state_dict()}, temporary)
+        torch.save({"step": step, **trainer.state_dict()}, temporary)
 
 
 def load_adversary(folder: Path) -> dict[str, Any]:
@@ -50,11 +50,11 @@ def load_adversary(folder: Path) -> dict[str, Any]:
     return state["adversary"]
 
 
-def load_checkpoint(folder: Path, learner: Learner) -> int:
+def load_checkpoint(folder: Path, trainer: Trainer) -> int:
     """Restore a run from its folder, where only tensors are unpickled; -> its step, 0 if it has not begun."""
     path = folder / "checkpoint.pt"
     if not path.exists():
         return 0
     state = torch.load(path, map_location="cpu", weights_only=True)
-    learner.load_state_dict(state)
+    trainer.load_state_dict(state)
     return state["step"]

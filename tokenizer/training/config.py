@@ -23,7 +23,7 @@ _QUANTIZE, _DECODE = ("quantizer", "joint"), ("decoder", "joint")
 
 
 @dataclass(frozen=True)
-class CodecRecipe:
+class CodecTrainingConfig:
     """One stage of training a codec (arXiv 2502.04465: decoupled stages that stand on frozen encoder features)."""
 
     stage: str  # a key of `LEARNS`
@@ -92,12 +92,12 @@ class CodecRecipe:
         return self.stage in _DECODE
 
     @property
-    def fights(self) -> bool:
+    def use_gan(self) -> bool:
         """Whether discriminators take part: of waveforms, or of features."""
         return self.adversarial_weight > 0 and (self.decodes or self.adversarial_features)
 
     @property
-    def learning_parts(self) -> tuple[str, ...]:
+    def trainable_parts(self) -> tuple[str, ...]:
         """Parts of the codec that learn."""
         return self.learns or LEARNS[self.stage]
 
@@ -118,7 +118,7 @@ class CodecRecipe:
             FocalCodecConfig(**self.model)  # a contradiction in the model is an error here, not after loading the data
 
 
-def _contradictions(r: CodecRecipe) -> list[tuple[bool, str]]:
+def _contradictions(r: CodecTrainingConfig) -> list[tuple[bool, str]]:
     """Pairs of fields that exclude each other: whether they do so here, and what to say then."""
     stage = f'stage "{r.stage}"'
     heard = r.teacher_weight > 0 or r.posterior_weight > 0
@@ -134,7 +134,7 @@ def _contradictions(r: CodecRecipe) -> list[tuple[bool, str]]:
          f"{stage} learns from transcripts, which belong to whole utterances: seconds must be 0, found {r.seconds}"),
         (r.adversarial_features and r.stage != "quantizer",
          f'adversarial_features needs stage "quantizer", where features are what is learnt; found {stage}'),
-        (bool(r.adversary_from) and not r.fights,
+        (bool(r.adversary_from) and not r.use_gan,
          f"adversary_from names discriminators, and {stage} with adversarial_weight {r.adversarial_weight} has none"),
         (heard and not r.teacher, "teacher_weight and posterior_weight need teacher, the folder of a teacher"),
         (bool(r.teacher) and not heard, "teacher is given, but teacher_weight and posterior_weight are 0"),
@@ -150,7 +150,7 @@ def _contradictions(r: CodecRecipe) -> list[tuple[bool, str]]:
     ]  # fmt: skip
 
 
-def read_recipe(path: Path | str, **overrides: Any) -> CodecRecipe:
+def read_recipe(path: Path | str, **overrides: Any) -> CodecTrainingConfig:
     """Read a YAML recipe; keyword arguments replace its entries.
 
     Raises:
@@ -159,9 +159,9 @@ def read_recipe(path: Path | str, **overrides: Any) -> CodecRecipe:
     return recipe_from({**read_yaml(path), **overrides}, str(path))
 
 
-def recipe_from(values: Mapping[str, Any], place: str) -> CodecRecipe:
+def recipe_from(values: Mapping[str, Any], place: str) -> CodecTrainingConfig:
     """The recipe that these entries describe; raises as `read_recipe`, and says in which `place` they stand."""
-    fields = {f.name: f for f in dataclasses.fields(CodecRecipe)}
+    fields = {f.name: f for f in dataclasses.fields(CodecTrainingConfig)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
         raise ValueError(f"{place}: unknown keys {unknown}; a codec recipe has the keys {list(fields)}")
@@ -177,7 +177,7 @@ def recipe_from(values: Mapping[str, Any], place: str) -> CodecRecipe:
     ]
     if wrong:
         raise ValueError(f"{place}: {'; '.join(wrong)}")
-    return CodecRecipe(**entries)
+    return CodecTrainingConfig(**entries)
 
 
 def _kinds(fields: dict[str, Any]) -> dict[str, type]:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ..audio import Waveform, resample
 from .augmentation import augment, speed_factor
-from .config import CodecRecipe
+from .config import CodecTrainingConfig
 from .recordings import Recording
 
 
@@ -62,7 +62,7 @@ class Clips(Dataset):
     def __init__(
         self,
         recordings: Sequence[Recording],
-        recipe: CodecRecipe,
+        recipe: CodecTrainingConfig,
         rates: Rates,
         texts: Sequence[str] | None = None,
         process: int = 0,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..focalcodec.masks import length_mask
 from ..focalcodec.modeling import FocalCodecModel
 from ..focalcodec.wavlm import TransformerEncoder, WavLMEncoder
-from .config import CodecRecipe
+from .config import CodecTrainingConfig
 from .dataset import Batch
 from .stages import Outcome
 
@@ -26,7 +26,7 @@ class DistillationStage(nn.Module):
         ValueError: one of the encoders is no WavLM, or they differ in width or layers.
     """
 
-    def __init__(self, model: FocalCodecModel, recipe: CodecRecipe, target: FocalCodecModel) -> None:
+    def __init__(self, model: FocalCodecModel, recipe: CodecTrainingConfig, target: FocalCodecModel) -> None:
         super().__init__()
         self.model, self.target = model, target
         encoders = model.encoder, target.encoder

@@ -14,14 +14,14 @@ from ..focalcodec import FocalCodecModel
 from .build import Stage, build_stage
 from .chain import result_folder
 from .checkpoint import load_adversary, load_checkpoint, remember_recipe, save_checkpoint
-from .config import CodecRecipe
+from .config import CodecTrainingConfig
 from .dataset import Batch, Clips, Rates, make_batch
 from .logging import Record
 from .machine import remember_machine
 from .recordings import open_recordings
 from .stages import TeacherStage
 from .teacher import Teacher
-from .trainer import Learner
+from .trainer import Trainer
 from .validation import Embed, Recogniser, Validation
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ _LOG_EVERY = 50  # steps
 
 
 def train_codec(
-    recipe: CodecRecipe,
+    recipe: CodecTrainingConfig,
     paths: Sequence[Path],
     folder: Path,
     quiet: bool = False,
@@ -65,47 +65,47 @@ def train_codec(
         remember_recipe(recipe, folder)
         remember_machine(folder, accelerator.device, accelerator.num_processes)
     rates = _rates(stage)
-    clips, held_out = _open(recipe, paths, said, rates, accelerator, quiet)
-    learner = Learner(stage, recipe, accelerator, clips.epoch_steps)
-    if learner.adversary is not None and recipe.adversary_from:
-        learner.adversary.load_state_dict(load_adversary(Path(recipe.adversary_from)))
-    begin = load_checkpoint(folder, learner)
+    clips, eval_dataset = _open(recipe, paths, said, rates, accelerator, quiet)
+    trainer = Trainer(stage, recipe, accelerator, clips.epoch_steps)
+    if trainer.adversary is not None and recipe.adversary_from:
+        trainer.adversary.load_state_dict(load_adversary(Path(recipe.adversary_from)))
+    begin = load_checkpoint(folder, trainer)
     codebook = 0 if isinstance(stage, TeacherStage) else stage.model.config.codebook_size
-    validation = Validation(held_out, rates.spoken, codebook, recognise, embed)
+    validation = Validation(eval_dataset, rates.spoken, codebook, recognise, embed)
     logger.info("%.2f h of audio, step %d of %d", clips.seconds / 3600, begin, recipe.steps)
-    _learn(learner, clips, validation, Record(folder, rates.spoken, not accelerator.is_main_process), begin, quiet)
+    _learn(trainer, clips, validation, Record(folder, rates.spoken, not accelerator.is_main_process), begin, quiet)
     result = stage.learning()
-    with learner.at_rest():
+    with trainer.eval_mode():
         if accelerator.is_main_process:
             result.save_pretrained(result_folder(folder, recipe))
     return result
 
 
-def _learn(learner: Learner, clips: Clips, validation: Validation, record: Record, begin: int, quiet: bool) -> None:
+def _learn(trainer: Trainer, clips: Clips, validation: Validation, record: Record, begin: int, quiet: bool) -> None:
     """All steps from `begin` on."""
-    recipe, main = learner.recipe, learner.accelerator.is_main_process
+    recipe, main = trainer.recipe, trainer.accelerator.is_main_process
     steps = range(begin, recipe.steps)
     batches = DataLoader(clips, batch_size=None, sampler=steps, num_workers=recipe.workers)
     bar = tqdm(batches, recipe.stage, recipe.steps, initial=begin, disable=quiet or not main)
     for step, batch in zip(steps, bar, strict=True):
-        metrics: dict[str, Any] = {**learner.step(batch, step)}
+        metrics: dict[str, Any] = {**trainer.step(batch, step)}
         done, last = step + 1, step + 1 == recipe.steps
         evaluated = last or done % recipe.evaluate_every == 0
         if evaluated:
-            measured, outcomes = validation(learner)
-            learner.schedule.observe(measured["validation_loss"])
+            measured, outcomes = validation(trainer)
+            trainer.schedule.observe(measured["validation_loss"])
             record.show(done, outcomes)
             metrics |= measured
         if evaluated or done % _LOG_EVERY == 0:
             record.write(done, metrics)
         if main and (last or done % recipe.checkpoint_every == 0):
-            save_checkpoint(record.folder, learner, done)
-    learner.accelerator.wait_for_everyone()
+            save_checkpoint(record.folder, trainer, done)
+    trainer.accelerator.wait_for_everyone()
     record.close()
 
 
 def _with_texts(
-    recipe: CodecRecipe, paths: Sequence[Path], texts: Sequence[str | None] | None
+    recipe: CodecTrainingConfig, paths: Sequence[Path], texts: Sequence[str | None] | None
 ) -> tuple[Sequence[Path], list[str]]:
     """-> the files to use and their texts; stage teacher uses those that have one"""
     said = [text or "" for text in texts or [None] * len(paths)]
@@ -131,7 +131,7 @@ def _rates(stage: Stage) -> Rates:
 
 
 def _open(
-    recipe: CodecRecipe,
+    recipe: CodecTrainingConfig,
     paths: Sequence[Path],
     texts: Sequence[str],
     rates: Rates,

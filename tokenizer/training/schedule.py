@@ -2,7 +2,7 @@
 
 import math
 
-from .config import CodecRecipe
+from .config import CodecTrainingConfig
 
 _SMALL = 0.0025  # relative improvement of the validation loss below which NewBob slows down (spec A.2)
 
@@ -47,7 +47,7 @@ class Schedule:
         epoch_steps: steps in which the corpus is heard once.
     """
 
-    def __init__(self, recipe: CodecRecipe, epoch_steps: int) -> None:
+    def __init__(self, recipe: CodecTrainingConfig, epoch_steps: int) -> None:
         self.recipe, self.epoch_steps = recipe, epoch_steps
         self.newbob = NewBob(recipe.decay)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..focalcodec.masks import length_mask
 from ..focalcodec.modeling import FocalCodecModel
 from . import losses
-from .config import CodecRecipe
+from .config import CodecTrainingConfig
 from .dataset import Batch
 from .entropy import entropy_loss
 from .teacher import Teacher
@@ -42,13 +42,17 @@ class CodecStage(nn.Module):
     """
 
     def __init__(
-        self, model: FocalCodecModel, recipe: CodecRecipe, target: FocalCodecModel | None, teacher: Teacher | None
+        self,
+        model: FocalCodecModel,
+        recipe: CodecTrainingConfig,
+        target: FocalCodecModel | None,
+        teacher: Teacher | None,
     ) -> None:
         super().__init__()
         self.model, self.recipe = model, recipe
         self.target, self.teacher = target, teacher
         self.requires_grad_(False)
-        for part in recipe.learning_parts:
+        for part in recipe.trainable_parts:
             getattr(model, part).requires_grad_(True)
 
     def learning(self) -> FocalCodecModel:
@@ -65,7 +69,7 @@ class CodecStage(nn.Module):
 
     def forward(self, batch: Batch) -> Outcome:
         """All losses of a batch but those of discriminators."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" in self.recipe.learning_parts):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" in self.recipe.trainable_parts):
             features, lengths = encode(self.model, batch)
         outcome = Outcome({}, target=features.detach(), lengths=lengths)
         if self.target is not None:

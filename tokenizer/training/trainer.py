@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from .adversary import Adversary
 from .average import Average
-from .config import CodecRecipe
+from .config import CodecTrainingConfig
 from .dataset import Batch
 from .schedule import Schedule
 
 
-class Learner:
+class Trainer:
     """A stage with its optimiser and all that changes from step to step.
 
     Args:
@@ -24,7 +24,7 @@ class Learner:
         epoch_steps: steps in which the corpus is heard once.
     """
 
-    def __init__(self, stage: Any, recipe: CodecRecipe, accelerator: Accelerator, epoch_steps: int) -> None:
+    def __init__(self, stage: Any, recipe: CodecTrainingConfig, accelerator: Accelerator, epoch_steps: int) -> None:
         self.recipe, self.accelerator = recipe, accelerator
         self.schedule = Schedule(recipe, epoch_steps)
         self.learning: nn.Module = stage.learning()
@@ -34,7 +34,7 @@ class Learner:
         )
         self.stage, self.optimizer = accelerator.prepare(stage, optimizer)
         self.average = Average(self.parameters, recipe.ema) if recipe.ema else None
-        self.adversary = Adversary(recipe, accelerator) if recipe.fights else None
+        self.adversary = Adversary(recipe, accelerator) if recipe.use_gan else None
 
     def step(self, batch: Batch, number: int) -> dict[str, Tensor]:
         """Update number `number`, from 0; -> its losses."""
@@ -48,8 +48,8 @@ class Learner:
             real, generated = outcome.real, outcome.generated
             if self.recipe.adversarial_features:
                 real, generated = outcome.target, outcome.features
-            logs["discriminator"] = self.adversary.learn(real, generated, rate)
-            outcome.losses |= self.adversary.answer(real, generated)
+            logs["discriminator"] = self.adversary.discriminator_step(real, generated, rate)
+            outcome.losses |= self.adversary.generator_losses(real, generated)
         loss = self.total(outcome.losses)
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
@@ -79,7 +79,7 @@ class Learner:
         return torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
     @contextlib.contextmanager
-    def at_rest(self) -> Any:
+    def eval_mode(self) -> Any:
         """Within this, the stage is in evaluation mode, with the averaged weights if there are any; yields it."""
         stage = self.accelerator.unwrap_model(self.stage)
         training = stage.training

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .dataset import Batch
 from .stages import Outcome
-from .trainer import Learner
+from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -43,16 +43,16 @@ class Validation:
         self._references: list[list[str]] = []
 
     @torch.no_grad()
-    def __call__(self, learner: Learner) -> tuple[dict[str, float], list[Outcome]]:
+    def __call__(self, trainer: Trainer) -> tuple[dict[str, float], list[Outcome]]:
         """-> metrics, and the outcome of every recording"""
-        with learner.at_rest() as stage:
-            outcomes = [stage(batch.to(learner.accelerator.device)) for batch in self.batches]
+        with trainer.eval_mode() as stage:
+            outcomes = [stage(batch.to(trainer.accelerator.device)) for batch in self.batches]
         names = outcomes[0].losses
         means = {name: torch.stack([o.losses[name] for o in outcomes]).mean() for name in names}
         metrics = {f"validation_{name}": float(value) for name, value in means.items()}
-        metrics["validation_loss"] = float(learner.total(means))
+        metrics["validation_loss"] = float(trainer.total(means))
         if outcomes[0].tokens is not None:
-            metrics |= self._use(torch.cat([o.tokens for o in outcomes]), learner.recipe.usage_floor)
+            metrics |= self._use(torch.cat([o.tokens for o in outcomes]), trainer.recipe.usage_floor)
         if outcomes[0].recognised:
             metrics["validation_letter_errors"] = self._letter_errors(outcomes)
         if self.recognise is not None and outcomes[0].generated is not None:
