@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 # What to call with the model.
 _TRY = {
     "tts": "speak 'Hello there.'",
-    "zero-shot": "speak 'Hello there.' --reference VOICE --reference_text 'What it says.'",
+    "zero-shot": "speak 'Hello there.' --reference VOICE --reference-text 'What it says.'",
     "tts-aligned": "speak 'Hello there.'",
     "zero-shot-aligned": "speak 'Hello there.' --reference VOICE",
     "se": "enhance NOISY clean.wav",

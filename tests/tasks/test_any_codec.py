@@ -9,7 +9,7 @@ import torch
 from focallm.lm import SpeechLM
 from focallm.tasks import speak
 from focallm.tasks.cli import commands as cli
-from focallm.tasks.files import describe_model
+from focallm.tasks.info import describe_model
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 RECIPE = """

@@ -1,14 +1,19 @@
+import inspect
 import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
+import focallm
 from focallm.lm import SpeechLM
 from focallm.tasks.cli import commands as cli
+from focallm.tasks.cli.parser import parse_arguments, split_docstring
 from focallm.tasks.demo import SAMPLE
-from focallm.tasks.files import describe_model
+from focallm.tasks.info import describe_model
 from focallm.tokenizer import read_audio, write_audio
 
 
@@ -23,28 +28,103 @@ def test_help_names_every_command_and_loads_no_torch():
     code = (
         "import sys; sys.argv = ['focallm', '--help']\n"
         "from focallm.tasks.cli.commands import main\n"
-        "try: main()\n"
-        "except SystemExit: print('loaded:', [m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+        "main()\n"
+        "heavy = ('torch', 'transformers', 'datasets', 'numpy', 'yaml')\n"
+        "print('loaded:', [module for module in heavy if module in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert "loaded: []" in out
     assert all(command in out for command in cli.COMMANDS)
 
 
+def test_version(monkeypatch, capsys):
+    assert run(monkeypatch, capsys, "--version") == f"focallm {focallm.__version__}\n"
+
+
 @pytest.mark.parametrize("command", sorted(cli.COMMANDS))
 def test_every_command_explains_its_arguments(command, monkeypatch, capsys):
+    function = cli.COMMANDS[command]
     with pytest.raises(SystemExit) as exit_:
         run(monkeypatch, capsys, command, "--help")
     assert exit_.value.code == 0
-    assert cli.COMMANDS[command].__doc__.split(".")[0].split("\n")[0][:30] in capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())
+    summary, descriptions = split_docstring(function.__doc__)
+    assert " ".join(summary.split())[:60] in text
+    assert list(descriptions) == list(inspect.signature(function).parameters)
+    assert "<class" not in text
+    assert "_" not in " ".join(re.findall(r"--[\w-]+", text))
 
 
-def test_flags_are_plain_and_tables_take_lists_of_words():
-    words = ["focallm", "tables", "2", "--codecs", "a", "b=c", "--limit", "3", "--data", "x", "--quiet"]
-    assert cli.spelt_out(words) == [
-        "focallm", "tables", "2", "--limit", "3", "--quiet=true", '--codecs=["a", "b=c"]', '--data=["x"]'
-    ]  # fmt: skip
-    assert cli.spelt_out(["focallm", "tokenize", "a", "--mix", "b"]) == ["focallm", "tokenize", "a", "--mix", "b"]
+def example(
+    audio: Path,
+    data: list[Path] | None = None,
+    top_p: float | None = None,
+    kind: Literal["a", "b"] = "a",
+    columns: dict[str, str] | None = None,
+    quiet: bool = False,
+) -> str:
+    """Do something.
+
+    Args:
+        audio: Audio file,
+            90 % of them.
+        data: Corpora.
+        top_p: Probability.
+        kind: Kind.
+        columns: Names.
+        quiet: Hide the bar.
+
+    Returns:
+        A line.
+    """
+
+
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        ([], {}),
+        (["--data", "b", "c", "--quiet"], {"data": [Path("b"), Path("c")], "quiet": True}),
+        (["--no-quiet", "--top-p", "0.5"], {"top_p": 0.5}),
+        (["--kind=b", "--columns", '{"text": "sentence"}'], {"kind": "b", "columns": {"text": "sentence"}}),
+    ],
+)
+def test_options_follow_the_signature(words, changes):
+    defaults = {"audio": Path("x"), "data": None, "top_p": None, "kind": "a", "columns": None, "quiet": False}
+    assert parse_arguments(example, "example", ["x", *words]) == {**defaults, **changes}
+
+
+def test_help_shows_types_and_defaults(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(example, "example", ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "AUDIO Audio file, 90 % of them." in text
+    assert "--data PATH [PATH ...]" in text
+    assert "--kind {a,b} Kind. (default: a)" in text
+    assert "--quiet, --no-quiet Hide the bar." in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["spek", "hi"], "unknown command 'spek'; did you mean speak?"),
+        (["xyz"], f"unknown command 'xyz'; expected one of {', '.join(cli.COMMANDS)}"),
+        (["speak", "hi", "--top_p", "0.5"], "unknown argument '--top_p'; did you mean --top-p?"),
+        (["info", "mini", "--xyz"], "unknown argument '--xyz'; expected one of --help"),
+        (["enhance", "a.wav"], "the following arguments are required: OUT"),
+        (["speak", "hi", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["tokenize", "a", "b", "--columns", "text"], "expected JSON such as"),
+        (["benchmark", "packing"], "argument WHAT: invalid choice: 'packing' (choose from"),
+        (["tables", "1", "--format", "pdf"], "invalid choice: 'pdf' (choose from"),
+    ],
+)
+def test_a_misspelled_command_line_is_explained_in_one_line(words, message, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run(monkeypatch, capsys, *words)
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("focallm: ")
+    assert message in error
+    assert error.count("\n") == 1
 
 
 def test_the_paper_s_tables_are_printed(monkeypatch, capsys):
@@ -116,7 +196,7 @@ def bad(tmp_path):
         (["encode", "empty.wav", "a.npz"], "empty.wav"),
         (["encode", "good.wav", "a.txt"], "name the file a.npz"),
         (["encode", "good.wav", "a.npz", "--codec", "./nowhere"], "nowhere"),
-        (["decode", "text.npz", "a.wav"], "text.npz is not a token file"),
+        (["decode", "text.npz", "a.wav"], "text.npz is damaged or not a token file"),
         (["decode", "missing.npz", "a.wav"], "missing.npz"),
         (["tokenize", "folder", "store"], "no audio"),
         (["train", "tts", "folder", "run"], "no token store"),
@@ -127,7 +207,6 @@ def bad(tmp_path):
         (["speak", "Hi.", "--out", "a.mp4"], "mp4"),
         (["speak", "Hi.", "--temperature", "-1"], "temperature >= 0"),
         (["evaluate", "sing", "folder"], "codec, tts, se and ss can be evaluated"),
-        (["benchmark", "packing"], "codec and lm can be measured, found 'packing'"),
         (["info", "./nowhere"], "nowhere"),
     ],
 )

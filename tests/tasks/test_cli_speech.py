@@ -69,7 +69,7 @@ def test_continue(run, tmp_path):
 
 
 def test_speak_in_the_voice_of_a_recording(run, tmp_path):
-    reference = ["--reference", "a.wav", "--reference_text", "ha"]
+    reference = ["--reference", "a.wav", "--reference-text", "ha"]
     assert "voice of the reference" in run("speak", "Hi.", "--out", "out/a.wav", "--model", "lm", *reference)
     assert len(read_audio(tmp_path / "a.wav")[0]) > 0
 

@@ -1,0 +1,155 @@
+"""Commands that evaluate models: metrics, probes, the paper's tables, speed. Heavy libraries are imported inside."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+
+def evaluate(
+    task: str,
+    data: Path,
+    model: str = "mini",
+    limit: int = 0,
+    scorers: str = "mel",
+    seed: int = 0,
+    mix: Path | None = None,
+    noise: Path | None = None,
+    whisper: str | None = None,
+    language: str = "en",
+    others: bool = False,
+    record: Path | None = None,
+    layout: str | None = None,
+    utmos: str | None = None,
+    quiet: bool = False,
+) -> str:
+    """Evaluate a codec or a language model on recordings with transcripts.
+
+    Args:
+        task: codec, tts, se or ss.
+        data: Corpus with transcripts that the model was not trained on.
+        model: mini, a folder or a hub id.
+        limit: Number of items to evaluate, chosen by the seed; 0 for all.
+        scorers: mel (spectral distances, needs nothing else), published (the metrics of the FocalCodec paper: Whisper
+            small, UTMOS, DNSMOS, WavLM; also PESQ and STOI) or offline (replacements that need no network).
+        seed: Seed of the choice of items and of the sampling.
+        mix: YAML file such as configs/mix/enhancement.yaml that makes the noisy or mixed input of se and ss. Not needed
+            for a corpus that provides it: --layout voicebank (se and codec) or libri2mix (ss).
+        noise: Corpus of noise recordings, for files that mix recorded noise.
+        whisper: Other speech recognizer: a folder for faster-whisper, or a folder or hub id for transformers.
+        language: Language of the recordings, as a code of Whisper.
+        others: Evaluate baselines on the same items as well: Codec2 and Opus, flite and espeak-ng, or spectral gating
+            and DeepFilterNet.
+        record: .jsonl file of the results for each item. Items that it already holds are not evaluated again.
+        layout: Name of a published corpus, if the folder has its layout; see focallm tokenize --help.
+        utmos: Checkout of github.com/tarepan/SpeechMOS. Without it, published downloads one, and offline omits UTMOS.
+        quiet: Hide the progress bar.
+    """
+    from ..evaluation.evaluate import evaluate_task
+
+    arguments = (task, data, model, limit, scorers, seed, mix, noise, whisper, language, others, record)
+    return evaluate_task(*arguments, progress=not quiet, layout=layout, utmos=utmos)
+
+
+def probe(
+    task: str, store: Path, run: Path, recipe: Path | None = None, codec: str = "mini", quiet: bool = False
+) -> str:
+    """Train and test a small probe network on a codec's tokens. If interrupted, the same command continues.
+
+    Args:
+        task: asr (words), speaker, or emotion.
+        store: Token store with transcripts, speakers, or a column emotion.
+        run: Folder of the run. The error rate goes to its `result.json`.
+        recipe: YAML file such as configs/probes/mini_asr.yaml. The default is the recipe of the paper.
+        codec: Codec that made the token store.
+        quiet: Hide the progress bar.
+    """
+    from ..evaluation import probes
+
+    return probes.probe(task, store, run, recipe, codec, quiet)
+
+
+def tables(
+    name: str,
+    codecs: list[str] | None = None,
+    data: list[Path] | None = None,
+    layout: str | None = None,
+    scorers: Literal["published", "offline", "mel"] = "mel",
+    whisper: str | None = None,
+    utmos: str | None = None,
+    limit: int = 0,
+    seed: int = 0,
+    record: Path | None = None,
+    mix: list[Path] | None = None,
+    noise: Path | None = None,
+    runs: Path | None = None,
+    model: str = "mini",
+    format: Literal["text", "markdown", "latex", "csv"] = "text",
+    out: Path | None = None,
+    quiet: bool = False,
+) -> str:
+    """Print tables of the FocalCodec paper, with your results beside the published ones.
+
+    Args:
+        name: 1 codecs, 2 clean speech, 3 noisy speech, 4 voice conversion, 5 downstream tasks, 6 ablations, 7 training
+            data, 8 TS3-Codec, 9 offline and streaming, 10 codes and features; or all.
+        codecs: encodec, dac, wavlm6_km, speechtokenizer, semanticodec, mimi, wavtokenizer, bigcodec, stable_codec,
+            focalcodec_50hz, focalcodec_25hz or focalcodec_12_5hz, each also as NAME=FOLDER; codec2-700C, codec2-1300 or
+            opus-6; mini, a folder or a hub id. The default is mini.
+        data: Corpora with transcripts. Tables 2 and 3 use all of them, the others the first.
+        layout: Name of a published corpus, if the folders have its layout; see focallm tokenize --help.
+        scorers: published (the paper's metrics, from the hub), offline (replacements that pip installs) or mel
+            (spectral distances only).
+        whisper: Other speech recognizer than that of the scorers: a folder or a hub id.
+        utmos: Checkout of github.com/tarepan/SpeechMOS, if the scorers cannot download it.
+        limit: Number of items of each corpus to evaluate, chosen by the seed; 0 for all.
+        seed: Seed of the choice of items and of the confidence intervals.
+        record: .jsonl file of the results for each item. Items that it already holds are not evaluated again.
+        mix: YAML files such as configs/mini/test_enhancement.yaml, for Tables 3, 5 and 10.
+        noise: Corpus of noise recordings, for files that mix recorded noise.
+        runs: Folder of trained models: ablation/ROW (Table 6), CODEC/TASK (Table 5).
+        model: Speech language model of Table 10.
+        format: Format of the output.
+        out: Folder to write the tables to, in all formats.
+        quiet: Hide the progress bars.
+    """
+    from ..paper import TableConfig, make_tables
+
+    config = TableConfig(
+        tuple(codecs or ["mini"]), tuple(data or ()), layout, scorers, whisper, utmos, limit, seed, record,
+        tuple(mix or ()), noise, runs, model, progress=not quiet,
+    )  # fmt: skip
+    return make_tables(name, config, format, out)
+
+
+def benchmark(
+    what: Literal["codec", "lm"],
+    model: str | None = None,
+    threads: int = 2,
+    batch: int = 1,
+    tokens: int = 500,
+) -> str:
+    """Measure speed and memory on this machine.
+
+    Args:
+        what: codec, or lm, which is compared with transformers.generate.
+        model: mini, a folder or a hub id. The default is mini for lm, and for codec focalcodec_50hz: the full-size
+            configuration with random weights.
+        threads: Number of CPU threads.
+        batch: Batch size of lm.
+        tokens: Number of codes that lm generates for each item.
+    """
+    if what == "codec":
+        from ..benchmarks.codec import benchmark_codec
+
+        return benchmark_codec(model or "focalcodec_50hz", threads)
+    from ..benchmarks.lm import benchmark_lm
+
+    return benchmark_lm(model or "mini", batch, tokens, threads)
+
+
+COMMANDS: dict[str, Callable[..., str | None]] = {
+    "evaluate": evaluate,
+    "probe": probe,
+    "tables": tables,
+    "benchmark": benchmark,
+}

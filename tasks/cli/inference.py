@@ -1,0 +1,290 @@
+"""Commands that use a trained model: on speech, on tokens, or to describe it. Heavy libraries are imported inside."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from ...lm import Sampling
+    from ..inference.result import SpeechResult, Transcript
+
+
+def speak(
+    text: str,
+    out: Path = Path("out/speech.wav"),
+    model: str = "mini",
+    voice: str | None = None,
+    reference: Path | None = None,
+    reference_text: str | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+) -> str | None:
+    """Read a text aloud.
+
+    Args:
+        text: Text to read.
+        out: Audio file to write (.wav, .flac, .ogg), or - to stream 16-bit samples to the standard output, for example
+            into "aplay -f S16_LE -r 16000".
+        model: mini, or a folder that `focallm train tts` wrote.
+        voice: Name of one of the model's voices. The default is its most frequent one.
+        reference: Recording of the voice to imitate, for models trained for zero-shot.
+        reference_text: Transcript of the reference, for models that need it.
+        temperature: Sampling temperature; 0 is greedy. The default depends on the model.
+        top_p: Sample from the most probable tokens that together have this probability. The default depends on the
+            model.
+        seed: Seed of the sampling.
+    """
+    check_audio_suffix(out)
+    from ...lm import Sampling
+    from ..inference import streaming, tts
+    from ..inference.inputs import open_model
+
+    lm = open_model(model)
+    options = {}
+    if temperature is not None:
+        options["temperature"] = temperature
+    if top_p is not None:
+        options["top_p"] = top_p
+    sampling = Sampling(**options) if options else tts.usual_speech(lm, by_reference=reference is not None)
+
+    if str(out) != "-":
+        result = tts.speak(text, lm, voice, reference, reference_text, None, sampling, seed)
+        return f"{save(result, out)}, {result.stats['attempts']} attempt(s), voice {result.stats['voice']}"
+
+    stream = streaming.stream_speech(text, lm, voice, reference, reference_text, None, sampling, seed)
+    for piece in stream:
+        sys.stdout.buffer.write((piece.clip(-1, 1) * 32767).astype("<i2").tobytes())
+        sys.stdout.buffer.flush()
+    # The standard output holds samples, so figures go to the standard error.
+    delay = stream.result.stats["time_to_first_audio_s"]
+    print(f"{summary('-', stream.result)}, first audio after {delay:.2f} s, {stream.sampling_rate} Hz", file=sys.stderr)
+    return None
+
+
+def enhance(
+    audio: Path,
+    out: Path,
+    model: str = "mini",
+    temperature: float | None = None,
+    seed: int = 0,
+    input_kind: Literal["features", "codes"] | None = None,
+) -> str:
+    """Remove noise from a recording. The output has the length of the input.
+
+    Args:
+        audio: Audio file with the noisy recording.
+        out: Audio file to write (.wav, .flac, .ogg).
+        model: mini, or a folder of a model trained for se or se-features.
+        temperature: Sampling temperature; 0 is greedy. The default depends on the model.
+        seed: Seed of the sampling.
+        input_kind: Input of the model. The default is features if the model accepts them.
+    """
+    check_audio_suffix(out)
+    from ..inference import enhancement
+
+    result: Any = enhancement.enhance(audio, model, sampling=sampling_at(temperature), seed=seed, input_kind=input_kind)
+    return save(result, out)
+
+
+def separate(
+    audio: Path,
+    out: Path,
+    model: str = "mini",
+    talkers: int = 2,
+    temperature: float | None = None,
+    seed: int = 0,
+    input_kind: Literal["features", "codes"] | None = None,
+) -> str:
+    """Separate overlapping speakers. Each output has the length of the input.
+
+    Args:
+        audio: Audio file with the mixture.
+        out: Audio file to write: name.wav makes name_1.wav, name_2.wav and so on, in order of who speaks first.
+        model: mini, or a folder of a model trained for ss or ss-features.
+        talkers: Number of speakers in the mixture.
+        temperature: Sampling temperature; 0 is greedy. The default depends on the model.
+        seed: Seed of the sampling.
+        input_kind: Input of the model. The default is features if the model accepts them.
+    """
+    check_audio_suffix(out)
+    from ..inference import separation
+
+    result: Any = separation.separate(
+        audio, model, talkers, sampling=sampling_at(temperature), seed=seed, input_kind=input_kind
+    )
+    return save(result, out)
+
+
+def convert(
+    audio: Path,
+    reference: Path,
+    out: Path,
+    model: str = "mini",
+    method: Literal["lm", "knn"] | None = None,
+    temperature: float | None = None,
+    seed: int = 0,
+) -> str:
+    """Convert a recording to another voice. The output has the length of the input.
+
+    Args:
+        audio: Audio file with the words.
+        reference: Audio file with the voice.
+        out: Audio file to write (.wav, .flac, .ogg).
+        model: mini, or a folder of a model trained for vc; models of other tasks only work with knn.
+        method: lm uses the language model, knn replaces each frame by the nearest ones of the reference. The default is
+            lm if the model was trained for it.
+        temperature: Sampling temperature of lm; 0 is greedy. The default depends on the model.
+        seed: Seed of the sampling.
+    """
+    check_audio_suffix(out)
+    from ..inference import conversion
+
+    result: Any = conversion.convert(audio, reference, model, method, sampling=sampling_at(temperature), seed=seed)
+    return f"{save(result, out)}, method {result.stats['method']}"
+
+
+def transcribe(audio: Path, out: Path | None = None, model: str = "mini", seed: int = 0) -> str:
+    """Transcribe a recording. The text goes to the standard output, figures about it to the standard error.
+
+    Args:
+        audio: Audio file to transcribe.
+        out: Text file to write as well.
+        model: Folder of a model trained for asr.
+        seed: Seed of the sampling.
+    """
+    from ...tokenizer.files import write_whole
+    from ..inference import recognition
+
+    result: Any = recognition.transcribe(audio, model, seed=seed)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, f"{result.text}\n".encode())
+    print(summary(str(audio), result), file=sys.stderr)
+    return result.text
+
+
+def continue_speech(
+    audio: Path,
+    out: Path,
+    model: str = "mini",
+    seconds: float = 5.0,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    seed: int = 0,
+) -> str:
+    """Continue a recording.
+
+    Args:
+        audio: Audio file to continue.
+        out: Audio file to write (.wav, .flac, .ogg): the recording and its continuation.
+        model: Folder of a model trained for continuation.
+        seconds: Longest continuation in seconds.
+        temperature: Sampling temperature; 0 is greedy.
+        top_p: Sample from the most probable tokens that together have this probability.
+        seed: Seed of the sampling.
+    """
+    check_audio_suffix(out)
+    from ...lm import Sampling
+    from ..inference import continuation
+
+    sampling = Sampling(temperature, top_p=top_p)
+    result: Any = continuation.continue_speech(audio, model, seconds, sampling=sampling, seed=seed)
+    return f"{save(result, out)}, continued from {result.stats['continuation_begins_s']:.2f} s on"
+
+
+def encode(audio: Path, out: Path, codec: str = "mini") -> str:
+    """Encode a recording into a token file.
+
+    Args:
+        audio: Audio file to encode.
+        out: Token file to write: an .npz with `codes` and `num_samples`.
+        codec: mini, a folder or a hub id.
+    """
+    from ..inference.token_files import encode_file
+
+    return encode_file(audio, out, codec)
+
+
+def decode(tokens: Path, out: Path, codec: str = "mini") -> str:
+    """Decode a token file into a recording.
+
+    Args:
+        tokens: Token file that `focallm encode` wrote.
+        out: Audio file to write (.wav, .flac, .ogg).
+        codec: Codec that made the tokens.
+    """
+    from ..inference.token_files import decode_file
+
+    return decode_file(tokens, out, codec)
+
+
+def info(model: str) -> str:
+    """Describe a codec or a speech language model: rates, sizes, parameters.
+
+    Args:
+        model: mini, a folder or a hub id.
+    """
+    from ..info import describe_model
+
+    return describe_model(model)
+
+
+def demo(audio: Path | None = None, out: Path = Path("out"), quiet: bool = False) -> str:
+    """Write a page with everything that the included weights can do.
+
+    Args:
+        audio: Recording to encode, imitate, enhance and separate. The default is a bundled one for each.
+        out: Folder for the page, index.html, and its audio files.
+        quiet: Hide the progress bar.
+    """
+    from ..demo import run_demo
+
+    return run_demo(audio, out, progress=not quiet)
+
+
+COMMANDS: dict[str, Callable[..., str | None]] = {
+    "speak": speak,
+    "enhance": enhance,
+    "separate": separate,
+    "convert": convert,
+    "transcribe": transcribe,
+    "continue": continue_speech,
+    "encode": encode,
+    "decode": decode,
+    "info": info,
+    "demo": demo,
+}
+
+
+def check_audio_suffix(out: Path) -> None:
+    """Refuse a name that is not an audio file before a model is loaded."""
+    from ...tokenizer.audio import check_suffix
+
+    if str(out) != "-":
+        check_suffix(out)
+
+
+def sampling_at(temperature: float | None) -> "Sampling | None":
+    """Nucleus sampling at a temperature, or None for the model's default."""
+    from ...lm import Sampling
+
+    if temperature is None:
+        return None
+    return Sampling(temperature, top_p=0.9)
+
+
+def save(result: "SpeechResult", out: Path) -> str:
+    """Write the audio of a result and return its summary."""
+    paths = [str(path) for path in result.save(out)]
+    return summary(", ".join(paths), result)
+
+
+def summary(name: str, result: "SpeechResult | Transcript") -> str:
+    """One line about a result: its duration, tokens, stop reason and speed."""
+    stats = result.stats
+    return (
+        f"{name}: {stats['seconds']:.2f} s, {stats['tokens']} tokens, stop reason {result.stop_reason}, "
+        f"real-time factor {stats['real_time_factor']:.2f}"
+    )

@@ -1,0 +1,117 @@
+"""Command-line options from the signature and the docstring of a function.
+
+A parameter without a default is a positional argument, any other an option: `top_p: float = 0.9` is `--top-p FLOAT`,
+`quiet: bool = False` is `--quiet` and `--no-quiet`, `data: list[Path]` is `--data PATH [PATH ...]`.
+"""
+
+import argparse
+import difflib
+import inspect
+import json
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+_METAVARS: dict[Any, str] = {Path: "PATH", str: "TEXT", int: "INT", float: "FLOAT"}
+
+
+def parse_arguments(function: Callable[..., Any], command: str, words: Sequence[str]) -> dict[str, Any]:
+    """Parse the words that follow a command.
+
+    Args:
+        function: The function that the command calls.
+        command: The name of the command.
+        words: Words of the command line.
+
+    Returns:
+        The keyword arguments of the function.
+
+    Raises:
+        SystemExit: With status 0 for `--help` and status 2 for a wrong word.
+    """
+    summary, descriptions = split_docstring(function.__doc__ or "")
+    parser = _Parser(prog=f"focallm {command}", description=summary, allow_abbrev=False)
+    hints = get_type_hints(function)
+    for parameter in inspect.signature(function).parameters.values():
+        _add_argument(parser, parameter, hints[parameter.name], descriptions[parameter.name])
+    values, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.error(unknown_message("argument", unknown[0], parser.option_names()))
+    return vars(values)
+
+
+def split_docstring(docstring: str) -> tuple[str, dict[str, str]]:
+    """Split a Google-style docstring into the text before `Args:` and a description for each argument."""
+    text, _, section = inspect.cleandoc(docstring).partition("\nArgs:\n")
+    descriptions: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        # Four spaces start an argument, more continue it, fewer start the next section.
+        if not line.startswith("    "):
+            break
+        if line.startswith("     "):
+            descriptions[name] += " " + line.strip()
+        else:
+            name, _, description = line.strip().partition(": ")
+            descriptions[name] = description
+    return text.strip(), descriptions
+
+
+def unknown_message(kind: str, word: str, known: Sequence[str]) -> str:
+    """Describe an unknown word with the known one that is closest, or else with all of them."""
+    close = difflib.get_close_matches(word.partition("=")[0], known, n=1, cutoff=0.7)
+    if close:
+        return f"unknown {kind} {word!r}; did you mean {close[0]}?"
+    return f"unknown {kind} {word!r}; expected one of {', '.join(known)}"
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors take one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"focallm: {message} (see {self.prog} --help)\n")
+
+    def option_names(self) -> list[str]:
+        return [name for name in self._option_string_actions if name.startswith("--")]
+
+
+def _add_argument(parser: argparse.ArgumentParser, parameter: inspect.Parameter, hint: Any, description: str) -> None:
+    settings: dict[str, Any] = {"help": description.replace("%", "%%")}
+    kind = _without_none(hint)
+    if kind is bool:
+        settings["action"] = argparse.BooleanOptionalAction
+    elif get_origin(kind) is Literal:
+        settings["choices"] = get_args(kind)
+    elif get_origin(kind) is dict:
+        settings.update(type=_json_object, metavar="JSON")
+    elif get_origin(kind) is list:
+        item = get_args(kind)[0]
+        settings.update(type=item, metavar=_METAVARS[item], nargs="+")
+    else:
+        settings.update(type=kind, metavar=_METAVARS[kind])
+
+    if parameter.default is inspect.Parameter.empty:
+        settings["metavar"] = parameter.name.upper()
+        parser.add_argument(parameter.name, **settings)
+        return
+    if parameter.default is not None and kind is not bool:
+        settings["help"] += " (default: %(default)s)"
+    parser.add_argument(f"--{parameter.name.replace('_', '-')}", default=parameter.default, **settings)
+
+
+def _without_none(hint: Any) -> Any:
+    """`X | None` -> `X`; None only says that an option may be absent."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(kind for kind in get_args(hint) if kind is not type(None))
+    return hint
+
+
+def _json_object(text: str) -> dict[str, str]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f'expected JSON such as \'{{"text": "sentence"}}\', found {text!r}')
+    return value
