@@ -10,7 +10,7 @@ from typing import Any
 from ..tokenizer import AudioTokenizer
 from ..tokenizer.files import write_whole
 from ..tokenizer.training import CodecTrainingConfig, read_stages, result_folder
-from .evaluation.evaluate import table_of_record
+from .evaluation.results import table_of_record
 
 _PAUSE = 10  # a gap between two lines of a log that is this many times the usual one: the run stood still
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..lm import SpeechLM
 from ..tokenizer.files import write_whole
-from .evaluation.evaluate import table_of_record
+from .evaluation.results import table_of_record
 
 _HEAD = """---
 license: apache-2.0

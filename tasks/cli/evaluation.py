@@ -14,7 +14,7 @@ def evaluate(
     seed: int = 0,
     mix: Path | None = None,
     noise: Path | None = None,
-    whisper: str | None = None,
+    asr: str | None = None,
     language: str = "en",
     others: bool = False,
     record: Path | None = None,
@@ -35,7 +35,7 @@ def evaluate(
         mix: YAML file such as configs/mix/enhancement.yaml that makes the noisy or mixed input of se and ss. Not needed
             for a corpus that provides it: --layout voicebank (se and codec) or libri2mix (ss).
         noise: Corpus of noise recordings, for files that mix recorded noise.
-        whisper: Other speech recognizer: a folder for faster-whisper, or a folder or hub id for transformers.
+        asr: Other ASR model: a folder for faster-asr, or a folder or hub id for transformers.
         language: Language of the recordings, as a code of Whisper.
         others: Evaluate baselines on the same items as well: Codec2 and Opus, flite and espeak-ng, or spectral gating
             and DeepFilterNet.
@@ -46,7 +46,7 @@ def evaluate(
     """
     from ..evaluation.evaluate import evaluate_task
 
-    arguments = (task, data, model, limit, scorers, seed, mix, noise, whisper, language, others, record)
+    arguments = (task, data, model, limit, scorers, seed, mix, noise, asr, language, others, record)
     return evaluate_task(*arguments, progress=not quiet, layout=layout, utmos=utmos)
 
 
@@ -74,7 +74,7 @@ def tables(
     data: list[Path] | None = None,
     layout: str | None = None,
     scorers: Literal["published", "offline", "mel"] = "mel",
-    whisper: str | None = None,
+    asr: str | None = None,
     utmos: str | None = None,
     limit: int = 0,
     seed: int = 0,
@@ -99,7 +99,7 @@ def tables(
         layout: Name of a published corpus, if the folders have its layout; see focallm tokenize --help.
         scorers: published (the paper's metrics, from the hub), offline (replacements that pip installs) or mel
             (spectral distances only).
-        whisper: Other speech recognizer than that of the scorers: a folder or a hub id.
+        asr: Other ASR model than that of the scorers: a folder or a hub id.
         utmos: Checkout of github.com/tarepan/SpeechMOS, if the scorers cannot download it.
         limit: Number of items of each corpus to evaluate, chosen by the seed; 0 for all.
         seed: Seed of the choice of items and of the confidence intervals.
@@ -115,7 +115,7 @@ def tables(
     from ..paper import TableConfig, make_tables
 
     config = TableConfig(
-        tuple(codecs or ["mini"]), tuple(data or ()), layout, scorers, whisper, utmos, limit, seed, record,
+        tuple(codecs or ["mini"]), tuple(data or ()), layout, scorers, asr, utmos, limit, seed, record,
         tuple(mix or ()), noise, runs, model, progress=not quiet,
     )  # fmt: skip
     return make_tables(name, config, format, out)

@@ -1,22 +1,64 @@
-"""Speech judged item by item, and tables of it. T samples.
+"""Item results, their JSON-lines record, and tables of them."""
 
-Each item is a line of a record and is not judged again, so that a table costs nothing once its items are heard.
-"""
-
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import subprocess
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from importlib import metadata
+from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from torch import nn
 
-from .metrics import Line, Metric, Sound
-from .record import append_to_record, code_version, read_record
+from ...data.shards import weights_hash
+from .metrics.codec import code_figures
+from .metrics.words import word_counter
+
+ItemResult = dict[str, Any]  # what is known about one sample, by key
+
 
 RECORDING = "recording"
-_BATCH = 8  # items that are judged together
+
+
+CEILING = "recording through the codec"
+
+
+ENHANCED, SEPARATED = "enhanced", "separated"
+
+
+def read_record(record: Path | None) -> dict[tuple[str, str, str], list[ItemResult]]:
+    """Lines, one for each sound, by item, system and its key; of several such the last."""
+    found: dict[tuple[str, str, str], list[ItemResult]] = {}
+    if record is not None and record.exists():
+        whole = [text for text in record.read_text().splitlines() if text.endswith("]")]  # a kill cuts the last
+        for lines in map(json.loads, whole):
+            found[lines[0]["id"], lines[0]["system"], lines[0]["fingerprint"]] = lines
+    return found
+
+
+def append_to_record(record: Path | None, lines: list[ItemResult]) -> None:
+    """Add the lines of an item."""
+    if record is not None:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        with record.open("a") as file:
+            file.write(json.dumps(lines) + "\n")
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """The commit of this checkout, with a + if files differ from it; or the version that is installed."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return metadata.version("focallm")
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *words], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+
 
 # key of a line -> heading of its column, and digits of the mean; beside the word errors.
 COLUMNS = {
@@ -37,98 +79,6 @@ COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
-class System:
-    """What makes sounds, one or several (of talkers) from each item.
-
-    Args:
-        name: of its row.
-        key: says whether a line of the record is of the same system, as a hash of its weights.
-        make: from the number of an item.
-    """
-
-    name: str
-    key: str
-    make: Callable[[int], list[Sound]]
-
-
-def judge(
-    systems: Sequence[System],
-    ids: Sequence[str],
-    metrics: Sequence[Metric],
-    seed: int = 0,
-    record: Path | None = None,
-    progress: bool = False,
-) -> dict[str, list[Line]]:
-    """-> the lines of every system, by its name, in the order of the items
-
-    A line holds the `id` of its item, `system`, `key`, `seed` and `commit` of the code, the facts of its sound, what
-    was measured of it, `judges`, the checkpoints of the metrics by their names, and `config`, a hash of them. A line of
-    a record is taken if none of its judges has another checkpoint now; metrics that it lacks are added.
-
-    Args:
-        ids: of the items.
-        metrics: as `load_scorers` gives them.
-        seed: that the systems were made with.
-        record: JSON lines, read if they are there and added to.
-        progress: show a bar.
-
-    Raises:
-        ImportError: what a metric needs is not installed.
-    """
-    judges = {metric.name: metric.checkpoint for metric in metrics}
-    known = {place: lines for place, lines in read_record(record).items() if _agrees(lines[0], judges, seed)}
-    found: dict[str, list[Line]] = {}
-    for system in systems:
-        own = {i: known.get((name, system.name, system.key), []) for i, name in enumerate(ids)}
-        with tqdm(total=len(ids), desc=system.name, unit="item", disable=not progress) as bar:
-            for start in range(0, len(ids), _BATCH):
-                batch = {i: own[i] for i in range(start, min(start + _BATCH, len(ids)))}
-                for i, lines in _judge_batch(system, batch, metrics).items():
-                    about = {"id": ids[i], "system": system.name, "key": system.key, "seed": seed}
-                    own[i] = [{**about, **line, "commit": code_version(), "config": _config(line)} for line in lines]
-                    append_to_record(record, own[i])
-                bar.update(len(batch))
-        found[system.name] = [line for lines in own.values() for line in lines]
-    return found
-
-
-def _agrees(line: Line, judges: dict[str, str], seed: int) -> bool:
-    """Whether a line is of this seed, and nobody who judged it has become another. Lines of old name no judges."""
-    if "judges" not in line or line["seed"] != seed:
-        return False
-    return all(judges.get(name, checkpoint) == checkpoint for name, checkpoint in line["judges"].items())
-
-
-def _judge_batch(system: System, batch: dict[int, list[Line]], metrics: Sequence[Metric]) -> dict[int, list[Line]]:
-    """Items and what is known of them -> the lines of those that are judged now, by more metrics"""
-    missing = {i: _missing(i, lines, metrics) for i, lines in batch.items()}
-    sounds = {i: system.make(i) for i, lines in batch.items() if missing[i] or not lines}
-    judged = {i: [_facts(sound) for sound in made] for i, made in sounds.items()}
-    for i, lines in judged.items():
-        judged[i] = [{**old, **new} for old, new in zip(batch[i] or [{"judges": {}}] * len(lines), lines, strict=True)]
-    for metric in metrics:
-        asked = [i for i in sounds if metric in missing[i]]
-        measured = metric([sound for i in asked for sound in sounds[i]])
-        for line, values in zip((line for i in asked for line in judged[i]), measured, strict=True):
-            line.update(values, judges={**line["judges"], metric.name: metric.checkpoint})
-    return judged
-
-
-def _missing(i: int, lines: list[Line], metrics: Sequence[Metric]) -> list[Metric]:
-    """Those metrics that have yet to judge an item."""
-    judges = lines[0]["judges"] if lines else {}
-    return [metric for metric in metrics if metric.name not in judges and (not metric.limit or i < metric.limit)]
-
-
-def _facts(sound: Sound) -> Line:
-    return {"seconds": len(sound.audio) / sound.rate, "text": sound.text, **sound.facts}
-
-
-def _config(line: Line) -> str:
-    return hashlib.sha256(json.dumps(line["judges"], sort_keys=True).encode()).hexdigest()[:12]
-
-
 def bootstrap(errors: Sequence[float], words: Sequence[float], seed: int, draws: int = 1000) -> tuple[float, float]:
     """95 % percentile interval of the sum of errors per word over items drawn with replacement."""
     e, w = np.asarray(errors), np.asarray(words)
@@ -142,7 +92,7 @@ def mean_interval(values: Sequence[float], seed: int) -> tuple[float, float]:
     return bootstrap(values, [1] * len(values), seed)
 
 
-def table(lines: dict[str, list[Line]], seed: int) -> str:
+def table(lines: dict[str, list[ItemResult]], seed: int) -> str:
     """Markdown: a row for every system, a column for whatever was measured, and who judged."""
     everything = [line for own in lines.values() for line in own]
     columns = [key for key in COLUMNS if any(key in line for line in everything)]
@@ -159,25 +109,25 @@ def table(lines: dict[str, list[Line]], seed: int) -> str:
             f"| {' | '.join(headings)} |",
             f"|{'---|' * len(headings)}",
             *(row(name, own, columns, seed, has_dwer) for name, own in lines.items()),
-            *judges_of(everything),
+            *checkpoints_of(everything),
         ]
     )
 
 
-def judges_of(lines: Iterable[Line]) -> list[str]:
+def checkpoints_of(lines: Iterable[ItemResult]) -> list[str]:
     """What stands below a table: which model judged what, and what it stands in for."""
-    judges = dict.fromkeys(pair for line in lines for pair in line.get("judges", {}).items())
+    judges = dict.fromkeys(pair for line in lines for pair in line.get("metrics", {}).items())
     return ["", "Judges: " + "; ".join(f"{name}: {checkpoint}" for name, checkpoint in judges) + "."] if judges else []
 
 
-def row(name: str, lines: Sequence[Line], columns: Iterable[str], seed: int, has_dwer: bool = False) -> str:
+def row(name: str, lines: Sequence[ItemResult], columns: Iterable[str], seed: int, has_dwer: bool = False) -> str:
     """The cells of a system."""
     dwer = [rate_cell(lines, seed, "dwer_errors", "dwer_words")] if has_dwer else []
     means = [mean_cell(lines, key, COLUMNS[key][1], seed) for key in columns]
     return f"| {' | '.join([name, *word_cells(lines, seed), *dwer, *means])} |"
 
 
-def word_cells(lines: Sequence[Line], seed: int) -> list[str]:
+def word_cells(lines: Sequence[ItemResult], seed: int) -> list[str]:
     """Word error rate in % with its interval, and the share of items above 50 %; two dashes if nobody listened."""
     if not all("errors" in line for line in lines):
         return ["-", "-"]
@@ -185,7 +135,7 @@ def word_cells(lines: Sequence[Line], seed: int) -> list[str]:
     return [rate_cell(lines, seed), f"{100 * failed:.0f}"]
 
 
-def rate_cell(lines: Sequence[Line], seed: int, errors: str = "errors", words: str = "words") -> str:
+def rate_cell(lines: Sequence[ItemResult], seed: int, errors: str = "errors", words: str = "words") -> str:
     """Errors per word in % with their interval, by the keys of both; nothing if a line has none."""
     if not all(errors in line for line in lines):
         return ""
@@ -194,14 +144,95 @@ def rate_cell(lines: Sequence[Line], seed: int, errors: str = "errors", words: s
     return f"{100 * sum(e) / sum(w):.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def mean_cell(lines: Iterable[Line], key: str, digits: int, seed: int) -> str:
+def mean_cell(lines: Iterable[ItemResult], key: str, digits: int, seed: int) -> str:
     """The mean, and its interval if not all are the same, of those lines that have it; nothing if none has."""
     lines = [line for line in lines if key in line]
     low, high = mean_interval([line[key] for line in lines], seed) if lines else (0.0, 0.0)
     return mean(lines, key, digits) + (f" ({low:.{digits}f} to {high:.{digits}f})" if low < high else "")
 
 
-def mean(lines: Iterable[Line], key: str, digits: int) -> str:
+def mean(lines: Iterable[ItemResult], key: str, digits: int) -> str:
     """Of those lines that have it; nothing if none has."""
     values = [line[key] for line in lines if key in line]
     return f"{np.mean(values):.{digits}f}" if values else ""
+
+
+def table_of_results(lines: dict[str, list[ItemResult]], seed: int) -> str:
+    """The table of what was measured, with an oracle's row for each separation, and remarks."""
+    separated = {name: own for name, own in lines.items() if name.startswith(SEPARATED) and "transcript" in own[0]}
+    best = {f"{name}, in the order that fits the texts best": in_best_order(own) for name, own in separated.items()}
+    return "\n".join([table({**lines, **best}, seed), *remarks(lines)])
+
+
+def table_of_record(record: Path, weights: Sequence[nn.Module], seed: int) -> str:
+    """The table of what a record holds of a model, of those that it uses, and of systems without any.
+
+    Of systems heard on all of it: the recordings and what the codec leaves of them first, what the model makes last.
+
+    Args:
+        record: as `focallm evaluate --record` wrote it.
+        weights: the model, then those that it uses.
+        seed: of the intervals.
+
+    Raises:
+        ValueError: the record holds nothing of the model.
+    """
+    keys, known = [*map(weights_hash, weights)], read_record(record)
+    if keys and keys[0] not in {key for *_, key in known}:
+        raise ValueError(
+            f"{record} holds {len(known)} measured sounds and none of these weights: it is of other ones, or not what "
+            f"--record wrote. Measure them: focallm evaluate ... --record {record}"
+        )
+    lines: dict[str, list[ItemResult]] = {}
+    for (_, name, key), found in known.items():
+        if key in ("", *keys):
+            lines.setdefault(name, []).extend(found)
+    whole = max(map(len, lines.values()))
+    order = sorted((name for name, own in lines.items() if len(own) == whole), key=_place)
+    return table_of_results({name: lines[name] for name in order}, seed)
+
+
+def _place(name: str) -> int:
+    first, last = (RECORDING, CEILING), ("spoken", ENHANCED, SEPARATED)
+    return first.index(name) - 2 if name in first else int(name.startswith(last))
+
+
+def in_best_order(lines: Sequence[ItemResult]) -> list[ItemResult]:
+    """The same answers, those of each mixture in the order whose words are right most often: an oracle, as the field
+    reports it (permutation-invariant)."""
+    count, best = word_counter(), list[ItemResult]()
+    for name in dict.fromkeys(line["id"] for line in lines):
+        own = [line for line in lines if line["id"] == name]
+        texts = [line["text"] for line in own]
+        orders = [
+            [(line, *count(text, line["transcript"])) for text, line in zip(texts, p, strict=True)]
+            for p in permutations(own)
+        ]
+        chosen = min(orders, key=lambda order: sum(wrong for _, wrong, _ in order))
+        best += [
+            {"id": name, "seconds": line["seconds"], "errors": wrong, "words": words} for line, wrong, words in chosen
+        ]
+    return best
+
+
+def remarks(lines: dict[str, list[ItemResult]]) -> list[str]:
+    """What stands below a table: how alike voices are by themselves, and how codes are used."""
+    said = []
+    same, other = (mean(lines.get(RECORDING, []), key, 3) for key in ("same", "other"))
+    if same or other:
+        said.append(
+            f"Voice similarity of two recordings of one speaker: {same or 'none'}; of two speakers: {other or 'none'}."
+        )
+    for name, own in lines.items():
+        if "codes" in own[0]:
+            said.append(_use(name, own))
+    return ["", *said] if said else []
+
+
+def _use(name: str, lines: Sequence[ItemResult]) -> str:
+    use = code_figures(lines)
+    return (
+        f"Codes of {name}: {use['codes_used']} of {use['codes']} ({100 * use['code_usage']:.1f} %) in {use['tokens']} "
+        f"tokens, {100 * use['code_share']:.1f} % of those that even use would show; entropy {use['entropy_bits']:.2f} "
+        f"bits, normalised by the codes in use {use['normalised_entropy']:.3f}."
+    )

@@ -1,7 +1,7 @@
 """Table 6: the parts of FocalCodec, each replaced by another. The recipes of the rows are in configs/codec/ablation."""
 
 from ...tokenizer import AudioTokenizer
-from ..evaluation.baselines import contender_of, unchanged
+from ..evaluation.baselines import codec_baseline, unchanged
 from .columns import columns_of
 from .published import published
 from .rendering import Cell, Row, Table
@@ -33,9 +33,9 @@ def ablation_table(config: TableConfig) -> Table:
     if not done:
         raise OSError(f"{runs} holds no row of the ablation; train them first:\n" + "\n".join(commands))
     tokenizers = {name: AudioTokenizer.from_pretrained(runs / name / "model") for name in done}
-    contenders = [unchanged(REFERENCE), *(contender_of(name, one) for name, one in tokenizers.items())]
+    baselines = [unchanged(REFERENCE), *(codec_baseline(name, one) for name, one in tokenizers.items())]
     rows = published(6)
-    for row in resynthesised(config, *config.first, contenders):
+    for row in resynthesised(config, *config.first, baselines):
         parts = _parts(tokenizers[row.name]) if row.name in tokenizers else {}
         rows.append(Row(row.name, {**parts, **row.cells}))
     missing = [f"Not trained yet: {command}" for command in commands]

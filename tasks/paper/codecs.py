@@ -18,7 +18,7 @@ NO_WEIGHTS = "TS3-Codec has no public weights: what is measured of it is its arc
 
 def codecs_table(config: TableConfig) -> Table:
     """Table 1: rates, sizes and costs of every codec."""
-    rows = published(1) + [Row(one.name, facts(one.tokenizer)) for one in config.contenders if one.tokenizer]
+    rows = published(1) + [Row(one.name, facts(one.tokenizer)) for one in config.baselines if one.tokenizer]
     return Table("Table 1: the codecs", columns_of(rows), rows, ["MACs: of a second of audio, encoded and decoded."])
 
 
@@ -31,7 +31,7 @@ def data_table(config: TableConfig) -> Table:
 def ts3_table(config: TableConfig) -> Table:
     """Table 8: TS3-Codec beside other codecs, on the first corpus."""
     clean = clean_table(config)
-    known = {one.name: facts(one.tokenizer) for one in config.contenders if one.tokenizer}
+    known = {one.name: facts(one.tokenizer) for one in config.baselines if one.tokenizer}
     ours = AudioTokenizer(TS3Codec(TS3CodecModel(TS3CodecConfig())))
     rows = [
         *published(8),

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from ...data.utterance import Utterance
 from ...tokenizer import FocalCodecModel, resample
-from ..evaluation.baselines import RATE, Contender, unchanged
-from ..evaluation.metrics import Sound
-from ..evaluation.results import System, judge
+from ..evaluation.baselines import RATE, Baseline, unchanged
+from ..evaluation.evaluate import evaluate_systems
+from ..evaluation.metrics import EvalSample
+from ..evaluation.systems import System
 from ..inference.conversion import nearest
 from ..inference.inputs import load_waves
 from .columns import columns_of
@@ -28,29 +29,29 @@ def conversion_table(config: TableConfig) -> Table:
     test_set, corpus = config.first
     items = config.some(corpus)
     voices = other_voices(items)
-    able = [one for one in config.contenders if _can_convert(one)]
+    able = [one for one in config.baselines if _can_convert(one)]
     as_it_is = unchanged(REFERENCE)
 
-    def system(contender: Contender) -> System:
-        def make(i: int) -> list[Sound]:
+    def system(baseline: Baseline) -> System:
+        def make(i: int) -> list[EvalSample]:
             audio, reference = items[i].read(RATE)[0], voices[i].read(RATE)[0]
             again, facts = audio, {}
-            if contender.tokenizer is not None:
-                waves = load_waves([audio, reference], RATE, contender.tokenizer)
-                (result,) = nearest(contender.tokenizer, waves[:1], waves[1])
+            if baseline.tokenizer is not None:
+                waves = load_waves([audio, reference], RATE, baseline.tokenizer)
+                (result,) = nearest(baseline.tokenizer, waves[:1], waves[1])
                 again = resample(result.audio, result.sampling_rate, RATE)
                 facts = {"rtf": 1 / result.stats["real_time_factor"]}
-            return [Sound(again, RATE, items[i].text or "", audio, {"similarity": reference}, facts)]
+            return [EvalSample(again, RATE, items[i].text or "", audio, {"similarity": reference}, facts)]
 
-        return System(f"{contender.name}, converted", contender.key, make)
+        return System(f"{baseline.name}, converted", baseline.fingerprint, make)
 
     ids = names_of(test_set, items)
     systems = [system(one) for one in [as_it_is, *able]]
-    found = judge(systems, ids, config.metrics(items), config.seed, config.record, config.progress)
+    found = evaluate_systems(systems, ids, config.metrics(items), config.seed, config.record, config.progress)
     rows = published(4)
-    for contender, lines in zip([as_it_is, *able], found.values(), strict=True):
-        rows.append(measured(contender.name, lines, config.seed))
-    unable = [one.name for one in config.contenders if not _can_convert(one)]
+    for baseline, lines in zip([as_it_is, *able], found.values(), strict=True):
+        rows.append(measured(baseline.name, lines, config.seed))
+    unable = [one.name for one in config.baselines if not _can_convert(one)]
     remarks = [WITHOUT.format(", ".join(unable))] if unable else []
     return Table("Table 4: one-shot voice conversion", columns_of(rows), rows, [*notes(config), *remarks])
 
@@ -73,5 +74,5 @@ def other_voices(items: Sequence[Utterance]) -> list[Utterance]:
     return [longest[following[item.speaker or names[0]]] for item in items]
 
 
-def _can_convert(contender: Contender) -> bool:
-    return contender.tokenizer is not None and isinstance(contender.tokenizer.codec, FocalCodecModel)
+def _can_convert(baseline: Baseline) -> bool:
+    return baseline.tokenizer is not None and isinstance(baseline.tokenizer.codec, FocalCodecModel)

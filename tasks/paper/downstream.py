@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from ...lm import SpeechLM
-from ..evaluation.evaluate import speech_systems
-from ..evaluation.results import judge
+from ..evaluation.evaluate import evaluate_systems
+from ..evaluation.systems import speech_systems
 from .columns import columns_of
 from .inputs import rewritten
 from .measured import measured
@@ -28,10 +28,10 @@ def downstream_table(config: TableConfig) -> Table:
     if config.runs is None:
         raise ValueError("Table 5 is of trained probes and models: give --runs FOLDER, which holds CODEC/TASK each")
     rows, said = published(5), list[str]()
-    for spec, contender in zip(config.codecs, config.contenders, strict=True):
-        if contender.tokenizer is not None:
+    for spec, baseline in zip(config.codecs, config.baselines, strict=True):
+        if baseline.tokenizer is not None:
             folder = config.runs / Path(spec.partition("=")[0]).name
-            probed, written = _probes(contender.name, folder), _models(config, contender.name, folder)
+            probed, written = _probes(baseline.name, folder), _models(config, baseline.name, folder)
             rows += [*probed.values(), *(row for own in written.values() for row in own)]
             said += [f"Not trained yet: {command} --codec {spec}" for command in _commands(folder, {*probed, *written})]
             said += notes(config) if written else []
@@ -66,5 +66,5 @@ def _spoken(config: TableConfig, name: str, lm: SpeechLM) -> list[Row]:
     test_set, corpus = config.first
     items = config.some(corpus)
     systems, ids = speech_systems(items, lm, seed=config.seed), names_of(test_set, items)
-    found = judge(systems, ids, config.metrics(items), config.seed, config.record, config.progress)
+    found = evaluate_systems(systems, ids, config.metrics(items), config.seed, config.record, config.progress)
     return [measured(f"{name}, {system}", lines, config.seed, task="TTS") for system, lines in found.items()]

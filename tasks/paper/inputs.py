@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from ...lm import SpeechLM
-from ..evaluation.evaluate import CEILING, HEARD, mixed_systems
-from ..evaluation.results import RECORDING, judge
+from ..evaluation.evaluate import evaluate_systems
+from ..evaluation.results import CEILING, RECORDING
+from ..evaluation.systems import TASK_INPUT, mixed_systems
 from ..inference.inputs import open_model
 from .columns import columns_of
 from .measured import measured
@@ -13,7 +14,7 @@ from .rendering import Row, Table
 from .resynthesis import REFERENCE, notes
 from .table_config import TableConfig, names_of
 
-TASKS = {heard: task for task, heard in HEARD.items()}
+TASKS = {heard: task for task, heard in TASK_INPUT.items()}
 
 
 def inputs_table(config: TableConfig) -> Table:
@@ -40,7 +41,7 @@ def rewritten(config: TableConfig, name: str, models: Mapping[str, SpeechLM]) ->
         task = TASKS[mixer.heard]
         chosen = config.some(mixer.rows)
         systems, ids = mixed_systems(task, mixer, chosen, models[task]), names_of(test_set, chosen, mixer)
-        found = judge(systems, ids, config.metrics(items), config.seed, config.record, config.progress)
+        found = evaluate_systems(systems, ids, config.metrics(items), config.seed, config.record, config.progress)
         for system, lines in found.items():
             way = lines[0].get("input")  # of what the model wrote
             shown = {RECORDING: REFERENCE, CEILING: f"{REFERENCE} through the codec"}.get(system, system)

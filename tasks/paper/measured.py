@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..evaluation.metrics import Line, code_figures
-from ..evaluation.results import bootstrap, mean_interval
+from ..evaluation.metrics import code_figures
+from ..evaluation.results import ItemResult, bootstrap, mean_interval
 from .rendering import Cell, Interval, Row
 
 # Key of a line -> key of the column, and a factor: means over the items that have it.
@@ -20,7 +20,7 @@ MEANS = {
 _PLAIN = ("bit_rate", "rtf")  # without an interval: properties of the codec and of the machine
 
 
-def measured(name: str, lines: Sequence[Line], seed: int, **others: Cell) -> Row:
+def measured(name: str, lines: Sequence[ItemResult], seed: int, **others: Cell) -> Row:
     """The row of a system.
 
     Args:
@@ -49,7 +49,7 @@ def _rate(errors: Sequence[int], words: Sequence[int], seed: int) -> Interval:
     return Interval(100 * sum(errors) / sum(words), 100 * low, 100 * high)
 
 
-def _use(lines: Sequence[Line]) -> dict[str, Cell]:
+def _use(lines: Sequence[ItemResult]) -> dict[str, Cell]:
     """Code usage and normalised entropy in %, the means over the codebooks."""
     if not lines or "codes" not in lines[0]:
         return {}

@@ -6,9 +6,10 @@ from functools import lru_cache
 import numpy as np
 
 from ...data.utterance import Utterance
-from ..evaluation.baselines import RATE, Contender, heard_through, unchanged
-from ..evaluation.metrics import Line
-from ..evaluation.results import judge
+from ..evaluation.baselines import RATE, Baseline, unchanged
+from ..evaluation.evaluate import evaluate_systems
+from ..evaluation.results import ItemResult
+from ..evaluation.systems import baseline_system
 from .columns import columns_of
 from .measured import measured
 from .published import published
@@ -22,7 +23,7 @@ def clean_table(config: TableConfig) -> Table:
     """Table 2: every codec on every corpus, beside the recordings themselves."""
     rows = published(2)
     for name, items in config.corpora.items():
-        rows += resynthesised(config, name, items, [unchanged(REFERENCE), *config.contenders])
+        rows += resynthesised(config, name, items, [unchanged(REFERENCE), *config.baselines])
     return Table("Table 2: clean speech resynthesised", columns_of(rows), rows, notes(config))
 
 
@@ -37,18 +38,18 @@ def noisy_table(config: TableConfig) -> Table:
             clean = lambda i, example=example: example(i).target  # noqa: E731
             heard = lambda i, example=example: example(i).heard  # noqa: E731
             found = judged(config, chosen, ids, clean, clean, [unchanged(REFERENCE)])
-            found |= judged(config, chosen, ids, heard, clean, [unchanged("noisy"), *config.contenders])
+            found |= judged(config, chosen, ids, heard, clean, [unchanged("noisy"), *config.baselines])
             rows += [measured(system, lines, config.seed, test_set=name) for system, lines in found.items()]
     return Table("Table 3: noisy speech resynthesised", columns_of(rows), rows, notes(config))
 
 
 def resynthesised(
-    config: TableConfig, test_set: str, items: list[Utterance], contenders: Sequence[Contender]
+    config: TableConfig, test_set: str, items: list[Utterance], baselines: Sequence[Baseline]
 ) -> list[Row]:
-    """A row for what every contender leaves of a corpus."""
+    """A row for what every baseline leaves of a corpus."""
     chosen = config.some(items)
     audio = lru_cache(maxsize=1)(lambda i: chosen[i].read(RATE)[0])
-    found = judged(config, chosen, names_of(test_set, chosen), audio, audio, contenders)
+    found = judged(config, chosen, names_of(test_set, chosen), audio, audio, baselines)
     return [measured(name, lines, config.seed, test_set=test_set) for name, lines in found.items()]
 
 
@@ -58,11 +59,11 @@ def judged(
     ids: Sequence[str],
     heard: Callable[[int], np.ndarray],
     clean: Callable[[int], np.ndarray],
-    contenders: Sequence[Contender],
-) -> dict[str, list[Line]]:
-    """-> the lines of every contender, by its name"""
-    systems = [heard_through(one, items, heard, clean) for one in contenders]
-    return judge(systems, ids, config.metrics(items), config.seed, config.record, config.progress)
+    baselines: Sequence[Baseline],
+) -> dict[str, list[ItemResult]]:
+    """-> the lines of every baseline, by its name"""
+    systems = [baseline_system(one, items, heard, clean) for one in baselines]
+    return evaluate_systems(systems, ids, config.metrics(items), config.seed, config.record, config.progress)
 
 
 def notes(config: TableConfig) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ...tokenizer import AudioTokenizer, FocalCodecModel, resample
-from ..evaluation.baselines import RATE, Contender, as_long, unchanged
+from ..evaluation.baselines import RATE, Baseline, fit_length, unchanged
 from ..inference.inputs import load_waves
 from .columns import columns_of
 from .published import published
@@ -24,22 +24,22 @@ HOW = (
 def streaming_table(config: TableConfig) -> Table:
     """Every codec on the first corpus, at once and in chunks."""
     rows = published(9) + resynthesised(config, *config.first, [unchanged(REFERENCE)])
-    for contender in config.contenders:
-        if contender.tokenizer is None:
+    for baseline in config.baselines:
+        if baseline.tokenizer is None:
             continue
-        tokenizer, causal = contender.tokenizer, is_causal(contender.tokenizer)
+        tokenizer, causal = baseline.tokenizer, is_causal(baseline.tokenizer)
         chunks = [stream_chunk_ms(tokenizer)] if causal else CHUNKS_MS
-        ways = {float("inf"): contender, **{float(ms): _chunked(contender, tokenizer, ms) for ms in chunks}}
+        ways = {float("inf"): baseline, **{float(ms): _chunked(baseline, tokenizer, ms) for ms in chunks}}
         found = resynthesised(config, *config.first, list(ways.values()))
         for ms, row in zip(ways, found, strict=True):
             cells = {"causal": "Yes" if causal else "No", "chunk_ms": ms}
-            rows.append(Row(contender.name, {**row.cells, **cells}))
+            rows.append(Row(baseline.name, {**row.cells, **cells}))
     return Table("Table 9: offline and in chunks", columns_of(rows), rows, [*notes(config), HOW])
 
 
-def _chunked(contender: Contender, tokenizer: AudioTokenizer, ms: float) -> Contender:
+def _chunked(baseline: Baseline, tokenizer: AudioTokenizer, ms: float) -> Baseline:
     through = lambda audio: in_chunks(tokenizer, audio, ms)  # noqa: E731
-    return Contender(f"{contender.name}, {ms:g} ms", contender.key, through)
+    return Baseline(f"{baseline.name}, {ms:g} ms", baseline.fingerprint, through)
 
 
 def is_causal(tokenizer: AudioTokenizer) -> bool:
@@ -58,7 +58,7 @@ def in_chunks(tokenizer: AudioTokenizer, audio: np.ndarray, chunk_ms: float) -> 
     began = time.perf_counter()
     again = _streamed(tokenizer, wave) if is_causal(tokenizer) else _in_pieces(tokenizer, wave, chunk_ms)
     facts = {"bit_rate": tokenizer.bits_per_second, "rtf": len(audio) / RATE / (time.perf_counter() - began)}
-    return as_long(resample(again, tokenizer.output_sampling_rate, RATE), len(audio)), facts
+    return fit_length(resample(again, tokenizer.output_sampling_rate, RATE), len(audio)), facts
 
 
 def _in_pieces(tokenizer: AudioTokenizer, wave: torch.Tensor, chunk_ms: float) -> np.ndarray:

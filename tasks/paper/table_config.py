@@ -12,8 +12,8 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 from ...data.corpus import read_corpus
 from ...data.mixing import Mixer, Premixed, read_recipe
 from ...data.utterance import Utterance
-from ..evaluation.baselines import Contender, open_contender
-from ..evaluation.evaluate import choose, read_with_texts
+from ..evaluation.baselines import Baseline, open_baseline
+from ..evaluation.evaluate import choose_items, read_with_texts
 from ..evaluation.metrics import Metric, load_scorers
 
 
@@ -22,11 +22,11 @@ class TableConfig:
     """Everything that the tables' functions need; each takes what it is about.
 
     Args:
-        codecs: names as `open_contender` takes them.
+        codecs: names as `open_baseline` takes them.
         data: corpora with transcripts; the first one where a table is of one.
         layout: how they are laid out, as in `read_corpus`; those that bring what is heard need no recipe.
         scorers: who judges, as in `load_scorers`.
-        whisper, utmos: another recogniser, and a checkout of UTMOS, as there.
+        asr, utmos: another ASR model, and a checkout of UTMOS, as there.
         limit: only so many items of each corpus, chosen by the seed; 0 for all.
         seed: of the choice and of the intervals.
         record: a .jsonl file of what was measured of each item.
@@ -41,7 +41,7 @@ class TableConfig:
     data: Sequence[Path] = ()
     layout: str | None = None
     scorers: str = "mel"
-    whisper: str | None = None
+    asr: str | None = None
     utmos: str | None = None
     limit: int = 0
     seed: int = 0
@@ -53,9 +53,9 @@ class TableConfig:
     progress: bool = False
 
     @cached_property
-    def contenders(self) -> list[Contender]:
+    def baselines(self) -> list[Baseline]:
         """The codecs, loaded once."""
-        return [open_contender(name) for name in self.codecs]
+        return [open_baseline(name) for name in self.codecs]
 
     @cached_property
     def corpora(self) -> dict[str, list[Utterance]]:
@@ -75,12 +75,12 @@ class TableConfig:
 
     def some(self, items: list[Utterance]) -> list[Utterance]:
         """Those that are measured."""
-        return choose(items, self.limit, self.seed)
+        return choose_items(items, self.limit, self.seed)
 
     def metrics(self, items: Sequence[Utterance]) -> list[Metric]:
         """The judges of items, in the language that their corpus names; English, if it names none."""
         language = str(items[0].extra.get("language", "en")).lower()
-        return _metrics(self.scorers, self.whisper, TO_LANGUAGE_CODE.get(language, language), self.utmos)
+        return _metrics(self.scorers, self.asr, TO_LANGUAGE_CODE.get(language, language), self.utmos)
 
     def mixers(self, items: list[Utterance], *kinds: str) -> list[Mixer | Premixed]:
         """What makes of a corpus the recordings that are heard, one for each recipe of these kinds (noisy, mixture).
@@ -115,5 +115,5 @@ def names_of(test_set: str, rows: Sequence[Utterance], mixer: Mixer | Premixed |
 
 
 @cache  # all tables share the models that judge
-def _metrics(scorers: str, whisper: str | None, language: str, utmos: str | None) -> list[Metric]:
-    return load_scorers(scorers, whisper, language, utmos)
+def _metrics(scorers: str, asr: str | None, language: str, utmos: str | None) -> list[Metric]:
+    return load_scorers(scorers, asr, language, utmos)

@@ -10,7 +10,7 @@ from ...data.summary import summarise
 from ...data.utterance import Utterance
 from ...tokenizer.files import write_whole
 from ...tokenizer.training import read_stages, result_folder, train_codec
-from ..evaluation.metrics import Resemblyzer, load_recogniser
+from ..evaluation.metrics import Resemblyzer, load_asr
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def train_stages(recipe: Path, corpus: Path, run: Path, only: str | None, asr: s
             raise ValueError(f"--only names a stage of {recipe}, {[folder.name for folder in stages]}, found {only!r}")
         stages = {run / only: stages[run / only]}
     items = read_corpus(corpus)
-    judges = (load_recogniser(asr), Resemblyzer().vector) if asr else (None, None)
+    judges = (load_asr(asr), Resemblyzer().vector) if asr else (None, None)
     paths, texts = [Path(str(item.audio)) for item in items], [item.text for item in items]
     _remember_corpus(items, run)
     for folder, values in stages.items():

@@ -13,7 +13,7 @@ from ...data.alignment import read_lexicon
 from ...lm import LengthWindow, SpeechLM
 from ...lm.training import Examples, ExtraTask, LMRecipe, Source, WordErrors, build, preview, read_recipe, train
 from ...tokenizer import AudioTokenizer
-from ..evaluation.metrics import load_recogniser, word_counter
+from ..evaluation.metrics import load_asr, word_counter
 from .sources import Part, read_part
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def first_process() -> bool:
 
 def word_errors(asr: str) -> WordErrors:
     """A function that counts the wrong words of a recording, with a recogniser in the folder `asr`."""
-    count, recognise = word_counter(), load_recogniser(asr)
+    count, recognise = word_counter(), load_asr(asr)
     return lambda audio, rate, text: count(text, recognise(audio, rate))
 
 

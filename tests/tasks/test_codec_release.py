@@ -13,10 +13,11 @@ import yaml
 from focallm.data.corpus import read_corpus
 from focallm.data.summary import summarise
 from focallm.tasks.cli import commands as cli
-from focallm.tasks.evaluation import classical
-from focallm.tasks.evaluation import evaluate as evaluation
+from focallm.tasks.evaluation import baselines
+from focallm.tasks.evaluation.evaluate import evaluate_systems
 from focallm.tasks.evaluation.metrics import Metric
-from focallm.tasks.evaluation.results import judge, table
+from focallm.tasks.evaluation.results import remarks, table
+from focallm.tasks.evaluation.systems import codec_systems
 from focallm.tasks.paper import TableConfig
 from focallm.tasks.paper.ablation import ablation_table
 from focallm.tasks.release import release_codec
@@ -60,9 +61,9 @@ class Judge(Metric):
 def heard(items, model, metric, record):
     """The table of the recordings and of a codec."""
     tokenizer = AudioTokenizer.from_pretrained(model)
-    systems = evaluation.codec_systems(items, tokenizer, str(model))
-    lines = judge(systems, [item.id for item in items], [metric], record=record)
-    return "\n".join([table(lines, 0), *evaluation.remarks(lines)])
+    systems = codec_systems(items, tokenizer, str(model))
+    lines = evaluate_systems(systems, [item.id for item in items], [metric], record=record)
+    return "\n".join([table(lines, 0), *remarks(lines)])
 
 
 def test_discriminators_go_on_where_another_stage_left_them(run):
@@ -146,9 +147,12 @@ def test_a_table_says_how_alike_voices_are_and_how_codes_are_used():
     judged = {"errors": 1, "words": 2, "seconds": 60.0}
     lines = {
         "recording": [{**judged, "errors": 0, "quality": 3.0, "same": 0.8, "other": 0.5}] * 4,
-        "codec": [{**judged, "bit_rate": 650, "similarity": 0.75, "mel": 0.5, "codes": [0, 1], "codebook_size": 4}] * 4,
+        "codec": [
+            {**judged, "bit_rate": 650, "similarity": 0.75, "mel": 0.5, "codes": [0, 1], "codebook_sizes": [4]},
+        ]
+        * 4,
     }
-    shown = "\n".join([table(lines, seed=0), *evaluation.remarks(lines)])
+    shown = "\n".join([table(lines, seed=0), *remarks(lines)])
     assert "n = 4, 4.0 minutes; DNSMOS of the first 4; seed 0" in shown
     assert "| codec | 50.0 (50.0 to 50.0) | 0 | 650 |  | 0.750 | 0.500 |" in shown
     assert "one speaker: 0.800; of two speakers: 0.500" in shown
@@ -158,18 +162,18 @@ def test_a_table_says_how_alike_voices_are_and_how_codes_are_used():
     )
 
 
-@pytest.mark.parametrize("name", classical.CODECS)
+@pytest.mark.parametrize("name", baselines.CODEC_PROGRAMS)
 def test_classical_codecs_keep_length_and_loudness(name):
-    if any(shutil.which(program) is None for program in classical.CODECS[name][0]):
+    if any(shutil.which(program) is None for program in baselines.CODEC_PROGRAMS[name][0]):
         with pytest.raises(ImportError, match="apt-get install codec2 opus-tools"):
-            classical.through_classical(name, np.zeros(16000, np.float32), 16000)
+            baselines.run_codec_program(name, np.zeros(16000, np.float32), 16000)
         return
     t = np.arange(32000) / 16000
     wave = sum(0.1 / k * np.sin(2 * np.pi * 140 * k * t) for k in range(1, 12)).astype(np.float32)
-    again, bit_rate = classical.through_classical(name, wave, 16000)
+    again, bit_rate = baselines.run_codec_program(name, wave, 16000)
     assert abs(len(again) - len(wave)) < 0.1 * 16000
     assert 0.3 < np.std(again) / np.std(wave) < 3
-    assert 0.9 < bit_rate / classical.CODECS[name][2] < 2  # with its container
+    assert 0.9 < bit_rate / baselines.CODEC_PROGRAMS[name][2] < 2  # with its container
 
 
 def test_the_ablation_shows_trained_rows_and_how_to_train_the_others(run, corpus, tmp_path):

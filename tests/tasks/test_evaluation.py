@@ -7,8 +7,11 @@ import pytest
 from focallm.data.corpus import read_corpus
 from focallm.data.mixing import Mixer, MixRecipe
 from focallm.tasks.evaluation import evaluate as evaluation
-from focallm.tasks.evaluation.metrics import Metric, load_recogniser, load_scorers, word_counter
-from focallm.tasks.evaluation.results import bootstrap, judge, table, word_cells
+from focallm.tasks.evaluation import results
+from focallm.tasks.evaluation import systems as eval_systems
+from focallm.tasks.evaluation.evaluate import evaluate_systems
+from focallm.tasks.evaluation.metrics import Metric, load_asr, load_scorers, word_counter
+from focallm.tasks.evaluation.results import bootstrap, table, word_cells
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 
@@ -37,7 +40,7 @@ class Words(Metric):
 
     def measure(self, sounds):
         self.heard += [(len(sound.audio), sound.rate) for sound in sounds]
-        return [{"heard": "the cat", "errors": i % 2, "words": 4} for i in range(len(sounds))]
+        return [{"transcript": "the cat", "errors": i % 2, "words": 4} for i in range(len(sounds))]
 
 
 class Voice(Metric):
@@ -50,12 +53,12 @@ class Voice(Metric):
 
 
 def judged(systems, count, metrics, record=None, **more):
-    return judge(systems, [str(i) for i in range(count)], metrics, record=record, **more)
+    return evaluate_systems(systems, [str(i) for i in range(count)], metrics, record=record, **more)
 
 
 def test_a_codec_is_heard_beside_the_recordings(corpus, codec):
     words, items, tokenizer = Words(), read_corpus(corpus), AudioTokenizer(codec("tiny_50hz"))
-    lines = judged(evaluation.codec_systems(items, tokenizer, "tiny"), 5, [words])
+    lines = judged(eval_systems.codec_systems(items, tokenizer, "tiny"), 5, [words])
     assert words.heard == [(8000, 16000)] * 10
     assert [line["errors"] for line in lines["recording"]] == [0, 1, 0, 1, 0]
     assert [line["words"] for line in lines["tiny"]] == [4] * 5
@@ -63,11 +66,11 @@ def test_a_codec_is_heard_beside_the_recordings(corpus, codec):
     assert "n = 5, 0.0 minutes; seed 0" in shown
     assert "| recording | 10.0 (" in shown
     assert "Judges: words: first." in shown
-    assert f"of {tokenizer.vocab_size} (" in "".join(evaluation.remarks(lines))
+    assert f"of {tokenizer.vocab_size} (" in "".join(results.remarks(lines))
 
 
 def test_without_a_recogniser_only_distances_are_measured(corpus, codec):
-    systems = evaluation.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny")
+    systems = eval_systems.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny")
     lines = judged(systems, 5, load_scorers("mel"))
     assert "| tiny | - | - |" in table(lines, 0)
     assert min(line["mel"] for line in lines["tiny"]) > 0.1
@@ -75,38 +78,38 @@ def test_without_a_recogniser_only_distances_are_measured(corpus, codec):
 
 def test_what_a_record_holds_is_not_judged_again(corpus, codec, tmp_path):
     words, record = Words(), tmp_path / "record.jsonl"
-    systems = evaluation.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny")
+    systems = eval_systems.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny")
     first = judged(systems, 3, [words], record)
     with record.open("a") as file:
         file.write('[{"id": "4", "system": "tiny", "ke')  # killed while writing
     assert judged(systems, 3, [words], record) == first
     assert len(words.heard) == 6
     line = first["tiny"][0]
-    assert (line["seed"], line["judges"]) == (0, {"words": "first"})
-    assert {"commit", "config", "key"} <= set(line)
+    assert (line["seed"], line["metrics"]) == (0, {"words": "first"})
+    assert {"commit", "config", "fingerprint"} <= set(line)
 
 
 def test_a_record_takes_up_further_metrics_but_no_line_of_another_judge_or_seed(corpus, codec, tmp_path):
     words, voice, record = Words(), Voice(), tmp_path / "record.jsonl"
-    systems = evaluation.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny")
+    systems = eval_systems.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny")
     first = judged(systems, 2, [words], record)["tiny"][0]
     more = judged(systems, 2, [words, voice], record)["tiny"][0]
     assert len(words.heard) == 4
     assert more["similarity"] == 0.5
-    others = {"config": "", "judges": {}, "rtf": 1.0}  # the sound is made anew, which takes another time
+    others = {"config": "", "metrics": {}, "rtf": 1.0}  # the sound is made anew, which takes another time
     assert {**more, **others} == {**first, **others, "similarity": 0.5}
     assert more["config"] != first["config"]
     others = Words("second")
     again = judged(systems, 2, [others], record)["tiny"][0]
     assert len(others.heard) == 4
-    assert again["judges"] == {"words": "second"}
+    assert again["metrics"] == {"words": "second"}
     assert "similarity" not in again
     judged(systems, 2, [others], record, seed=1)
     assert len(others.heard) == 8
 
 
 def test_a_slow_metric_judges_the_first_items_only(corpus, codec):
-    systems = evaluation.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny")
+    systems = eval_systems.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny")
     voice = Voice()
     voice.limit = 2
     lines = judged(systems, 5, [voice])["tiny"]
@@ -115,9 +118,9 @@ def test_a_slow_metric_judges_the_first_items_only(corpus, codec):
 
 def test_a_record_without_judges_is_read_but_judged_anew(corpus, codec, tmp_path):
     record, old = tmp_path / "old.jsonl", {"seconds": 1.0, "text": "a", "errors": 9, "words": 9, "quality": 3.0}
-    record.write_text(json.dumps([{"id": "0", "system": "recording", "key": "", **old}]) + "\n")
-    assert "| recording | 100.0 (100.0 to 100.0) | 100 | 3.00 |" in evaluation.table_of_record(record, [], 0)
-    systems = evaluation.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny")
+    record.write_text(json.dumps([{"id": "0", "system": "recording", "fingerprint": "", **old}]) + "\n")
+    assert "| recording | 100.0 (100.0 to 100.0) | 100 | 3.00 |" in results.table_of_record(record, [], 0)
+    systems = eval_systems.codec_systems(read_corpus(corpus), AudioTokenizer(codec("tiny_50hz")), "tiny")
     assert judged(systems, 1, [Words()], record)["recording"][0]["errors"] == 0
 
 
@@ -133,7 +136,7 @@ def test_mixed_systems_stand_between_doing_nothing_and_the_best_the_codec_can(ta
         "ss": MixRecipe("mixture", talkers=(2, 2), offset_s=(0.1, 0.1), level_difference_db=(0.0, 0.0)),
     }[task]
     mixer, words = Mixer(recipe, read_corpus(tmp_path)), Words()
-    systems = evaluation.mixed_systems(task, mixer, mixer.rows, speech_lm(task))
+    systems = eval_systems.mixed_systems(task, mixer, mixer.rows, speech_lm(task))
     lines = judged(systems, 4, [words, *load_scorers("mel")])
     talkers = 2 if task == "ss" else 1
     assert [len(own) for own in lines.values()] == [4 * talkers] * 5  # every talker of every mixture counts
@@ -145,7 +148,7 @@ def test_mixed_systems_stand_between_doing_nothing_and_the_best_the_codec_can(ta
     assert list(lines)[2:] == [names[0], f"{names[0]} through the codec", names[1]]
     other = {"se": "ss", "ss": "se"}[task]
     with pytest.raises(ValueError, match=f"{other} needs a recipe of kind"):
-        evaluation.mixed_systems(other, mixer, mixer.rows, speech_lm(task))
+        eval_systems.mixed_systems(other, mixer, mixer.rows, speech_lm(task))
 
 
 def _voicebank(folder):
@@ -202,12 +205,12 @@ def test_a_corpus_that_was_mixed_is_for_its_own_task(tmp_path):
 
 def test_the_best_order_is_that_with_the_fewest_wrong_words():
     lines = [
-        {"id": "a", "seconds": 1.0, "text": "red dog", "heard": "blue cat", "errors": 2, "words": 2},
-        {"id": "a", "seconds": 1.0, "text": "blue cat", "heard": "red fog", "errors": 2, "words": 2},
-        {"id": "b", "seconds": 1.0, "text": "bird", "heard": "bird", "errors": 0, "words": 1},
-        {"id": "b", "seconds": 1.0, "text": "fish", "heard": "", "errors": 1, "words": 1},
+        {"id": "a", "seconds": 1.0, "text": "red dog", "transcript": "blue cat", "errors": 2, "words": 2},
+        {"id": "a", "seconds": 1.0, "text": "blue cat", "transcript": "red fog", "errors": 2, "words": 2},
+        {"id": "b", "seconds": 1.0, "text": "bird", "transcript": "bird", "errors": 0, "words": 1},
+        {"id": "b", "seconds": 1.0, "text": "fish", "transcript": "", "errors": 1, "words": 1},
     ]
-    best = evaluation.in_best_order(lines)
+    best = results.in_best_order(lines)
     assert [(line["id"], line["errors"], line["words"]) for line in best] == [
         ("a", 1, 2), ("a", 0, 2), ("b", 0, 1), ("b", 1, 1)
     ]  # fmt: skip
@@ -220,7 +223,7 @@ def test_the_best_order_is_that_with_the_fewest_wrong_words():
 def test_speech_is_judged_in_every_way_that_a_model_can_speak(tasks, names, corpus, speech_lm):
     lm = speech_lm(*tasks)
     items = read_corpus(corpus)[:2]
-    systems = evaluation.speech_systems(items, lm, seed=0, others=True)
+    systems = eval_systems.speech_systems(items, lm, seed=0, others=True)
     assert [system.name for system in systems] == [
         "recording", "recording through the codec", "flite", "espeak-ng", *names
     ]  # fmt: skip
@@ -264,7 +267,7 @@ def test_a_corpus_without_transcripts_is_refused(tmp_path):
 def test_the_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "faster_whisper", None)
     with pytest.raises(ImportError, match=r"pip install 'focallm\[eval\]'"):
-        load_recogniser("faster-whisper-tiny")
+        load_asr("faster-whisper-tiny")
 
 
 def test_wrong_words_need_the_extra_and_the_error_says_so(monkeypatch):

@@ -18,22 +18,19 @@ from transformers import (
 )
 
 from focallm.tasks.evaluation.metrics import (
+    EvalSample,
     Resemblyzer,
-    Sound,
     code_figures,
     codec_cost,
     load_scorers,
-    recogniser,
     word_counter,
 )
-from focallm.tasks.evaluation.metrics.asr import Recogniser, bundled_whisper, load_recogniser
-from focallm.tasks.evaluation.metrics.cost import macs
-from focallm.tasks.evaluation.metrics.dnsmos import DNSMOS
+from focallm.tasks.evaluation.metrics.codec import macs
 from focallm.tasks.evaluation.metrics.fidelity import PESQ, STOI, Distances, si_sdr
 from focallm.tasks.evaluation.metrics.metric import name_of
-from focallm.tasks.evaluation.metrics.utmos import UTMOS
-from focallm.tasks.evaluation.metrics.voice import XVectors
-from focallm.tasks.evaluation.metrics.words import Words
+from focallm.tasks.evaluation.metrics.quality import DNSMOS, UTMOS
+from focallm.tasks.evaluation.metrics.similarity import XVectors
+from focallm.tasks.evaluation.metrics.words import ASR, BUNDLED_ASR, Words, bundled_whisper, load_asr
 from focallm.tokenizer import AudioTokenizer
 
 
@@ -59,7 +56,7 @@ def judged_alike_in_any_batch(judge, sounds):
 
 
 @pytest.fixture(scope="module")
-def whisper(tmp_path_factory):
+def asr(tmp_path_factory):
     """A folder of a random Whisper that says a few letters, in the layout of transformers."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     end, start = "<|endoftext|>", "<|startoftranscript|>"
@@ -96,23 +93,23 @@ def whisper(tmp_path_factory):
     return str(folder)
 
 
-def test_a_whisper_of_transformers_hears_the_same_in_any_batch(whisper):
-    recognise = load_recogniser(whisper)
+def test_a_whisper_of_transformers_hears_the_same_in_any_batch(asr):
+    recognise = load_asr(asr)
     waves = [noise(16000), speech(31.0), speech(0.5), noise(24000)]
-    texts = recognise.hear(waves)
+    texts = recognise.transcribe(waves)
     assert [recognise(wave, 16000) for wave in waves] == texts
     assert len({*texts}) > 1
     assert recognise.spellings == {"colour": "color"}
 
 
-def test_weights_are_named_by_what_they_hold(whisper, tmp_path):
+def test_weights_are_named_by_what_they_hold(asr, tmp_path):
     assert name_of("openai/whisper-small") == "openai/whisper-small"
-    assert Words(whisper).checkpoint.startswith("tiny (")
-    assert "greedy, en (stand-in for a larger one)" in Words(whisper, stands_in_for="a larger one").checkpoint
+    assert Words(asr).checkpoint.startswith("tiny (")
+    assert "greedy, en (stand-in for a larger one)" in Words(asr, stands_in_for="a larger one").checkpoint
     other = tmp_path / "tiny"
     other.mkdir()
     (other / "model.bin").write_bytes(b"other weights")
-    assert name_of(str(other)) != name_of(whisper)
+    assert name_of(str(other)) != name_of(asr)
 
 
 def test_words_are_compared_with_the_text_and_with_what_is_heard_of_the_target(monkeypatch):
@@ -122,23 +119,23 @@ def test_words_are_compared_with_the_text_and_with_what_is_heard_of_the_target(m
         heard.extend(map(len, waves))
         return ["the cat sat" if len(wave) > 1000 else "the cat" for wave in waves]
 
-    monkeypatch.setattr("focallm.tasks.evaluation.metrics.words.load_recogniser", lambda *_: Recogniser(hear))
+    monkeypatch.setattr("focallm.tasks.evaluation.metrics.words.load_asr", lambda *_: ASR(hear))
     target, audio = noise(1600), noise(800)
     lines = Words("any")(
         [
-            Sound(audio, 16000, "The dog sat.", target),
-            Sound(audio, 16000, target=target),
-            Sound(target, 16000, "The cat sat!"),
-            Sound(audio, 16000),
-            Sound(noise(0), 16000, "a dog"),
+            EvalSample(audio, 16000, "The dog sat.", target),
+            EvalSample(audio, 16000, target=target),
+            EvalSample(target, 16000, "The cat sat!"),
+            EvalSample(audio, 16000),
+            EvalSample(noise(0), 16000, "a dog"),
         ]
     )
     assert lines == [
-        {"heard": "the cat", "errors": 2, "words": 3, "dwer_errors": 1, "dwer_words": 3},
-        {"heard": "the cat", "dwer_errors": 1, "dwer_words": 3},
-        {"heard": "the cat sat", "errors": 0, "words": 3},
+        {"transcript": "the cat", "errors": 2, "words": 3, "dwer_errors": 1, "dwer_words": 3},
+        {"transcript": "the cat", "dwer_errors": 1, "dwer_words": 3},
+        {"transcript": "the cat sat", "errors": 0, "words": 3},
         {},
-        {"heard": "", "errors": 2, "words": 2},
+        {"transcript": "", "errors": 2, "words": 2},
     ]
     assert sorted(heard) == [800, 1600]  # each only once
 
@@ -197,8 +194,8 @@ def test_x_vectors_hear_the_same_in_any_batch(tmp_path):
     WavLMForXVector(config).save_pretrained(tmp_path)
     Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(tmp_path)
     voice = noise(3000, 5)
-    sounds = [Sound(noise(size, i), 16000, voices={"a": voice}) for i, size in enumerate((3000, 3000, 2000))]
-    sounds += [Sound(noise(2000), 16000), Sound(voice, 16000, voices={"a": voice, "b": noise(2500)})]
+    sounds = [EvalSample(noise(size, i), 16000, voices={"a": voice}) for i, size in enumerate((3000, 3000, 2000))]
+    sounds += [EvalSample(noise(2000), 16000), EvalSample(voice, 16000, voices={"a": voice, "b": noise(2500)})]
     lines = XVectors(str(tmp_path))(sounds)
     for line, sound in zip(lines, sounds, strict=True):
         assert line == pytest.approx(XVectors(str(tmp_path))([sound])[0], abs=1e-5)
@@ -237,7 +234,7 @@ def hub(tmp_path):
 def test_utmos_comes_from_torch_hub_beside_the_other_package_of_that_name(hub, monkeypatch):
     other = ModuleType("speechmos")
     monkeypatch.setitem(sys.modules, "speechmos", other)
-    sounds = [Sound(np.full(size, level, np.float32), 16000) for size, level in ((900, 0.5), (800, 1), (900, -1))]
+    sounds = [EvalSample(np.full(size, level, np.float32), 16000) for size, level in ((900, 0.5), (800, 1), (900, -1))]
     lines = judged_alike_in_any_batch(UTMOS(str(hub)), sounds)
     assert [line["utmos"] for line in lines] == pytest.approx([3.5, 4, 2])
     assert sys.modules["speechmos"] is other
@@ -248,9 +245,9 @@ def test_utmos_says_what_is_missing(hub):
     (hub / "hubconf.py").write_text(_HUB.replace('["torch"]', '["torch", "torchaudio"]'))
     if "torchaudio" not in sys.modules:
         with pytest.raises(ImportError, match="pip install torchaudio"):
-            UTMOS(str(hub))([Sound(noise(800), 16000)])
+            UTMOS(str(hub))([EvalSample(noise(800), 16000)])
     nobody = UTMOS(None)
-    assert nobody([Sound(noise(800), 16000)]) == [{}]
+    assert nobody([EvalSample(noise(800), 16000)]) == [{}]
     assert "nobody" in nobody.checkpoint
     for name in ("offline", "published"):  # either takes a checkout that is at hand
         assert [m.source for m in load_scorers(name, utmos=str(hub)) if m.name == "utmos"] == [str(hub)]
@@ -265,7 +262,7 @@ def test_dnsmos_gives_both_of_its_scores(monkeypatch):
     package = ModuleType("speechmos")
     package.dnsmos = SimpleNamespace(run=run)
     monkeypatch.setitem(sys.modules, "speechmos", package)
-    lines = DNSMOS()([Sound(20 * noise(8000), 8000), Sound(noise(0), 8000)])
+    lines = DNSMOS()([EvalSample(20 * noise(8000), 8000), EvalSample(noise(0), 8000)])
     assert lines == [{"quality": 1.0, "signal": 2.0, "background": 3.0, "p808": 4.0}, {}]
 
 
@@ -287,7 +284,7 @@ def test_a_missing_package_is_named_with_the_command_that_brings_it(module, metr
     with pytest.raises(ImportError, match=command):
         assert metric.checkpoint
     with pytest.raises(ImportError, match=command):
-        metric([Sound(wave, 16000, target=wave, voices={"similarity": wave})])
+        metric([EvalSample(wave, 16000, target=wave, voices={"similarity": wave})])
 
 
 # ---- likeness to a target ----
@@ -296,13 +293,13 @@ def test_a_missing_package_is_named_with_the_command_that_brings_it(module, metr
 def test_distances_vanish_for_the_target_and_grow_with_noise():
     target, rows = speech(), []
     for level in (0, 0.1, 1):
-        rows += Distances()([Sound(target + level * noise(len(target)), 16000, target=target)])
+        rows += Distances()([EvalSample(target + level * noise(len(target)), 16000, target=target)])
     assert (rows[0]["mel"], rows[0]["stft"]) == (0, 0)
     assert rows[0]["si_sdr"] == pytest.approx(100)
     assert rows[0]["mel"] < rows[1]["mel"] < rows[2]["mel"]
     assert rows[0]["stft"] < rows[1]["stft"] < rows[2]["stft"]
     assert rows[0]["si_sdr"] > rows[1]["si_sdr"] > rows[2]["si_sdr"]
-    assert Distances()([Sound(target, 16000), Sound(target, 16000, target=noise(0))]) == [{}, {}]
+    assert Distances()([EvalSample(target, 16000), EvalSample(target, 16000, target=noise(0))]) == [{}, {}]
 
 
 def test_si_sdr_is_the_ratio_of_powers_whatever_the_loudness():
@@ -317,14 +314,14 @@ def test_pesq_and_stoi_prefer_the_target():
     pytest.importorskip("pesq")
     pytest.importorskip("pystoi")
     target = speech(8000 / 8000, 8000)
-    same = Sound(target, 8000, target=target)
-    worse = Sound(target + noise(len(target)), 8000, target=target)
-    silent = Sound(0 * target, 8000, target=0 * target)
+    same = EvalSample(target, 8000, target=target)
+    worse = EvalSample(target + noise(len(target)), 8000, target=target)
+    silent = EvalSample(0 * target, 8000, target=0 * target)
     for metric, best in ((PESQ(), 4.6), (STOI(), 0.99)):
         good, bad, _ = metric([same, worse, silent])
         assert good[metric.name] > best > bad[metric.name]
     assert PESQ()([silent]) == [{}]
-    assert STOI()([Sound(target[:800], 8000, target=target[:800])]) == [{}]
+    assert STOI()([EvalSample(target[:800], 8000, target=target[:800])]) == [{}]
 
 
 # ---- codes and costs ----
@@ -374,4 +371,4 @@ def test_published_and_offline_scorers_judge_the_same_and_stand_ins_are_marked(m
     (own, *_) = load_scorers("mel", "openai/whisper-large-v3", language="fr")
     assert "openai/whisper-large-v3" in own.checkpoint
     assert ", fr" in own.checkpoint
-    assert recogniser.BUNDLED not in own.checkpoint
+    assert BUNDLED_ASR not in own.checkpoint

@@ -1,27 +1,48 @@
-"""What is measured of speech: words, naturalness, voices, likeness to a target; of codes, and what a codec costs.
+"""Metrics of speech and of codecs."""
 
-A metric is one object, `Metric`: it loads its model when the first sound needs it, judges sounds in batches, and names
-what judges.
-"""
-
-from .asr import load_recogniser
-from .codes import code_figures
-from .cost import Cost, codec_cost
-from .metric import Metric
-from .sample import Line, Sound
-from .scorers import load_scorers
-from .voice import Resemblyzer
-from .words import word_counter
+from .codec import Cost, code_figures, codec_cost
+from .fidelity import PESQ, STOI, Distances
+from .metric import EvalSample, Metric
+from .quality import DNSMOS, PUBLISHED_UTMOS, UTMOS
+from .similarity import Resemblyzer, XVectors
+from .words import BUNDLED_ASR, PUBLISHED_ASR, Words, load_asr, word_counter
 
 __all__ = [
     "Cost",
-    "Line",
+    "EvalSample",
     "Metric",
     "Resemblyzer",
-    "Sound",
     "code_figures",
     "codec_cost",
-    "load_recogniser",
+    "load_asr",
     "load_scorers",
     "word_counter",
 ]
+
+
+def load_scorers(
+    name: str, asr: str | None = None, language: str | None = "en", utmos: str | None = None
+) -> list[Metric]:
+    """-> metrics, whose models are loaded when the first sound needs them
+
+    Args:
+        name: "published": those of the FocalCodec paper. "offline": what can stand in for them without a network, of
+            packages that bring their weights. "mel": distances only.
+        asr: another ASR model, as in `load_asr`; with "mel", words are counted only if it is given.
+        language: of what is said, as Whisper calls it; None: Whisper guesses.
+        utmos: a checkout of UTMOS's repository, as in `UTMOS`; "offline" has none of its own.
+
+    Raises:
+        ValueError: another name.
+    """
+    own = [Words(asr, language)] if asr else []
+    published = own or [Words(PUBLISHED_ASR, language)]
+    stand_in = own or [Words(BUNDLED_ASR, language, stands_in_for=PUBLISHED_ASR)]
+    scorers: dict[str, list[Metric]] = {
+        "published": [*published, UTMOS(utmos or PUBLISHED_UTMOS), DNSMOS(), XVectors(), PESQ(), STOI(), Distances()],
+        "offline": [*stand_in, UTMOS(utmos), DNSMOS(limit=30), Resemblyzer(), PESQ(), STOI(), Distances()],
+        "mel": [*own, Distances()],
+    }
+    if name not in scorers:
+        raise ValueError(f"the scorers are called {', '.join(scorers)}, found {name!r}")
+    return scorers[name]

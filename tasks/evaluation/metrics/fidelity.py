@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ....tokenizer.focalcodec.mel import log_mel
-from .metric import RATE, Metric, version
-from .sample import Line, Sound
+from .metric import RATE, EvalSample, Metric, Scores, version
 
 _STFT_SIZES = (512, 1024, 2048)  # of windows in samples; hops are a quarter
 _FLOOR = 1e-5  # of magnitudes, before their logarithm
@@ -18,7 +17,7 @@ _TOO_SHORT = 1e-5  # what pystoi answers then
 
 
 class _Fidelity(Metric):
-    def fits(self, sound: Sound) -> bool:
+    def fits(self, sound: EvalSample) -> bool:
         """Whether there is a target to compare with."""
         return super().fits(sound) and sound.target is not None and len(sound.target) > 0
 
@@ -33,7 +32,7 @@ class Distances(_Fidelity):
         """What is not measured otherwise everywhere."""
         return f"mel of 80 bands, STFT of {_STFT_SIZES} samples"
 
-    def measure(self, sounds: Sequence[Sound]) -> list[Line]:
+    def measure(self, sounds: Sequence[EvalSample]) -> list[Scores]:
         """The three of each."""
         pairs = [sound.pair(sound.rate) for sound in sounds]
         return [
@@ -52,7 +51,7 @@ class PESQ(_Fidelity):
         """The package."""
         return f"{version('pesq')}, wideband"
 
-    def measure(self, sounds: Sequence[Sound]) -> list[Line]:
+    def measure(self, sounds: Sequence[EvalSample]) -> list[Scores]:
         """The score of each.
 
         Raises:
@@ -63,7 +62,7 @@ class PESQ(_Fidelity):
         except ImportError:
             raise ImportError("PESQ needs pesq: pip install 'focallm[eval]'") from None
 
-        def score(sound: Sound) -> Line:
+        def score(sound: EvalSample) -> Scores:
             try:
                 with np.errstate(invalid="ignore"):  # it divides by the loudest sample
                     return {"pesq": float(pesq.pesq(RATE, *sound.pair(RATE), "wb"))}
@@ -84,11 +83,11 @@ class STOI(_Fidelity):
         """The package."""
         return version("pystoi")
 
-    def fits(self, sound: Sound) -> bool:
+    def fits(self, sound: EvalSample) -> bool:
         """Whether there is something to understand."""
         return super().fits(sound) and bool(np.any(sound.target))
 
-    def measure(self, sounds: Sequence[Sound]) -> list[Line]:
+    def measure(self, sounds: Sequence[EvalSample]) -> list[Scores]:
         """The score of each.
 
         Raises:

@@ -1,7 +1,8 @@
-"""What every metric has in common. B batch, T samples."""
+"""What every metric has in common, and the samples that metrics take. B batch, T samples."""
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -11,9 +12,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .sample import Line, Sound
+from ....tokenizer import resample
 
 RATE = 16000  # Hz, what the models that judge listen at
+
+
+Scores = dict[str, Any]  # what a metric measured of one sample, by key
+
+
+@dataclass(frozen=True)
+class EvalSample:
+    """What is judged.
+
+    Args:
+        audio: (T,) at `rate` Hz.
+        text: what it is to say.
+        target: (T,) at the same rate, what it is to sound like.
+        voices: key of a line -> (T,) at the same rate, a recording whose voice is compared with that of the sound.
+        facts: what else its line is to hold.
+    """
+
+    audio: np.ndarray
+    rate: int
+    text: str = ""
+    target: np.ndarray | None = None
+    voices: dict[str, np.ndarray] = field(default_factory=dict)
+    facts: Scores = field(default_factory=dict)
+
+    def at(self, rate: int) -> np.ndarray:
+        """The audio (T',) float32 at another rate in Hz."""
+        return resample(np.asarray(self.audio, np.float32), self.rate, rate)
+
+    def pair(self, rate: int) -> tuple[np.ndarray, np.ndarray]:
+        """The target and the audio (T',) float32 at another rate in Hz; what one lasts longer is cut."""
+        assert self.target is not None
+        target, audio = (resample(np.asarray(wave, np.float32), self.rate, rate) for wave in (self.target, self.audio))
+        size = min(len(target), len(audio))
+        return target[:size], audio[:size]
 
 
 class Metric:
@@ -32,15 +67,15 @@ class Metric:
         """Which model of which version judges: figures of the same one can be compared."""
         raise NotImplementedError
 
-    def fits(self, sound: Sound) -> bool:
+    def fits(self, sound: EvalSample) -> bool:
         """Whether a sound has what it takes to be judged."""
         return len(sound.audio) > 0
 
-    def measure(self, sounds: Sequence[Sound]) -> list[Line]:
+    def measure(self, sounds: Sequence[EvalSample]) -> list[Scores]:
         """What is measured of each of these sounds, which all fit."""
         raise NotImplementedError
 
-    def __call__(self, sounds: Sequence[Sound]) -> list[Line]:
+    def __call__(self, sounds: Sequence[EvalSample]) -> list[Scores]:
         """What is measured of each sound: the same as of each alone; nothing of those that do not fit."""
         fitting = [sound for sound in sounds if self.fits(sound)]
         lines = iter(self.measure(fitting) if fitting else [])
@@ -89,3 +124,37 @@ def version(package: str, install: str = "'focallm[eval]'") -> str:
         return f"{package} {metadata.version(package)}"
     except metadata.PackageNotFoundError:
         raise ImportError(f"{package} is not installed: pip install {install}") from None
+
+
+Scores = dict[str, Any]  # what is known of one sound, by key
+
+
+@dataclass(frozen=True)
+class EvalSample:
+    """What is judged.
+
+    Args:
+        audio: (T,) at `rate` Hz.
+        text: what it is to say.
+        target: (T,) at the same rate, what it is to sound like.
+        voices: key of a line -> (T,) at the same rate, a recording whose voice is compared with that of the sound.
+        facts: what else its line is to hold.
+    """
+
+    audio: np.ndarray
+    rate: int
+    text: str = ""
+    target: np.ndarray | None = None
+    voices: dict[str, np.ndarray] = field(default_factory=dict)
+    facts: Scores = field(default_factory=dict)
+
+    def at(self, rate: int) -> np.ndarray:
+        """The audio (T',) float32 at another rate in Hz."""
+        return resample(np.asarray(self.audio, np.float32), self.rate, rate)
+
+    def pair(self, rate: int) -> tuple[np.ndarray, np.ndarray]:
+        """The target and the audio (T',) float32 at another rate in Hz; what one lasts longer is cut."""
+        assert self.target is not None
+        target, audio = (resample(np.asarray(wave, np.float32), self.rate, rate) for wave in (self.target, self.audio))
+        size = min(len(target), len(audio))
+        return target[:size], audio[:size]

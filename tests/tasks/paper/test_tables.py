@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from focallm.data.utterance import Utterance
-from focallm.tasks.evaluation import baselines as contenders
-from focallm.tasks.evaluation.baselines import PAPER, open_contender
+from focallm.tasks.evaluation import baselines as baselines
+from focallm.tasks.evaluation.baselines import PAPER, open_baseline
 from focallm.tasks.paper import TABLES, TableConfig, make_tables
 from focallm.tasks.paper.conversion import other_voices
 from focallm.tasks.paper.measured import measured
@@ -73,19 +73,19 @@ def test_both_inputs_of_a_task_are_a_row_each(table_config):
 
 def test_a_second_run_measures_nothing(table_config, monkeypatch):
     first = make_tables("2", table_config, "csv", None)
-    monkeypatch.setattr(contenders, "_through_tokenizer", None)
+    monkeypatch.setattr(baselines, "_resynthesize", None)
     assert make_tables("2", replace(table_config), "csv", None) == first
 
 
 def test_others_of_the_paper_are_opened_by_name_with_weights_that_are_at_hand(fixtures):
     folder = fixtures.parent / "codecs" / "bigcodec"
-    bigcodec = open_contender(f"bigcodec={folder}")
+    bigcodec = open_baseline(f"bigcodec={folder}")
     assert bigcodec.name == PAPER["bigcodec"][0] == "BigCodec"
     wave = np.random.default_rng(0).standard_normal(8001).astype(np.float32)
-    again, facts = bigcodec.through(wave)
+    again, facts = bigcodec.process(wave)
     assert len(again) == 8001
     assert len(facts["codes"]) == 41  # frames of 200 samples
-    assert open_contender(str(folder)).name == str(folder)
+    assert open_baseline(str(folder)).name == str(folder)
 
 
 def test_weights_that_cannot_be_fetched_can_be_named(monkeypatch):
@@ -94,7 +94,7 @@ def test_weights_that_cannot_be_fetched_can_be_named(monkeypatch):
 
     monkeypatch.setattr("focallm.tokenizer.AudioTokenizer.from_pretrained", nothing)
     with pytest.raises(OSError, match="no network\\nWeights of Mimi that are at hand: --codecs mimi=FOLDER"):
-        open_contender("mimi")
+        open_baseline("mimi")
 
 
 def test_a_voice_is_the_longest_recording_of_the_next_speaker(tmp_path):
@@ -113,7 +113,7 @@ def test_in_chunks_lasts_as_long_and_a_causal_codec_gives_what_it_gives_offline(
     again, _ = in_chunks(tokenizer, wave, 125)
     assert again.shape == wave.shape
     if codec(name).config.causal and samples == 16001:
-        offline, _ = contenders.contender_of(name, tokenizer).through(wave)
+        offline, _ = baselines.codec_baseline(name, tokenizer).process(wave)
         np.testing.assert_allclose(again[:15000], offline[:15000], atol=1e-3)
 
 

@@ -11,26 +11,25 @@ import torch
 from torch import Tensor
 
 from ....tokenizer import resample
-from .metric import RATE, Metric, by_length, device, name_of, version
-from .sample import Line, Sound
+from .metric import RATE, EvalSample, Metric, Scores, by_length, device, name_of, version
 
-PUBLISHED = "microsoft/wavlm-base-sv"
+PUBLISHED_XVECTORS = "microsoft/wavlm-base-sv"
 _INSTALL = "librosa webrtcvad-wheels; pip install --no-deps resemblyzer"
 
 
 class Voice(Metric):
-    """Cosine similarity of a sound's voice to each of `Sound.voices`, under their keys."""
+    """Cosine similarity of a sound's voice to each of `EvalSample.voices`, under their keys."""
 
     name = "voice"
 
     def __init__(self) -> None:
         self._known: dict[str, np.ndarray] = {}  # one recording is compared with what many systems make of it
 
-    def fits(self, sound: Sound) -> bool:
+    def fits(self, sound: EvalSample) -> bool:
         """Whether there is a voice to compare with."""
         return super().fits(sound) and bool(sound.voices)
 
-    def measure(self, sounds: Sequence[Sound]) -> list[Line]:
+    def measure(self, sounds: Sequence[EvalSample]) -> list[Scores]:
         """The similarities of each."""
         waves = [wave for sound in sounds for wave in (sound.audio, *sound.voices.values())]
         rates = [sound.rate for sound in sounds for _ in range(1 + len(sound.voices))]
@@ -65,7 +64,7 @@ class XVectors(Voice):
         source: folder or hub id of a `WavLMForXVector` of transformers.
     """
 
-    def __init__(self, source: str = PUBLISHED) -> None:
+    def __init__(self, source: str = PUBLISHED_XVECTORS) -> None:
         super().__init__()
         self.source = source
 
@@ -100,7 +99,7 @@ class Resemblyzer(Voice):
     @property
     def checkpoint(self) -> str:
         """The package that the model comes with."""
-        return f"{version('Resemblyzer', _INSTALL)} (stand-in for {PUBLISHED})"
+        return f"{version('Resemblyzer', _INSTALL)} (stand-in for {PUBLISHED_XVECTORS})"
 
     def embed(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
         """As `Voice.embed`."""

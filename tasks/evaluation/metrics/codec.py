@@ -1,14 +1,17 @@
-"""What a codec costs: parameters and multiply-accumulate operations. T samples."""
+"""Code usage and computational cost of a codec. K codebooks, L ids, T samples."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ....tokenizer import AudioTokenizer
+from ....tokenizer.training.validation import code_use
 
 
 @dataclass(frozen=True)
@@ -47,3 +50,24 @@ def macs(call: Callable[[], object]) -> float:
         with sdpa_kernel(SDPBackend.MATH), fused_off:
             call()
     return counter.get_total_flops() / 2
+
+
+def code_figures(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """`codes_used` of `codes` in `tokens`, and `code_usage`, their share.
+
+    `entropy_bits`, `normalised_entropy` (divided by the logarithm of the number of codes that occur) and `code_share`
+    (of those that even use would show) are means over the codebooks.
+
+    Args:
+        lines: with `codes`, the ids (L,) of an `AudioTokenizer`, and `codebook_sizes` of its K codebooks.
+    """
+    sizes = lines[0]["codebook_sizes"]
+    ids = torch.tensor([code for line in lines for code in line["codes"]])
+    starts = np.cumsum([0, *sizes[:-1]]).tolist()
+    books = [ids[(ids >= start) & (ids < start + size)] - start for start, size in zip(starts, sizes, strict=True)]
+    uses = [code_use(book, size) for book, size in zip(books, sizes, strict=True)]
+    used = int(sum(use["codes_used"] for use in uses))
+    means = {
+        key: float(np.mean([use[key] for use in uses])) for key in ("code_share", "entropy_bits", "normalised_entropy")
+    }
+    return {"tokens": len(ids), "codes_used": used, "codes": sum(sizes), "code_usage": used / sum(sizes), **means}
