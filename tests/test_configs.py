@@ -20,9 +20,10 @@ from focallm.data.corpus import read_corpus
 from focallm.lm import training as lm_training
 from focallm.lm.features import SpeechLMForConditionalGeneration
 from focallm.lm.parameters import count_trainable
-from focallm.tasks.evaluation.probes.probe_config import read_recipe as read_probe_recipe
+from focallm.tasks.evaluation.probes.probe_config import ProbeConfig
 from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel, write_audio
 from focallm.tokenizer import training as codec_training
+from focallm.tokenizer.files import load_config
 from focallm.tokenizer.training.teacher import Teacher
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -139,8 +140,8 @@ def test_the_mini_models_learn_from_their_recipes():
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "probes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_probe_recipe(path):
-    recipe = read_probe_recipe(path)
-    assert (recipe.hidden_size, recipe.max_grad_norm) == ((128, 1.0) if path.stem.startswith("mini") else (512, 0.01))
+    config = load_config(ProbeConfig, path)
+    assert (config.hidden_size, config.max_grad_norm) == ((128, 1.0) if path.stem.startswith("mini") else (512, 0.01))
 
 
 def test_a_corpus_is_heard_again_in_other_voices(tmp_path):

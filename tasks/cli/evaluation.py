@@ -63,9 +63,9 @@ def probe(
         codec: Codec that made the token store.
         quiet: Hide the progress bar.
     """
-    from ..evaluation import probes
+    from ..evaluation.probes import probing
 
-    return probes.probe(task, store, run, recipe, codec, quiet)
+    return probing.probe(task, store, run, recipe, codec, quiet)
 
 
 def tables(

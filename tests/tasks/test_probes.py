@@ -16,12 +16,13 @@ from focallm.data.shards import describe_codec
 from focallm.data.token_store import sha256
 from focallm.lm.embeddings import code_vectors
 from focallm.tasks.cli import commands as cli
-from focallm.tasks.evaluation.probes import probe, training
-from focallm.tasks.evaluation.probes.model import BiLSTM, Probe
-from focallm.tasks.evaluation.probes.probe_config import ProbeConfig, read_recipe
-from focallm.tasks.evaluation.probes.splits import read_splits
-from focallm.tasks.evaluation.probes.targets import Classes, Letters
+from focallm.tasks.evaluation.probes import training
+from focallm.tasks.evaluation.probes.data import CharacterTarget, ClassTarget, read_splits
+from focallm.tasks.evaluation.probes.probe_config import ProbeConfig
+from focallm.tasks.evaluation.probes.probing import probe
+from focallm.tasks.evaluation.probes.training import BiLSTM, Probe
 from focallm.tokenizer import AudioTokenizer, write_audio
+from focallm.tokenizer.files import load_config
 
 ROOT = Path(__file__).parents[2]
 TWO_CODEBOOKS = ROOT / "tests" / "fixtures" / "codecs" / "speechtokenizer"
@@ -75,7 +76,7 @@ def test_there_are_logits_of_every_frame_or_one_of_all(codebooks):
     tables = [torch.randn(10, 5) for _ in range(codebooks)]
     assert Probe(TINY, 29, False, tables)(ids, lengths).shape == (2, 7, 29)
     assert Probe(TINY, 4, True, tables)(ids, lengths).shape == (2, 4)
-    assert Probe(TINY, 4, True, None, width=6)(torch.randn(2, 7, 6), lengths).shape == (2, 4)
+    assert Probe(TINY, 4, True, None, feature_dim=6)(torch.randn(2, 7, 6), lengths).shape == (2, 4)
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -93,7 +94,7 @@ def test_the_lstm_is_that_of_torch():
     torch.manual_seed(0)
     ours, theirs = BiLSTM(3, 4, 2, 0.0), nn.LSTM(3, 4, 2, batch_first=True, bidirectional=True)
     for i in range(2):
-        for layer, suffix in ((ours.forth[i], ""), (ours.back[i], "_reverse")):
+        for layer, suffix in ((ours.forward_layers[i], ""), (ours.backward_layers[i], "_reverse")):
             for name, weight in layer.named_parameters():
                 weight.data = getattr(theirs, name.replace("_l0", f"_l{i}{suffix}")).data
     frames, lengths = torch.randn(3, 6, 3), torch.tensor([6, 2, 5])
@@ -145,7 +146,7 @@ def test_four_texts_are_learnt_by_heart(mel, tmp_path):
     said = probe("asr", store, tmp_path / "run", recipe, str(mel), quiet=True)
     found = result(tmp_path / "run")
     assert found["rate"] == 0
-    assert all(item["answer"] == item["truth"] for item in found["items"])
+    assert all(item["prediction"] == item["label"] for item in found["items"])
     assert "0.0 % wrong words" in said
 
 
@@ -159,7 +160,7 @@ def test_features_are_another_input(mel, tmp_path):
     assert result(tmp_path / "run")["rate"] == 0
 
 
-@pytest.mark.parametrize("moment", ["judge", "save_file", "write_whole"])
+@pytest.mark.parametrize("moment", ["evaluate_probe", "save_file", "write_whole"])
 def test_a_run_that_was_stopped_ends_with_the_weights_of_an_unbroken_one(moment, mel, tmp_path, monkeypatch):
     store, recipe = write_store(tmp_path / "store", mel, speakers(20)), write_recipe(tmp_path / "r.yaml", epochs=4)
 
@@ -205,7 +206,7 @@ def test_every_speaker_is_divided_and_the_copies_of_an_utterance_are_together(me
     store = write_store(tmp_path / "store", mel, rows, mix={})
     splits = read("speaker", store, TINY, mel)
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 64, "validation": 8, "test": 8}
-    assert all(list(splits["test"]["truth"]).count(name) == 4 for name in ("ann", "bob"))
+    assert all(list(splits["test"]["label"]).count(name) == 4 for name in ("ann", "bob"))
     heard = [{name.split("-")[0] for name in rows["id"]} for rows in splits.values()]
     assert sum(map(len, heard)) == 40
     assert list(splits["test"]["id"]) == list(read("speaker", store, TINY, mel)["test"]["id"])
@@ -225,7 +226,7 @@ def test_moods_travel_from_the_corpus_to_the_sides(mel, tmp_path, monkeypatch):
     cli.main()
     by = {"validation": {"session": 5, "gender": "F"}, "test": {"session": 5, "gender": "M"}}
     recipe = write_recipe(tmp_path / "r.yaml", epochs=1, **by)
-    splits = read("emotion", tmp_path / "store", read_recipe(recipe), mel)
+    splits = read("emotion", tmp_path / "store", load_config(ProbeConfig, recipe), mel)
     assert sorted(splits["test"]["id"]) == ["12", "13", "14", "15"]
     assert len(splits["train"]) == 10
     words = ["probe", "emotion", tmp_path / "store", tmp_path / "run", "--recipe", recipe, "--codec", mel, "--quiet"]
@@ -246,7 +247,7 @@ def test_what_cannot_be_probed_is_refused(mel, tmp_path, codec):
     with pytest.raises(ValueError, match=r"no rows for \['validation', 'test'\]"):
         read("asr", write_store(tmp_path / "small", mel, rows[:2]), TINY, mel)
     silent = write_store(tmp_path / "silent", mel, [{**rows[0], "text": None}, *rows[1:]])
-    with pytest.raises(ValueError, match=r"1 of 10 rows of .* have no text, first 0"):
+    with pytest.raises(ValueError, match=r"1 of 10 rows of .* have no text; the first is 0"):
         read("asr", silent, TINY, mel)
     dots = write_store(tmp_path / "dots", mel, [{**row, "text": "..."} for row in rows])
     with pytest.raises(ValueError, match=r"has no word: '...'"):
@@ -259,7 +260,9 @@ def test_what_cannot_be_probed_is_refused(mel, tmp_path, codec):
 def test_a_speaker_who_is_not_learnt_is_refused(mel, tmp_path):
     store = write_store(tmp_path / "store", mel, speakers(20))
     other = write_store(tmp_path / "other", mel, [{**row, "speaker": "eve"} for row in speakers(4)])
-    with pytest.raises(ValueError, match=r"test has 1 speakers that are not learnt, such as \['eve'\]"):
+    with pytest.raises(
+        ValueError, match=r"1 classes of the test split do not occur in the training split, such as \['eve'\]"
+    ):
         read("speaker", store, dataclasses.replace(TINY, test=str(other)), mel)
 
 
@@ -267,23 +270,23 @@ def test_texts_with_more_letters_than_frames_are_counted(mel, tmp_path, caplog):
     rows = [{**row, "codes": row["codes"][:2]} if i < 8 else row for i, row in enumerate(letters(10))]
     store = write_store(tmp_path / "store", mel, rows)
     probe("asr", store, tmp_path / "run", write_recipe(tmp_path / "r.yaml", epochs=1), str(mel), quiet=True)
-    assert "of 8 texts have more letters than frames" in caplog.text
+    assert "of 8 texts have more characters than frames" in caplog.text
 
 
 def test_letters_of_a_best_path():
-    target = Letters()
-    assert "".join(target.answers(torch.eye(29)[None, target.encode("Two, O'Neil! 12")], torch.tensor([99]))) == (
+    target = CharacterTarget()
+    assert "".join(target.predict(torch.eye(29)[None, target.encode("Two, O'Neil! 12")], torch.tensor([99]))) == (
         "two o'neil twelve"
     )
     path = torch.eye(29)[None, [0, 1, 1, 0, 1, 2, 2, 3]]
-    assert target.answers(path, torch.tensor([7])) == ["aab"]
-    assert target.errors("It's twelve!", "its 12") == target.errors("it is twelve", "its twelve")
-    assert Classes(["a", "b"]).errors("a", "b") == (1, 1)
+    assert target.predict(path, torch.tensor([7])) == ["aab"]
+    assert target.count_errors("It's twelve!", "its 12") == target.count_errors("it is twelve", "its twelve")
+    assert ClassTarget(["a", "b"]).count_errors("a", "b") == (1, 1)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "probes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_shipped_recipe_is_read_and_the_published_ones_hold_the_published_values(path):
-    recipe = read_recipe(path)
+    recipe = load_config(ProbeConfig, path)
     if not path.stem.startswith("mini"):
         assert recipe == ProbeConfig(validation=recipe.validation, test=recipe.test)
 
@@ -291,14 +294,14 @@ def test_a_shipped_recipe_is_read_and_the_published_ones_hold_the_published_valu
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epoch": 3}, "has the keys|with the keys"),
-        ({"epochs": 2.5}, "epochs must be a number"),
-        ({"input": "waves"}, "input must be one of"),
-        ({"test": 1.0}, "test is a share"),
-        ({"test": 0.6, "validation": 0.5}, "leave nothing to learn from"),
+        ({"epoch": 3}, r"unknown keys \['epoch'\]; known keys: input, "),
+        ({"epochs": 2.5}, "epochs: expected an integer, found 2.5"),
+        ({"input": "waves"}, "input: expected one of 'codes', 'features', found 'waves'"),
+        ({"test": 1.0}, "test must be a share"),
+        ({"test": 0.6, "validation": 0.5}, "leave no rows for training"),
         ({"hidden_size": 0}, "must be at least 1"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(values, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        read_recipe(write_recipe(tmp_path / "r.yaml", **values))
+        load_config(ProbeConfig, write_recipe(tmp_path / "r.yaml", **values))

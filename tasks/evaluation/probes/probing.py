@@ -1,8 +1,9 @@
-"""From a token store to an error rate: the codes that a codec made are read by a small network, and it is tested."""
+"""Train and test a probe: a small network that predicts words, speakers or emotions from a codec's tokens."""
 
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,131 +15,150 @@ from datasets import Dataset
 from ....data.shards import describe_codec
 from ....lm.embeddings import code_vectors
 from ....tokenizer import AudioTokenizer
-from ....tokenizer.files import write_whole
+from ....tokenizer.files import load_config, write_whole
 from ....tokenizer.training.machine import remember_machine
 from ..results import bootstrap
-from .model import Probe
-from .probe_config import ProbeConfig, read_recipe
-from .splits import TRUTH, read_splits
-from .targets import Classes, Letters, Target
-from .training import CHECKPOINT, Reader, best_epoch, error_rate, judge, learn
+from .data import LABEL_COLUMNS, CharacterTarget, ClassTarget, Target, read_splits
+from .probe_config import ProbeConfig
+from .training import CHECKPOINT, Collator, Probe, best_epoch, error_rate, evaluate_probe, train_probe
 
 logger = logging.getLogger(__name__)
 
 
-def probe(task: str, store: Path, run: Path, recipe_path: Path | None, codec: str, quiet: bool = False) -> str:
-    """Train a probe on a token store, test it, and write `run/result.json`; -> what came out, in a line.
+def probe(task: str, store: Path, run: Path, recipe: Path | None, codec: str, quiet: bool = False) -> str:
+    """Train a probe on a token store, test it, and write `result.json` into the folder of the run.
 
-    A run that was stopped continues after its last epoch.
+    A stopped run continues after its last epoch.
 
     Args:
-        task: a key of `TRUTH`.
-        store: with what the task needs.
+        task: a key of `LABEL_COLUMNS`.
+        store: a token store with the labels of the task.
         run: folder of the run.
-        recipe_path: a YAML file; the defaults of `ProbeConfig` without it.
+        recipe: a YAML file with the fields of `ProbeConfig`; without it, the defaults.
         codec: the codec that made the store.
-        quiet: no progress bar.
+        quiet: show no progress bar.
+
+    Returns:
+        The result in a line.
 
     Raises:
-        ValueError: an unknown task, a store that does not fit, or a run that differs.
+        ValueError: The task is unknown, the store does not fit, or the folder holds another run.
     """
-    if task not in TRUTH:
-        raise ValueError(f"{', '.join(TRUTH)} can be probed, found {task!r}")
-    recipe = read_recipe(recipe_path) if recipe_path else ProbeConfig()
+    if task not in LABEL_COLUMNS:
+        raise ValueError(f"{', '.join(LABEL_COLUMNS)} can be probed, found {task!r}")
+    config = load_config(ProbeConfig, recipe) if recipe else ProbeConfig()
     audio_tokenizer = AudioTokenizer.from_pretrained(codec)
-    splits = read_splits(task, store, recipe, audio_tokenizer, codec)
-    target: Target = Letters() if task == "asr" else Classes(sorted(set(splits["train"]["truth"])))
-    if isinstance(target, Letters):
+    splits = read_splits(task, store, config, audio_tokenizer, codec)
+    target: Target
+    if task == "asr":
+        target = CharacterTarget()
         _check_texts(target, splits, audio_tokenizer)
+    else:
+        target = ClassTarget(sorted(set(splits["train"]["label"])))
     codec_hash = describe_codec(audio_tokenizer)["weights_sha256"]
-    _remember(run, task, recipe, codec_hash, splits)
+    _write_run_settings(run, task, config, codec_hash, splits)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     remember_machine(run, device, processes=1)
-    model = _build(recipe, target, splits, audio_tokenizer)
-    reader = Reader(target, audio_tokenizer.num_codebooks, device)
-    log = learn(model, reader, splits, recipe, run, quiet)
-    _, lines = judge(model, reader, splits["test"], recipe.batch_size)
-    low, high = bootstrap([line["errors"] for line in lines], [line["total"] for line in lines], recipe.seed)
+
+    # The initial weights depend only on the recipe and the codec.
+    torch.manual_seed(config.seed)
+    if config.input == "codes":
+        model = Probe(config, target.num_classes, target.is_pooled, code_vectors(audio_tokenizer))
+    else:
+        _, feature_dim = np.shape(splits["train"][0]["input"])
+        model = Probe(config, target.num_classes, target.is_pooled, None, feature_dim)
+    collator = Collator(target, audio_tokenizer.num_codebooks, device)
+    log = train_probe(model, collator, splits, config, run, quiet)
+
+    _, items = evaluate_probe(model, collator, splits["test"], config.batch_size)
+    errors = [item["errors"] for item in items]
+    totals = [item["total"] for item in items]
+    low, high = bootstrap(errors, totals, config.seed)
     result = {
         "task": task,
         "codec": codec,
         "codec_hash": codec_hash,
         "split": "test",
-        "n": len(lines),
-        "seed": recipe.seed,
-        "rate": error_rate(lines),
+        "n": len(items),
+        "seed": config.seed,
+        "rate": error_rate(items),
         "low": low,
         "high": high,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "classes": None if isinstance(target, Letters) else target.size,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "classes": target.num_classes if isinstance(target, ClassTarget) else None,
         "rows": {split: len(rows) for split, rows in splits.items()},
         "epoch": best_epoch(log),
         "epochs": len(log),
-        "seconds": round(sum(line["seconds"] for line in log), 1),
-        "config": asdict(recipe),
-        "items": lines,
+        "seconds": round(sum(entry["seconds"] for entry in log), 1),
+        "config": asdict(config),
+        "items": items,
     }
     write_whole(run / "result.json", json.dumps(result, indent=1).encode())
-    return f"{run}/result.json: {_sentence(result)}"
+    return f"{run}/result.json: {_describe(result)}"
 
 
-def _sentence(result: dict[str, Any]) -> str:
-    rate, low, high = (f"{100 * result[name]:.1f}" for name in ("rate", "low", "high"))
-    return (
-        f"{rate} % {'wrong words' if result['task'] == 'asr' else 'errors'} ({low} to {high}), n = {result['n']}, "
-        f"{result['task']} from {result['config']['input']} of {result['codec']}, epoch {result['epoch']} of "
-        f"{result['epochs']}"
-    )
-
-
-def _build(recipe: ProbeConfig, target: Target, splits: dict[str, Dataset], audio_tokenizer: AudioTokenizer) -> Probe:
-    """The same recipe and codec give the same weights."""
-    torch.manual_seed(recipe.seed)
-    if recipe.input == "codes":
-        return Probe(recipe, target.size, target.whole, code_vectors(audio_tokenizer))
-    return Probe(recipe, target.size, target.whole, None, np.shape(splits["train"][0]["input"])[1])
-
-
-def _check_texts(letters: Letters, splits: dict[str, Dataset], audio_tokenizer: AudioTokenizer) -> None:
-    """Every text has letters; say how many have more than CTC can find in their frames.
+def _check_texts(target: CharacterTarget, splits: Mapping[str, Dataset], audio_tokenizer: AudioTokenizer) -> None:
+    """Warn about training texts that are too long for CTC.
 
     Raises:
-        ValueError: a text without letters.
+        ValueError: A text has no letters.
     """
-    crowded = 0
+    too_long = 0
     for split, rows in splits.items():
-        for name, text, samples in zip(rows["id"], rows["truth"], rows["num_samples"], strict=True):
-            target = letters.encode(text)
-            if not len(target):
-                raise ValueError(f"the text of {name} ({split}) has no word: {text!r}; leave it out of the corpus")
-            repeated = int((target[1:] == target[:-1]).sum())  # CTC needs a blank between two of the same
-            crowded += split == "train" and len(target) + repeated > int(audio_tokenizer.codec.num_tokens(samples))
-    if crowded:
+        for row_id, text, num_samples in zip(rows["id"], rows["label"], rows["num_samples"], strict=True):
+            classes = target.encode(text)
+            if len(classes) == 0:
+                raise ValueError(
+                    f"The text of {row_id} in the {split} split has no word: {text!r}. Leave it out of the corpus."
+                )
+            # CTC needs a blank between two equal characters.
+            num_repeated = int((classes[1:] == classes[:-1]).sum())
+            num_frames = int(audio_tokenizer.codec.num_tokens(num_samples))
+            if split == "train" and len(classes) + num_repeated > num_frames:
+                too_long += 1
+    if too_long:
         logger.warning(
-            "%d of %d texts have more letters than frames: nothing is learnt from them", crowded, len(splits["train"])
+            "%d of %d texts have more characters than frames; the probe does not learn from them",
+            too_long,
+            len(splits["train"]),
         )
 
 
-def _remember(run: Path, task: str, recipe: ProbeConfig, codec_hash: str, splits: dict[str, Dataset]) -> None:
-    """Write `run/recipe.json`: all that decides about a probe's weights, but how long it learns.
+def _write_run_settings(
+    run: Path, task: str, config: ProbeConfig, codec_hash: str, splits: Mapping[str, Dataset]
+) -> None:
+    """Write everything that the weights of a probe depend on into `recipe.json`.
 
     Raises:
-        ValueError: the folder holds a run that differs.
+        ValueError: The folder holds a run with other settings.
     """
-    rows = {f"rows of {split}": _hash(rows) for split, rows in splits.items()}
-    now: dict[str, Any] = {"task": task, **asdict(recipe), "codec": codec_hash, **rows}
-    now = json.loads(json.dumps({key: value for key, value in now.items() if key != "epochs"}))
+    settings: dict[str, Any] = {"task": task, **asdict(config), "codec": codec_hash}
+    # A finished run may continue for more epochs.
+    del settings["epochs"]
+    for split, rows in splits.items():
+        labels = list(zip(rows["id"], rows["label"], strict=True))
+        settings[f"rows of {split}"] = hashlib.sha256(json.dumps(labels).encode()).hexdigest()
+
     path = run / "recipe.json"
-    before = json.loads(path.read_text()) if path.is_file() else now
-    changed = sorted(key for key in now if before.get(key) != now[key])
-    if changed and (run / CHECKPOINT).is_file():
-        raise ValueError(
-            f"{run} holds a run that differs in {changed}: name another folder, or undo the change to continue it"
-        )
+    text = json.dumps(settings, indent=1)
+    if path.is_file() and (run / CHECKPOINT).is_file():
+        previous = json.loads(path.read_text())
+        # Tuples become lists in JSON.
+        current = json.loads(text)
+        changed = sorted(key for key in current if previous.get(key) != current[key])
+        if changed:
+            raise ValueError(
+                f"{run} holds a run that differs in {changed}. Choose another folder, or restore the recipe, the codec "
+                "and the store of that run to continue it."
+            )
     run.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(now, indent=1).encode())
+    write_whole(path, text.encode())
 
 
-def _hash(rows: Dataset) -> str:
-    pairs = list(zip(rows["id"], rows["truth"], strict=True))
-    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+def _describe(result: dict[str, Any]) -> str:
+    kind = "wrong words" if result["task"] == "asr" else "errors"
+    return (
+        f"{100 * result['rate']:.1f} % {kind} ({100 * result['low']:.1f} to {100 * result['high']:.1f}), "
+        f"n = {result['n']}, {result['task']} from {result['config']['input']} of {result['codec']}, "
+        f"epoch {result['epoch']} of {result['epochs']}"
+    )
