@@ -1,16 +1,18 @@
-"""What a user asks for: speech tasks, their evaluation, and the command line."""
+"""What users ask for: one function for each speech task, training, evaluation, and the command line."""
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .inference.continuation import continue_speech
-    from .inference.conversion import convert
-    from .inference.enhancement import enhance
-    from .inference.recognition import transcribe
+    from .inference.continue_speech import continue_speech
+    from .inference.convert import convert
+    from .inference.enhance import enhance
     from .inference.result import SpeechResult, Transcript
-    from .inference.separation import separate
-    from .inference.streaming import SpeechStream, stream_speech
-    from .inference.tts import speak
+    from .inference.separate import separate
+    from .inference.speak import speak
+    from .inference.stream_speech import SpeechStream, stream_speech
+    from .inference.transcribe import transcribe
 
 __all__ = [
     "SpeechResult",
@@ -25,24 +27,19 @@ __all__ = [
     "transcribe",
 ]
 
-_HOMES = {
-    "SpeechResult": "inference.result",
-    "SpeechStream": "inference.streaming",
-    "Transcript": "inference.result",
-    "continue_speech": "inference.continuation",
-    "convert": "inference.conversion",
-    "enhance": "inference.enhancement",
-    "separate": "inference.separation",
-    "speak": "inference.tts",
-    "stream_speech": "inference.streaming",
-    "transcribe": "inference.recognition",
-}
+_CLASS_MODULES = {"SpeechResult": "result", "SpeechStream": "stream_speech", "Transcript": "result"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a task when it is asked for, so that the command line starts without torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"focallm.tasks has no {name!r}; it has {__all__}")
-    from importlib import import_module
+    """Import a task when it is first used, so that the command line starts without torch.
 
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    The function of a task is in the module of `inference` that has its name.
+    """
+    module = f"{__name__}.inference.{_CLASS_MODULES.get(name, name)}"
+    if name.startswith("_") or find_spec(module) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    try:
+        return getattr(import_module(module), name)
+    except AttributeError:
+        # A helper module of `inference`, such as `inputs`, has no function of its own name.
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

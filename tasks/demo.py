@@ -13,9 +13,9 @@ from ..lm import SpeechLM
 from ..lm.loading import INSIDE
 from ..tokenizer import read_audio, write_audio
 from ..tokenizer.files import write_whole
-from .inference.enhancement import enhance
-from .inference.separation import separate
-from .inference.tts import speak
+from .inference.enhance import enhance
+from .inference.separate import separate
+from .inference.speak import speak
 from .page import Clip, Section, render_page
 
 SAMPLES = Path(__file__).parent / "samples"

@@ -38,8 +38,10 @@ def speak(
     """
     check_audio_suffix(out)
     from ...lm import Sampling
-    from ..inference import streaming, tts
     from ..inference.inputs import open_model
+    from ..inference.speak import default_sampling
+    from ..inference.speak import speak as speak_text
+    from ..inference.stream_speech import stream_speech
 
     lm = open_model(model)
     options = {}
@@ -47,13 +49,13 @@ def speak(
         options["temperature"] = temperature
     if top_p is not None:
         options["top_p"] = top_p
-    sampling = Sampling(**options) if options else tts.usual_speech(lm, by_reference=reference is not None)
+    sampling = Sampling(**options) if options else default_sampling(lm, by_reference=reference is not None)
 
     if str(out) != "-":
-        result = tts.speak(text, lm, voice, reference, reference_text, None, sampling, seed)
+        result = speak_text(text, lm, voice, reference, reference_text, None, sampling, seed)
         return f"{save(result, out)}, {result.stats['attempts']} attempt(s), voice {result.stats['voice']}"
 
-    stream = streaming.stream_speech(text, lm, voice, reference, reference_text, None, sampling, seed)
+    stream = stream_speech(text, lm, voice, reference, reference_text, None, sampling, seed)
     for piece in stream:
         sys.stdout.buffer.write((piece.clip(-1, 1) * 32767).astype("<i2").tobytes())
         sys.stdout.buffer.flush()
@@ -82,9 +84,9 @@ def enhance(
         input_kind: Input of the model. The default is features if the model accepts them.
     """
     check_audio_suffix(out)
-    from ..inference import enhancement
+    from ..inference.enhance import enhance as enhance_audio
 
-    result: Any = enhancement.enhance(audio, model, sampling=sampling_at(temperature), seed=seed, input_kind=input_kind)
+    result: Any = enhance_audio(audio, model, sampling=sampling_at(temperature), seed=seed, input_kind=input_kind)
     return save(result, out)
 
 
@@ -109,9 +111,9 @@ def separate(
         input_kind: Input of the model. The default is features if the model accepts them.
     """
     check_audio_suffix(out)
-    from ..inference import separation
+    from ..inference.separate import separate as separate_audio
 
-    result: Any = separation.separate(
+    result: Any = separate_audio(
         audio, model, talkers, sampling=sampling_at(temperature), seed=seed, input_kind=input_kind
     )
     return save(result, out)
@@ -139,9 +141,9 @@ def convert(
         seed: Seed of the sampling.
     """
     check_audio_suffix(out)
-    from ..inference import conversion
+    from ..inference.convert import convert as convert_audio
 
-    result: Any = conversion.convert(audio, reference, model, method, sampling=sampling_at(temperature), seed=seed)
+    result: Any = convert_audio(audio, reference, model, method, sampling=sampling_at(temperature), seed=seed)
     return f"{save(result, out)}, method {result.stats['method']}"
 
 
@@ -155,9 +157,9 @@ def transcribe(audio: Path, out: Path | None = None, model: str = "mini", seed: 
         seed: Seed of the sampling.
     """
     from ...tokenizer.files import write_whole
-    from ..inference import recognition
+    from ..inference.transcribe import transcribe as transcribe_audio
 
-    result: Any = recognition.transcribe(audio, model, seed=seed)
+    result: Any = transcribe_audio(audio, model, seed=seed)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, f"{result.text}\n".encode())
@@ -187,10 +189,10 @@ def continue_speech(
     """
     check_audio_suffix(out)
     from ...lm import Sampling
-    from ..inference import continuation
+    from ..inference.continue_speech import continue_speech
 
     sampling = Sampling(temperature, top_p=top_p)
-    result: Any = continuation.continue_speech(audio, model, seconds, sampling=sampling, seed=seed)
+    result: Any = continue_speech(audio, model, seconds, sampling=sampling, seed=seed)
     return f"{save(result, out)}, continued from {result.stats['continuation_begins_s']:.2f} s on"
 
 

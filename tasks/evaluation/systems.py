@@ -14,11 +14,11 @@ from ...data.shards import weights_hash
 from ...data.utterance import Utterance
 from ...lm import SpeechLM
 from ...tokenizer import AudioTokenizer, resample
-from ..inference.enhancement import enhance
+from ..inference.enhance import enhance
 from ..inference.inputs import InputKind, task_template
-from ..inference.separation import separate
-from ..inference.streaming import stream_speech
-from ..inference.tts import can_speak_as, speak
+from ..inference.separate import separate
+from ..inference.speak import can_speak_as, speak
+from ..inference.stream_speech import stream_speech
 from .baselines import (
     CODEC_PROGRAMS,
     SPEAKERS,

@@ -1,1 +1,4 @@
-"""One public function per task: what the trained models do."""
+"""What trained models do: one module for each task, with one public function of the same name.
+
+Nothing here imports training code, so that a user who only runs a model does not load the Trainer and its libraries.
+"""

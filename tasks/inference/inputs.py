@@ -1,4 +1,4 @@
-"""What users give to a task: a model, and recordings of any kind. T samples, K codebooks, N frames."""
+"""Load models and recordings for the tasks. Shapes: T samples, N token frames, K codebooks, D feature width."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -6,49 +6,68 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...lm import SpeechLM
+from ...lm.model import SpeechLM
 from ...lm.templates import Template
 from ...tokenizer import AudioTokenizer
 from ...tokenizer.audio import is_batch, load_audio, with_rates
 from ...tokenizer.long_audio import MAX_WHOLE_S
+from ..definitions import TASKS
 
 InputKind = Literal["features", "codes"]
 
+_CONTEXT_FRAMES = 4  # on both sides of a piece of a long recording, whose features are computed piece by piece
+
 
 def open_model(model: str | Path | SpeechLM, task: str = "tts") -> SpeechLM:
-    """A folder or a hub id is loaded, `"mini"` is the weights in the package for the task; a loaded model is itself."""
+    """Load a model from a folder or a hub id; a model that is loaded already is returned as it is.
+
+    Args:
+        model: `"mini"` means the weights in the package for the task.
+        task: A name in `TASKS`.
+    """
     if isinstance(model, SpeechLM):
         return model
-    return SpeechLM.from_pretrained("mini-rewriting" if str(model) == "mini" and task in ("se", "ss") else model)
+    if str(model) == "mini":
+        return SpeechLM.from_pretrained(TASKS[task].packaged_model)
+    return SpeechLM.from_pretrained(model)
 
 
 def task_template(lm: SpeechLM, task: str, input_kind: InputKind | None = None) -> Template:
-    """The template of a task that is given features or codes: features where the model can, unless it is said.
+    """Return the template of a task that reads features or codes.
+
+    Args:
+        lm: The model.
+        task: Name of the task that reads codes; with "-features" added, that of the one that reads features.
+        input_kind: What to read; by default features if the model was trained on them, otherwise codes.
 
     Raises:
-        ValueError: the model was not trained for it.
+        ValueError: The model was not trained for the task.
     """
-    names = {"features": (f"{task}-features",), "codes": (task,), None: (f"{task}-features", task)}
-    if input_kind not in names:
-        raise ValueError(f"input_kind is 'features' or 'codes', found {input_kind!r}")
-    return lm.info.template(*names[input_kind])
+    if input_kind is None:
+        return lm.info.template(f"{task}-features", task)
+    if input_kind == "features":
+        return lm.info.template(f"{task}-features")
+    if input_kind == "codes":
+        return lm.info.template(task)
+    raise ValueError(f"input_kind is 'features' or 'codes', found {input_kind!r}")
 
 
 def load_waves(audio: Any, sampling_rate: int | list[int] | None, tokenizer: AudioTokenizer) -> list[Tensor]:
-    """One recording or a list of recordings -> waveforms (T,) at the codec's rate.
+    """Load one recording or a list of recordings as waveforms (T,) at the rate of the codec.
 
     Args:
-        audio: a path; a (T,), (C, T) or (T, C) array or tensor; a list of floats; a row of `datasets`,
+        audio: A path; a (T,), (C, T) or (T, C) array or tensor; a list of floats; a row of `datasets`,
             {"array", "sampling_rate"}; or a list of these.
-        sampling_rate: in Hz, of what does not know its own; one for all, or one each.
+        sampling_rate: Rate in Hz of recordings that do not carry their own; one for all, or one each.
+        tokenizer: The tokenizer of the model.
 
     Raises:
-        OSError: a file that is missing or cannot be read.
-        ValueError: no rate, or empty, non-finite or wrongly shaped audio.
+        OSError: A file is missing or cannot be read.
+        ValueError: A rate is missing, or the audio is empty, not finite or of a wrong shape.
     """
     waves = []
-    for index, (item, given) in enumerate(with_rates(audio, sampling_rate, "recording")):
-        wave, rate = load_audio(item, given)
+    for index, (item, item_rate) in enumerate(with_rates(audio, sampling_rate, "recording")):
+        wave, rate = load_audio(item, item_rate)
         if rate is None:
             raise ValueError(
                 f"recording {index} is a {type(item).__name__}, which does not know its rate: give sampling_rate=..., "
@@ -58,31 +77,35 @@ def load_waves(audio: Any, sampling_rate: int | list[int] | None, tokenizer: Aud
     return waves
 
 
-def one_or_all(results: list[Any], given: Any) -> Any:
-    """A list of results where a list was given, otherwise its only one."""
-    return results if is_batch(given) else results[0]
+def unbatch(results: list[Any], audio: Any) -> Any:
+    """Return all results if the input was a list of recordings, otherwise the only result."""
+    return results if is_batch(audio) else results[0]
 
 
 def encode_ids(tokenizer: AudioTokenizer, waves: list[Tensor]) -> list[Tensor]:
-    """Waveforms at the codec's rate -> ids (N * K,) each, as an LM reads them."""
+    """Encode waveforms at the rate of the codec to ids (N * K,), in the order in which an LM reads them."""
     return [tokenizer.pattern.apply(codes) for codes in tokenizer.encode_codes(waves)]
 
 
-def as_given(template: Template, tokenizer: AudioTokenizer, waves: list[Tensor]) -> list[dict[str, Any]]:
-    """What a template's first segment says about each recording: its codes, or its features (N50, D)."""
+def input_fields(template: Template, tokenizer: AudioTokenizer, waves: list[Tensor]) -> list[dict[str, Any]]:
+    """Return the field of the first segment of a template for each recording: its codes or its features (N50, D)."""
     segment = template.segments[0]
     if segment.kind == "codes":
         return [{segment.field: ids} for ids in encode_ids(tokenizer, waves)]
-    return [{segment.field: _features(tokenizer, wave)} for wave in waves]
+    return [{segment.field: _extract_features(tokenizer, wave)} for wave in waves]
 
 
-def _features(tokenizer: AudioTokenizer, wave: Tensor) -> Tensor:
-    """(T,) -> (N50, D), beyond `MAX_WHOLE_S` in pieces that see a little of their neighbours"""
-    codec, hop = tokenizer.codec, tokenizer.codec.config.hop_length
+def _extract_features(tokenizer: AudioTokenizer, wave: Tensor) -> Tensor:
+    """Compute features (N50, D) of a waveform (T,); beyond `MAX_WHOLE_S` in pieces, to bound the memory."""
+    codec = tokenizer.codec
+    hop = codec.config.hop_length
     frames = round(MAX_WHOLE_S * tokenizer.sampling_rate / hop)
     pieces = []
     for start in range(0, len(wave), frames * hop):
-        before = min(start, 4 * hop)
-        piece = wave[start - before : start + (frames + 4) * hop].to(tokenizer.device)
-        pieces.append(codec.extract_features(piece[None])[0, before // hop :][:frames].cpu())
-    return torch.cat(pieces)[: int(codec.encoder.num_frames(torch.tensor(len(wave))))]
+        # Each piece sees a little of its neighbours, whose frames are cut off again.
+        context = min(start, _CONTEXT_FRAMES * hop)
+        piece = wave[start - context : start + (frames + _CONTEXT_FRAMES) * hop].to(tokenizer.device)
+        features = codec.extract_features(piece[None])[0, context // hop :]
+        pieces.append(features[:frames].cpu())
+    num_frames = int(codec.encoder.num_frames(torch.tensor(len(wave))))
+    return torch.cat(pieces)[:num_frames]

@@ -1,4 +1,4 @@
-"""What a task returns."""
+"""What the tasks return."""
 
 import time
 from collections.abc import Sequence
@@ -9,23 +9,38 @@ from typing import Any
 import numpy as np
 
 from ...lm.generation import StopReason
-from ...tokenizer import write_audio
+from ...tokenizer.audio import write_audio
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SpeechResult:
-    """Audio (T,) float32, or (talkers, T), at `sampling_rate` Hz, why it ended, and figures about its making."""
+    """Generated audio, why generation stopped, and statistics about it.
+
+    Args:
+        audio: (T,) float32, or (speakers, T) from `separate`.
+        sampling_rate: Rate of the audio in Hz.
+        stop_reason: "end" if the model ended by itself, "length" if it reached the longest length that was allowed, and
+            "constraint" if the length was given.
+        stats: Numbers of generated tokens and seconds, and the time that it took.
+    """
 
     audio: np.ndarray
     sampling_rate: int
     stop_reason: StopReason
     stats: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        num_speakers = f"num_speakers={len(self.audio)}, " if self.audio.ndim == 2 else ""
+        return (
+            f"SpeechResult(duration_s={self.audio.shape[-1] / self.sampling_rate:.2f}, {num_speakers}"
+            f"sampling_rate={self.sampling_rate}, stop_reason={self.stop_reason!r})"
+        )
+
     def save(self, path: str | Path) -> list[Path]:
-        """Write the audio, and the folders it needs; the suffix chooses the format (.wav, .flac, .ogg).
+        """Write the audio, and make the folders it needs. The suffix chooses the format: .wav, .flac or .ogg.
 
         Returns:
-            What was written: the path, or, for several talkers, `name_1.wav`, `name_2.wav`, ... beside it.
+            The files: the path itself, or `name_1.wav`, `name_2.wav`, ... for several speakers.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,26 +52,38 @@ class SpeechResult:
         return paths
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Transcript:
-    """What was said, why the text ended, and figures about its making."""
+    """The text of a recording, why it ended, and statistics about its generation, as in `SpeechResult`."""
 
     text: str
     stop_reason: StopReason
     stats: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        duration = f"duration_s={self.stats['seconds']:.2f}, " if "seconds" in self.stats else ""
+        return f"Transcript(text={self.text!r}, {duration}stop_reason={self.stop_reason!r})"
 
-def measure(began: float, tokens: Sequence[int], seconds: Sequence[float]) -> list[dict[str, Any]]:
-    """The figures that every result has, for each item of a batch.
+
+def generation_stats(start_time: float, num_tokens: Sequence[int], seconds: Sequence[float]) -> list[dict[str, Any]]:
+    """Return the statistics that every result has, for each item of a batch.
 
     Args:
-        began: `time.perf_counter()` at the beginning, when the model was there already.
-        tokens: that were written.
-        seconds: of audio.
+        start_time: `time.perf_counter()` before generation, after the model was loaded.
+        num_tokens: Number of generated tokens of each item.
+        seconds: Duration of the audio of each item.
     """
-    elapsed = time.perf_counter() - began
-    factor = elapsed / sum(seconds)  # a batch is made at once: its items share time and speed
-    return [
-        {"tokens": t, "seconds": s, "elapsed_s": elapsed, "real_time_factor": factor}
-        for t, s in zip(tokens, seconds, strict=True)
-    ]
+    # The items of a batch are generated together, so they share the elapsed time and the speed.
+    elapsed_s = time.perf_counter() - start_time
+    real_time_factor = elapsed_s / sum(seconds)
+    stats = []
+    for item_tokens, item_seconds in zip(num_tokens, seconds, strict=True):
+        stats.append(
+            {
+                "tokens": item_tokens,
+                "seconds": item_seconds,
+                "elapsed_s": elapsed_s,
+                "real_time_factor": real_time_factor,
+            }
+        )
+    return stats

@@ -8,7 +8,7 @@ from ..evaluation.baselines import RATE, Baseline, unchanged
 from ..evaluation.evaluate import evaluate_systems
 from ..evaluation.metrics import EvalSample
 from ..evaluation.systems import System
-from ..inference.conversion import nearest
+from ..inference.convert import convert_by_knn
 from ..inference.inputs import load_waves
 from .columns import columns_of
 from .measured import measured
@@ -38,7 +38,7 @@ def conversion_table(config: TableConfig) -> Table:
             again, facts = audio, {}
             if baseline.tokenizer is not None:
                 waves = load_waves([audio, reference], RATE, baseline.tokenizer)
-                (result,) = nearest(baseline.tokenizer, waves[:1], waves[1])
+                (result,) = convert_by_knn(baseline.tokenizer, waves[:1], waves[1])
                 again = resample(result.audio, result.sampling_rate, RATE)
                 facts = {"rtf": 1 / result.stats["real_time_factor"]}
             return [EvalSample(again, RATE, items[i].text or "", audio, {"similarity": reference}, facts)]

@@ -14,7 +14,7 @@ from ...data.token_store import TokenStore
 from ...lm.templates import Template
 from ...lm.training import ExtraTask, LMRecipe
 from ...tokenizer import AudioTokenizer
-from ..templates import TEMPLATES
+from ..definitions import TEMPLATES
 
 Rows = Any  # a datasets.Dataset, or what gives rows[place] and rows["column"] as that does
 

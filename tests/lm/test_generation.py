@@ -21,7 +21,7 @@ from focallm.lm.features import SpeechLMForConditionalGeneration
 from focallm.lm.generation import generate
 from focallm.lm.info import SpeechLMInfo
 from focallm.lm.templates import Phase, Prompt
-from focallm.tasks.templates import TEMPLATES
+from focallm.tasks.definitions import TEMPLATES
 
 GREEDY = Sampling(temperature=0)
 MANY = [GREEDY, Sampling(), Sampling(1.0, top_k=5, min_p=0.1, repetition_window=4), Sampling(bitwise=True)]

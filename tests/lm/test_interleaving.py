@@ -8,7 +8,7 @@ from focallm.lm import Sampling, Vocabulary
 from focallm.lm.constraints import Walk, blocks
 from focallm.lm.generation import generate, stream
 from focallm.lm.interleaving import IGNORED, interleave, openings
-from focallm.tasks.templates import TEMPLATES
+from focallm.tasks.definitions import TEMPLATES
 
 UNITS = ["▁", "▁ˈa", "b", "."]
 

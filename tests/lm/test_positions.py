@@ -10,7 +10,7 @@ from focallm.lm.generation import generate
 from focallm.lm.positions import aligned_positions, places
 from focallm.lm.sampling import Sampling
 from focallm.lm.vocabulary import Vocabulary
-from focallm.tasks.templates import TEMPLATES
+from focallm.tasks.definitions import TEMPLATES
 
 WIDTH = 4
 SE, SS = TEMPLATES["se-features"], TEMPLATES["ss-features"]

@@ -12,7 +12,7 @@ from transformers import AutoFeatureExtractor, AutoModelForCausalLM, AutoProcess
 from focallm.lm import LengthWindow, SpeechLM, Vocabulary
 from focallm.lm.features import lm_feature_size
 from focallm.lm.processor import SpeechLMProcessor
-from focallm.tasks.templates import TEMPLATES
+from focallm.tasks.definitions import TEMPLATES
 from focallm.tokenizer import AudioTokenizer
 
 TASKS = ("tts", "zero-shot", "se", "vc", "continuation")

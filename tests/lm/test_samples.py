@@ -11,7 +11,7 @@ from focallm.lm.generation import Generation
 from focallm.lm.training import Examples, Samples, Source
 from focallm.lm.training.sound import write_spans
 from focallm.tasks import transcribe
-from focallm.tasks.templates import TEMPLATES
+from focallm.tasks.definitions import TEMPLATES
 from focallm.tokenizer import AudioTokenizer
 
 

@@ -3,7 +3,7 @@ import torch
 
 from focallm.lm import Vocabulary
 from focallm.lm.templates import IGNORED, Phase, Segment, Template
-from focallm.tasks.templates import TEMPLATES
+from focallm.tasks.definitions import TEMPLATES
 
 
 @pytest.fixture(scope="module")

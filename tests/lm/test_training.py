@@ -31,7 +31,7 @@ from focallm.lm.training import (
 )
 from focallm.lm.training.loss_monitor import PATIENCE, LossMonitor
 from focallm.lm.training.smoothing import smoothed_nats
-from focallm.tasks.templates import TEMPLATES
+from focallm.tasks.definitions import TEMPLATES
 from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
 
 FOCAL = {"focal_window": 3, "focal_level": 1, "focal_factor": 2, "factors": [1], "hidden_dims": [16]}

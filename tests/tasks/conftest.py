@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from focallm.lm import LengthWindow, SpeechLM, Vocabulary
-from focallm.tasks.templates import TEMPLATES
+from focallm.tasks.definitions import TEMPLATES
 from focallm.tokenizer import AudioTokenizer
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from focallm.tasks import convert, enhance, separate
+from focallm.tasks.definitions import TEMPLATES
 from focallm.tasks.inference import inputs
-from focallm.tasks.inference.inputs import as_given
-from focallm.tasks.templates import TEMPLATES
+from focallm.tasks.inference.inputs import input_fields
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 SIZES = [(16000, 1), (16000, 3333), (8000, 1234), (44100, 9999), (22050, 320)]  # rate, samples
@@ -154,7 +154,7 @@ def test_what_is_given_is_the_separated_talkers_in_files(speech_lm, tmp_path):
         (lambda lm: enhance(np.zeros(0), lm, sampling_rate=16000), "empty"),
         (lambda lm: enhance([0.1, float("nan")], lm, sampling_rate=16000), "NaN"),
         (lambda lm: separate(noise(9), lm, sampling_rate=16000), "trained for se, not for ss-features or ss"),
-        (lambda lm: separate(noise(9), lm, 1, sampling_rate=16000), "at least 2 talkers"),
+        (lambda lm: separate(noise(9), lm, 1, sampling_rate=16000), "at least 2 speakers"),
         (lambda lm: convert(noise(9), noise(9), lm, "lm", sampling_rate=16000), "not for vc"),
         (lambda lm: convert(noise(9), noise(9), lm, "knn", sampling_rate=16000), "topk"),
         (lambda lm: convert(noise(9), noise(9), lm, "sing", sampling_rate=16000), "method is 'lm' or 'knn'"),
@@ -169,9 +169,9 @@ def test_what_cannot_be_done_is_one_sentence(speech_lm, call, message):
 @pytest.mark.parametrize("samples", [3 * 16000, 3 * 16000 + 1, 4 * 16000 + 399])
 def test_features_of_very_long_recordings_are_as_many_as_in_one_pass(codec, codec_name, samples, monkeypatch):
     tokenizer, wave = AudioTokenizer(codec(codec_name)), torch.from_numpy(noise(samples))
-    (whole,) = as_given(TEMPLATES["se-features"], tokenizer, [wave])
+    (whole,) = input_fields(TEMPLATES["se-features"], tokenizer, [wave])
     monkeypatch.setattr(inputs, "MAX_WHOLE_S", 1.0)
-    (pieces,) = as_given(TEMPLATES["se-features"], tokenizer, [wave])
+    (pieces,) = input_fields(TEMPLATES["se-features"], tokenizer, [wave])
     assert pieces["noisy_features"].shape == whole["noisy_features"].shape
     if codec_name == "mel":  # WavLM's attention sees the whole piece
         torch.testing.assert_close(pieces["noisy_features"], whole["noisy_features"], atol=1e-4, rtol=0)

@@ -6,7 +6,7 @@ import pytest
 
 from focallm.lm import Sampling
 from focallm.tasks import speak
-from focallm.tasks.templates import TEMPLATES
+from focallm.tasks.definitions import TEMPLATES
 from focallm.tokenizer import read_audio
 
 

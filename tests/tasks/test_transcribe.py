@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from focallm.tasks import transcribe
-from focallm.tasks.inference.recognition import cut_where_quiet
+from focallm.tasks.inference.transcribe import split_at_quiet_moments
 
 
 def noise(samples: int) -> np.ndarray:
@@ -55,11 +55,11 @@ def test_a_list_gives_each_what_it_gives_alone(speech_lm):
 def test_pieces_are_cut_where_it_is_quiet():
     wave = torch.randn(10 * 1000, generator=torch.Generator().manual_seed(0))
     wave[3500:3700] = 0
-    pieces = cut_where_quiet(wave, 1000, 4.0)
+    pieces = split_at_quiet_moments(wave, 1000, 4.0)
     assert torch.equal(torch.cat(pieces), wave)
     assert all(0 < len(piece) <= 4000 for piece in pieces)
     assert 3500 <= len(pieces[0]) <= 3700
-    assert [len(piece) for piece in cut_where_quiet(wave[:4000], 1000, 4.0)] == [4000]
+    assert [len(piece) for piece in split_at_quiet_moments(wave[:4000], 1000, 4.0)] == [4000]
 
 
 def test_a_model_of_another_task_is_refused(speech_lm):

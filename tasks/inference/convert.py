@@ -1,0 +1,94 @@
+"""Convert speech to the voice of another recording."""
+
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ...lm.model import SpeechLM
+from ...lm.sampling import Sampling
+from ...tokenizer import AudioTokenizer
+from ...tokenizer.focalcodec import FocalCodecModel
+from .inputs import encode_ids, load_waves, open_model, unbatch
+from .result import SpeechResult, generation_stats
+from .speech_to_speech import WINDOW_S, transform_speech
+
+
+def convert(
+    audio: Any,
+    reference: Any,
+    model: str | Path | SpeechLM = "mini",
+    method: Literal["lm", "knn"] | None = None,
+    sampling_rate: int | list[int] | None = None,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+) -> SpeechResult | list[SpeechResult]:
+    """Give a recording the voice of another one. The result has exactly its duration, at the codec's output rate.
+
+    Args:
+        audio: The recording to convert, or a list of recordings, as in `enhance`.
+        reference: One or several recordings of the voice, which all results get. "knn" improves with more of it; "lm"
+            reads the first 10 s.
+        model: A folder, a hub id, or a loaded `SpeechLM`.
+        method: "lm" uses a model that was trained for "vc". "knn" needs only the FocalCodec of the model: it replaces
+            each frame by the mean of the 4 most similar frames of the reference. By default "lm" if the model was
+            trained for it, otherwise "knn". `stats["method"]` says which was used.
+        sampling_rate: Rate in Hz of arrays, also of the reference.
+        sampling: How tokens are sampled, by default as suits the task. "knn" does not use it.
+        seed: Seed of the sampling.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValueError: The model was trained for other tasks, an array comes without its rate, the audio is invalid, or
+            the codec has no features.
+    """
+    if method not in (None, "lm", "knn"):
+        raise ValueError(f"method is 'lm' or 'knn', found {method!r}")
+    lm = open_model(model)
+    waves = load_waves(audio, sampling_rate, lm.audio_tokenizer)
+    voice = torch.cat(load_waves(reference, sampling_rate, lm.audio_tokenizer))
+    if method is None:
+        can_convert = any(template.name == "vc" for template in lm.info.templates)
+        method = "lm" if can_convert else "knn"
+    if method == "knn":
+        return unbatch(convert_by_knn(lm.audio_tokenizer, waves, voice), audio)
+
+    template = lm.info.template("vc")
+    voice = voice[: round(WINDOW_S * lm.audio_tokenizer.sampling_rate)]
+    shared_fields = {"reference_codes": encode_ids(lm.audio_tokenizer, [voice])[0]}
+    results = transform_speech(lm, template, waves, 1, shared_fields, sampling, seed)
+    for result in results:
+        result.stats["method"] = "lm"
+    return unbatch(results, audio)
+
+
+def convert_by_knn(tokenizer: AudioTokenizer, waves: list[Tensor], voice: Tensor) -> list[SpeechResult]:
+    """Convert waveforms to a voice without a language model: kNN-VC (Baas et al., 2023, arXiv 2305.18975).
+
+    Args:
+        tokenizer: A tokenizer with a FocalCodec.
+        waves: Recordings (T,) at the rate of the codec.
+        voice: Recording (T,) of the voice at the rate of the codec.
+
+    Raises:
+        ValueError: The codec is no FocalCodec.
+    """
+    codec = tokenizer.codec
+    if not isinstance(codec, FocalCodecModel):
+        raise ValueError(f"'knn' needs the features of a FocalCodec, and this codec is a {type(codec).__name__}")
+    start_time = time.perf_counter()
+    rate = tokenizer.output_sampling_rate
+    matching_set = codec.extract_features(voice[None].to(codec.device))[0]
+    codes = tokenizer.encode_codes(waves)
+    audios = []
+    for item_codes, wave in zip(codes, waves, strict=True):
+        output = codec.decode(item_codes[None].to(codec.device), num_samples=len(wave), matching_set=matching_set)
+        audios.append(output["audio_values"].flatten().float().cpu().numpy())
+    num_tokens = [item_codes.numel() for item_codes in codes]
+    stats = generation_stats(start_time, num_tokens, [len(audio) / rate for audio in audios])
+    results = []
+    for audio, item_stats in zip(audios, stats, strict=True):
+        results.append(SpeechResult(audio, rate, "constraint", {**item_stats, "method": "knn"}))
+    return results

@@ -1,0 +1,39 @@
+"""Remove noise and reverberation from speech."""
+
+from pathlib import Path
+from typing import Any
+
+from ...lm.model import SpeechLM
+from ...lm.sampling import Sampling
+from .inputs import InputKind, load_waves, open_model, task_template, unbatch
+from .result import SpeechResult
+from .speech_to_speech import transform_speech
+
+
+def enhance(
+    audio: Any,
+    model: str | Path | SpeechLM = "mini",
+    sampling_rate: int | list[int] | None = None,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    input_kind: InputKind | None = None,
+) -> SpeechResult | list[SpeechResult]:
+    """Clean a noisy recording. The result has exactly its duration, at the output rate of the codec.
+
+    Args:
+        audio: A path, array, tensor, list of floats or {"array", "sampling_rate"}, of any length; or a list of these.
+            Recordings of more than 10 s are processed in overlapping windows.
+        model: A folder, a hub id or a loaded `SpeechLM` that was trained for "se" or "se-features".
+        sampling_rate: Rate of arrays in Hz.
+        sampling: How tokens are sampled; by default as suits the task.
+        seed: Seed of the sampling.
+        input_kind: What the model reads, the "features" or the "codes" of the recording; by default features if it can.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValueError: The model was trained for other tasks, an array comes without its rate, or the audio is invalid.
+    """
+    lm = open_model(model, "se")
+    template = task_template(lm, "se", input_kind)
+    waves = load_waves(audio, sampling_rate, lm.audio_tokenizer)
+    return unbatch(transform_speech(lm, template, waves, sampling=sampling, seed=seed), audio)

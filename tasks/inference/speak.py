@@ -1,0 +1,222 @@
+"""Speak a text, in a voice of the model or in that of a recording."""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+
+from ...data.phonemes import cut
+from ...lm.answering import usual_sampling
+from ...lm.generation import Generation, StopReason
+from ...lm.model import SpeechLM
+from ...lm.sampling import Sampling
+from ...lm.templates import Prompt, Template
+from ..definitions import TASKS
+from .inputs import encode_ids, load_waves, open_model
+from .result import SpeechResult, generation_stats
+
+logger = logging.getLogger(__name__)
+
+MAX_UNITS = 120  # in a piece of a long text, about ten seconds: models are trained on short recordings
+RETRIES = 2  # further attempts at a piece that has no end
+# Templates in the order of preference: those that align text and speech come first.
+_NAMED_VOICE_TASKS = ("tts-aligned", "tts")
+_REFERENCE_TASKS = ("zero-shot-aligned", "zero-shot")
+# Distance between the seeds of two attempts, so that calls with neighboring seeds share none.
+_SEED_STEP = 1 << 20
+
+
+@overload
+def speak(text: str, *args: Any, **kwargs: Any) -> SpeechResult: ...
+@overload
+def speak(text: list[str], *args: Any, **kwargs: Any) -> list[SpeechResult]: ...
+def speak(
+    text: str | list[str],
+    model: str | Path | SpeechLM = "mini",
+    voice: str | None = None,
+    reference: Any = None,
+    reference_text: str | None = None,
+    sampling_rate: int | None = None,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+) -> SpeechResult | list[SpeechResult]:
+    """Speak a text, or several texts in one batch.
+
+    Args:
+        text: A text or a list of texts. A model that aligns text and speech ("tts-aligned") speaks texts of any length,
+            piece by piece; for others the positions of the model limit the length.
+        model: `"mini"`, a folder that `focallm train tts` wrote, or a loaded `SpeechLM` (load once, speak often).
+        voice: A voice that the model was trained on; by default the most frequent one.
+        reference: A recording of the voice to speak in, as in `enhance`, for models trained for "zero-shot".
+        reference_text: The transcript of the reference. A model that aligns text and speech ("zero-shot-aligned") does
+            not use it.
+        sampling_rate: Rate in Hz of a reference that is an array.
+        sampling: How tokens are sampled; by default as suits the model.
+        seed: Seed of the sampling; the same seed gives the same speech. Greedy sampling, the default of "mini", does
+            not depend on it.
+
+    Returns:
+        Audio (T,). `stop_reason` is "end", or "length" if every attempt reached the longest duration that the text can
+        have; the result is then the attempt that repeats itself least. `stats` has the number of attempts, and "voice".
+
+    Raises:
+        ValueError: The text is empty, the voice is unknown, a reference comes without its transcript, or the model was
+            trained for other tasks.
+    """
+    lm = open_model(model)
+    texts = [text] if isinstance(text, str) else text
+    if not texts:
+        raise ValueError("speak needs at least one text, found none")
+    start_time = time.perf_counter()
+    voice_values = voice_fields(lm, voice, reference, reference_text, sampling_rate)
+    sampling = sampling or default_sampling(lm, by_reference=reference is not None)
+
+    # The pieces of all texts are generated in one batch.
+    prompts: list[Prompt] = []
+    piece_counts = []
+    for item in texts:
+        item_prompts = speech_prompts(lm, item, voice_values)
+        prompts += item_prompts
+        piece_counts.append(len(item_prompts))
+    attempts = _generate_with_retries(lm, prompts, sampling, seed)
+
+    codes = []
+    stop_reasons = []
+    attempt_counts = []
+    first = 0
+    for count in piece_counts:
+        piece_attempts = attempts[first : first + count]
+        first += count
+        best = [max(generations, key=_attempt_quality) for generations in piece_attempts]
+        codes.append(torch.cat([generation.codes for generation in best]))
+        stop_reasons.append(combined_stop_reason(best))
+        attempt_counts.append(max(len(generations) for generations in piece_attempts))
+
+    tokenizer = lm.audio_tokenizer
+    rate = tokenizer.output_sampling_rate
+    audios = tokenizer.batch_decode(codes)
+    num_tokens = [len(item) for item in codes]
+    stats = generation_stats(start_time, num_tokens, [len(wave) / rate for wave in audios])
+    results = []
+    for i, wave in enumerate(audios):
+        stats[i]["attempts"] = attempt_counts[i]
+        stats[i]["voice"] = voice_values.get("speaker", "of the reference")
+        results.append(SpeechResult(wave, rate, stop_reasons[i], stats[i]))
+    return results[0] if isinstance(text, str) else results
+
+
+def combined_stop_reason(pieces: Sequence[Generation]) -> StopReason:
+    """Return the stop reason of a text that was generated in pieces: "length" if one of them has no end."""
+    return "length" if any(piece.stop_reason == "length" for piece in pieces) else "end"
+
+
+def _attempt_quality(generation: Generation) -> tuple[bool, int]:
+    """Rank attempts: one that ended is better, and among those without end the one that repeats itself least."""
+    return generation.stop_reason != "length", len(generation.codes.unique())
+
+
+def voice_fields(
+    lm: SpeechLM, voice: str | None, reference: Any, reference_text: str | None, sampling_rate: int | None
+) -> dict[str, Any]:
+    """Return the values of the template fields that choose the voice; arguments and errors are those of `speak`."""
+    template = _speech_template(lm, reference is not None)
+    if lm.info.length_window is None or not (lm.info.voices or reference is not None):
+        raise ValueError("this model has not been trained to speak (it knows no voice or no pace): focallm train tts")
+    if reference is None:
+        if voice is not None and voice not in lm.info.voices:
+            raise ValueError(f"no voice is called {voice!r}: this model knows {', '.join(lm.info.voices) or 'none'}")
+        return {"speaker": voice or lm.info.voices[0]}
+
+    if voice is not None:
+        raise ValueError("a reference excludes a named voice: give one of them")
+    uses_text = any(segment.field == "reference_text" for segment in template.segments)
+    if uses_text and not (reference_text or "").strip():
+        raise ValueError("with this model a reference needs reference_text, its transcript")
+    references = encode_ids(lm.audio_tokenizer, load_waves(reference, sampling_rate, lm.audio_tokenizer))
+    if len(references) != 1:
+        raise ValueError(f"speak takes one reference, found {len(references)}: call it once for each voice")
+    if uses_text:
+        return {"reference_text": reference_text, "reference_codes": references[0]}
+    # The model was trained on references that were cut to the same duration.
+    max_ids = round(TASKS["zero-shot-aligned"].max_reference_s * lm.audio_tokenizer.tokens_per_second)
+    return {"reference_codes": references[0][:max_ids]}
+
+
+def speech_prompts(lm: SpeechLM, text: str, voice_values: dict[str, Any]) -> list[Prompt]:
+    """Return the prompts of a text, with the range of lengths that its speech may have.
+
+    Args:
+        lm: The model.
+        text: The text.
+        voice_values: From `voice_fields`.
+
+    Returns:
+        One prompt; or several, in order, for a long text and a model that aligns text and speech.
+
+    Raises:
+        ValueError: The text is empty, or the model can spell nothing of it.
+    """
+    if not text.strip():
+        raise ValueError("the text is empty: give at least one word")
+    template = _speech_template(lm, "speaker" not in voice_values)
+    if template.target.kind == "aligned":
+        prompts = []
+        for units in cut(lm.units(text), MAX_UNITS):
+            prompts.append(template.prompt(lm.vocabulary, lm.unit_window(), units=units, **voice_values))
+        return prompts
+
+    _check_spelling(lm, text)
+    window = lm.info.length_window
+    assert window is not None  # voice_fields() has checked it
+    length = window.tokens(len(text), lm.audio_tokenizer.tokens_per_second)
+    return [template.prompt(lm.vocabulary, length, text=text, **voice_values)]
+
+
+def can_speak_as(lm: SpeechLM, by_reference: bool) -> bool:
+    """Return whether a model can speak in the voice of a reference, or else in named voices."""
+    tasks = {template.name for template in lm.info.templates}
+    if by_reference:
+        return not tasks.isdisjoint(_REFERENCE_TASKS)
+    return not tasks.isdisjoint(_NAMED_VOICE_TASKS) and bool(lm.info.voices)
+
+
+def default_sampling(lm: SpeechLM, by_reference: bool) -> Sampling:
+    """Return how `speak` samples tokens by default."""
+    return usual_sampling(lm, _speech_template(lm, by_reference))
+
+
+def _speech_template(lm: SpeechLM, by_reference: bool) -> Template:
+    """Return the template with which a model speaks; one that aligns text and speech if the model has it."""
+    return lm.info.template(*(_REFERENCE_TASKS if by_reference else _NAMED_VOICE_TASKS))
+
+
+def _check_spelling(lm: SpeechLM, text: str) -> None:
+    """Warn about characters that the vocabulary cannot spell, and raise a ValueError if it can spell no word."""
+    unknown = lm.vocabulary.unknown_characters(text)
+    if not unknown:
+        return
+    if not any(character.isalnum() and character not in unknown for character in text):
+        raise ValueError(f"the model's vocabulary spells nothing of {text!r}: write it out in letters that it knows")
+    logger.warning("the model cannot spell %s and leaves it out: write it out in letters", " ".join(unknown))
+
+
+def _generate_with_retries(
+    lm: SpeechLM, prompts: list[Prompt], sampling: Sampling, seed: int
+) -> list[list[Generation]]:
+    """Generate speech for each prompt, again with other seeds where it has no end; return all attempts."""
+    attempts: list[list[Generation]] = [[] for _ in prompts]
+    # Greedy sampling would repeat the same attempt.
+    num_attempts = 1 if sampling.temperature == 0 else 1 + RETRIES
+    unfinished = list(range(len(prompts)))
+    for attempt in range(num_attempts):
+        if not unfinished:
+            break
+        seeds = [seed + attempt * _SEED_STEP] * len(unfinished)
+        generations = lm.generate([prompts[i] for i in unfinished], sampling=sampling, seed=seeds)
+        for i, generation in zip(unfinished, generations, strict=True):
+            attempts[i].append(generation)
+        unfinished = [i for i in unfinished if attempts[i][-1].stop_reason == "length"]
+    return attempts

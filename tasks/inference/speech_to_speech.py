@@ -1,0 +1,165 @@
+"""Generate speech from speech, frame for frame: what enhancement, separation and conversion have in common.
+
+The output has as many token frames as the input. Recordings longer than `WINDOW_S` are processed in windows, each of
+which continues the output of the window before. Shapes: T samples, N token frames, K codebooks.
+"""
+
+import math
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...lm.answering import usual_sampling
+from ...lm.length import positions
+from ...lm.model import SpeechLM
+from ...lm.sampling import Sampling
+from ...lm.templates import Prompt, Template
+from .inputs import input_fields
+from .result import SpeechResult, generation_stats
+
+WINDOW_S = 10.0  # models are trained on short recordings, so they do not see more at once
+_OVERLAP_S = 2.0  # the end of the output so far, with which the next window begins
+_MIN_WINDOW_FRAMES = 4
+
+
+def transform_speech(
+    lm: SpeechLM,
+    template: Template,
+    waves: list[Tensor],
+    streams: int = 1,
+    shared_fields: dict[str, Any] | None = None,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+) -> list[SpeechResult]:
+    """Generate speech from each recording, with exactly its duration.
+
+    Args:
+        lm: The model.
+        template: The template of the task, whose first segment is the recording.
+        waves: Recordings (T,) at the rate of the codec.
+        streams: Number of signals to generate from each recording.
+        shared_fields: Values of the other fields of the template, the same for all recordings.
+        sampling: How tokens are sampled; by default as suits the template.
+        seed: Seed of the sampling.
+
+    Returns:
+        For each recording audio (T,), or (streams, T) if the target of the template has streams.
+    """
+    start_time = time.perf_counter()
+    tokenizer = lm.audio_tokenizer
+    rate = tokenizer.output_sampling_rate
+    fields = [{**item, **(shared_fields or {})} for item in input_fields(template, tokenizer, waves)]
+    num_frames = [int(tokenizer.codec.num_tokens(len(wave))) for wave in waves]
+    generated = generate_frames(lm, template, fields, num_frames, streams, sampling, seed)
+
+    # All streams of all recordings are decoded in one batch.
+    rows: list[Tensor] = []
+    for item_ids in generated:
+        rows.extend(item_ids)
+    num_samples = np.repeat([len(wave) for wave in waves], streams).tolist()
+    decoded = tokenizer.batch_decode(rows, num_samples=num_samples)
+    audios = [np.stack(decoded[i : i + streams]) for i in range(0, len(decoded), streams)]
+
+    num_tokens = [item.numel() for item in generated]
+    stats = generation_stats(start_time, num_tokens, [audio.shape[1] / rate for audio in audios])
+    results = []
+    for audio, item_stats in zip(audios, stats, strict=True):
+        if not template.target.streams:
+            audio = audio[0]
+        results.append(SpeechResult(audio, rate, "constraint", item_stats))
+    return results
+
+
+def generate_frames(
+    lm: SpeechLM,
+    template: Template,
+    fields: list[dict[str, Any]],
+    num_frames: list[int],
+    streams: int = 1,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+) -> list[Tensor]:
+    """Generate as many frames as each item has, window by window.
+
+    Args:
+        lm: The model.
+        template: The template of the task.
+        fields: For each item the values of the fields of the template. That of the first segment has the same time axis
+            as the output and is cut into windows; the others are given to every window.
+        num_frames: N of each item.
+        streams: Number of spans of N frames to generate.
+        sampling: How tokens are sampled; by default as suits the template.
+        seed: Seed of the sampling.
+
+    Returns:
+        For each item the ids of the codec (streams, N * K).
+    """
+    K = lm.audio_tokenizer.num_codebooks
+    sampling = sampling or usual_sampling(lm, template)
+    outputs = [torch.empty(streams, 0, dtype=torch.long) for _ in num_frames]
+    unfinished = list(range(len(num_frames)))
+    window_index = 0
+    while unfinished:
+        prompts = [_window_prompt(lm, template, fields[i], num_frames[i], outputs[i]) for i in unfinished]
+        # Each window has a seed of its own, and an item gets the same seeds whatever else is in the batch.
+        generations = lm.generate(prompts, sampling=sampling, seed=[seed + window_index] * len(prompts))
+        for i, prompt, generation in zip(unfinished, prompts, generations, strict=True):
+            # Streams after the first begin with the overlap, which the prompt cannot give them.
+            num_new = prompt.phases[0].most
+            new = torch.stack([span[-num_new:].cpu() for span in generation.spans])
+            outputs[i] = torch.cat([outputs[i], new], dim=1)
+        unfinished = [i for i in unfinished if outputs[i].shape[1] < num_frames[i] * K]
+        window_index += 1
+    return outputs
+
+
+def _window_prompt(lm: SpeechLM, template: Template, fields: dict[str, Any], num_frames: int, output: Tensor) -> Prompt:
+    """Return the prompt of the window that continues an output.
+
+    Args:
+        lm: The model.
+        template: The template of the task.
+        fields: Values of its fields.
+        num_frames: N of the whole recording.
+        output: Ids (streams, n * K) of the n frames that were generated before.
+    """
+    K = lm.audio_tokenizer.num_codebooks
+    frame_rate = lm.audio_tokenizer.frame_rate
+    streams = len(output)
+    num_done = output.shape[1] // K
+    shared_fields = dict(fields)
+    recording = shared_fields.pop(template.segments[0].field)
+    # Features come at 50 Hz, tokens perhaps at a lower rate.
+    input_per_frame = math.ceil(len(recording) / num_frames)
+
+    # The window is as long as the positions of the model allow.
+    num_other_ids = len(template.segments) + streams
+    for value in shared_fields.values():
+        num_other_ids += len(value)
+    free_positions = positions(lm.model) - num_other_ids
+    size = min(round(WINDOW_S * frame_rate), free_positions // (input_per_frame + streams * K))
+    if size < _MIN_WINDOW_FRAMES:
+        raise ValueError(
+            f"the model's {positions(lm.model)} positions hold too little of a recording beside {num_other_ids} other "
+            "ids: give a shorter reference, or train a model with more positions"
+        )
+    overlap = min(round(_OVERLAP_S * frame_rate), size // 4)
+    start = max(0, num_done - overlap)
+    end = min(num_frames, start + size)
+    num_ids = (end - start) * K
+    prompt = template.prompt(
+        lm.vocabulary,
+        (num_ids, num_ids),
+        streams,
+        begun=output[0, start * K :] if num_done else None,
+        **{template.segments[0].field: recording[start * input_per_frame : end * input_per_frame]},
+        **shared_fields,
+    )
+    # The first stream has its overlap in the prompt, so it needs only the new frames.
+    num_new = (end - num_done) * K
+    first_phase = replace(prompt.phases[0], fewest=num_new, most=num_new)
+    return replace(prompt, phases=(first_phase, *prompt.phases[1:]))
