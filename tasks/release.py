@@ -1,5 +1,6 @@
-"""A trained codec becomes a folder to ship: weights in half precision, and a card written from the run's own record."""
+"""Release: half-precision weights of a trained codec or language model, with a model card from the run's own record."""
 
+import csv
 import hashlib
 import json
 from collections.abc import Sequence
@@ -7,116 +8,237 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ..lm import SpeechLM
+from ..lm.loading import is_speech_lm
 from ..tokenizer import AudioTokenizer
 from ..tokenizer.files import write_whole
 from ..tokenizer.training import CodecTrainingConfig, read_stages, result_folder
 from .evaluation.results import table_of_record
 
-_PAUSE = 10  # a gap between two lines of a log that is this many times the usual one: the run stood still
-
-_HEAD = """---
-license: apache-2.0
-library_name: focallm
-pipeline_tag: audio-to-audio
----
-"""
+MEASURED = "measured.md"  # the results of a language model alone, which the demo page shows
+_PAUSE = 10  # a gap in a log that is so many times the median gap: the run was interrupted
 
 
-def release_codec(recipe: Path, run: Path, out: Path, evaluations: Sequence[Path], seed: int) -> str:
-    """Write weights and card; -> a line that says so. See `focallm release --help` for the arguments.
+def release(recipe: Path, run: Path, out: Path, license: str, evaluations: Sequence[Path], seed: int) -> str:
+    """Write the weights of a run and their model card.
+
+    Args:
+        recipe: YAML file that the model was trained with.
+        run: Folder of the run.
+        out: Folder for weights and card.
+        license: License of the weights, for the metadata of the card.
+        evaluations: Records that `focallm evaluate --record` wrote for these weights.
+        seed: Seed of the confidence intervals.
+
+    Returns:
+        One line about the weights.
 
     Raises:
-        OSError: a stage is not trained.
+        OSError: The run is not finished.
+        ValueError: A record holds no results of these weights.
     """
+    if is_speech_lm(run / "model"):
+        release_lm(recipe, run, out, license, evaluations, seed)
+    else:
+        release_codec(recipe, run, out, license, evaluations, seed)
+    weights = out / "model.safetensors"
+    return f"{weights}: {_megabytes(weights)}, and its card, {out / 'README.md'}"
+
+
+def release_codec(recipe: Path, run: Path, out: Path, license: str, evaluations: Sequence[Path], seed: int) -> None:
+    """Write a codec and its card. Arguments and errors are those of `release`."""
     stages = read_stages(recipe, run)
-    missing = [str(folder) for folder, values in stages.items() if not result_folder(folder, values).is_dir()]
+    missing = [str(folder) for folder, config in stages.items() if not result_folder(folder, config).is_dir()]
     if missing:
         raise OSError(f"not trained yet: {missing}. Train them with focallm train-codec {recipe} CORPUS {run}")
-    last, values = list(stages.items())[-1]
-    tokenizer = AudioTokenizer.from_pretrained(result_folder(last, values), dtype="float16")
-    tokenizer.save_pretrained(out)
-    tokenizer = AudioTokenizer.from_pretrained(out)  # as it is evaluated
-    weights = out / "model.safetensors"
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+
+    last, config = list(stages.items())[-1]
+    AudioTokenizer.from_pretrained(result_folder(last, config), dtype="float16").save_pretrained(out)
+    # Rounding to half precision changes the weights, so the record of an evaluation is looked up with the saved ones.
+    tokenizer = AudioTokenizer.from_pretrained(out)
+    data = json.loads((run / "data.json").read_text())
     parameters = sum(p.numel() for p in tokenizer.codec.parameters())
-    parts = [
-        _HEAD,
-        f"# {out.name}: a small FocalCodec",
+    lines = [
+        *_metadata(license, "focallm", "audio-to-audio"),
+        f"# {out.name}: a speech codec",
         "",
-        f"{tokenizer.sampling_rate} Hz speech <-> {tokenizer.frame_rate:g} tokens/s, {tokenizer.bits_per_second:.0f} "
-        f"bit/s; {parameters / 1e6:.2f} M parameters, half precision, {weights.stat().st_size / 1e6:.1f} MB.",
-        f"`model.safetensors`: sha256 `{digest}`.",
+        f"{type(tokenizer.codec).__name__}: {tokenizer.sampling_rate} Hz speech <-> {tokenizer.frame_rate:g} tokens/s, "
+        f"{tokenizer.bits_per_second:.0f} bit/s; {parameters / 1e6:.2f} M parameters, half precision, "
+        f"{_megabytes(out / 'model.safetensors')}.",
+        _checksum(out / "model.safetensors"),
         "",
-        "## What it learnt from",
+        "## Training data",
         "",
-        *_data(json.loads((run / "data.json").read_text())),
-        "",
-        "## How",
-        "",
-        f"    focallm train-codec {recipe} CORPUS {run}",
-        "",
-        "| stage | updates | seconds of audio in an update | hours | on | last validation |",
-        "|---|---|---|---|---|---|",
-        *(_stage(folder, own) for folder, own in stages.items()),
-        *_older_parts(stages, run),
-    ]
-    for record in evaluations:
-        parts += ["", f"## Measured: {record.stem}", "", table_of_record(record, [tokenizer.codec], seed)]
-    write_whole(out / "README.md", ("\n".join(parts) + "\n").encode())
-    return f"{weights}: {weights.stat().st_size / 1e6:.1f} MB, and its card, {out / 'README.md'}"
-
-
-def _data(data: dict[str, Any]) -> list[str]:
-    return [
         f"{data['utterances']} utterances, {data['hours']:.2f} h; sha256 of the list of ids, durations and texts: "
         f"`{data['sha256']}`.",
         "",
-        "| source | licence | speakers | utterances | hours |",
+        "| source | license | speakers | utterances | hours |",
         "|---|---|---|---|---|",
-        *(
-            f"| {g['source']} | {g['licence']} | {g['speakers']} | {g['utterances']} | {g['hours']:.2f} |"
-            for g in data["groups"]
-        ),
+    ]
+    for group in data["groups"]:
+        lines.append(_row(group["source"], group["licence"], group["speakers"], group["utterances"], group["hours"]))
+    lines += [
         "",
-        "Whether weights inherit the terms of recordings is not settled; these are the credits and terms.",
+        "It is an open question whether weights inherit the terms of recordings. These are the credits and terms.",
+        "",
+        "## Training",
+        "",
+        f"    focallm train-codec {recipe} CORPUS {run}",
+        "",
+        "| stage | updates | batch | hours | device | last validation |",
+        "|---|---|---|---|---|---|",
     ]
+    for folder, config in stages.items():
+        lines.append(_stage_row(folder, config))
+    lines += ["", *_sources_of_parts(stages, run)]
+    for record in evaluations:
+        lines += ["", f"## Results: {_title(record)}", "", table_of_record(record, [tokenizer.codec], seed)]
+    _write_lines(out / "README.md", lines)
 
 
-def _stage(folder: Path, recipe: CodecTrainingConfig) -> str:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").open()]
-    machine = json.loads((folder / "machine.json").read_text())
-    measured: dict[str, float] = next((line for line in reversed(lines) if "validation_loss" in line), {})
-    shown = {
-        name.removeprefix("validation_").replace("_", " "): f"{value:.4g}"
-        for name, value in measured.items()
-        if name.startswith("validation_") or name in ("codes_used", "tokens", "entropy_bits")
-    }
-    cells = [
-        folder.name,
-        f"{recipe.steps}",
-        f"{recipe.batch_size * recipe.seconds:.0f}" if recipe.seconds else f"{recipe.batch_size} utterances",
-        f"{_hours([line['time'] for line in lines]):.2f}",
-        machine["device"],
-        ", ".join(f"{name} {value}" for name, value in shown.items()),
+def release_lm(recipe: Path, run: Path, out: Path, license: str, evaluations: Sequence[Path], seed: int) -> None:
+    """Write a language model, its results and its card. Arguments and errors are those of `release`."""
+    if not (run / "model").is_dir():
+        raise OSError(f"{run} has no model yet: train it with focallm train TASK STORE {run} --recipe {recipe}")
+
+    SpeechLM.from_pretrained(run / "model", dtype="float16").save_pretrained(out)
+    # As for a codec, the record is looked up with the weights that were saved.
+    lm = SpeechLM.from_pretrained(out)
+    results = []
+    for record in evaluations:
+        table = table_of_record(record, [lm.model, lm.audio_tokenizer.codec], seed)
+        results += [_title(record), "", table, ""]
+    _write_lines(out / MEASURED, results[:-1])
+
+    values = json.loads((run / "recipe.json").read_text())
+    tasks = [source["template"]["name"] for source in values["sources"]]
+    speaks = any(task.startswith(("tts", "zero-shot")) for task in tasks)
+    lines = [
+        *_metadata(license, "transformers", "text-to-speech" if speaks else "audio-to-audio"),
+        f"# {out.name}: a speech language model",
+        "",
+        _architecture(lm, out / "model.safetensors"),
+        _checksum(out / "model.safetensors"),
     ]
-    return f"| {' | '.join(cells)} |"
+    if lm.info.voices:
+        lines.append(f"Voices: {', '.join(lm.info.voices)}.")
+    lines += [
+        "",
+        "## Training",
+        "",
+        f"    focallm train {tasks[0]} STORE {run} --recipe {recipe}",
+        "",
+        "| task | examples | ids | times per epoch |",
+        "|---|---|---|---|",
+    ]
+    for source in values["sources"]:
+        lines.append(_row(source["template"]["name"], source["examples"], source["ids"], source["repeat"]))
+    lines.append("")
+    if values["base"]:
+        lines += [f"Training started from the weights of {values['base']}.", ""]
+    last = _last_validation(run)
+    lines += [
+        f"{last['step']} updates, {float(last['epoch']):.1f} epochs, seed {values['seed']}; validation loss "
+        f"{float(last['eval_loss']):.3f} nats per target id.",
+    ]
+    if results:
+        lines += ["", "## Results", "", *results[:-1]]
+    _write_lines(out / "README.md", lines)
 
 
-def _older_parts(stages: dict[Path, CodecTrainingConfig], run: Path) -> list[str]:
-    """Where weights came from that this run did not begin."""
-    older = {
-        part: source
-        for recipe in stages.values()
-        for part, source in recipe.parts_from.items()
-        if not Path(source).is_relative_to(run)
-    }
-    learnt = {part for recipe in stages.values() for part in recipe.trainable_parts}
-    verbs = {part: "began as that of" if part in learnt else "came from" for part in older}
-    return ["", *(f"The {part} {verbs[part]} {source}." for part, source in older.items())]
+def _metadata(license: str, library: str, tag: str) -> list[str]:
+    """The YAML block that a model hub reads."""
+    return ["---", f"license: {license}", f"library_name: {library}", f"pipeline_tag: {tag}", "---", ""]
 
 
-def _hours(times: Sequence[float]) -> float:
-    """The time between the first and the last line of a log, without the pauses of a run that was stopped."""
-    gaps = sorted(b - a for a, b in pairwise(times))
-    usual = gaps[len(gaps) // 2] if gaps else 0.0
-    return sum(gap for gap in gaps if 0 <= gap <= _PAUSE * max(usual, 1.0)) / 3600
+def _architecture(lm: SpeechLM, weights: Path) -> str:
+    """Model type, sizes and codec of a language model, in two sentences."""
+    config: Any = lm.model.config.get_text_config()
+    tokenizer = lm.audio_tokenizer
+    # A model without a named codec has a copy of it in its own folder.
+    name = lm.info.audio_tokenizer
+    codec = "the codec in its folder" if (weights.parent / name).is_dir() else f"the codec `{name}`"
+    return (
+        f"Model type {config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}, "
+        f"{lm.model.num_parameters() / 1e6:.1f} M parameters, half precision, {_megabytes(weights)}. It reads and "
+        f"writes the tokens of {codec} ({type(tokenizer.codec).__name__}, {tokenizer.tokens_per_second:g} tokens/s, "
+        f"{tokenizer.bits_per_second:.0f} bit/s) and of no other, an earlier version of the same name included."
+    )
+
+
+def _stage_row(folder: Path, config: CodecTrainingConfig) -> str:
+    """The row of one training stage, from its log."""
+    times = []
+    validation: dict[str, float] = {}
+    with (folder / "log.jsonl").open() as file:
+        for line in file:
+            values = json.loads(line)
+            times.append(values["time"])
+            if "validation_loss" in values:
+                validation = values
+    figures = []
+    for name, value in validation.items():
+        if name.startswith("validation_") or name in ("codes_used", "tokens", "entropy_bits"):
+            figures.append(f"{name.removeprefix('validation_').replace('_', ' ')} {value:.4g}")
+    batch = f"{config.batch_size * config.seconds:.0f} s" if config.seconds else f"{config.batch_size} utterances"
+    device = json.loads((folder / "machine.json").read_text())["device"]
+    return _row(folder.name, config.steps, batch, training_hours(times), device, ", ".join(figures))
+
+
+def training_hours(times: Sequence[float]) -> float:
+    """Hours between the first and the last line of a log, without the interruptions of the run.
+
+    Args:
+        times: Time of each line, in seconds.
+    """
+    gaps = sorted(after - before for before, after in pairwise(times))
+    if not gaps:
+        return 0.0
+    # Clocks of two machines may disagree, so a negative gap is an interruption as well.
+    longest = _PAUSE * max(gaps[len(gaps) // 2], 1.0)
+    return sum(gap for gap in gaps if 0 <= gap <= longest) / 3600
+
+
+def _sources_of_parts(stages: dict[Path, CodecTrainingConfig], run: Path) -> list[str]:
+    """Sentences about weights that come from outside of this run."""
+    sources: dict[str, str] = {}
+    trained: set[str] = set()
+    for config in stages.values():
+        trained.update(config.trainable_parts)
+        for part, source in config.parts_from.items():
+            if not Path(source).is_relative_to(run):
+                sources[part] = source
+    sentences = []
+    for part, source in sources.items():
+        origin = "started from that of" if part in trained else "is that of"
+        sentences.append(f"The {part} {origin} {source}.")
+    return sentences
+
+
+def _last_validation(run: Path) -> dict[str, str]:
+    """The last row of a language model's `losses.csv` that has a validation loss."""
+    with (run / "losses.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["eval_loss"]]
+    return rows[-1]
+
+
+def _title(record: Path) -> str:
+    return record.stem.replace("_", " ").replace("-", " ")
+
+
+def _row(*cells: str | int | float) -> str:
+    """A row of a Markdown table; floats have two decimals."""
+    texts = [f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells]
+    return f"| {' | '.join(texts)} |"
+
+
+def _checksum(weights: Path) -> str:
+    return f"`{weights.name}`: sha256 `{hashlib.sha256(weights.read_bytes()).hexdigest()}`."
+
+
+def _megabytes(weights: Path) -> str:
+    return f"{weights.stat().st_size / 1e6:.1f} MB"
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    write_whole(path, ("\n".join(lines) + "\n").encode())

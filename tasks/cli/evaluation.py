@@ -35,7 +35,7 @@ def evaluate(
         mix: YAML file such as configs/mix/enhancement.yaml that makes the noisy or mixed input of se and ss. Not needed
             for a corpus that provides it: --layout voicebank (se and codec) or libri2mix (ss).
         noise: Corpus of noise recordings, for files that mix recorded noise.
-        asr: Other ASR model: a folder for faster-asr, or a folder or hub id for transformers.
+        asr: Other ASR model: a folder for faster-whisper, or a folder or hub id for transformers.
         language: Language of the recordings, as a code of Whisper.
         others: Evaluate baselines on the same items as well: Codec2 and Opus, flite and espeak-ng, or spectral gating
             and DeepFilterNet.

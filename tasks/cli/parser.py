@@ -1,7 +1,8 @@
 """Command-line options from the signature and the docstring of a function.
 
-A parameter without a default is a positional argument, any other an option: `top_p: float = 0.9` is `--top-p FLOAT`,
-`quiet: bool = False` is `--quiet` and `--no-quiet`, `data: list[Path]` is `--data PATH [PATH ...]`.
+A parameter without a default is a positional argument. Any other is an option: `top_p: float = 0.9` is `--top-p FLOAT`,
+`quiet: bool = False` is `--quiet` and `--no-quiet`, `data: list[Path] | None = None` is `--data PATH [PATH ...]`. A
+keyword-only parameter without a default is a required option.
 """
 
 import argparse
@@ -91,13 +92,16 @@ def _add_argument(parser: argparse.ArgumentParser, parameter: inspect.Parameter,
     else:
         settings.update(type=kind, metavar=_METAVARS[kind])
 
-    if parameter.default is inspect.Parameter.empty:
+    option = f"--{parameter.name.replace('_', '-')}"
+    if parameter.default is not inspect.Parameter.empty:
+        if parameter.default is not None and kind is not bool:
+            settings["help"] += " (default: %(default)s)"
+        parser.add_argument(option, default=parameter.default, **settings)
+    elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+        parser.add_argument(option, required=True, **settings)
+    else:
         settings["metavar"] = parameter.name.upper()
         parser.add_argument(parameter.name, **settings)
-        return
-    if parameter.default is not None and kind is not bool:
-        settings["help"] += " (default: %(default)s)"
-    parser.add_argument(f"--{parameter.name.replace('_', '-')}", default=parameter.default, **settings)
 
 
 def _without_none(hint: Any) -> Any:

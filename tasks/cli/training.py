@@ -110,22 +110,22 @@ def train_codec(
     return train_stages(recipe, corpus, run, only, asr, quiet)
 
 
-def release(recipe: Path, run: Path, out: Path, evaluations: list[Path] | None = None, seed: int = 0) -> str:
+def release(
+    recipe: Path, run: Path, out: Path, *, license: str, evaluations: list[Path] | None = None, seed: int = 0
+) -> str:
     """Write the weights of a trained codec or language model in half precision, with a model card.
 
     Args:
         recipe: YAML file that the model was trained with.
         run: Folder of the run.
         out: Folder for the weights and their card.
+        license: License of the weights for the card, such as apache-2.0.
         evaluations: Records that `focallm evaluate --record` wrote for these weights. The card shows each as a table.
         seed: Seed of the confidence intervals in these tables.
     """
-    from ...lm.loading import is_speech_lm
-    from ..release import release_codec
-    from ..release_lm import release_lm
+    from ..release import release as release_run
 
-    write = release_lm if is_speech_lm(run / "model") else release_codec
-    return write(recipe, run, out, evaluations or [], seed)
+    return release_run(recipe, run, out, license, evaluations or [], seed)
 
 
 COMMANDS: dict[str, Callable[..., str | None]] = {

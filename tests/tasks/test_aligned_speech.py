@@ -109,7 +109,7 @@ def test_a_long_text_is_said_in_pieces_that_stream_as_one(run):
 
 
 def test_a_released_model_says_what_it_is(run, tmp_path, capsys):
-    words = ("release", run.parent / "recipe.yaml", run, tmp_path / "out")
+    words = ("release", run.parent / "recipe.yaml", run, tmp_path / "out", "--license", "cc0-1.0")
     focallm(*words)
     assert "MB, and its card" in capsys.readouterr().out
     lm, record = SpeechLM.from_pretrained(tmp_path / "out"), tmp_path / "test.jsonl"
@@ -118,7 +118,7 @@ def test_a_released_model_says_what_it_is(run, tmp_path, capsys):
     def release_with(keys):
         lines = [{**line, "system": name, "key": key} for name, key in keys.items()]
         record.write_text("".join(json.dumps([line]) + "\n" for line in lines))
-        focallm(*words, "--evaluations", json.dumps([str(record)]))
+        focallm(*words, "--evaluations", record)
 
     others = {"recording": "", "recording through the codec": weights_hash(lm.audio_tokenizer.codec), "flite": ""}
     with pytest.raises(SystemExit, match="3 measured sounds and none of these weights"):  # its codec's are not its own
@@ -127,7 +127,11 @@ def test_a_released_model_says_what_it_is(run, tmp_path, capsys):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| tts-aligned | " in card
     assert "Voices: " in card
-    assert "held out\n\nn = 1, 0.0 minutes; seed 0" in card
+    assert card.startswith("---\nlicense: cc0-1.0\n")
+    config = lm.model.config
+    assert f"Model type llama, {config.num_hidden_layers} layers of width {config.hidden_size}, " in card
+    assert "FocalCodecModel, " in card
+    assert "test\n\nn = 1, 0.0 minutes; seed 0" in card
     assert "| flite | 25.0 (25.0 to 25.0) | 0 |" in (tmp_path / "out" / "measured.md").read_text()
     assert lm.lexicon == SpeechLM.from_pretrained(run / "model").lexicon
     assert speak("A cat.", lm).stats["tokens"] > 0

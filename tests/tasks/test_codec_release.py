@@ -20,7 +20,7 @@ from focallm.tasks.evaluation.results import remarks, table
 from focallm.tasks.evaluation.systems import codec_systems
 from focallm.tasks.paper import TableConfig
 from focallm.tasks.paper.ablation import ablation_table
-from focallm.tasks.release import release_codec
+from focallm.tasks.release import release_codec, training_hours
 from focallm.tasks.training.train_codec import train_stages
 from focallm.tokenizer import AudioTokenizer, write_audio
 
@@ -98,17 +98,19 @@ def test_one_stage_is_trained_alone(corpus, tmp_path):
 
 def test_the_card_holds_what_the_run_recorded(run, corpus, tmp_path):
     out = tmp_path / "tiny"
-    release_codec(CHAIN, run, out, [], seed=0)
+    release_codec(CHAIN, run, out, "cc0-1.0", [], seed=0)
     judge_of_all, record = Judge(), tmp_path / "held_out.jsonl"
     items = read_corpus(corpus)
     shown = heard(items, out, judge_of_all, record)
     assert judge_of_all.heard == 8
     assert heard(items, out, judge_of_all, record) == shown
     assert judge_of_all.heard == 8  # everything was in the record
-    release_codec(CHAIN, run, out, [record], seed=0)
+    release_codec(CHAIN, run, out, "cc0-1.0", [record], seed=0)
     card = (out / "README.md").read_text()
     assert shown in card
     assert f"`{summarise(items)['sha256']}`" in card
+    assert card.startswith("---\nlicense: cc0-1.0\n")
+    assert "\nFocalCodecModel: 16000 Hz speech <-> " in card
     assert "| not named | CC0 | 2 | 4 | 0.00 |" in card
     for stage in ("teacher", "quantizer", "decoder", "adversarial"):
         assert f"| {stage} | 2 | " in card
@@ -124,23 +126,35 @@ def test_the_card_says_where_parts_came_from_that_the_run_did_not_begin(run, cor
     }
     (tmp_path / "again.yaml").write_text(yaml.safe_dump({"stages": {"again": recipe}}))
     train_stages(tmp_path / "again.yaml", corpus, tmp_path / "run", None, None, quiet=True)
-    release_codec(tmp_path / "again.yaml", tmp_path / "run", tmp_path / "out", [], seed=0)
+    release_codec(tmp_path / "again.yaml", tmp_path / "run", tmp_path / "out", "cc0-1.0", [], seed=0)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"The compressor came from {run}/adversarial/model." in card
-    assert f"The decoder came from {run}/adversarial/model." in card
-    assert f"The decompressor began as that of {run}/adversarial/model." in card
+    assert f"The compressor is that of {run}/adversarial/model." in card
+    assert f"The decoder is that of {run}/adversarial/model." in card
+    assert f"The decompressor started from that of {run}/adversarial/model." in card
 
 
 def test_a_record_of_other_weights_is_no_measurement_of_these(run, corpus, tmp_path):
     items, record = read_corpus(corpus), tmp_path / "r.jsonl"
     heard(items, "mini", Judge(), record)
     with pytest.raises(ValueError, match=r"measured sounds and none of these weights.*--record .*r\.jsonl"):
-        release_codec(CHAIN, run, tmp_path / "tiny", [record], seed=0)
+        release_codec(CHAIN, run, tmp_path / "tiny", "cc0-1.0", [record], seed=0)
 
 
 def test_a_run_that_is_not_finished_is_not_released(tmp_path):
     with pytest.raises(OSError, match=r"not trained yet: .*teacher.*focallm train-codec"):
-        release_codec(CHAIN, tmp_path, tmp_path / "out", [], seed=0)
+        release_codec(CHAIN, tmp_path, tmp_path / "out", "cc0-1.0", [], seed=0)
+
+
+def test_the_license_is_required(run, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["focallm", "release", str(CHAIN), str(run), "out"])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert "the following arguments are required: --license" in capsys.readouterr().err
+
+
+def test_training_hours_leave_interruptions_out():
+    assert training_hours([]) == 0
+    assert training_hours([0, 36, 72, 5000, 5036, 4000]) == pytest.approx(0.03)
 
 
 def test_a_table_says_how_alike_voices_are_and_how_codes_are_used():
@@ -195,7 +209,7 @@ def test_the_commands_are_there(run, corpus, tmp_path, monkeypatch, capsys):
     shutil.copytree(run / "adversarial" / "model", tmp_path / "ablation" / "focal" / "model")
     for words in (
         ["tables", "6", "--runs", str(tmp_path), "--data", str(corpus), "--limit", "2", "--quiet"],
-        ["release", str(CHAIN), str(run), str(tmp_path / "out")],
+        ["release", str(CHAIN), str(run), str(tmp_path / "out"), "--license", "cc0-1.0"],
     ):
         monkeypatch.setattr(sys, "argv", ["focallm", *words])
         cli.main()
