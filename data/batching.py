@@ -1,55 +1,177 @@
-"""Rows of examples side by side. B rows, L length of the longest row, M features of the batch, D their width."""
+"""Training batches of examples: how to pack them into rows, in which order, and how to put rows side by side.
 
-from collections.abc import Sequence
+B is the number of rows in a batch, L the length of its longest row, M the number of feature frames of the batch and D
+the width of a feature.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Sampler
 
-Example = dict[str, Any]  # input_ids and labels, both (L,); features (N, D) where the task has them
+# input_ids and labels, both (L,), and for some tasks features (N, D).
+Example = dict[str, Any]
+
+_IGNORED_LABEL = -100  # what torch leaves out of a cross-entropy
+_BATCHES_PER_BUCKET = 50  # batches whose examples are sorted together
+
+
+def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Pack examples into rows of at most `capacity` ids, longest first, each into the row where it leaves least room.
+
+    Best fit decreasing needs at most 11/9 of the smallest possible number of rows (Johnson, 1973), and hardly more than
+    the smallest number for the lengths of a corpus. It is deterministic.
+
+    Args:
+        lengths: lengths of the examples, each at most `capacity`.
+        capacity: length of a row in ids.
+
+    Returns:
+        The rows, each a list of indices into `lengths`.
+
+    Raises:
+        ValueError: An example is longer than a row.
+    """
+    if max(lengths, default=0) > capacity:
+        raise ValueError(f"an example of {max(lengths)} ids fits in no row of {capacity}: leave it out first")
+    rows: list[list[int]] = []
+    # Rows by the space left in them. The sorted list of sizes finds the smallest one that suffices.
+    sizes: list[int] = []
+    rows_of_size: dict[int, list[int]] = {}
+    for example in np.argsort(-np.asarray(lengths, np.int64), kind="stable").tolist():
+        position = bisect_left(sizes, lengths[example])
+        if position < len(sizes):
+            size = sizes[position]
+            row = rows_of_size[size].pop()
+            if not rows_of_size[size]:
+                del rows_of_size[sizes.pop(position)]
+        else:
+            size = capacity
+            row = len(rows)
+            rows.append([])
+        rows[row].append(example)
+        remaining = size - lengths[example]
+        if remaining not in rows_of_size:
+            insort(sizes, remaining)
+            rows_of_size[remaining] = []
+        rows_of_size[remaining].append(row)
+    return rows
+
+
+def packing_efficiency(lengths: Sequence[int], rows: Sequence[Sequence[int]]) -> float:
+    """Return the share of positions that hold an id, if all rows are padded to the longest.
+
+    Args:
+        lengths: lengths of the examples.
+        rows: indices of the examples in each row.
+    """
+    row_lengths = []
+    for row in rows:
+        row_lengths.append(sum(lengths[example] for example in row))
+    return sum(row_lengths) / (len(row_lengths) * max(row_lengths))
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """A random order in which neighbors have similar lengths, so that batches need little padding.
+
+    The order is new in every epoch and depends only on the seed and the epoch, so a resumed run continues with the
+    same one. (The length sampler of transformers draws from the global generator, whose state at the start of an epoch
+    is not in a checkpoint.)
+
+    It yields `epoch * len(self) + i` for row i; `divmod` recovers both. Random choices about a row can then depend on
+    the epoch, too, in whichever process the row is read.
+
+    Args:
+        lengths: lengths of the rows in ids.
+        batch_size: number of rows in a batch.
+        seed: seed of the order.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths = np.asarray(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch. Call this before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        for row in self._order():
+            yield self.epoch * len(self) + row
+
+    def _order(self) -> Iterator[int]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(len(self.lengths))
+        bucket_size = self.batch_size * _BATCHES_PER_BUCKET
+        for start in range(0, len(order), bucket_size):
+            bucket = order[start : start + bucket_size]
+            bucket = bucket[np.argsort(-self.lengths[bucket], kind="stable")]
+            batches = [bucket[i : i + self.batch_size] for i in range(0, len(bucket), self.batch_size)]
+            # Only the last bucket can end with a short batch. It must come last, or it would shift all others.
+            short_batch = batches.pop() if len(batches[-1]) < self.batch_size else bucket[:0]
+            for i in rng.permutation(len(batches)):
+                yield from batches[i].tolist()
+            yield from short_batch.tolist()
 
 
 class PackCollator:
-    """Makes one batch of rows, each a list of examples that stand one after the other and do not see each other.
+    """Put rows side by side into one batch. Each row is a list of examples that do not attend to each other.
 
-    Every example's positions begin at 0. From positions that fall, transformers builds a block-diagonal mask for eager,
-    sdpa and flex attention, but only where there is neither an attention mask nor a cache: so there is no mask in the
-    batch, and `use_cache` is off (in the configuration it is on, and a cache would silently let examples see each
-    other). Flash attention reads the boundaries off the positions too, but of a batch of one row only.
+    The positions of every example start at 0. Where positions restart, transformers builds a block-diagonal mask for
+    eager, sdpa and flex attention, but only without an attention mask and without a cache. So the batch has no mask and
+    turns `use_cache` off (it is on in model configurations, and examples would silently attend to each other). Flash
+    attention derives the boundaries from the positions, too, but only in batches of one row.
 
     Args:
-        pad_id: what fills a row after its last example; nothing is learnt there, and no example looks there.
-        flat: put all rows behind each other into one, without padding (B is 1), as flash attention needs it.
+        pad_id: id that fills rows after their last example. Padding has no loss, and no example attends to it.
+        flat: concatenate all rows into one without padding (B is 1), as flash attention needs it.
     """
 
     def __init__(self, pad_id: int, flat: bool = False) -> None:
-        self.pad_id, self.flat = pad_id, flat
+        self.pad_id = pad_id
+        self.flat = flat
 
     def __call__(self, rows: Sequence[Sequence[Example]]) -> dict[str, Any]:
-        """-> input_ids, labels, position_ids, each (B, L); use_cache; features (M, D) in the order of the rows"""
+        """Collate rows of examples.
+
+        Returns:
+            input_ids, labels and position_ids, each (B, L); use_cache; and features (M, D) in the order of the rows, if
+            there are any.
+        """
         if self.flat:
             rows = [[example for row in rows for example in row]]
+        input_ids = []
+        labels = []
+        positions = []
+        features = []
+        for row in rows:
+            input_ids.append(_concatenate(row, "input_ids"))
+            labels.append(_concatenate(row, "labels"))
+            positions.append(torch.cat([torch.arange(len(example["input_ids"])) for example in row]))
+            features += [example["features"] for example in row if "features" in example]
         batch: dict[str, Any] = {
-            "input_ids": _side_by_side([_joined(row, "input_ids") for row in rows], self.pad_id),
-            # What stands before an example must not be asked to predict the example's first id.
-            "labels": _side_by_side([_joined(row, "labels") for row in rows], -100),
-            "position_ids": pad_sequence([_positions(row) for row in rows], batch_first=True),
+            "input_ids": pad_sequence(input_ids, batch_first=True, padding_value=self.pad_id),
+            "labels": pad_sequence(labels, batch_first=True, padding_value=_IGNORED_LABEL),
+            "position_ids": pad_sequence(positions, batch_first=True),
             "use_cache": False,
         }
-        features = [example["features"] for row in rows for example in row if "features" in example]
         if features:
             batch["features"] = torch.cat(features)
         return batch
 
 
-def _joined(row: Sequence[Example], key: str) -> Tensor:
-    return torch.tensor([value for example in row for value in example[key]])
-
-
-def _positions(row: Sequence[Example]) -> Tensor:
-    return torch.cat([torch.arange(len(example["input_ids"])) for example in row])
-
-
-def _side_by_side(rows: list[Tensor], filler: int) -> Tensor:
-    return pad_sequence(rows, batch_first=True, padding_value=filler)
+def _concatenate(row: Sequence[Example], key: str) -> Tensor:
+    values: list[int] = []
+    for example in row:
+        values.extend(example[key])
+    return torch.tensor(values)

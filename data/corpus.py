@@ -1,17 +1,28 @@
-"""Speech corpora of any shape as one list of utterances; audio itself is read only when it is asked for."""
+"""Speech corpora of any shape as one list of utterances. Audio is read only on demand."""
 
+import csv
 import dataclasses
-from collections.abc import Collection
+import hashlib
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .layouts import LAYOUTS
-from .layouts.files import find_audio, read_text
-from .tables import FIELDS, TABLE_SUFFIXES, Columns, open_dataset, read_dataset, read_table
-from .utterance import Utterance
+from .utterance import DatasetCell, Utterance, find_audio, read_text, read_utf8
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+FIELDS = ("id", "audio", "text", "speaker", "seconds")
+MANIFEST_NAMES = ("manifest.jsonl", "metadata.csv")
+TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv")
+
+Columns = Mapping[str, str]  # field of an utterance -> its name in the source
+Row = dict[str, Any]  # column -> value
 
 
 def read_corpus(
@@ -23,30 +34,30 @@ def read_corpus(
     min_seconds: float | None = None,
     max_seconds: float | None = None,
 ) -> list[Utterance]:
-    """List the utterances of a corpus, in an order that depends on its content only.
+    """List the utterances of a corpus. The order depends only on the content of the corpus.
 
     Args:
         source: one of
-            a folder with `manifest.jsonl` (or LJSpeech's `metadata.csv`);
-            a `.jsonl`, `.csv` or `.tsv` file with a column `audio` (a path relative to the file) and, if known, `id`,
-            `text`, `speaker`, `seconds`; any other column becomes `extra`;
-            a folder of audio files, searched recursively: ids are relative paths without suffix, the text is read from
-            a `.txt` file of the same name;
-            a `datasets.Dataset` whose column `audio` holds paths, {"bytes", "path"} or {"array", "sampling_rate"}; or
+            a folder with `manifest.jsonl` (or the `metadata.csv` of LJSpeech);
+            a `.jsonl`, `.csv` or `.tsv` file with a column `audio` (paths relative to the file) and optionally `id`,
+            `text`, `speaker` and `seconds`; any other column becomes `extra`;
+            a folder of audio files, searched recursively; ids are relative paths without suffix, texts are read from
+            `.txt` files of the same name;
+            a `datasets.Dataset` whose column `audio` holds paths, {"bytes", "path"} or {"array", "sampling_rate"};
             the folder of its `save_to_disk`, a `.parquet` file, or a folder of them.
-        layout: if `source` is a folder as a corpus is published, the name of that, one of `layouts.LAYOUTS`: what is
-            read of "iemocap", "libri1mix", "libri2mix", "libri3mix", "librispeech", "libritts", "mls", "vctk" and
-            "voicebank" is said by their functions. Speech in noise and mixtures know their `sources`.
+        layout: one of `layouts.LAYOUTS`, if `source` is a folder in which a corpus was published; see the functions
+            there. Noisy recordings and mixtures come with their `sources`.
         columns: names that differ in a table or a dataset, such as {"text": "sentence"}.
-        speakers: keep these speakers.
-        min_seconds, max_seconds: keep durations in this range; unknown ones are taken from the file's header. A file
-            whose header cannot be read is kept, so that tokenization reports it.
+        speakers: keep only these speakers.
+        min_seconds: keep only utterances of at least this duration. Durations that the corpus does not state are read
+            from the file headers; files with an unreadable header are kept, so that tokenization reports them.
+        max_seconds: keep only utterances of at most this duration.
 
     Raises:
-        OSError: there is no such folder or file.
-        ValueError: nothing to read, a missing column, a line that cannot be parsed, or a filter that leaves nothing.
+        OSError: The folder or file does not exist.
+        ValueError: There is nothing to read, a column is missing, a line cannot be parsed, or no utterance is left.
     """
-    corpus = _read(source, layout, columns)
+    corpus = _read_source(source, layout, columns or {})
     if speakers is not None:
         corpus = _keep_speakers(corpus, {speakers} if isinstance(speakers, str) else set(speakers))
     if min_seconds is not None or max_seconds is not None:
@@ -54,60 +65,280 @@ def read_corpus(
     return corpus
 
 
-def _read(source: "str | Path | Dataset", layout: str | None, columns: Columns | None) -> list[Utterance]:
-    unknown = sorted(set(columns or {}) - set(FIELDS))
+def summarize_corpus(corpus: Sequence[Utterance]) -> dict[str, Any]:
+    """Summarize a corpus for a model card.
+
+    Returns:
+        The number of utterances, hours, a hash, and `groups`: the same numbers for each `source` and `licence` in the
+        extra columns. The hash covers ids, durations in ms and texts in their order, but not the samples.
+    """
+    digest = hashlib.sha256()
+    total_seconds = 0.0
+    seconds_of: dict[tuple[str, str], list[float]] = defaultdict(list)
+    speakers_of: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for utterance in corpus:
+        seconds = utterance.duration() or 0.0
+        total_seconds += seconds
+        digest.update(f"{utterance.id}\t{round(1000 * seconds)}\t{utterance.text or ''}\n".encode())
+        group = (utterance.extra.get("source") or "not named", utterance.extra.get("licence") or "not named")
+        seconds_of[group].append(seconds)
+        speakers_of[group].add(utterance.speaker or "")
+    groups = []
+    for source, licence in sorted(seconds_of):
+        group = (source, licence)
+        groups.append(
+            {
+                "source": source,
+                "licence": licence,
+                "utterances": len(seconds_of[group]),
+                "hours": round(sum(seconds_of[group]) / 3600, 3),
+                "speakers": len(speakers_of[group]),
+            }
+        )
+    return {
+        "utterances": len(corpus),
+        "hours": round(total_seconds / 3600, 3),
+        "sha256": digest.hexdigest(),
+        "groups": groups,
+    }
+
+
+def _read_source(source: "str | Path | Dataset", layout: str | None, columns: Columns) -> list[Utterance]:
+    unknown = sorted(set(columns) - set(FIELDS))
     if unknown:
-        raise ValueError(f"columns maps {', '.join(FIELDS)} to the source's own names, found the keys {unknown}")
+        raise ValueError(f"columns maps {', '.join(FIELDS)} to the names in the source, found the keys {unknown}")
     if not isinstance(source, str | Path):
-        return read_dataset(source, columns or {})
+        return _read_dataset(source, columns)
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"there is no corpus at {path}: check the path")
-    if layout is not None and layout not in LAYOUTS:
+    if layout is not None:
+        return _read_layout(path, layout, columns)
+
+    # A manifest beside the audio files knows more than the folder.
+    if path.is_dir():
+        for name in MANIFEST_NAMES:
+            if (path / name).is_file():
+                path = path / name
+                break
+    if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
+        return _read_table(path, columns)
+    dataset = _open_dataset(path)
+    if dataset is not None:
+        return _read_dataset(dataset, columns)
+    if path.is_file():
+        raise ValueError(
+            f"{path} is a file: a corpus is a folder of audio, a {', '.join(TABLE_SUFFIXES)} or .parquet file or a "
+            "datasets.Dataset"
+        )
+    _check_nothing_to_rename(path, columns)
+    return _read_folder(path)
+
+
+def _read_layout(folder: Path, layout: str, columns: Columns) -> list[Utterance]:
+    if layout not in LAYOUTS:
         raise ValueError(
             f"layout must be one of {', '.join(LAYOUTS)}, found {layout!r}; leave it out for other folders"
         )
-    if path.is_dir() and layout is None:
-        tables = (path / name for name in ("manifest.jsonl", "metadata.csv"))
-        path = next((table for table in tables if table.is_file()), path)
-    dataset = open_dataset(path) if layout is None and path.suffix.lower() not in TABLE_SUFFIXES else None
-    if dataset is not None:
-        return read_dataset(dataset, columns or {})
-    if path.is_file():
-        if layout is not None or path.suffix.lower() not in TABLE_SUFFIXES:
-            raise ValueError(
-                f"{path} is a file: a corpus is a folder of audio, a {', '.join(TABLE_SUFFIXES)} or .parquet file or a "
-                "datasets.Dataset, and a layout needs the folder"
-            )
-        return read_table(path, columns or {})
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file: the layout {layout} needs the folder in which the corpus was published")
+    _check_nothing_to_rename(folder, columns)
+    return LAYOUTS[layout](folder)
+
+
+def _check_nothing_to_rename(folder: Path, columns: Columns) -> None:
     if columns:
-        raise ValueError(f"{path} is a folder without manifest.jsonl, so columns={dict(columns)} has nothing to rename")
-    return _read_folder(path) if layout is None else LAYOUTS[layout](path)
+        raise ValueError(f"{folder} is read without a table, so columns={dict(columns)} has nothing to rename")
+
+
+# Folders and tables
 
 
 def _read_folder(folder: Path) -> list[Utterance]:
-    files = find_audio(folder)
-    ids = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
-    texts = [read_text(file.with_suffix(".txt")) for file in files]
-    return [Utterance(*row) for row in sorted(zip(ids, files, texts, strict=True), key=lambda row: row[:2])]
+    corpus = []
+    for file in find_audio(folder):
+        utterance_id = file.relative_to(folder).with_suffix("").as_posix()
+        corpus.append(Utterance(utterance_id, file, read_text(file.with_suffix(".txt"))))
+    return sorted(corpus, key=lambda utterance: (utterance.id, utterance.audio))
+
+
+def _read_table(path: Path, columns: Columns) -> list[Utterance]:
+    rows = _read_json_rows(path) if path.suffix.lower() == ".jsonl" else _read_csv_rows(path)
+    corpus = []
+    for line_number, row in rows:
+        where = f"{path}, line {line_number}"
+        _check_columns(columns, row, where)
+        fields = _to_fields(row, columns, where)
+        audio = fields["audio"]
+        if not isinstance(audio, str) or not audio:
+            raise ValueError(f"{where}: audio must be a path, found {audio!r}")
+        if not fields["id"]:
+            fields["id"] = Path(audio).with_suffix("").as_posix()
+        fields["audio"] = path.parent / audio
+        corpus.append(Utterance(**fields))
+    if not corpus:
+        raise ValueError(f"{path} lists no utterances: it is empty, or has only a header")
+    return corpus
+
+
+def _read_json_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    for line_number, line in enumerate(read_utf8(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {line_number} is not JSON ({error}): write one object per line") from None
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{path}, line {line_number} must be an object such as {{'audio': 'a.wav'}}, found {line[:40]!r}"
+            )
+        yield line_number, row
+
+
+def _read_csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    content = read_utf8(path)
+    is_tsv = path.suffix.lower() == ".tsv"
+    first_line = content.partition("\n")[0]
+    if "|" in first_line and not is_tsv:
+        yield from _read_ljspeech_rows(content)
+        return
+    # Tab-separated corpora do not quote: a sentence may start with a quotation mark.
+    quoting = csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL
+    stream = io.StringIO(content, newline="")
+    reader: csv.DictReader[str] = csv.DictReader(stream, delimiter="\t" if is_tsv else ",", quoting=quoting)  # type: ignore[call-overload]
+    for row in reader:
+        # DictReader files surplus cells under the key None, and fills missing ones with None.
+        if None in row or None in row.values():
+            raise ValueError(f"{path}, line {reader.line_num} has not as many fields as the header {reader.fieldnames}")
+        yield reader.line_num, {key: value or None for key, value in row.items()}
+
+
+def _read_ljspeech_rows(content: str) -> Iterator[tuple[int, Row]]:
+    """Read lines `id|text|normalized text` without header or quoting. The audio is in `wavs/`."""
+    lines = [line for line in content.splitlines() if line]
+    for line_number, line in enumerate(lines, start=1):
+        utterance_id, *texts = line.split("|")
+        # The last text is the normalized one, where there is one.
+        non_empty = [text for text in texts if text]
+        text = non_empty[-1] if non_empty else None
+        yield line_number, {"id": utterance_id, "audio": f"wavs/{utterance_id}.wav", "text": text}
+
+
+# Datasets
+
+
+def _open_dataset(path: Path) -> "Dataset | None":
+    """Open a folder of `Dataset.save_to_disk`, a `.parquet` file or a folder of them. None if it is none of these."""
+    if (path / "dataset_dict.json").is_file():
+        splits = json.loads(read_utf8(path / "dataset_dict.json"))["splits"]
+        choices = ", ".join(str(path / split) for split in splits)
+        raise ValueError(f"{path} is a DatasetDict: name one of its splits, {choices}")
+    is_saved_dataset = (path / "state.json").is_file()
+    files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
+    is_parquet = bool(files) and files[0].suffix == ".parquet"
+    if not is_saved_dataset and not is_parquet:
+        return None
+    from datasets import Dataset  # late: it takes a second to import, and folders do not need it
+
+    if is_saved_dataset:
+        return Dataset.load_from_disk(str(path))
+    splits = sorted({_split_name(file) for file in files})
+    if len(splits) > 1:
+        raise ValueError(f"{path} holds the splits {', '.join(splits)}: name a file, or give each a folder of its own")
+    dataset: Any = Dataset.from_parquet([str(file) for file in files])
+    return dataset
+
+
+def _split_name(file: Path) -> str:
+    """Return `train` for a file such as `train-00000-of-00002.parquet`."""
+    return re.sub(r"-?\d+(-of-\d+)?(-[0-9a-f]+)?$", "", file.stem)
+
+
+def _read_dataset(dataset: "Dataset", columns: Columns) -> list[Utterance]:
+    from datasets import Audio, Dataset, Value  # late: it takes a second to import, and folders do not need it
+
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            "a corpus is a path or a datasets.Dataset (one split of a DatasetDict, not streamed), found "
+            f"{type(dataset).__name__}"
+        )
+    dataset = dataset.with_format(None)
+    _check_columns(columns, dataset.features, "the dataset")
+    audio_column = columns.get("audio", "audio")
+    if isinstance(dataset.features[audio_column], Audio):
+        # Read the bytes as they are: decoding by `datasets` would need torchcodec.
+        dataset = dataset.cast_column(audio_column, Audio(decode=False))
+    audio_only = dataset.select_columns([audio_column])
+    # Iterate over the scalar columns only, so that no audio is read here.
+    scalar_columns = []
+    for name, feature in dataset.features.items():
+        if isinstance(feature, Value) and name != audio_column:
+            scalar_columns.append(name)
+    rows: Iterable[Row] = dataset.select_columns(scalar_columns) if scalar_columns else [{}] * len(dataset)
+    corpus = []
+    for index, row in enumerate(rows):
+        fields = _to_fields(row, columns, f"row {index} of the dataset")
+        if fields["id"] is None:
+            fields["id"] = f"{index:06d}"
+        fields["audio"] = DatasetCell(audio_only, index, audio_column)
+        corpus.append(Utterance(**fields))
+    if not corpus:
+        raise ValueError("the dataset has no rows")
+    return corpus
+
+
+def _check_columns(columns: Columns, found: Collection[str], where: str) -> None:
+    """Check that `audio` and every column that the user has named exist."""
+    wanted = {"audio": "audio", **columns}
+    missing = [name for name in wanted.values() if name not in found]
+    if missing:
+        raise ValueError(
+            f"{where} has no column {', '.join(missing)}; it has {', '.join(map(str, found)) or 'none'}. Name the "
+            'right one with columns, for example columns={"audio": "file"}'
+        )
+
+
+def _to_fields(row: Mapping[str, Any], columns: Columns, where: str) -> dict[str, Any]:
+    """Return the arguments of an `Utterance`, None where unknown, with all other columns in `extra`."""
+    names = {field: columns.get(field, field) for field in FIELDS}
+    fields: dict[str, Any] = {field: row.get(name) for field, name in names.items()}
+    fields["extra"] = {key: value for key, value in row.items() if key not in names.values()}
+    for field in ("id", "text", "speaker"):
+        if fields[field] is not None:
+            fields[field] = str(fields[field])
+    if fields["seconds"] is not None:
+        try:
+            fields["seconds"] = float(fields["seconds"])
+        except (TypeError, ValueError):
+            raise ValueError(f"{where}: seconds must be a number, found {fields['seconds']!r}") from None
+    return fields
+
+
+# Filters
 
 
 def _keep_speakers(corpus: list[Utterance], speakers: set[str]) -> list[Utterance]:
-    known = sorted({u.speaker for u in corpus if u.speaker is not None})
-    if not speakers or not speakers <= set(known):
+    known = {utterance.speaker for utterance in corpus if utterance.speaker is not None}
+    if not speakers or not speakers <= known:
         raise ValueError(
-            f"speakers {sorted(speakers - set(known))} are not in this corpus, which has {len(known)}: {known[:10]}"
+            f"speakers {sorted(speakers - known)} are not in this corpus, which has {len(known)}: {sorted(known)[:10]}"
         )
-    return [u for u in corpus if u.speaker in speakers]
+    return [utterance for utterance in corpus if utterance.speaker in speakers]
 
 
-def _keep_durations(corpus: list[Utterance], low: float, high: float) -> list[Utterance]:
-    timed = [dataclasses.replace(u, seconds=u.duration()) for u in corpus]
-    kept = [u for u in timed if u.seconds is None or low <= u.seconds <= high]
+def _keep_durations(corpus: list[Utterance], min_seconds: float, max_seconds: float) -> list[Utterance]:
+    kept = []
+    rejected = []
+    for utterance in corpus:
+        seconds = utterance.duration()
+        if seconds is None or min_seconds <= seconds <= max_seconds:
+            kept.append(dataclasses.replace(utterance, seconds=seconds))
+        else:
+            rejected.append(seconds)
     if not kept:
-        seconds = [u.seconds for u in timed if u.seconds is not None]
         raise ValueError(
-            f"none of {len(corpus)} utterances lasts {low} to {high} s: they last {min(seconds):.2f} to "
-            f"{max(seconds):.2f} s"
+            f"none of {len(corpus)} utterances lasts {min_seconds} to {max_seconds} s: they last {min(rejected):.2f} "
+            f"to {max(rejected):.2f} s"
         )
     return kept

@@ -1,7 +1,8 @@
-"""How a text is said, in the units that a speech LM reads: phonemes, in the International Phonetic Alphabet.
+"""The phonemes of a text, in the International Phonetic Alphabet, as the units that a speech LM reads.
 
-A unit is one symbol with what stands before it: "▁" where a word begins, the mark of stress where a stressed vowel
-follows. Marks of length and of secondary stress are dropped: fewer units are learnt from less speech. Pauses are units.
+A unit is one symbol with its prefix: "▁" at the start of a word, and the mark of primary stress before a stressed
+vowel. Marks of length and secondary stress are dropped, because fewer units can be learned from less speech. Pauses are
+units, too.
 """
 
 import re
@@ -10,88 +11,126 @@ from collections.abc import Callable, Iterable, Sequence
 
 from num2words import num2words
 
-PAUSES = {",": ",", ";": ",", ":": ",", ".": ".", "!": ".", "?": "?"}  # marks that are heard, and as which
-START = "▁"  # where words begin; alone, the pause before the first of them
-_STRESS, _APOSTROPHE = "\u02c8", "\u2019"
+# Punctuation marks that are audible as a pause, and the unit of each.
+PAUSES = {",": ",", ";": ",", ":": ",", ".": ".", "!": ".", "?": "?"}
+WORD_START = "▁"  # alone, it is the pause before the first word
+
+_STRESS = "\u02c8"
+_APOSTROPHE = "\u2019"
 _TOKEN = re.compile(rf"\d[\d,]*(?:\.\d+)?|[^\W\d_]+(?:['{_APOSTROPHE}][^\W\d_]+)*|[,;:.!?]")
-_UNIT = re.compile(f"{START}?{_STRESS}?[^{START}{_STRESS}]")
-_DROPPED = dict.fromkeys(map(ord, "ːˌ̩͡ "))
-_MISSING = "the phonemes of a corpus need an extra:\n  pip install 'focallm[phonemes]'"
+_UNIT = re.compile(f"{WORD_START}?{_STRESS}?[^{WORD_START}{_STRESS}]")
+_DROPPED_MARKS = dict.fromkeys(map(ord, "ːˌ̩͡ "))
 
 
 def spell_out(text: str) -> list[str]:
-    """Lower-case words, and the marks at which speech pauses; numbers become English words."""
-    found: list[str] = []
+    """Split a text into lower-case words and pauses. Numbers become English words."""
+    parts: list[str] = []
     for token in _TOKEN.findall(text):
         if token in PAUSES:
-            found += [] if not found or found[-1] in PAUSES else [PAUSES[token]]
+            # Only the first mark of several counts, and none before the first word.
+            if parts and parts[-1] not in PAUSES:
+                parts.append(PAUSES[token])
         elif token[0].isdigit():
-            found += re.findall("[a-z]+", num2words(token.replace(",", "")))
+            parts += re.findall("[a-z]+", num2words(token.replace(",", "")))
         else:
-            found.append(token.lower().replace(_APOSTROPHE, "'"))
-    return found
+            parts.append(token.lower().replace(_APOSTROPHE, "'"))
+    return parts
 
 
-def say(text: str, pronounce: Callable[[str], str]) -> list[str]:
-    """A text -> its units; the first and the last are pauses.
+def text_to_units(text: str, pronounce: Callable[[str], str]) -> list[str]:
+    """Convert a text to units. The first and the last unit are pauses.
 
     Args:
-        pronounce: the phonemes of a word.
+        text: the text.
+        pronounce: returns the phonemes of a word.
 
     Raises:
-        ValueError: no word in the text.
+        ValueError: The text contains no word.
     """
     parts = spell_out(text)
     if all(part in PAUSES for part in parts):
         raise ValueError(f"there is no word in {text!r}: give at least one")
-    units = [START]
-    for part in parts if parts[-1] in PAUSES else [*parts, "."]:
-        units += [part] if part in PAUSES else _UNIT.findall(f"{START}{pronounce(part)}")
+    if parts[-1] not in PAUSES:
+        parts.append(".")
+    units = [WORD_START]
+    for part in parts:
+        if part in PAUSES:
+            units.append(part)
+        else:
+            units += _UNIT.findall(f"{WORD_START}{pronounce(part)}")
     return units
 
 
-def cut(units: Sequence[str], most: int) -> list[list[str]]:
-    """The units of a long text -> pieces of at most so many, where there is a pause or at least a word's beginning.
+def split_units(units: Sequence[str], max_units: int) -> list[list[str]]:
+    """Split the units of a long text at pauses or, where there is none, at the start of a word.
 
-    Each piece begins with the pause that texts begin with.
+    Args:
+        units: units of a text.
+        max_units: highest number of units in a piece.
+
+    Returns:
+        The pieces. Each starts with the pause with which texts start.
     """
-    pieces, rest = list[list[str]](), list(units)
-    while len(rest) > most:
-        pauses = [i + 1 for i in range(1, most) if rest[i] in PAUSES]
-        words = [i for i in range(2, most + 1) if rest[i].startswith(START)]
-        end = (pauses or words or [most])[-1]
+    pieces: list[list[str]] = []
+    rest = list(units)
+    while len(rest) > max_units:
+        after_pauses = [i + 1 for i in range(1, max_units) if rest[i] in PAUSES]
+        word_starts = [i for i in range(2, max_units + 1) if rest[i].startswith(WORD_START)]
+        # A single word may be longer than a piece; it is cut anywhere.
+        end = (after_pauses or word_starts or [max_units])[-1]
         pieces.append(rest[:end])
-        rest = [START, *rest[end:]]
+        rest = [WORD_START, *rest[end:]]
     return [*pieces, rest]
 
 
-def learn_lexicon(texts: Iterable[str], language: str = "en-us") -> dict[str, str]:
-    """The words of texts, each with the phonemes that espeak-ng gives it most often among its neighbours there.
+def build_lexicon(texts: Iterable[str], language: str = "en-us") -> dict[str, str]:
+    """Look up the phonemes of all words in some texts with espeak-ng.
+
+    A word can sound different among other words than alone. It gets the phonemes that are most frequent in the texts.
+
+    Args:
+        texts: the texts.
+        language: name of the language in espeak-ng.
+
+    Returns:
+        The phonemes of each word. Words without a sound are left out.
 
     Raises:
-        ImportError: the extra is not installed.
+        ImportError: The extra is not installed.
     """
-    lines = [[word for word in spell_out(text) if word not in PAUSES] for text in texts]
-    heard: dict[str, Counter[str]] = {word: Counter() for line in lines for word in line}
-    for line, said in zip(lines, _phonemes([" ".join(line) for line in lines], language), strict=True):
-        sounds = said.split()
-        if len(line) == len(sounds):  # some words are run together
-            for word, sound in zip(line, sounds, strict=True):
-                heard[word][sound] += 1
-    alone = [word for word, sounds in heard.items() if not sounds]
-    for word, sound in zip(alone, _phonemes(alone, language), strict=True):
-        heard[word][sound] += 1
-    likeliest = {word: sounds.most_common(1)[0][0].translate(_DROPPED) for word, sounds in sorted(heard.items())}
-    return {word: sound for word, sound in likeliest.items() if sound}
+    sentences = []
+    for text in texts:
+        sentences.append([word for word in spell_out(text) if word not in PAUSES])
+    counts: dict[str, Counter[str]] = {}
+    for words in sentences:
+        for word in words:
+            counts[word] = Counter()
+    spoken_sentences = _run_espeak([" ".join(words) for words in sentences], language)
+    for words, spoken in zip(sentences, spoken_sentences, strict=True):
+        phonemes = spoken.split()
+        # espeak-ng runs some words together. Such a sentence tells nothing about single words.
+        if len(words) == len(phonemes):
+            for word, word_phonemes in zip(words, phonemes, strict=True):
+                counts[word][word_phonemes] += 1
+    unresolved = [word for word, counter in counts.items() if not counter]
+    for word, word_phonemes in zip(unresolved, _run_espeak(unresolved, language), strict=True):
+        counts[word][word_phonemes] += 1
+    lexicon = {}
+    for word, counter in sorted(counts.items()):
+        most_frequent, _ = counter.most_common(1)[0]
+        without_marks = most_frequent.translate(_DROPPED_MARKS)
+        if without_marks:
+            lexicon[word] = without_marks
+    return lexicon
 
 
-def _phonemes(texts: Sequence[str], language: str) -> list[str]:
+def _run_espeak(texts: Sequence[str], language: str) -> list[str]:
     try:
         import espeakng_loader
         from phonemizer.backend import EspeakBackend
         from phonemizer.backend.espeak.wrapper import EspeakWrapper
     except ImportError:
-        raise ImportError(_MISSING) from None
+        raise ImportError("the phonemes of a corpus need an extra:\n  pip install 'focallm[phonemes]'") from None
     EspeakWrapper.set_library(espeakng_loader.get_library_path())
     EspeakWrapper.set_data_path(espeakng_loader.get_data_path())
     return EspeakBackend(language, with_stress=True).phonemize(texts, strip=True)

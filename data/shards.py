@@ -1,44 +1,50 @@
-"""What a token store is going to be: which codec, which utterances in which shard, and what is done already."""
+"""The shards of a token store: which utterances each holds, which are complete, and the manifest of all of them."""
 
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import torch
-from torch import nn
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
 
-from ..tokenizer.codecs import CodecAdapter
 from ..tokenizer.files import write_whole
-from .token_store import CODES, FEATURES, PROGRESS, SOURCES, sha256
+from .token_store import CODES, FEATURES, MANIFEST, PROGRESS, SOURCES, sha256
 from .utterance import Utterance
 
-if TYPE_CHECKING:
-    from ..tokenizer.audio_tokenizer import AudioTokenizer
+FORMAT = "focallm token store 1"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A run of utterances of a corpus, its Parquet file, and the record that says that the file is whole."""
+    """Consecutive utterances of a corpus, the Parquet file of their tokens, and the record of a complete file.
+
+    Args:
+        path: the Parquet file.
+        utterances: what it holds.
+    """
 
     path: Path
-    items: Sequence[Utterance]
+    utterances: Sequence[Utterance]
 
     def is_complete(self) -> bool:
-        """Whether the record exists and the file is the one that it describes."""
+        """Check that the record exists and the file has the hash in it."""
         if not (self._record_path.is_file() and self.path.is_file()):
             return False
         return sha256(self.path.read_bytes()) == self.record()["sha256"]
 
     def record(self) -> dict[str, Any]:
-        """Hash, counts, time and skipped items."""
+        """Read the record: hash, counts, wall time and skipped utterances."""
         return json.loads(self._record_path.read_text(encoding="utf-8"))
 
-    def write_record(self, record: dict[str, Any]) -> None:
-        """Declare the shard complete."""
+    def write(self, content: bytes, record: dict[str, Any]) -> None:
+        """Write the file and then its record, so that a file with a record is complete."""
+        write_whole(self.path, content)
         write_whole(self._record_path, json.dumps(record, indent=1).encode())
 
     @property
@@ -46,136 +52,257 @@ class Shard:
         return self.path.parent / PROGRESS / f"{self.path.stem}.json"
 
 
-def claim(
-    store: Path, corpus: Sequence[Utterance], codec: dict[str, Any], shard_size: int, about: dict[str, dict[str, Any]]
+def plan_shards(
+    store: Path,
+    corpus: Sequence[Utterance],
+    codec: dict[str, Any],
+    shard_size: int,
+    sections: dict[str, dict[str, Any]],
 ) -> list[Shard]:
-    """Make the folder of a store, or make sure that the one that is there is to hold the same.
+    """Make the folder of a token store, or check that an existing one was planned for the same content.
 
-    `about` are further sections of the manifest that must not differ.
+    Args:
+        store: the folder.
+        corpus: one utterance per row.
+        codec: the section `codec` of the manifest.
+        shard_size: utterances per shard.
+        sections: further sections of the manifest that must be the same.
+
+    Returns:
+        The shards. Shard i holds the utterances from i * shard_size on.
 
     Raises:
-        ValueError: it holds something else; the message says what differs.
+        ValueError: The folder holds something else. The message says what differs.
     """
-    # The source of a codec is a name for people; its weights decide.
-    wanted = {f"codec.{key}": value for key, value in codec.items() if key != "name"}
-    wanted |= {"items_sha256": _items_hash(corpus), "number of utterances": len(corpus), "shard_size": shard_size}
-    wanted |= {f"{section}.{key}": value for section, values in about.items() for key, value in values.items()}
+    # The name of a codec is for people; its weights decide.
+    plan: dict[str, Any] = {f"codec.{key}": value for key, value in codec.items() if key != "name"}
+    plan["items_sha256"] = _hash_utterances(corpus)
+    plan["number of utterances"] = len(corpus)
+    plan["shard_size"] = shard_size
+    for section_name, section in sections.items():
+        for key, value in section.items():
+            plan[f"{section_name}.{key}"] = value
+
     path = store / PROGRESS / "plan.json"
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        differing = [
-            f"{key}: {found.get(key)} there, {wanted.get(key)} now"
-            for key in {**wanted, **found}
-            if found.get(key) != wanted.get(key)
-        ]
-        if differing:
-            raise ValueError(
-                f"{store} is a token store made by another codec, from other utterances or by another recipe, and "
-                f"stores are not mixed ({'; '.join(differing)}). Name another folder, or delete this one to make it "
-                "anew"
-            )
+        _check_same_plan(store, json.loads(path.read_text(encoding="utf-8")), plan)
     else:
-        if store.exists() and not store.is_dir():
-            raise ValueError(f"{store} is a file: name a folder for the token store")
-        others = sorted(p.name for p in store.iterdir() if p.name != PROGRESS) if store.is_dir() else []
-        if others:
-            raise ValueError(
-                f"{store} is not empty and no token store (it holds {others[:5]}): name a new folder for the tokens"
-            )
+        _check_empty(store)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(wanted, indent=1).encode())
-    starts = range(0, len(corpus), shard_size)
-    return [Shard(store / f"shard-{n:05d}.parquet", corpus[s : s + shard_size]) for n, s in enumerate(starts)]
+        write_whole(path, json.dumps(plan, indent=1).encode())
+    shards = []
+    for start in range(0, len(corpus), shard_size):
+        number = start // shard_size
+        shards.append(Shard(store / f"shard-{number:05d}.parquet", corpus[start : start + shard_size]))
+    return shards
 
 
-def describe_codec(tokenizer: "AudioTokenizer") -> dict[str, Any]:
-    """The section `codec` of a manifest: two tokenizers with the same values, but for `name`, make the same tokens."""
-    codec = tokenizer.codec
-    model = codec.model if isinstance(codec, CodecAdapter) else codec  # adapters hold a model of transformers
-    return {
-        "name": model.name_or_path or type(model).__name__,
-        "weights_sha256": weights_hash(model),
-        "sampling_rate": tokenizer.sampling_rate,
-        "output_sampling_rate": tokenizer.output_sampling_rate,
-        "frame_rate": tokenizer.frame_rate,
-        "codebook_size": tokenizer.codebook_size,
-        "num_codebooks": tokenizer.num_codebooks,
-        "vocab_size": tokenizer.vocab_size,
-        "bits_per_second": tokenizer.bits_per_second,
-    }
+def _check_same_plan(store: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    differences = []
+    for key in {**wanted, **found}:
+        if found.get(key) != wanted.get(key):
+            differences.append(f"{key}: {found.get(key)} there, {wanted.get(key)} now")
+    if differences:
+        raise ValueError(
+            f"{store} is a token store made by another codec, from other utterances or by another recipe, and stores "
+            f"are not mixed ({'; '.join(differences)}). Name another folder, or delete this one to make it anew"
+        )
 
 
-def weights_hash(model: nn.Module) -> str:
-    """sha256 of names, types, shapes and values of all weights, wherever they are."""
+def _check_empty(store: Path) -> None:
+    if not store.exists():
+        return
+    if not store.is_dir():
+        raise ValueError(f"{store} is a file: name a folder for the token store")
+    names = sorted(path.name for path in store.iterdir() if path.name != PROGRESS)
+    if names:
+        raise ValueError(
+            f"{store} is not empty and not a token store (it holds {names[:5]}): name a new folder for the tokens"
+        )
+
+
+def _hash_utterances(corpus: Sequence[Utterance]) -> str:
+    """Hash what is stored beside the tokens. Paths are left out, so that a corpus may move between two runs."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    for utterance in corpus:
+        row = [utterance.id, utterance.text, utterance.speaker, dict(utterance.extra)]
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
     return digest.hexdigest()
 
 
-def schema(
-    corpus: Sequence[Utterance], vocab_size: int, heard: str | None = None, feature_dim: int | None = None
+def make_schema(
+    corpus: Sequence[Utterance], vocab_size: int, input_name: str | None = None, feature_dim: int | None = None
 ) -> pa.Schema:
-    """Columns of a store: the same in every shard, whatever its utterances know.
+    """Return the columns of a store. They are the same in every shard, whatever is known about its utterances.
 
     Args:
         corpus: one utterance per row.
         vocab_size: of the codec.
-        heard: what a model hears, if they are mixed: "noisy", "mixture" or "source".
-        feature_dim: width of the features to store, if any.
+        input_name: "noisy", "mixture" or "source" if the speech is mixed, None if not.
+        feature_dim: width of the features, None if none are stored.
 
     Raises:
-        ValueError: no utterances, an id that occurs twice, an extra column of mixed kinds or with a name of ours.
+        ValueError: The corpus is empty, an id occurs twice, or an extra column has values of different types or the
+            name of another column.
     """
-    if not corpus:
-        raise ValueError("the corpus holds no utterances")
-    seen: dict[str, Utterance] = {}
-    for item in corpus:
-        if item.id in seen:
-            raise ValueError(
-                f"two utterances have the id {item.id!r}, {seen[item.id].audio} and {item.audio}: ids must be unique"
-            )
-        seen[item.id] = item
-    code = pa.uint16() if vocab_size <= 1 << 16 else pa.int32()
+    _check_ids(corpus)
+    code_type = pa.uint16() if vocab_size <= 1 << 16 else pa.int32()
     fields = [
         pa.field("id", pa.string()),
-        pa.field("codes", pa.list_(code)),
+        pa.field("codes", pa.list_(code_type)),
         pa.field("num_samples", pa.int64()),
         pa.field("text", pa.string()),
         pa.field("speaker", pa.string()),
     ]
-    if heard is not None:
-        fields += _mixed_fields(heard, code)
+    if input_name is not None:
+        fields.append(pa.field(f"{input_name}_codes", pa.list_(code_type)))
+        if input_name == "mixture":
+            fields.append(pa.field(SOURCES, pa.list_(pa.list_(code_type))))
+            fields.append(pa.field("texts", pa.list_(pa.string())))
+            fields.append(pa.field("speakers", pa.list_(pa.string())))
+        fields.append(pa.field("utterance", pa.string()))
+        fields.append(pa.field("mix", pa.string()))
     if feature_dim is not None:
-        name = f"{heard}_features" if heard else "features"
-        fields.append(pa.field(name, pa.list_(pa.list_(pa.float16(), feature_dim))))
+        column = features_column(input_name)
+        fields.append(pa.field(column, pa.list_(pa.list_(pa.float16(), feature_dim))))
     taken = {*CODES, *FEATURES, SOURCES, *(field.name for field in fields)}
-    for name in sorted({name for item in corpus for name in item.extra}):
+    return pa.schema([*fields, *_extra_fields(corpus, taken)])
+
+
+def features_column(input_name: str | None) -> str:
+    """Return the name of the column with features: those of the model's input, if the speech is mixed."""
+    return "features" if input_name is None else f"{input_name}_features"
+
+
+def _check_ids(corpus: Sequence[Utterance]) -> None:
+    if not corpus:
+        raise ValueError("the corpus holds no utterances")
+    seen: dict[str, Utterance] = {}
+    for utterance in corpus:
+        if utterance.id in seen:
+            raise ValueError(
+                f"two utterances have the id {utterance.id!r}, {seen[utterance.id].audio} and {utterance.audio}: ids "
+                "must be unique"
+            )
+        seen[utterance.id] = utterance
+
+
+def _extra_fields(corpus: Sequence[Utterance], taken: set[str]) -> list[pa.Field]:
+    fields = []
+    names: set[str] = set()
+    for utterance in corpus:
+        names.update(utterance.extra)
+    for name in sorted(names):
         if name in taken:
-            raise ValueError(f"the corpus has an extra column {name!r}, which a token store has already: rename it")
+            raise ValueError(f"the corpus has an extra column {name!r}, which every token store has: rename it")
         try:
-            kind = pa.array([item.extra.get(name) for item in corpus]).type
+            kind = pa.array([utterance.extra.get(name) for utterance in corpus]).type
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise ValueError(
-                f"the extra column {name!r} holds values of different kinds ({error}): make them one"
+                f"the extra column {name!r} holds values of different types ({error}): convert them to one"
             ) from None
         fields.append(pa.field(name, pa.string() if pa.types.is_null(kind) else kind))
-    return pa.schema(fields)
+    return fields
 
 
-def _mixed_fields(heard: str, code: pa.DataType) -> list[pa.Field]:
-    fields = [pa.field(f"{heard}_codes", pa.list_(code))]
-    if heard == "mixture":
-        fields.append(pa.field(SOURCES, pa.list_(pa.list_(code))))
-        fields += [pa.field(name, pa.list_(pa.string())) for name in ("texts", "speakers")]
-    return [*fields, pa.field("utterance", pa.string()), pa.field("mix", pa.string())]
+def write_manifest(
+    store: Path, shards: Sequence[Shard], codec: dict[str, Any], sections: dict[str, Any]
+) -> dict[str, Any]:
+    """Write `skipped.tsv` and `manifest.json` of a store whose shards are all complete.
+
+    Processes that finish at the same time may all do this: they write the same.
+
+    Args:
+        store: the folder.
+        shards: all shards.
+        codec: the section `codec` of the manifest.
+        sections: further sections: how the speech was mixed, what the features are.
+
+    Returns:
+        The manifest. Its counts are those of the column `codes`.
+
+    Raises:
+        ValueError: No utterance could be read.
+    """
+    records = [shard.record() for shard in shards]
+    skipped: list[list[str]] = []
+    for record in records:
+        skipped += record["skipped"]
+    if skipped:
+        _write_skipped(store / "skipped.tsv", skipped)
+    if not any(record["utterances"] for record in records):
+        raise ValueError(
+            f"none of {len(skipped)} files could be read; the first: {skipped[0][2]}. All are in "
+            f"{store / 'skipped.tsv'}; repair them and delete this folder before the next attempt"
+        )
+    manifest = {
+        "format": FORMAT,
+        "codec": codec,
+        **sections,
+        **_count(shards, records, codec),
+        "shards": [_shard_entry(shard, record) for shard, record in zip(shards, records, strict=True)],
+    }
+    write_whole(store / MANIFEST, json.dumps(manifest, indent=1).encode())
+    # Processes that were killed while they wrote leave temporary files behind.
+    for leftover in store.glob(".shard-*.part*"):
+        leftover.unlink(missing_ok=True)
+    return manifest
 
 
-def _items_hash(corpus: Sequence[Utterance]) -> str:
-    """What is stored beside the tokens; not where the audio is, so that a corpus may move between two runs."""
-    digest = hashlib.sha256()
-    for item in corpus:
-        row = [item.id, item.text, item.speaker, dict(item.extra)]
-        digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
-    return digest.hexdigest()
+def _write_skipped(path: Path, skipped: list[list[str]]) -> None:
+    lines = []
+    for row in [["id", "audio", "reason"], *skipped]:
+        # Tabs and line breaks inside a cell would break the table.
+        lines.append("\t".join(" ".join(str(cell).split()) for cell in row) + "\n")
+    write_whole(path, "".join(lines).encode())
+
+
+def _count(shards: Sequence[Shard], records: list[dict[str, Any]], codec: dict[str, Any]) -> dict[str, Any]:
+    code_counts = np.zeros(codec["vocab_size"], np.int64)
+    tokens_of_shards = []
+    samples_of_shards = []
+    speakers: set[str | None] = set()
+    num_with_text = 0
+    for shard in shards:
+        table = pq.read_table(io.BytesIO(shard.path.read_bytes()), columns=["codes", "num_samples", "text", "speaker"])
+        codes = table.column("codes").combine_chunks()
+        code_counts += np.bincount(codes.values.to_numpy(), minlength=len(code_counts))
+        tokens_of_shards.append(np.diff(codes.offsets.to_numpy()))
+        samples_of_shards.append(table.column("num_samples").to_numpy())
+        speakers.update(table.column("speaker").to_pylist())
+        num_with_text += len(table) - table.column("text").null_count
+    num_tokens = np.concatenate(tokens_of_shards)
+    seconds = np.concatenate(samples_of_shards) / codec["sampling_rate"]
+    wall_s = sum(record["wall_s"] for record in records)
+    return {
+        "num_utterances": len(num_tokens),
+        "num_skipped": sum(len(record["skipped"]) for record in records),
+        "num_with_text": num_with_text,
+        "num_speakers": len(speakers - {None}),
+        "seconds": float(seconds.sum()),
+        "num_tokens": int(num_tokens.sum()),
+        "codes_used": int(np.count_nonzero(code_counts)),
+        "unigram_entropy_bits": _entropy_bits(code_counts),
+        "lengths": {"tokens": _quantiles(num_tokens), "seconds": _quantiles(seconds)},
+        "wall_s": wall_s,  # of all processes together
+        "real_time_factor": float(seconds.sum()) / wall_s,  # seconds of audio per second of one process
+    }
+
+
+def _shard_entry(shard: Shard, record: dict[str, Any]) -> dict[str, Any]:
+    entry = {"file": shard.path.name}
+    for key in ("sha256", "bytes", "utterances", "tokens"):
+        entry[key] = record[key]
+    return entry
+
+
+def _entropy_bits(counts: np.ndarray) -> float:
+    frequencies = counts[counts > 0] / counts.sum()
+    # The addition turns -0.0 into 0.0.
+    return float(-(frequencies * np.log2(frequencies)).sum()) + 0.0
+
+
+def _quantiles(values: ArrayLike) -> dict[str, float]:
+    array = np.asarray(values, dtype=np.float64)
+    minimum, median, p95, maximum = np.quantile(array, [0.0, 0.5, 0.95, 1.0]).tolist()
+    return {"min": minimum, "median": median, "p95": p95, "max": maximum, "mean": float(array.mean())}

@@ -1,20 +1,22 @@
-"""A token store: a folder of Parquet shards with the tokens of a corpus, and a manifest that vouches for them.
+"""A token store: a folder of Parquet shards with the tokens of a corpus, and a manifest with their hashes.
 
-shard-00000.parquet ...   columns id, codes, num_samples, text, speaker and whatever else the corpus knew; of mixed
-                          speech also utterance (its id in the corpus), mix (what was drawn, as JSON), the codes of
-                          what a model hears, as noisy_codes, mixture_codes or source_codes, and of mixtures sources,
-                          texts and speakers, in the order of first speech; `codes`, text and speaker are the target's,
-                          of a mixture the first talker's. If asked for: features, or noisy_features ..., (N50, D)
-manifest.json             the codec and its weight hash, rates, counts, code usage, a sha256 per shard
-skipped.tsv               id, audio and reason of what could not be read, if there was any
+shard-00000.parquet ...   columns id, codes, num_samples, text, speaker and the extra columns of the corpus. Mixed
+                          speech also has utterance (its id in the corpus), mix (what was drawn, as JSON) and the
+                          codes of the model's input, as noisy_codes, mixture_codes or source_codes. Mixtures have
+                          sources, texts and speakers, in the order in which the talkers start to speak. `codes`,
+                          text and speaker are those of the target, in a mixture of the first talker. With --features:
+                          features, or noisy_features and so on, (N50, D)
+manifest.json             the codec with a hash of its weights, rates, counts, code usage, a sha256 per shard
+skipped.tsv               id, audio and reason of everything that could not be read, if there was any
 listen/                   a few original and decoded recordings
-arrow/                    made when features are read: uncompressed copies, for memory mapping; may be deleted
-progress/                 what an interrupted run continues from
+arrow/                    uncompressed copies for memory mapping, made when features are read; may be deleted
+progress/                 state from which an interrupted run continues
 """
 
 import hashlib
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +25,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from ..tokenizer.codecs.adapter import CodecAdapter
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from ..tokenizer.audio_tokenizer import AudioTokenizer
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress"
@@ -33,34 +41,40 @@ CODES = ("codes", "noisy_codes", "mixture_codes", "source_codes")
 FEATURES = ("features", "noisy_features", "mixture_features", "source_features")
 SOURCES = "sources"
 
+_HASH_BLOCK_BYTES = 1 << 20
+
 
 class TokenStore:
-    """Read a token store; the hashes of its shards are checked when tokens are first asked for.
+    """Read a token store. The hashes of its shards are checked when tokens are first read.
 
-    `len(store)`, `store[i]` and iteration give dictionaries whose `codes` is a (L,) int64 array: the ids that the
-    `AudioTokenizer` returned, K per frame where a codec has K codebooks. `noisy_codes` and the like are the same,
-    `sources` is a list of such arrays, and features are (N50, D) float16. `store.manifest` is the manifest.
+    `len(store)`, `store[i]` and iteration give dictionaries. `codes` is a (L,) int64 array of the ids that the
+    `AudioTokenizer` returned, K per frame for a codec with K codebooks; `noisy_codes` and the like are the same.
+    `sources` is a list of such arrays, and features are (N50, D) float16.
 
     Args:
         folder: made by `tokenize_corpus`.
-        verify: check every shard's hash at once.
+        verify: check the hashes of all shards at once.
+
+    Attributes:
+        manifest: content of `manifest.json`.
 
     Raises:
-        OSError: the folder is no token store, an unfinished one, or one with missing shards.
-        ValueError: a shard is not the one that was written.
+        OSError: The folder is not a token store, it is not finished, or shards are missing.
+        ValueError: The content of a shard has changed.
     """
 
     def __init__(self, folder: str | Path, *, verify: bool = False) -> None:
         self.folder = Path(folder)
         self.manifest = _read_manifest(self.folder)
-        missing = [shard["file"] for shard in self.manifest["shards"] if not (self.folder / shard["file"]).is_file()]
+        names = [shard["file"] for shard in self.manifest["shards"]]
+        missing = [name for name in names if not (self.folder / name).is_file()]
         if missing:
             raise FileNotFoundError(
-                f"{self.folder} lacks {len(missing)} of {len(self.manifest['shards'])} shards, first {missing[0]}: "
-                "copy the whole folder, or run the same tokenize command again, which makes only what is missing"
+                f"{self.folder} lacks {len(missing)} of {len(names)} shards, first {missing[0]}: copy the whole "
+                "folder, or run the same tokenize command again, which makes only what is missing"
             )
         if verify:
-            _ = self._shards
+            _ = self._shard_paths
 
     def __len__(self) -> int:
         return self.manifest["num_utterances"]
@@ -69,10 +83,11 @@ class TokenStore:
         if not -len(self) <= index < len(self):
             raise IndexError(f"utterance {index} of a token store with {len(self)}")
         row = self._table.slice(index % len(self), 1)
-        return {name: _value(name, row.column(name)[0]) for name in row.column_names}
+        return {name: _to_python(name, row.column(name)[0]) for name in row.column_names}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[index] for index in range(len(self)))
+        for index in range(len(self)):
+            yield self[index]
 
     @cached_property
     def columns(self) -> list[str]:
@@ -81,84 +96,189 @@ class TokenStore:
 
     @property
     def utterance_column(self) -> str:
-        """The column that says what was spoken: several rows of a mixed store may come from one utterance."""
+        """The column with the id of the utterance. Several rows of a mixed store may come from one utterance."""
         return "utterance" if "mix" in self.manifest else "id"
 
     def dataset(self, columns: Sequence[str] | None = None) -> "Dataset":
-        """The store, or these columns of it, as a `datasets.Dataset`.
+        """Return the store, or some of its columns, as a `datasets.Dataset`.
 
-        It is in memory, but with features, of which a corpus has more than a machine can hold: these stay on disk.
+        Datasets without features are loaded into memory. Features of a corpus may be larger than the memory, so
+        datasets with features are mapped from disk.
         """
-        from datasets import Dataset  # late: a second to import
+        from datasets import Dataset  # late: it takes a second to import
 
         columns = self.columns if columns is None else list(columns)
         if not set(columns) & set(FEATURES):
-            return Dataset(pa.concat_tables([pq.read_table(path, columns=columns) for path in self._shards]))
+            return Dataset(pa.concat_tables([pq.read_table(path, columns=columns) for path in self._shard_paths]))
         mapped: Any = Dataset.from_parquet(
-            [str(path.absolute()) for path in self._shards],
+            [str(path.absolute()) for path in self._shard_paths],
             columns=columns,
             cache_dir=str((self.folder / "arrow").absolute()),
         )
         return mapped
 
     def split(
-        self, test_fraction: float, seed: int = 0, columns: Sequence[str] | None = None
+        self, eval_fraction: float, seed: int = 0, columns: Sequence[str] | None = None
     ) -> "tuple[Dataset, Dataset]":
-        """-> (train, test); an utterance's side follows from its id and the seed, whatever else the store holds.
+        """Split the store into a training and an evaluation dataset.
 
-        All copies of a mixed utterance are on one side. Other talkers of mixtures and babble come from anywhere in the
-        corpus: for a test on unheard speech, mix a corpus of its own.
+        The split of an utterance depends only on its id and the seed, so it stays the same when the corpus grows. All
+        copies of a mixed utterance are in one split. The other talkers of mixtures and babble come from the whole
+        corpus, though; to evaluate on unseen speech, mix a separate corpus.
 
-        About `test_fraction` of the utterances are test, and at least one on each side unless the fraction is 0.
+        Args:
+            eval_fraction: approximate share of the utterances in the evaluation dataset. Unless it is 0, both datasets
+                get at least one row.
+            seed: seed of the split.
+            columns: names of the columns to read. None reads all.
+
+        Returns:
+            The training dataset and the evaluation dataset, each in the order of the store.
+
+        Raises:
+            ValueError: The fraction is out of range, or the store has fewer than two rows.
         """
-        if not 0 <= test_fraction < 1:
-            raise ValueError(f"test_fraction must lie in 0 ... 1 (excluded), found {test_fraction}")
-        if test_fraction and len(self) < 2:
-            raise ValueError(f"{self.folder} holds one utterance: at least two are needed, one of them to test on")
-        dataset, key = self.dataset(columns), self.utterance_column
-        places = [_place(f"{seed}:{name}") for name in self.dataset([key])[key]]
-        order = np.argsort(places, kind="stable")
-        count = sum(place < test_fraction for place in places)
-        if test_fraction:
-            count = min(max(count, 1), len(self) - 1)
-        return dataset.select(np.sort(order[count:])), dataset.select(np.sort(order[:count]))
-
-    def unigram_entropy(self) -> float:
-        """Entropy of one token in nats: the loss of a model that knows only how frequent each token is here."""
-        return self.manifest["unigram_entropy_bits"] * math.log(2)
+        if not 0 <= eval_fraction < 1:
+            raise ValueError(f"eval_fraction must lie in 0 ... 1 (excluded), found {eval_fraction}")
+        if eval_fraction and len(self) < 2:
+            raise ValueError(
+                f"{self.folder} holds one utterance: at least two are needed, one for training and one for evaluation"
+            )
+        utterance_ids = self.dataset([self.utterance_column])[self.utterance_column]
+        positions = [_hash_to_unit(f"{seed}:{utterance_id}") for utterance_id in utterance_ids]
+        order = np.argsort(positions, kind="stable")
+        num_eval = sum(position < eval_fraction for position in positions)
+        if eval_fraction:
+            num_eval = min(max(num_eval, 1), len(self) - 1)
+        dataset = self.dataset(columns)
+        return dataset.select(np.sort(order[num_eval:])), dataset.select(np.sort(order[:num_eval]))
 
     @cached_property
     def _table(self) -> pa.Table:
         return self.dataset().data.table
 
     @cached_property
-    def _shards(self) -> list[Path]:
-        """Their paths, when their hashes are right."""
-        return [_checked(self.folder / shard["file"], shard["sha256"]) for shard in self.manifest["shards"]]
+    def _shard_paths(self) -> list[Path]:
+        """Paths of the shards, after a check of their hashes."""
+        paths = []
+        for shard in self.manifest["shards"]:
+            path = self.folder / shard["file"]
+            _check_hash(path, shard["sha256"])
+            paths.append(path)
+        return paths
+
+
+class ReferenceDataset(Sequence[dict[str, Any]]):
+    """Rows of a token store, each with a reference recording of the same speaker, for tasks that imitate a voice.
+
+    Rows have the additional keys `reference_codes` and `reference_text`, of another utterance of the speaker. The
+    choice depends only on the id of the row and the seed. Rows whose speaker has no other utterance are left out.
+
+    Args:
+        rows: dataset with `id`, `codes`, `speaker` and the column `key`. Rows without a speaker get no reference.
+        pool: dataset that references are chosen from. It may be the same as `rows`.
+        max_codes: highest number of codes of a reference, a whole number of frames.
+        whole: use only utterances of at most `max_codes`, so that codes and text agree, instead of cutting longer ones.
+        seed: seed of the choice.
+        key: column with the id of the utterance, see `TokenStore.utterance_column`.
+    """
+
+    def __init__(
+        self, rows: "Dataset", pool: "Dataset", max_codes: int, whole: bool, seed: int, key: str = "id"
+    ) -> None:
+        self.rows = rows
+        self.pool = pool
+        self.max_codes = max_codes
+        candidates_of: dict[str, list[int]] = defaultdict(list)
+        # Plain Python values: a numpy format would turn None into something else.
+        plain_pool = pool.with_format(None)
+        for index, (speaker, codes) in enumerate(zip(plain_pool["speaker"], plain_pool["codes"], strict=True)):
+            if speaker is not None and (len(codes) <= max_codes or not whole):
+                candidates_of[speaker].append(index)
+        pool_utterances = list(pool[key])
+        self.pairs: list[tuple[int, int]] = []  # indices into `rows` and `pool`
+        columns = zip(rows["id"], rows[key], rows.with_format(None)["speaker"], strict=True)
+        for row_index, (row_id, utterance, speaker) in enumerate(columns):
+            candidates = candidates_of.get(speaker, [])
+            reference = _choose_reference(candidates, pool_utterances, utterance, f"{seed}:{row_id}")
+            if reference is not None:
+                self.pairs.append((row_index, reference))
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return a row with its reference or, for the name of a column, the column without references."""
+        if isinstance(index, str):
+            column = self.rows.with_format(None)[index]
+            return [column[row_index] for row_index, _ in self.pairs]
+        row_index, reference_index = self.pairs[index]
+        reference = self.pool[reference_index]
+        return {
+            **self.rows[row_index],
+            "reference_codes": reference["codes"][: self.max_codes],
+            "reference_text": reference.get("text"),
+        }
 
 
 def describe(manifest: dict[str, Any]) -> str:
-    """What a store holds, in a few lines for people."""
-    codec, shards = manifest["codec"], len(manifest["shards"])
+    """Describe a token store in a few lines for people.
+
+    Args:
+        manifest: of the store.
+    """
+    codec = manifest["codec"]
     hours = manifest["seconds"] / 3600
     duration = f"{hours:,.1f} h" if hours >= 1 else f"{manifest['seconds'] / 60:.1f} min"
-    skipped = manifest["num_skipped"]
-    rate = manifest["num_tokens"] / manifest["seconds"]
-    what = f"{manifest['mix']['kind']} examples" if "mix" in manifest else "files"
+    num_files = manifest["num_utterances"] + manifest["num_skipped"]
+    noun = f"{manifest['mix']['kind']} examples" if "mix" in manifest else "files"
+    skipped = f"{manifest['num_skipped']:,} unreadable"
+    if manifest["num_skipped"]:
+        skipped += " (listed in skipped.tsv)"
+    tokens_per_second = manifest["num_tokens"] / manifest["seconds"]
+    num_shards = len(manifest["shards"])
+    shards = "1 shard" if num_shards == 1 else f"{num_shards:,} shards"
     return (
-        f"{manifest['num_utterances'] + skipped:,} {what}, {duration}, {skipped:,} unreadable"
-        f"{' (listed in skipped.tsv)' if skipped else ''}\n"
-        f"{rate:.1f} tokens/s, {manifest['num_tokens']:,} tokens, {manifest['codes_used']:,} of "
+        f"{num_files:,} {noun}, {duration}, {skipped}\n"
+        f"{tokens_per_second:.1f} tokens/s, {manifest['num_tokens']:,} tokens, {manifest['codes_used']:,} of "
         f"{codec['vocab_size']:,} codes used, unigram entropy {manifest['unigram_entropy_bits']:.2f} of "
         f"{math.log2(codec['vocab_size']):.2f} bits\n"
         f"{manifest['real_time_factor']:.1f}x real time per process\n"
-        f"wrote {shards:,} shard{'s' if shards != 1 else ''} and {MANIFEST} (codec {codec['name']}, weights "
-        f"{codec['weights_sha256'][:12]})"
+        f"wrote {shards} and {MANIFEST} (codec {codec['name']}, weights {codec['weights_sha256'][:12]})"
     )
 
 
+def describe_codec(tokenizer: "AudioTokenizer") -> dict[str, Any]:
+    """Return the section `codec` of a manifest.
+
+    Tokenizers whose sections are equal in everything but `name` make the same tokens.
+    """
+    codec = tokenizer.codec
+    model = codec.model if isinstance(codec, CodecAdapter) else codec  # adapters wrap a model of transformers
+    return {
+        "name": model.name_or_path or type(model).__name__,
+        "weights_sha256": weights_hash(model),
+        "sampling_rate": tokenizer.sampling_rate,
+        "output_sampling_rate": tokenizer.output_sampling_rate,
+        "frame_rate": tokenizer.frame_rate,
+        "codebook_size": tokenizer.codebook_size,
+        "num_codebooks": tokenizer.num_codebooks,
+        "vocab_size": tokenizer.vocab_size,
+        "bits_per_second": tokenizer.bits_per_second,
+    }
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return the sha256 of the names, types, shapes and values of all weights. The device does not matter."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def sha256(content: bytes) -> str:
-    """Hexadecimal digest."""
+    """Return the hexadecimal digest of bytes."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -168,27 +288,27 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     if (folder / PROGRESS).is_dir():
         raise FileNotFoundError(
-            f"{folder} is an unfinished token store (no {MANIFEST}): run the same tokenize command again, it continues"
+            f"{folder} is an unfinished token store (no {MANIFEST}): run the same tokenize command again to continue"
         )
     raise FileNotFoundError(
-        f"{folder} is no token store (no {MANIFEST}): make one with `focallm tokenize CORPUS {folder}`"
+        f"{folder} is not a token store (no {MANIFEST}): make one with `focallm tokenize CORPUS {folder}`"
     )
 
 
-def _checked(path: Path, expected: str) -> Path:
+def _check_hash(path: Path, expected: str) -> None:
     digest = hashlib.sha256()
+    # Block by block: a shard with features may be larger than the memory.
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(_HASH_BLOCK_BYTES):
             digest.update(block)
     if digest.hexdigest() != expected:
         raise ValueError(
-            f"{path} is not the shard that {MANIFEST} describes (its sha256 differs): it is damaged or of another "
-            "store; run the same tokenize command again, which makes it anew"
+            f"{path} is not the shard that {MANIFEST} describes (its sha256 differs): it is damaged, or belongs to "
+            "another store. Run the same tokenize command again to replace it"
         )
-    return path
 
 
-def _value(name: str, cell: pa.Scalar) -> Any:
+def _to_python(name: str, cell: pa.Scalar) -> Any:
     if name in CODES:
         return cell.values.to_numpy().astype(np.int64)
     if name == SOURCES:
@@ -198,6 +318,19 @@ def _value(name: str, cell: pa.Scalar) -> Any:
     return cell.as_py()
 
 
-def _place(key: str) -> float:
-    """A place in [0, 1) that looks random and depends on the key only."""
+def _hash_to_unit(key: str) -> float:
+    """Return a number in [0, 1) that looks random and depends only on the key."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
+
+
+def _choose_reference(
+    candidates: Sequence[int], pool_utterances: Sequence[str], utterance: str, key: str
+) -> int | None:
+    """Return the first candidate with another utterance, starting from a position that depends on the key."""
+    if not candidates:
+        return None
+    start = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % len(candidates)
+    for candidate in [*candidates[start:], *candidates[:start]]:
+        if pool_utterances[candidate] != utterance:
+            return candidate
+    return None

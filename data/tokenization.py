@@ -1,4 +1,8 @@
-"""Corpus -> token store. Restartable: every shard is written whole, and a rerun makes only those that are missing."""
+"""Tokenize a corpus into a token store.
+
+It can be stopped at any time: every shard is written whole, and the next run makes only the missing ones. T is the
+number of samples, N50 the number of feature frames and D the feature width.
+"""
 
 import io
 import os
@@ -12,21 +16,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..tokenizer.files import write_whole
-from . import shards as plan
-from .encoding import Encoder, Row
-from .example import Example
-from .merge import merge, write_listening
-from .mixing import Mixer, Premixed
-from .token_store import CODES, FEATURES, sha256
-from .utterance import Utterance
+from ..tokenizer.audio import Waveform, write_audio
+from ..tokenizer.focalcodec.modeling import FocalCodecModel
+from ..tokenizer.long_audio import MAX_WHOLE_S
+from .mixing.mixer import Mixer, Premixed
+from .shards import Shard, features_column, make_schema, plan_shards, write_manifest
+from .token_store import CODES, FEATURES, SOURCES, TokenStore, describe_codec, sha256
+from .utterance import AudioExample, Utterance
 
 if TYPE_CHECKING:
     from ..tokenizer.audio_tokenizer import AudioTokenizer
 
-Make = Callable[[Utterance], Example]  # reads a row of the corpus, or mixes it
+_MAX_LISTEN_S = 30.0  # longer recordings are not written to listen/
+
+MakeExample = Callable[[Utterance], AudioExample]  # reads a row of the corpus, or mixes it
+Row = dict[str, Any]  # column -> value
 
 
 def tokenize_corpus(
@@ -43,31 +51,32 @@ def tokenize_corpus(
     world_size: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any] | None:
-    """Tokenize a corpus into a store (see `token_store`); continue there if an earlier run was stopped.
+    """Tokenize a corpus into a store (see `token_store`), or continue a run that was stopped.
 
-    Shard i holds utterances i * shard_size ... of the corpus, in its order, and depends on nothing else: not on the
-    batches, workers, processes or interruptions. Files that cannot be read are skipped and listed in `skipped.tsv`;
-    to have them after a repair, tokenize into a new folder.
+    Shard i holds the utterances from i * shard_size on, in the order of the corpus. Its content depends on nothing
+    else: not on batches, workers, processes or interruptions. Files that cannot be read are skipped and listed in
+    `skipped.tsv`; to include them after a repair, tokenize into a new folder.
 
     Args:
-        corpus: from `read_corpus`, or a `Mixer` of one; the utterances are then its `rows`. Recordings that know their
-            `sources` are stored as mixed ones are.
-        store_folder: made if needed; an existing store must be of the same corpus, codec, recipe and shard size.
+        corpus: from `read_corpus`, or a `Mixer`, whose `rows` are then tokenized. Recordings with `sources` are stored
+            like mixed ones.
+        store_folder: is made if needed. An existing store must have the same corpus, codec, recipe and shard size.
         tokenizer: the codec, on the device of your choice.
-        features: store the continuous features of FocalCodec's encoder, too: of what a model hears, if it was mixed.
-        batch_seconds: audio per batch, padding included; one utterance may be longer and is then alone.
+        features: store continuous features of FocalCodec's encoder, too: those of the model's input, if it was mixed.
+        batch_seconds: seconds of audio per batch, padding included. A longer utterance gets a batch of its own.
         shard_size: utterances per shard.
-        workers: threads that read audio ahead.
-        listen: number of original and decoded pairs to write to `listen/`.
-        rank, world_size: this process makes every world_size-th shard, beginning with shard `rank`. Taken from RANK and
-            WORLD_SIZE, as set by `accelerate launch` and torchrun, if not given.
+        workers: number of threads that read audio ahead.
+        listen: number of pairs of original and decoded recordings to write to `listen/`.
+        rank: index of this process, which makes every world_size-th shard from shard `rank` on. Defaults to the
+            environment variable RANK, which `accelerate launch` and torchrun set.
+        world_size: number of processes. Defaults to the environment variable WORLD_SIZE.
         progress: show a progress bar.
 
     Returns:
-        The manifest, once all shards of all processes exist; None in a process that finishes before others.
+        The manifest once all shards of all processes exist, None in a process that finishes before others.
 
     Raises:
-        ValueError: an empty corpus, an id that occurs twice, nothing readable, or a folder with something else in it.
+        ValueError: The corpus is empty, an id occurs twice, nothing is readable, or the folder holds something else.
     """
     rank = int(os.environ.get("RANK", 0)) if rank is None else rank
     world_size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
@@ -76,53 +85,165 @@ def tokenize_corpus(
             "needed: 0 <= rank < world_size, shard_size and workers at least 1, batch_seconds above 0, listen at least "
             f"0; found {rank=}, {world_size=}, {shard_size=}, {workers=}, {batch_seconds=}, {listen=}"
         )
-    store, rate = Path(store_folder), tokenizer.sampling_rate
-    if not isinstance(corpus, Mixer | Premixed) and any(item.sources for item in corpus):
-        corpus = Premixed(corpus)
-    mixer, rows = (corpus, corpus.rows) if isinstance(corpus, Mixer | Premixed) else (None, corpus)
-    make: Make = (lambda row: mixer.example(row, rate)) if mixer else (lambda row: Example(row, row.read(rate)[0]))
-    encoder = Encoder(tokenizer, mixer.heard if mixer else None, features)
-    codec = plan.describe_codec(tokenizer)
-    schema = plan.schema(rows, codec["vocab_size"], encoder.heard, encoder.feature_dim)
-    about = {"mix": mixer.describe()} if mixer else {}
+    store = Path(store_folder)
+    mixer = _find_mixer(corpus)
+    rows = corpus if mixer is None else mixer.rows
+    encoder = Encoder(tokenizer, None if mixer is None else mixer.input_name, features)
+    make_example = _example_maker(mixer, tokenizer.sampling_rate)
+    codec = describe_codec(tokenizer)
+    schema = make_schema(rows, codec["vocab_size"], encoder.input_name, encoder.feature_dim)
+    sections: dict[str, Any] = {}
+    if mixer is not None:
+        sections["mix"] = mixer.describe()
+        # Every signal of an example is encoded.
+        batch_seconds = batch_seconds / mixer.max_signals
     if features:
-        about["features"] = {"column": encoder.features, "dim": encoder.feature_dim}
-    shards = plan.claim(store, rows, codec, shard_size, about)
-    mine = shards[rank::world_size]
-    with ThreadPoolExecutor(workers) as pool, tqdm(
-        total=sum(len(shard.items) for shard in mine), unit="file", disable=not progress or rank > 0
-    ) as bar:  # fmt: skip
-        for shard in mine:
+        sections["features"] = {"column": encoder.features_column, "dim": encoder.feature_dim}
+    shards = plan_shards(store, rows, codec, shard_size, sections)
+
+    own_shards = shards[rank::world_size]
+    num_rows = sum(len(shard.utterances) for shard in own_shards)
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=num_rows, unit="file", disable=not progress or rank > 0) as bar,
+    ):
+        for shard in own_shards:
             if shard.is_complete():
-                bar.update(len(shard.items))
+                bar.update(len(shard.utterances))
             else:
-                _make_shard(shard, schema, make, encoder, batch_seconds / (mixer.signals if mixer else 1), pool, bar)
+                _make_shard(shard, schema, make_example, encoder, batch_seconds, pool, bar)
     if not all(shard.is_complete() for shard in shards):
         return None
-    manifest = merge(store, shards, codec, about)
-    write_listening(store, shards, tokenizer, listen, make if mixer else None)
+    manifest = write_manifest(store, shards, codec, sections)
+    _write_listening(store, rows, tokenizer, listen, None if mixer is None else make_example)
     return manifest
 
 
+def _find_mixer(corpus: Sequence[Utterance] | Mixer | Premixed) -> Mixer | Premixed | None:
+    if isinstance(corpus, Mixer | Premixed):
+        return corpus
+    if any(utterance.sources for utterance in corpus):
+        return Premixed(corpus)
+    return None
+
+
+def _example_maker(mixer: Mixer | Premixed | None, rate: int) -> MakeExample:
+    def read(row: Utterance) -> AudioExample:
+        wave, _ = row.read(rate)
+        return AudioExample(row, wave)
+
+    def mix(row: Utterance) -> AudioExample:
+        assert mixer is not None
+        return mixer.example(row, rate)
+
+    return read if mixer is None else mix
+
+
+class Encoder:
+    """Turn audio examples into rows of a token store.
+
+    Args:
+        tokenizer: the codec.
+        input_name: "noisy", "mixture" or "source" if the examples are mixed: how the columns of the model's input
+            start. None if they are not.
+        features: include the codec's continuous features of the model's input.
+
+    Raises:
+        ValueError: The codec has no features.
+    """
+
+    def __init__(self, tokenizer: "AudioTokenizer", input_name: str | None = None, features: bool = False) -> None:
+        if features and not isinstance(tokenizer.codec, FocalCodecModel):
+            raise ValueError(
+                f"features are the output of FocalCodec's encoder, and this codec is a {type(tokenizer.codec).__name__}"
+                ": leave them out, or name a FocalCodec"
+            )
+        self.tokenizer = tokenizer
+        self.input_name = input_name
+        self.features_column = features_column(input_name)
+        self.feature_dim: int | None = tokenizer.codec.config.encoder_config.dim if features else None
+
+    def __call__(self, examples: list[AudioExample]) -> list[Row | str]:
+        """Encode a batch of examples. Returns the row of each, or the reason why it has none."""
+        if not examples:
+            return []
+        try:
+            return self._encode(examples)
+        except ValueError as error:
+            if len(examples) == 1:
+                return [_one_line(error)]
+        # The codec refuses one of the signals. Encode one by one, so that the others get their rows.
+        rows: list[Row | str] = []
+        for example in examples:
+            rows += self([example])
+        return rows
+
+    def _encode(self, examples: list[AudioExample]) -> list[Row | str]:
+        signals: list[Waveform] = []
+        for example in examples:
+            signals += example.signals
+        encoded = self.tokenizer(signals, sampling_rate=self.tokenizer.sampling_rate)
+        ids = encoded["input_ids"].cpu().numpy()
+        masks = encoded["attention_mask"].cpu().numpy().astype(bool)
+        rows: list[Row | str] = []
+        start = 0
+        for example in examples:
+            end = start + len(example.signals)
+            codes = [ids[i][masks[i]] for i in range(start, end)]
+            rows.append(self._make_row(example, codes))
+            start = end
+        return rows
+
+    def _make_row(self, example: AudioExample, codes: list[NDArray[Any]]) -> Row:
+        """Make a row. `codes` are those of `example.signals`, in the same order."""
+        utterance = example.utterance
+        row: Row = {**utterance.extra, "id": utterance.id, "codes": codes[0], "num_samples": len(example.target)}
+        if example.input_audio is not None:
+            row[f"{self.input_name}_codes"] = codes[1]
+        if example.others:
+            row[SOURCES] = [codes[0], *codes[2:]]
+        if self.feature_dim is not None:
+            row[self.features_column] = self._extract_features(
+                example.target if example.input_audio is None else example.input_audio
+            )
+        return {**row, "text": utterance.text, "speaker": utterance.speaker, **example.columns}
+
+    def _extract_features(self, wave: Waveform) -> NDArray[np.float16]:
+        """(T,) -> (N50, D).
+
+        Signals are not batched: padding may change the rounding of a feature, and with it the bytes of a store.
+        """
+        if len(wave) > MAX_WHOLE_S * self.tokenizer.sampling_rate:
+            raise ValueError(f"features need audio of at most {MAX_WHOLE_S:.0f} s: cut it first")
+        values = torch.from_numpy(wave)[None].to(self.tokenizer.device)
+        return self.tokenizer.codec.extract_features(values)[0].half().cpu().numpy()
+
+
 def _make_shard(
-    shard: plan.Shard,
+    shard: Shard,
     schema: pa.Schema,
-    make: Make,
+    make_example: MakeExample,
     encoder: Encoder,
     batch_seconds: float,
     pool: ThreadPoolExecutor,
     bar: tqdm,
 ) -> None:
     start = perf_counter()
-    results: list[Row | str] = [""] * len(shard.items)
-    batches = _batches([seconds or 0.0 for seconds in pool.map(Utterance.duration, shard.items)], batch_seconds)
-    for batch, futures in _read_ahead(shard.items, batches, make, pool):
-        for index, result in zip(batch, _encode(futures, encoder), strict=True):
+    results: list[Row | str] = [""] * len(shard.utterances)
+    durations = [seconds or 0.0 for seconds in pool.map(Utterance.duration, shard.utterances)]
+    batches = _group_by_duration(durations, batch_seconds)
+    for batch, futures in _read_ahead(shard.utterances, batches, make_example, pool):
+        for index, result in zip(batch, _encode_batch(futures, encoder), strict=True):
             results[index] = result
         bar.update(len(batch))
-    rows = [result for result in results if not isinstance(result, str)]
-    content = _parquet(rows, schema)
-    pairs = zip(shard.items, results, strict=True)
+    rows: list[Row] = []
+    skipped = []
+    for utterance, result in zip(shard.utterances, results, strict=True):
+        if isinstance(result, str):
+            skipped.append((utterance.id, str(utterance.audio), result))
+        else:
+            rows.append(result)
+    content = _to_parquet(rows, schema)
     record = {
         "sha256": sha256(content),
         "bytes": len(content),
@@ -130,17 +251,17 @@ def _make_shard(
         "tokens": sum(len(row["codes"]) for row in rows),
         "samples": sum(row["num_samples"] for row in rows),
         "wall_s": perf_counter() - start,
-        "skipped": [(item.id, str(item.audio), result) for item, result in pairs if isinstance(result, str)],
+        "skipped": skipped,
     }
-    write_whole(shard.path, content)
-    shard.write_record(record)
+    shard.write(content, record)
 
 
-def _batches(seconds: list[float], batch_seconds: float) -> list[list[int]]:
-    """Indices grouped by similar length, longest first, so that memory runs out at the start or never."""
+def _group_by_duration(durations: list[float], batch_seconds: float) -> list[list[int]]:
+    """Return batches of indices, longest first, so that memory runs out at the start or never."""
     batches: list[list[int]] = []
-    for index in sorted(range(len(seconds)), key=lambda i: -seconds[i]):
-        if batches and seconds[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_seconds:
+    for index in sorted(range(len(durations)), key=lambda i: -durations[i]):
+        # All items of a batch are padded to its first one, which is the longest.
+        if batches and durations[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_seconds:
             batches[-1].append(index)
         else:
             batches.append([index])
@@ -148,44 +269,101 @@ def _batches(seconds: list[float], batch_seconds: float) -> list[list[int]]:
 
 
 def _read_ahead(
-    items: Sequence[Utterance], batches: list[list[int]], make: Make, pool: ThreadPoolExecutor
-) -> Iterator[tuple[list[int], list[Future[Example]]]]:
-    """Give each batch with its examples to come, while the next one is being made already."""
-    started: deque[tuple[list[int], list[Future[Example]]]] = deque()
+    utterances: Sequence[Utterance], batches: list[list[int]], make_example: MakeExample, pool: ThreadPoolExecutor
+) -> Iterator[tuple[list[int], list[Future[AudioExample]]]]:
+    """Yield each batch with its examples, while the next batch is already being read."""
+    started: deque[tuple[list[int], list[Future[AudioExample]]]] = deque()
     for batch in batches:
-        started.append((batch, [pool.submit(make, items[index]) for index in batch]))
+        started.append((batch, [pool.submit(make_example, utterances[index]) for index in batch]))
         if len(started) > 1:
             yield started.popleft()
     yield from started
 
 
-def _encode(futures: list[Future[Example]], encoder: Encoder) -> list[Row | str]:
+def _encode_batch(futures: list[Future[AudioExample]], encoder: Encoder) -> list[Row | str]:
+    """Return the row of each example, or the reason why it has none."""
     results: list[Row | str] = []
-    examples: list[Example] = []
-    for future in futures:
+    examples: list[AudioExample] = []
+    positions: list[int] = []  # of the examples in `results`
+    for position, future in enumerate(futures):
         try:
             examples.append(future.result())
-            results.append("")  # its place, filled below
+            positions.append(position)
+            results.append("")
         except (OSError, ValueError) as error:
-            results.append(" ".join(str(error).split()))
-    places = [index for index, future in enumerate(futures) if future.exception() is None]
-    for index, result in zip(places, encoder(examples), strict=True):
-        results[index] = result
+            results.append(_one_line(error))
+    for position, result in zip(positions, encoder(examples), strict=True):
+        results[position] = result
     return results
 
 
-def _parquet(rows: list[Row], schema: pa.Schema) -> bytes:
-    """The same rows give the same bytes: nothing in the file depends on time or place."""
-    sink = io.BytesIO()
-    columns = [_column([row.get(field.name) for row in rows], field) for field in schema]
-    pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd")
-    return sink.getvalue()
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
-def _column(values: list[Any], field: pa.Field) -> pa.Array:
+def _to_parquet(rows: list[Row], schema: pa.Schema) -> bytes:
+    """Equal rows give equal bytes: nothing in the file depends on the time or the machine."""
+    columns = []
+    for field in schema:
+        columns.append(_to_arrow([row.get(field.name) for row in rows], field))
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=schema), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _to_arrow(values: list[Any], field: pa.Field) -> pa.Array:
     if field.name in CODES:
-        values = [codes.astype(field.type.value_type.to_pandas_dtype()) for codes in values]
+        dtype = field.type.value_type.to_pandas_dtype()
+        values = [codes.astype(dtype) for codes in values]
     if field.name in FEATURES and values:
+        # Arrow would convert (N50, D) arrays element by element.
         frames = pa.FixedSizeListArray.from_arrays(np.concatenate(values).ravel(), field.type.value_type.list_size)
-        return pa.ListArray.from_arrays(np.cumsum([0, *map(len, values)]).astype(np.int32), frames)
+        offsets = np.cumsum([0, *map(len, values)]).astype(np.int32)
+        return pa.ListArray.from_arrays(offsets, frames)
     return pa.array(values, field.type)
+
+
+def _write_listening(
+    store: Path,
+    utterances: Sequence[Utterance],
+    tokenizer: "AudioTokenizer",
+    number: int,
+    make_example: MakeExample | None,
+) -> None:
+    """Write original and decoded recordings, spread over the store, to `listen/`.
+
+    Args:
+        store: the token store.
+        utterances: one per row.
+        tokenizer: the codec.
+        number: how many to write.
+        make_example: makes the examples of a mixed store, of which the model's input is written, too.
+    """
+    rows = TokenStore(store).dataset(["id", "codes", "num_samples"]).with_format("numpy")
+    max_samples = _MAX_LISTEN_S * tokenizer.sampling_rate
+    short = [index for index, num_samples in enumerate(rows["num_samples"]) if num_samples <= max_samples]
+    if not short:
+        return
+    utterance_of = {utterance.id: utterance for utterance in utterances}
+    positions = {int(position) for position in np.linspace(0, len(short) - 1, number)}
+    for position in sorted(positions):
+        index = short[position]
+        row = rows[index]
+        safe_id = "".join(char if char.isalnum() or char in "-_." else "_" for char in row["id"])
+        stem = store / "listen" / f"{index:06d}_{safe_id[:80]}"
+        # The last file to be written: a restarted run leaves what is complete.
+        decoded_path = stem.with_name(f"{stem.name}.decoded.wav")
+        if decoded_path.is_file():
+            continue
+        decoded_path.parent.mkdir(exist_ok=True)
+        original_path = stem.with_name(f"{stem.name}.original.wav")
+        utterance = utterance_of[row["id"]]
+        if make_example is None:
+            write_audio(original_path, *utterance.read())
+        else:
+            example = make_example(utterance)
+            assert example.input_audio is not None
+            write_audio(original_path, example.target, tokenizer.sampling_rate)
+            write_audio(stem.with_name(f"{stem.name}.input.wav"), example.input_audio, tokenizer.sampling_rate)
+        decoded = tokenizer.decode(row["codes"].astype(np.int64), int(row["num_samples"]))
+        write_audio(decoded_path, decoded, tokenizer.output_sampling_rate)

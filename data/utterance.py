@@ -1,4 +1,4 @@
-"""One utterance of a corpus: what is known about it, and how to read its audio."""
+"""One utterance of a corpus, the files it is read from, and the audio that is made of it."""
 
 import io
 from collections.abc import Mapping
@@ -13,10 +13,12 @@ from ..tokenizer.audio import Waveform, load_audio, resample, to_mono_float
 if TYPE_CHECKING:
     from datasets import Dataset
 
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+
 
 @dataclass(frozen=True)
 class DatasetCell:
-    """Audio inside a `datasets.Dataset`, fetched when it is needed and not kept."""
+    """Audio inside a `datasets.Dataset`. It is loaded on demand and not kept in memory."""
 
     dataset: "Dataset"
     index: int
@@ -26,10 +28,10 @@ class DatasetCell:
         return f"row {self.index} of the dataset"
 
     def value(self) -> Any:
-        """A path, or a dictionary of {"bytes", "path"} or {"array", "sampling_rate"}.
+        """Return a path, or a dictionary {"bytes", "path"} or {"array", "sampling_rate"}.
 
         Raises:
-            ValueError: the cell is empty.
+            ValueError: The cell is empty.
         """
         value = self.dataset[self.index][self.column]
         if value is None:
@@ -39,16 +41,16 @@ class DatasetCell:
 
 @dataclass(frozen=True)
 class Utterance:
-    """A piece of speech.
+    """A recording of speech and what is known about it.
 
     Args:
         id: unique within its corpus.
         audio: where the samples are.
-        text: what is said.
-        speaker: who says it.
-        seconds: how long it lasts.
-        extra: whatever else the corpus knows; becomes columns of a token store.
-        sources: of a recording in noise or of several talkers, the same without: one each, as long as it is.
+        text: the transcript.
+        speaker: who speaks.
+        seconds: the duration.
+        extra: everything else the corpus knows. Becomes columns of a token store.
+        sources: the clean recordings that a noisy recording or a mixture was made of, each of the same length.
     """
 
     id: str
@@ -60,23 +62,31 @@ class Utterance:
     sources: tuple["Utterance", ...] = ()
 
     def read(self, sampling_rate: int | None = None) -> tuple[Waveform, int]:
-        """-> (T,) float32 mono, and its rate in Hz, which is `sampling_rate` if given.
+        """Read the audio.
+
+        Args:
+            sampling_rate: rate to resample to, in Hz. None keeps the rate of the recording.
+
+        Returns:
+            (T,) float32 mono audio, and its rate in Hz.
 
         Raises:
-            OSError, ValueError: the audio is missing, empty, damaged or not finite.
+            OSError, ValueError: The audio is missing, empty, damaged or not finite.
         """
-        samples, rate = load_audio(self._value())
+        samples, rate = load_audio(self._audio_value())
         if rate is None:
             raise ValueError(f"{self.audio} must hold a path, {{'bytes', 'path'}} or {{'array', 'sampling_rate'}}")
         wave = to_mono_float(samples)
-        return (wave, rate) if sampling_rate is None else (resample(wave, rate, sampling_rate), sampling_rate)
+        if sampling_rate is None:
+            return wave, rate
+        return resample(wave, rate, sampling_rate), sampling_rate
 
     def duration(self) -> float | None:
-        """Seconds as the corpus states them, or else as the file's header does; None if that cannot be read."""
+        """Return the duration in seconds, from the corpus or else from the file's header. None if it is unreadable."""
         if self.seconds is not None:
             return self.seconds
         try:
-            value = self._value()
+            value = self._audio_value()
             if isinstance(value, dict) and value.get("array") is not None:
                 return len(to_mono_float(value["array"])) / value["sampling_rate"]
             if isinstance(value, dict):
@@ -86,5 +96,77 @@ class Utterance:
             return None
         return info.frames / info.samplerate
 
-    def _value(self) -> Any:
+    def _audio_value(self) -> Any:
         return self.audio if isinstance(self.audio, Path) else self.audio.value()
+
+
+@dataclass(frozen=True)
+class AudioExample:
+    """The audio of one row of a token store: clean speech and, if it was mixed, the input of a model.
+
+    All signals have T samples.
+
+    Args:
+        utterance: id, text, speaker and extra columns of the row. They describe the target.
+        target: (T,) clean speech, stored in the column `codes`.
+        input_audio: (T,) the noisy, mixed or disguised speech from which a model restores the target. None if the
+            speech was not mixed.
+        others: (T,) each. The other talkers of a mixture, in the order in which they start to speak.
+        columns: further columns of the row.
+    """
+
+    utterance: Utterance
+    target: Waveform
+    input_audio: Waveform | None = None
+    others: tuple[Waveform, ...] = ()
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def signals(self) -> list[Waveform]:
+        """All signals: the target, the input and the others."""
+        if self.input_audio is None:
+            return [self.target, *self.others]
+        return [self.target, self.input_audio, *self.others]
+
+
+def find_audio(folder: Path, ending: str = "") -> list[Path]:
+    """Find all audio files below a folder.
+
+    Args:
+        folder: where to search.
+        ending: if given, find only files whose names end with it.
+
+    Returns:
+        Sorted paths.
+
+    Raises:
+        ValueError: There are none.
+    """
+    files = []
+    for path in sorted(folder.rglob("*")):
+        is_audio = path.suffix.lower() in AUDIO_SUFFIXES and path.name.endswith(ending)
+        if is_audio and not path.name.startswith("."):
+            files.append(path)
+    if not files:
+        raise ValueError(
+            f"no audio found in {folder} or below: looked for {ending or ', '.join(AUDIO_SUFFIXES)}. Convert other "
+            "formats (M4A, video) first, or check the path"
+        )
+    return files
+
+
+def read_text(path: Path) -> str | None:
+    """Read a text file as one line. Returns None if there is no such file."""
+    return " ".join(read_utf8(path).split()) if path.is_file() else None
+
+
+def read_utf8(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        ValueError: The file is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}): convert it, for example with iconv") from None

@@ -17,7 +17,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, PreTrainedModel
 
-from ..data.phonemes import PAUSES, say, spell_out
+from ..data.phonemes import PAUSES, spell_out, text_to_units
 from ..tokenizer import AudioTokenizer, FocalCodecModel
 from ..tokenizer.files import whole_files, write_whole
 from . import lora
@@ -286,7 +286,7 @@ class SpeechLM:
             ValueError: no word in the text.
         """
         unknown = [word for word in dict.fromkeys(spell_out(text)) if word not in {*PAUSES, *self.lexicon}]
-        return say(text, {**self.lexicon, **self._pronounce(unknown)}.__getitem__)
+        return text_to_units(text, {**self.lexicon, **self._pronounce(unknown)}.__getitem__)
 
     def _pronounce(self, words: list[str]) -> dict[str, str]:
         """The phonemes of words that the lexicon lacks, as the model spells them."""

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..data.mixing import Mixer, MixRecipe
+from ..data.mixing.mix_config import MixConfig
+from ..data.mixing.mixer import Mixer
 from ..data.utterance import Utterance
 from ..lm import SpeechLM
 from ..lm.loading import INSIDE
@@ -95,7 +96,7 @@ def _voice(models: dict[str, SpeechLM], audio: Path | None) -> Section:
 
 
 def _enhancement(models: dict[str, SpeechLM], audio: Path | None) -> Section:
-    recipe = MixRecipe("noisy", seed=1, level_db=(-25, -25), noise={"babble": 1.0}, snr_db=(5, 5))
+    recipe = MixConfig("noisy", seed=1, level_db=(-25, -25), noise={"babble": 1.0}, snr_db=(5, 5))
     noisy, rate = _own(audio) if audio else _mixed(recipe)
     result: Any = enhance(noisy, models["mini-rewriting"], rate)
     clips = [Clip("noisy", noisy, rate), Clip("enhanced", result.audio, result.sampling_rate)]
@@ -104,7 +105,7 @@ def _enhancement(models: dict[str, SpeechLM], audio: Path | None) -> Section:
 
 
 def _separation(models: dict[str, SpeechLM], audio: Path | None) -> Section:
-    recipe = MixRecipe("mixture", level_db=(-25, -25), talkers=(2, 2), offset_s=(0.3, 0.3), level_difference_db=(0, 0))
+    recipe = MixConfig("mixture", level_db=(-25, -25), talkers=(2, 2), offset_s=(0.3, 0.3), level_difference_db=(0, 0))
     mixture, rate = _own(audio) if audio else _mixed(recipe)
     result: Any = separate(mixture, models["mini-rewriting"], 2, rate)
     talkers = [Clip(f"talker {i + 1}", wave, result.sampling_rate) for i, wave in enumerate(result.audio)]
@@ -123,9 +124,9 @@ def _cut(wave: np.ndarray, rate: int) -> np.ndarray:
     return wave[: round(LONGEST_S * rate)]
 
 
-def _mixed(recipe: MixRecipe) -> tuple[np.ndarray, int]:
+def _mixed(recipe: MixConfig) -> tuple[np.ndarray, int]:
     """The two bundled recordings, as a recipe mixes them."""
     mixer = Mixer(recipe, [Utterance(path.stem, path, speaker=path.stem) for path in (SAMPLE, TALKER)])
-    heard = mixer.example(mixer.rows[0], 16000).heard
-    assert heard is not None
-    return heard, 16000
+    mixture = mixer.example(mixer.rows[0], 16000).input_audio
+    assert mixture is not None
+    return mixture, 16000

@@ -15,8 +15,8 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from focallm.data import mixing
 from focallm.data.corpus import read_corpus
+from focallm.data.mixing.mix_config import MixConfig
 from focallm.lm import training as lm_training
 from focallm.lm.features import SpeechLMForConditionalGeneration
 from focallm.lm.parameters import count_trainable
@@ -113,7 +113,7 @@ def test_fsdp_wraps_the_decoder_layers_of_any_base(path):
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "mix").glob("*.yaml")), ids=lambda path: path.stem)
 def test_mixing_recipe(path):
-    assert mixing.read_recipe(path).room_probability == 0  # it works without the extra
+    assert load_config(MixConfig, path).room_probability == 0  # it works without the extra
 
 
 def test_the_mini_models_learn_from_their_recipes():
@@ -129,7 +129,7 @@ def test_the_mini_models_learn_from_their_recipes():
         assert recipes[stage].base == f"runs/{before}/model"
         assert {part.task for part in recipes[before].extra_tasks} <= {part.task for part in recipes[stage].extra_tasks}
     others = [path for path in (CONFIGS / "mini").glob("*.yaml") if path.stem not in recipes]
-    kinds = {path.stem: mixing.read_recipe(path).kind for path in others}
+    kinds = {path.stem: load_config(MixConfig, path).kind for path in others}
     assert kinds == {
         "enhancement": "noisy",
         "test_enhancement": "noisy",

@@ -1,29 +1,33 @@
-"""How speech is mixed: one frozen dataclass, read from YAML."""
+"""Settings of a `Mixer`, read from YAML with `load_config(MixConfig, path)`."""
 
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ...tokenizer.files import read_yaml
+Range = tuple[float, float]  # lowest and highest value, both included
+Kind = Literal["noisy", "mixture", "disguised"]
 
-Range = tuple[float, float]  # both ends are drawn too
+# What the model's input is called; the columns of a token store that hold it start with this word.
+INPUT_NAMES = {"noisy": "noisy", "mixture": "mixture", "disguised": "source"}
+NOISE_KINDS = ("recorded", "coloured", "modulated", "babble")
 
-HEARD = {"noisy": "noisy", "mixture": "mixture", "disguised": "source"}  # kind -> prefix of its columns
-NOISES = ("recorded", "coloured", "modulated", "babble")
-_GENERAL = {"kind", "seed", "copies", "level_db"}
-_FIELDS = {
+_COMMON_FIELDS = {"kind", "seed", "copies", "level_db"}
+_FIELDS_OF_KIND = {
     "noisy": {"noise", "snr_db", "room_probability", "rt60_s"},
     "mixture": {"talkers", "offset_s", "level_difference_db", "noise", "snr_db"},
     "disguised": {"pitch", "formants"},
 }
-_NEEDED = {"noisy": (), "mixture": ("talkers", "offset_s", "level_difference_db"), "disguised": ("pitch", "formants")}
-# Range -> the values that it may span.
+_REQUIRED_FIELDS = {
+    "noisy": (),
+    "mixture": ("talkers", "offset_s", "level_difference_db"),
+    "disguised": ("pitch", "formants"),
+}
+# The lowest and highest value that a range may contain.
 _LIMITS = {
     "level_db": (-80.0, 0.0),
     "snr_db": (-60.0, 100.0),
-    "rt60_s": (0.1, 1.0),  # what the rooms that are drawn can have with walls of usual materials
+    "rt60_s": (0.1, 1.0),  # what simulated rooms reach with walls of usual materials
     "talkers": (2, 10),
     "offset_s": (0.0, 60.0),
     "level_difference_db": (-40.0, 40.0),
@@ -33,98 +37,108 @@ _LIMITS = {
 
 
 @dataclass(frozen=True)
-class MixRecipe:
-    """What to make of clean speech. A range [low, high] is drawn from uniformly (factors: on a logarithmic scale).
+class MixConfig:
+    """How to turn clean speech into the input of a speech task.
 
-    Levels of speech are active levels: see `levels.active_level_db`.
+    A range [low, high] is drawn from uniformly (`pitch` and `formants`: uniformly on a logarithmic scale). Levels of
+    speech are active levels, which ignore pauses: see `audio_effects.active_level_db`.
+
+    Args:
+        kind: "noisy", "mixture" (overlapping talkers) or "disguised" (another pitch and other formants).
+        seed: seed of all draws.
+        copies: number of different examples per utterance.
+        level_db: level of the target in dB of full scale. None keeps the level of the recording.
+        noise: probability of each kind of noise. If they sum to less than 1, the rest gets no noise.
+        snr_db: level of the speech, reverberation included, relative to the noise.
+        room_probability: probability of reverberation. Needs the extra `focallm[rooms]`.
+        rt60_s: reverberation time.
+        talkers: lowest and highest number of talkers in a mixture.
+        offset_s: how much later the other recordings start than that of the utterance.
+        level_difference_db: level of the other talkers relative to that of the utterance.
+        pitch: factor on the pitch.
+        formants: factor on the formant frequencies.
+
+    Raises:
+        ValueError: A value is out of range, or two fields contradict each other.
     """
 
-    kind: str  # "noisy", "mixture" (overlapping talkers) or "disguised" (another pitch and other formants)
+    kind: Kind
     seed: int = 0
-    copies: int = 1  # different examples per utterance
-    level_db: Range | None = None  # of the target, in dB of full scale; as recorded if not given
-    noise: dict[str, float] = field(default_factory=dict)  # kind of noise -> probability; no noise with what is left
-    snr_db: Range | None = None  # all the speech that is heard, its room included, against the noise
-    room_probability: float = 0.0  # needs the extra `rooms`
-    rt60_s: Range | None = None  # reverberation time
-    talkers: tuple[int, int] | None = None  # fewest and most
-    offset_s: Range | None = None  # by how much the other recordings begin later than that of the utterance
-    level_difference_db: Range | None = None  # of the other talkers to that of the utterance
-    pitch: Range | None = None  # factor
-    formants: Range | None = None  # factor
+    copies: int = 1
+    level_db: Range | None = None
+    noise: dict[str, float] = field(default_factory=dict)
+    snr_db: Range | None = None
+    room_probability: float = 0.0
+    rt60_s: Range | None = None
+    talkers: tuple[int, int] | None = None
+    offset_s: Range | None = None
+    level_difference_db: Range | None = None
+    pitch: Range | None = None
+    formants: Range | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in HEARD:
-            raise ValueError(f"kind must be one of {', '.join(HEARD)}, found {self.kind!r}")
-        if type(self.seed) is not int or type(self.copies) is not int or self.copies < 1:
-            raise ValueError(f"seed must be an integer and copies one from 1 on, found {self.seed!r}, {self.copies!r}")
+        if self.kind not in INPUT_NAMES:
+            raise ValueError(f"kind must be one of {', '.join(INPUT_NAMES)}, found {self.kind!r}")
+        if self.copies < 1:
+            raise ValueError(f"copies must be at least 1, found {self.copies}")
         for name, limits in _LIMITS.items():
             _check_range(name, getattr(self, name), limits)
         self._check_probabilities()
+        self._check_fields_of_kind()
         self._check_contradictions()
 
     @property
-    def heard(self) -> str:
-        """What a model hears: "noisy", "mixture" or "source"; its columns begin with it."""
-        return HEARD[self.kind]
+    def input_name(self) -> str:
+        """What the model's input is called: "noisy", "mixture" or "source"."""
+        return INPUT_NAMES[self.kind]
+
+    @property
+    def max_talkers(self) -> int:
+        """Highest number of talkers in an example."""
+        return 1 if self.talkers is None else self.talkers[1]
 
     def _check_probabilities(self) -> None:
-        unknown = sorted(set(self.noise) - set(NOISES))
+        unknown = sorted(set(self.noise) - set(NOISE_KINDS))
         if unknown:
-            raise ValueError(f"noise knows the kinds {', '.join(NOISES)}, found {unknown}")
-        for name, value in {**self.noise, "room_probability": self.room_probability}.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise ValueError(f"{name} must be a probability, 0 to 1, found {value!r}")
+            raise ValueError(f"noise must map {', '.join(NOISE_KINDS)} to probabilities, found {unknown}")
+        for name, probability in {**self.noise, "room_probability": self.room_probability}.items():
+            if not 0 <= probability <= 1:
+                raise ValueError(f"{name} must be a probability, 0 to 1, found {probability!r}")
+        # The tolerance allows for rounding, as in 0.6 + 0.1 + 0.1 + 0.2.
         if sum(self.noise.values()) > 1 + 1e-9:
-            raise ValueError(f"the probabilities of noise must not exceed 1 together, found {self.noise}")
+            raise ValueError(f"the probabilities of noise must sum to at most 1, found {self.noise}")
+
+    def _check_fields_of_kind(self) -> None:
+        allowed = _FIELDS_OF_KIND[self.kind] | _COMMON_FIELDS
+        for config_field in dataclasses.fields(self):
+            name = config_field.name
+            is_set = getattr(self, name) not in (None, {}, 0.0)
+            if is_set and name not in allowed:
+                kinds = [kind for kind, names in _FIELDS_OF_KIND.items() if name in names]
+                raise ValueError(
+                    f"{name} needs kind {' or '.join(kinds)}, found kind {self.kind}: remove {name} or change kind"
+                )
+        for name in _REQUIRED_FIELDS[self.kind]:
+            if getattr(self, name) is None:
+                raise ValueError(f"kind {self.kind} needs {name}, a range such as [low, high]")
 
     def _check_contradictions(self) -> None:
-        kind, own = self.kind, _FIELDS[self.kind] | _GENERAL
-        for f in dataclasses.fields(self):
-            if f.name not in own and getattr(self, f.name) not in (None, {}, 0.0):
-                owners = " or ".join(other for other in _FIELDS if f.name in _FIELDS[other])
-                raise ValueError(f"{f.name} needs kind {owners}, found kind {kind}: remove it or change kind")
-        for name in _NEEDED[kind]:
-            if getattr(self, name) is None:
-                raise ValueError(f"kind {kind} needs {name}, a range such as [low, high]")
-        noisy = any(self.noise.values())
-        if noisy != (self.snr_db is not None):
+        has_noise = any(self.noise.values())
+        if has_noise != (self.snr_db is not None):
             raise ValueError(f"noise and snr_db need each other, found noise {self.noise} and snr_db {self.snr_db}")
         if bool(self.room_probability) != (self.rt60_s is not None):
             raise ValueError(
                 "room_probability above 0 and rt60_s need each other, found room_probability "
                 f"{self.room_probability} and rt60_s {self.rt60_s}"
             )
-        if kind == "noisy" and not noisy and not self.room_probability:
+        if self.kind == "noisy" and not has_noise and not self.room_probability:
             raise ValueError("kind noisy needs noise or room_probability, found neither: nothing would be mixed")
-
-
-def read_recipe(path: Path | str) -> MixRecipe:
-    """Read a YAML recipe.
-
-    Raises:
-        ValueError: an unknown key (named, with the known ones), a value out of range or a contradiction.
-    """
-    values: Any = read_yaml(path)
-    if not isinstance(values, dict) or "kind" not in values:
-        raise ValueError(f"{path}: a mixing recipe is a YAML mapping with at least the key kind")
-    known = [f.name for f in dataclasses.fields(MixRecipe)]
-    unknown = sorted(set(values) - set(known), key=str)
-    if unknown:
-        raise ValueError(f"{path}: unknown keys {unknown}; a mixing recipe has the keys {known}")
-    if not isinstance(values.get("noise", {}), dict):
-        raise ValueError(f"{path}: noise must map kinds to probabilities, found {values['noise']!r}")
-    try:
-        ranges: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-        return MixRecipe(**ranges)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def _check_range(name: str, value: Any, limits: Range) -> None:
     if value is None:
         return
-    kinds: tuple[type, ...] = (int,) if name == "talkers" else (int, float)
-    whole = isinstance(value, tuple) and len(value) == 2 and all(type(v) in kinds and math.isfinite(v) for v in value)
-    if not whole or not limits[0] <= value[0] <= value[1] <= limits[1]:
+    low, high = value
+    is_ordered = math.isfinite(low) and math.isfinite(high) and low <= high
+    if not is_ordered or low < limits[0] or high > limits[1]:
         raise ValueError(f"{name} must be [low, high] within {limits[0]} ... {limits[1]}, found {value!r}")

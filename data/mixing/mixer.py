@@ -1,236 +1,374 @@
-"""Clean utterances -> mixed examples. T samples; every signal of an example has as many."""
+"""Audio examples of clean targets and noisy, overlapping or disguised inputs.
+
+`Mixer` makes them from clean speech; `Premixed` reads them from a corpus that was published with noisy recordings and
+their sources. All signals of an example have T samples.
+"""
 
 import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...tokenizer.audio import Waveform
-from ..example import Example
-from ..utterance import Utterance
-from . import noise as noises
-from .disguise import disguise
-from .levels import active_level_db, amplify, level_db, onset_s
-from .mix_config import MixRecipe, Range
-from .rooms import check_extra, reverberate
+from ..utterance import AudioExample, Utterance
+from .audio_effects import (
+    active_level_db,
+    amplify,
+    babble_noise,
+    check_room_simulator,
+    colored_noise,
+    cut_noise,
+    disguise_voice,
+    level_db,
+    modulated_noise,
+    onset_s,
+    reverberate,
+)
+from .mix_config import MixConfig, Range
 
-_BABBLE = (4, 8)  # voices
-_RECORDINGS_KEPT = 24  # noise recordings in memory: they last minutes, and are drawn again and again
+_NUM_BABBLE_VOICES = (4, 8)  # lowest and highest
+# Noise recordings last minutes and are used again and again, so the last ones stay in memory.
+_NOISE_CACHE_SIZE = 24
 
-Facts = dict[str, Any]
+MixDetails = dict[str, Any]  # what was drawn for an example
 
 
 class Mixer:
-    """A corpus as noisy, overlapping or disguised speech; stands in for the corpus in `tokenize_corpus`.
+    """A corpus as noisy, overlapping or disguised speech. `tokenize_corpus` takes it in place of the corpus.
 
-    An example depends on the recipe, the corpora and the row's id, and on nothing else.
+    Mixing is deterministic: an example depends only on the config, the corpora and the id of its row.
 
     Args:
-        recipe: what to make.
-        corpus: clean speech, from `read_corpus`; talkers of mixtures and babble come from it, too.
-        noise: recordings without speech, from `read_corpus`; if the recipe wants some.
+        config: how to mix.
+        corpus: clean speech, from `read_corpus`. The other talkers of mixtures and babble come from it, too.
+        noise: recordings without speech, from `read_corpus`, if the config uses recorded noise.
 
     Raises:
-        ImportError: rooms without the extra that simulates them.
-        ValueError: noise that the recipe wants is missing, or the other way round; too few speakers; speech that is
-            mixed already.
+        ImportError: The config uses rooms and the extra that simulates them is not installed.
+        ValueError: The config uses recorded noise and there is none, or the other way round; there are too few
+            speakers; or the speech was mixed before.
     """
 
-    def __init__(self, recipe: MixRecipe, corpus: Sequence[Utterance], noise: Sequence[Utterance] = ()) -> None:
-        self.recipe, self.corpus, self.noise = recipe, list(corpus), list(noise)
-        self.rows = [
-            dataclasses.replace(item, id=f"{item.id}-{copy}") for item in corpus for copy in range(recipe.copies)
-        ]
-        self._check()
-        self._recording = lru_cache(_RECORDINGS_KEPT)(lambda index, rate: _read(self.noise[index], rate))
+    def __init__(self, config: MixConfig, corpus: Sequence[Utterance], noise: Sequence[Utterance] = ()) -> None:
+        self.config = config
+        self.corpus = list(corpus)
+        self.noise = list(noise)
+        self.rows = []
+        for utterance in corpus:
+            for copy in range(config.copies):
+                self.rows.append(dataclasses.replace(utterance, id=f"{utterance.id}-{copy}"))
+        self._check_noise()
+        self._check_speakers()
+        if config.room_probability:
+            check_room_simulator()
+        # A cache per mixer, because a decorated method would keep the mixer itself in memory.
+        self._read_noise = lru_cache(_NOISE_CACHE_SIZE)(lambda index, rate: _read_audible(self.noise[index], rate))
 
     @property
-    def heard(self) -> str:
-        """What a model hears: "noisy", "mixture" or "source"; its columns begin with it."""
-        return self.recipe.heard
+    def input_name(self) -> str:
+        """What the model's input is called: "noisy", "mixture" or "source". Its columns start with this word."""
+        return self.config.input_name
 
     @property
-    def signals(self) -> int:
-        """How many signals an example has at most."""
-        return 2 if self.recipe.talkers is None else 1 + self.recipe.talkers[1]
+    def max_signals(self) -> int:
+        """Highest number of signals in an example: the input and the talkers."""
+        return 1 + self.config.max_talkers
 
     def describe(self) -> dict[str, Any]:
-        """The section `mix` of a manifest: with the same values, and of the same corpus, examples are the same."""
-        known = json.dumps([[item.id, item.seconds] for item in self.noise])
-        recipe = json.loads(json.dumps(dataclasses.asdict(self.recipe)))  # as it will be read again
-        return {**recipe, "noise_sha256": hashlib.sha256(known.encode()).hexdigest() if self.noise else None}
+        """Return the section `mix` of a manifest. Equal sections and equal corpora give equal examples."""
+        section = json.loads(json.dumps(dataclasses.asdict(self.config)))  # tuples become lists, as in the file
+        section["noise_sha256"] = None
+        if self.noise:
+            recordings = json.dumps([[recording.id, recording.seconds] for recording in self.noise])
+            section["noise_sha256"] = hashlib.sha256(recordings.encode()).hexdigest()
+        return section
 
-    def example(self, row: Utterance, sampling_rate: int) -> Example:
+    def example(self, row: Utterance, sampling_rate: int) -> AudioExample:
         """Make the example of one of `rows`.
 
+        Args:
+            row: one of `rows`.
+            sampling_rate: rate of the signals in Hz.
+
         Raises:
-            OSError, ValueError: the utterance, or a recording drawn for it, cannot be read or is silent.
+            OSError, ValueError: The utterance, or a recording drawn for it, cannot be read or is silent.
         """
-        key = hashlib.sha256(f"{self.recipe.seed}:{row.id}".encode()).digest()
-        rng = np.random.default_rng(int.from_bytes(key, "big"))
+        digest = hashlib.sha256(f"{self.config.seed}:{row.id}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest, "big"))
         utterance = dataclasses.replace(row, id=row.id.rpartition("-")[0])
-        make = {"noisy": self._noisy, "mixture": self._mixture, "disguised": self._disguised}[self.recipe.kind]
-        example = make(utterance, sampling_rate, rng)
-        facts = {"utterance": utterance.id, **example.facts}
-        named = dataclasses.replace(example, item=dataclasses.replace(example.item, id=row.id), facts=facts)
-        return self._finish(named, sampling_rate, rng)
+        if self.config.kind == "noisy":
+            example, details = self._make_noisy(utterance, sampling_rate, rng)
+        elif self.config.kind == "mixture":
+            example, details = self._make_mixture(utterance, sampling_rate, rng)
+        else:
+            example, details = self._make_disguised(utterance, sampling_rate, rng)
 
-    def _noisy(self, utterance: Utterance, rate: int, rng: np.random.Generator) -> Example:
-        target = _read(utterance, rate)
-        speech, facts = target, Facts()
-        if rng.random() < self.recipe.room_probability:
-            facts["rt60_s"] = _draw(self.recipe.rt60_s, rng)
-            speech, facts["distance_m"] = reverberate(target, rate, facts["rt60_s"], rng)
-        heard = self._add_noise(speech, [utterance], rate, rng, facts)
-        return Example(utterance, target, heard, facts={"mix": facts})
+        # All signals get the same gain, so that the SNR and the level differences stay as drawn.
+        gain_db = self._draw_gain_db(example, sampling_rate, rng)
+        target, input_audio, *others = [amplify(signal, gain_db) for signal in example.signals]
+        mix = json.dumps(_round_floats({**details, "gain_db": gain_db}))
+        return AudioExample(
+            utterance=dataclasses.replace(example.utterance, id=row.id),
+            target=target,
+            input_audio=input_audio,
+            others=tuple(others),
+            columns={"utterance": utterance.id, **example.columns, "mix": mix},
+        )
 
-    def _mixture(self, utterance: Utterance, rate: int, rng: np.random.Generator) -> Example:
-        recipe = self.recipe
-        assert recipe.talkers is not None
-        count = int(rng.integers(recipe.talkers[0], recipe.talkers[1] + 1))
-        talkers = [utterance]
-        while len(talkers) < count:
-            talkers.append(self._draw_other(talkers, rng))
-        waves = [_read(talker, rate) for talker in talkers]
-        gains, starts = [0.0], [0]
+    def _make_noisy(self, utterance: Utterance, rate: int, rng: np.random.Generator) -> tuple[AudioExample, MixDetails]:
+        details: MixDetails = {}
+        target = _read_audible(utterance, rate)
+        speech = target
+        if rng.random() < self.config.room_probability:
+            details["rt60_s"] = _draw_uniform(self.config.rt60_s, rng)
+            speech, details["distance_m"] = reverberate(target, rate, details["rt60_s"], rng)
+        input_audio = self._add_noise(speech, [utterance], rate, rng, details)
+        return AudioExample(utterance, target, input_audio), details
+
+    def _make_mixture(
+        self, utterance: Utterance, rate: int, rng: np.random.Generator
+    ) -> tuple[AudioExample, MixDetails]:
+        talkers = self._draw_talkers(utterance, rng)
+        waves = [_read_audible(talker, rate) for talker in talkers]
+        # The utterance itself stays at its level and starts at 0.
+        gains_db = [0.0]
+        starts = [0]
         for wave in waves[1:]:
-            difference = _draw(recipe.level_difference_db, rng)
-            gains.append(active_level_db(waves[0], rate) + difference - active_level_db(wave, rate))
-            starts.append(round(_draw(recipe.offset_s, rng) * rate))
-        length = max(start + len(wave) for start, wave in zip(starts, waves, strict=True))
-        placed = [
-            np.pad(amplify(wave, gain), (start, length - start - len(wave)))
-            for wave, gain, start in zip(waves, gains, starts, strict=True)
-        ]
-        onsets = [onset_s(wave, rate) for wave in placed]
-        order = sorted(range(count), key=onsets.__getitem__)  # who is heard first, not whose recording begins first
-        facts = {
+            difference_db = _draw_uniform(self.config.level_difference_db, rng)
+            gains_db.append(active_level_db(waves[0], rate) + difference_db - active_level_db(wave, rate))
+            starts.append(round(_draw_uniform(self.config.offset_s, rng) * rate))
+        tracks = _place_on_tracks(waves, gains_db, starts)
+
+        # Sort by the first sound of each talker; a recording that starts first may begin with silence.
+        onsets = [onset_s(track, rate) for track in tracks]
+        order = sorted(range(len(tracks)), key=onsets.__getitem__)
+        details = {
             "utterances": [talkers[i].id for i in order],
             "offsets_s": [starts[i] / rate for i in order],
             "onsets_s": [onsets[i] for i in order],
-            "gains_db": [gains[i] for i in order],
+            "gains_db": [gains_db[i] for i in order],
         }
-        first, *others = [placed[i] for i in order]
-        heard = self._add_noise(np.sum(placed, axis=0, dtype=np.float32), talkers, rate, rng, facts)
-        names = {"texts": [talkers[i].text for i in order], "speakers": [talkers[i].speaker for i in order]}
-        return Example(talkers[order[0]], first, heard, tuple(others), {"mix": facts, **names})
+        columns = {
+            "texts": [talkers[i].text for i in order],
+            "speakers": [talkers[i].speaker for i in order],
+        }
+        first, *others = [tracks[i] for i in order]
+        input_audio = self._add_noise(np.sum(tracks, axis=0, dtype=np.float32), talkers, rate, rng, details)
+        return AudioExample(talkers[order[0]], first, input_audio, tuple(others), columns), details
 
-    def _disguised(self, utterance: Utterance, rate: int, rng: np.random.Generator) -> Example:
-        target = _read(utterance, rate)
-        pitch, formants = _draw_factor(self.recipe.pitch, rng), _draw_factor(self.recipe.formants, rng)
-        heard = disguise(target, rate, pitch, formants, rng)
-        return Example(utterance, target, heard, facts={"mix": {"pitch": pitch, "formants": formants}})
+    def _make_disguised(
+        self, utterance: Utterance, rate: int, rng: np.random.Generator
+    ) -> tuple[AudioExample, MixDetails]:
+        target = _read_audible(utterance, rate)
+        pitch = _draw_factor(self.config.pitch, rng)
+        formants = _draw_factor(self.config.formants, rng)
+        input_audio = disguise_voice(target, rate, pitch, formants, rng)
+        return AudioExample(utterance, target, input_audio), {"pitch": pitch, "formants": formants}
 
     def _add_noise(
-        self, speech: Waveform, talkers: list[Utterance], rate: int, rng: np.random.Generator, facts: Facts
+        self, speech: Waveform, talkers: list[Utterance], rate: int, rng: np.random.Generator, details: MixDetails
     ) -> Waveform:
-        """Speech in noise of a kind, and at a ratio, that are drawn and written into `facts`; or the speech alone."""
-        probabilities = self.recipe.noise
+        """Draw a kind of noise and an SNR, write them into `details` and add the noise. It may draw no noise at all."""
+        probabilities = self.config.noise
         kinds = [*probabilities, None]
         kind = kinds[int(np.searchsorted(np.cumsum(list(probabilities.values())), rng.random(), side="right"))]
-        facts["noise"] = kind
+        details["noise"] = kind
         if kind is None:
             return speech
-        noise, facts["noise_id"] = self._draw_noise(kind, len(speech), talkers, rate, rng)
-        snr_db = facts["snr_db"] = _draw(self.recipe.snr_db, rng)
-        return speech + amplify(noise, active_level_db(speech, rate) - snr_db - level_db(noise))
+        noise, details["noise_id"] = self._draw_noise(kind, len(speech), talkers, rate, rng)
+        details["snr_db"] = _draw_uniform(self.config.snr_db, rng)
+        return speech + amplify(noise, active_level_db(speech, rate) - details["snr_db"] - level_db(noise))
 
     def _draw_noise(
         self, kind: str, length: int, talkers: list[Utterance], rate: int, rng: np.random.Generator
     ) -> tuple[Waveform, str | list[str]]:
-        """-> (length,) and what it is, in the words of its kind"""
+        """Return (length,) noise, and its color or the ids of its recordings."""
         if kind == "coloured":
-            return noises.coloured(length, rate, rng)
+            return colored_noise(length, rate, rng)
         if kind == "modulated":
-            return noises.modulated(length, rate, rng)
+            return modulated_noise(length, rate, rng)
         if kind == "recorded":
             index = int(rng.integers(len(self.noise)))
-            return noises.cut(self._recording(index, rate), length, rate, rng), self.noise[index].id
-        voices = [self._draw_other(talkers, rng) for _ in range(rng.integers(_BABBLE[0], _BABBLE[1] + 1))]
-        return noises.babble([_read(voice, rate) for voice in voices], length, rate, rng), [v.id for v in voices]
+            return cut_noise(self._read_noise(index, rate), length, rate, rng), self.noise[index].id
+        lowest, highest = _NUM_BABBLE_VOICES
+        voices = [self._draw_other_speaker(talkers, rng) for _ in range(rng.integers(lowest, highest + 1))]
+        waves = [_read_audible(voice, rate) for voice in voices]
+        return babble_noise(waves, length, rate, rng), [voice.id for voice in voices]
 
-    def _draw_other(self, talkers: list[Utterance], rng: np.random.Generator) -> Utterance:
-        """An utterance of somebody else; `_check` has made sure that there is one."""
-        taken = {_voice(talker) for talker in talkers}
-        while _voice(other := self.corpus[int(rng.integers(len(self.corpus)))]) in taken:
-            pass
-        return other
+    def _draw_talkers(self, utterance: Utterance, rng: np.random.Generator) -> list[Utterance]:
+        assert self.config.talkers is not None, "MixConfig checks this"
+        lowest, highest = self.config.talkers
+        count = int(rng.integers(lowest, highest + 1))
+        talkers = [utterance]
+        while len(talkers) < count:
+            talkers.append(self._draw_other_speaker(talkers, rng))
+        return talkers
 
-    def _finish(self, example: Example, rate: int, rng: np.random.Generator) -> Example:
-        """Bring all signals to the level that is drawn, together, and below full scale; write out the facts."""
+    def _draw_other_speaker(self, talkers: list[Utterance], rng: np.random.Generator) -> Utterance:
+        """Draw an utterance of a speaker who is not among the talkers."""
+        taken = {_speaker_key(talker) for talker in talkers}
+        # The constructor has checked that there are enough speakers, so this ends.
+        while True:
+            other = self.corpus[int(rng.integers(len(self.corpus)))]
+            if _speaker_key(other) not in taken:
+                return other
+
+    def _draw_gain_db(self, example: AudioExample, rate: int, rng: np.random.Generator) -> float:
+        """Return the gain that brings the target to the level drawn, and no signal above full scale."""
         gain_db = 0.0
-        if self.recipe.level_db is not None:
-            gain_db = _draw(self.recipe.level_db, rng) - active_level_db(example.target, rate)
+        if self.config.level_db is not None:
+            gain_db = _draw_uniform(self.config.level_db, rng) - active_level_db(example.target, rate)
         peak_db = 20 * np.log10(max(np.abs(signal).max() for signal in example.signals))
-        gain_db = min(gain_db, -float(peak_db))
-        target, heard, *others = [amplify(signal, gain_db) for signal in example.signals]
-        facts = {**example.facts, "mix": json.dumps(_rounded({**example.facts["mix"], "gain_db": gain_db}))}
-        return Example(example.item, target, heard, tuple(others), facts)
+        return min(gain_db, -float(peak_db))
 
-    def _check(self) -> None:
-        recipe = self.recipe
-        if mixed := [item.id for item in self.corpus if item.sources]:
+    def _check_noise(self) -> None:
+        uses_recordings = self.config.noise.get("recorded", 0) > 0
+        if uses_recordings and not self.noise:
             raise ValueError(
-                f"the corpus was mixed by those who published it ({mixed[0]} has its sources): leave out --mix, or "
-                "name a folder of clean speech"
-            )
-        recorded, babble = recipe.noise.get("recorded", 0) > 0, recipe.noise.get("babble", 0) > 0
-        if recorded and not self.noise:
-            raise ValueError(
-                "the recipe draws recorded noise and none was given: name a folder with --noise, or set noise.recorded "
+                "the recipe uses recorded noise and none was given: name a folder with --noise, or set noise.recorded "
                 "to 0"
             )
-        if self.noise and not recorded:
+        if self.noise and not uses_recordings:
             raise ValueError("noise recordings were given with --noise, but noise.recorded of the recipe is 0")
-        if recipe.room_probability:
-            check_extra()
-        if recipe.kind == "mixture" and (unnamed := [item.id for item in self.corpus if item.speaker is None]):
+
+    def _check_speakers(self) -> None:
+        mixed = [utterance.id for utterance in self.corpus if utterance.sources]
+        if mixed:
             raise ValueError(
-                f"a mixture is of different speakers, and {len(unnamed)} utterances name none, first {unnamed[0]}: add "
-                "a column speaker to the corpus' manifest"
+                f"the corpus already consists of mixed speech ({mixed[0]} has its sources): leave out --mix, or name a "
+                "folder of clean speech"
             )
-        needed = (recipe.talkers or (1, 1))[1] + babble
-        voices = len({_voice(item) for item in self.corpus})
-        if 0 < voices < needed:
-            wanted = f"{(recipe.talkers or (1, 1))[1]} talkers" + " and another speaker for babble" * babble
+        unnamed = [utterance.id for utterance in self.corpus if utterance.speaker is None]
+        if self.config.kind == "mixture" and unnamed:
             raise ValueError(
-                f"the recipe mixes {wanted}, and the corpus has {voices} speaker(s): add recordings of others, or "
-                "lower talkers or set noise.babble to 0 in the recipe"
+                f"a mixture needs different speakers, and {len(unnamed)} utterances name none, first {unnamed[0]}: add "
+                "a column speaker to the manifest of the corpus"
+            )
+        needed = self.config.max_talkers
+        purpose = f"{needed} talkers"
+        if self.config.noise.get("babble", 0) > 0:
+            needed += 1
+            purpose += " and another speaker for babble"
+        num_speakers = len({_speaker_key(utterance) for utterance in self.corpus})
+        # An empty corpus is reported by the tokenization.
+        if 0 < num_speakers < needed:
+            raise ValueError(
+                f"the recipe mixes {purpose}, and the corpus has {num_speakers} speaker(s): add recordings of others, "
+                "or lower talkers or set noise.babble to 0 in the recipe"
             )
 
 
-def _voice(item: Utterance) -> str:
-    """The speaker; whoever is not named counts as somebody else each time."""
-    return f"utterance {item.id}" if item.speaker is None else f"speaker {item.speaker}"
+class Premixed:
+    """A corpus of recordings with `sources`, with the interface of a `Mixer`. Nothing is drawn.
+
+    Args:
+        corpus: from `read_corpus`.
+
+    Raises:
+        ValueError: Some recordings have no sources.
+    """
+
+    def __init__(self, corpus: Sequence[Utterance]) -> None:
+        self.rows = list(corpus)
+        clean = [row.id for row in self.rows if not row.sources]
+        if clean:
+            raise ValueError(f"{len(clean)} of {len(self.rows)} recordings have no sources, first {clean[0]}")
+
+    @property
+    def input_name(self) -> str:
+        """What the model's input is called: "noisy" or "mixture". Its columns start with this word."""
+        return "mixture" if self.max_signals > 2 else "noisy"
+
+    @property
+    def max_signals(self) -> int:
+        """Highest number of signals in an example: the input and its sources."""
+        return 1 + max(len(row.sources) for row in self.rows)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the section `mix` of a manifest: which version, such as mix_clean or mix_both, was read."""
+        folders = {Path(str(row.audio)).parent.name for row in self.rows}
+        return {"kind": self.input_name, "folders": sorted(folders)}
+
+    def example(self, row: Utterance, sampling_rate: int) -> AudioExample:
+        """Read the example of one of `rows`, its talkers in the order in which they start to speak.
+
+        Args:
+            row: one of `rows`.
+            sampling_rate: rate of the signals in Hz.
+
+        Raises:
+            OSError, ValueError: A recording cannot be read, is silent, or differs from the others in length.
+        """
+        input_audio, _ = row.read(sampling_rate)
+        waves = []
+        for source in row.sources:
+            wave, _ = source.read(sampling_rate)
+            if len(wave) != len(input_audio):
+                raise ValueError(
+                    f"{source.audio} has {len(wave)} samples and {row.audio} {len(input_audio)} at {sampling_rate} Hz: "
+                    "a source must be as long as the recording it is part of"
+                )
+            waves.append(wave)
+        onsets = [onset_s(wave, sampling_rate) for wave in waves]
+        order = sorted(range(len(waves)), key=onsets.__getitem__)
+        talkers = [row.sources[i] for i in order]
+        tracks = [waves[i] for i in order]
+        mix = {
+            "utterances": [talker.id for talker in talkers],
+            "onsets_s": [round(onsets[i], 6) for i in order],
+        }
+        columns = {
+            "utterance": talkers[0].id,
+            "mix": json.dumps(mix),
+            "texts": [talker.text for talker in talkers],
+            "speakers": [talker.speaker for talker in talkers],
+        }
+        utterance = Utterance(row.id, row.audio, talkers[0].text, talkers[0].speaker, extra=row.extra)
+        return AudioExample(utterance, tracks[0], input_audio, tuple(tracks[1:]), columns)
 
 
-def _read(item: Utterance, rate: int) -> Waveform:
-    """(T,); errors say which recording it is, since an example may need several"""
+def _place_on_tracks(waves: list[Waveform], gains_db: list[float], starts: list[int]) -> list[Waveform]:
+    """Amplify each recording and pad it to one common length. Returns (T,) each."""
+    length = max(start + len(wave) for start, wave in zip(starts, waves, strict=True))
+    tracks = []
+    for wave, gain_db, start in zip(waves, gains_db, starts, strict=True):
+        tracks.append(np.pad(amplify(wave, gain_db), (start, length - start - len(wave))))
+    return tracks
+
+
+def _speaker_key(utterance: Utterance) -> str:
+    """Return a key of the speaker. An utterance that names none counts as a speaker of its own."""
+    return f"utterance {utterance.id}" if utterance.speaker is None else f"speaker {utterance.speaker}"
+
+
+def _read_audible(utterance: Utterance, rate: int) -> Waveform:
+    """Read (T,), refusing silence. Errors name the recording, since an example may need several."""
     try:
-        wave, _ = item.read(rate)
+        wave, _ = utterance.read(rate)
         active_level_db(wave, rate)
     except ValueError as error:
-        raise ValueError(f"{item.audio}: {error}") from None
+        raise ValueError(f"{utterance.audio}: {error}") from None
     return wave
 
 
-def _draw(limits: Range | None, rng: np.random.Generator) -> float:
-    assert limits is not None, "the recipe has checked that"
+def _draw_uniform(limits: Range | None, rng: np.random.Generator) -> float:
+    assert limits is not None, "MixConfig checks this"
     return float(rng.uniform(*limits))
 
 
 def _draw_factor(limits: Range | None, rng: np.random.Generator) -> float:
-    assert limits is not None, "the recipe has checked that"
+    assert limits is not None, "MixConfig checks this"
     return float(np.exp(rng.uniform(*np.log(limits))))
 
 
-def _rounded(value: Any) -> Any:
+def _round_floats(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: _round_floats(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_rounded(item) for item in value]
+        return [_round_floats(item) for item in value]
     return round(value, 6) if isinstance(value, float) else value

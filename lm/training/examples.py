@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from ...data.batching import Example
-from ...data.packing import pack
+from ...data.batching import Example, pack
 from ..templates import IGNORED, Template
 from ..vocabulary import Vocabulary
 

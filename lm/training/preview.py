@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ...data.packing import efficiency
+from ...data.batching import packing_efficiency
 from ..features import language_model
 from ..model import SpeechLM
 from ..parameters import count_trainable
@@ -48,7 +48,7 @@ def preview(lm: SpeechLM, examples: Examples, fresh: bool, folder: Path) -> str:
         (
             "rows",
             f"{len(examples)} of up to {max(examples.row_lengths)} ids, "
-            f"{100 * efficiency(examples.lengths, examples.rows):.1f} % of them filled",
+            f"{100 * packing_efficiency(examples.lengths, examples.rows):.1f} % of them filled",
         ),
         ("parameters", parameters(lm)),
         ("expected loss", expected(lm, examples, fresh)),

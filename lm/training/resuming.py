@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...data.shards import describe_codec
+from ...data.token_store import describe_codec
 from ...tokenizer import AudioTokenizer
 from ...tokenizer.files import write_whole
 from .examples import DatasetStats, Examples, Source

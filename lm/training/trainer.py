@@ -18,8 +18,7 @@ from torch import Tensor
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from ...data.batching import PackCollator
-from ...data.sampler import LengthGroupedSampler
+from ...data.batching import LengthGroupedSampler, PackCollator
 from ..features import language_model
 from ..info import SpeechLMInfo
 from ..model import SpeechLM

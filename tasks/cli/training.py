@@ -32,16 +32,18 @@ def tokenize(
         quiet: Hide the progress bar.
     """
     from ...data.corpus import read_corpus
-    from ...data.mixing import Mixer, read_recipe
+    from ...data.mixing.mix_config import MixConfig
+    from ...data.mixing.mixer import Mixer
     from ...data.token_store import describe
     from ...data.tokenization import tokenize_corpus
     from ...tokenizer import AudioTokenizer
+    from ...tokenizer.files import load_config
 
     if noise is not None and mix is None:
         raise ValueError("--noise needs --mix, a YAML file with noise levels such as configs/mix/enhancement.yaml")
     items = read_corpus(corpus, layout=layout, columns=columns)
     # Mistakes in the YAML file are found before the codec is loaded.
-    source = Mixer(read_recipe(mix), items, read_corpus(noise) if noise else ()) if mix else items
+    source = Mixer(load_config(MixConfig, mix), items, read_corpus(noise) if noise else ()) if mix else items
     manifest = tokenize_corpus(
         source,
         store,
@@ -64,7 +66,7 @@ def align(store: Path, texts: Path | None = None, language: str = "en-us", quiet
         language: Language code of espeak-ng.
         quiet: Hide the progress bar.
     """
-    from ...data.alignment import align_store
+    from ...data.forced_alignment import align_store
 
     lines = texts.read_text(encoding="utf-8").splitlines() if texts else ()
     return align_store(store, lines, language, progress=not quiet)

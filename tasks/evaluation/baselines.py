@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data.shards import weights_hash
+from ...data.token_store import weights_hash
 from ...tokenizer import AudioTokenizer, read_audio, resample, write_audio
 from .metrics.metric import RATE
 

@@ -9,8 +9,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ...data.corpus import Utterance, read_corpus
-from ...data.mixing import Mixer, Premixed, read_recipe
+from ...data.mixing.mix_config import MixConfig
+from ...data.mixing.mixer import Mixer, Premixed
 from ...tokenizer import AudioTokenizer
+from ...tokenizer.files import load_config
 from ..inference.inputs import open_model
 from .metrics import EvalSample, Metric, load_scorers
 from .results import ItemResult, append_to_record, code_version, read_record, table_of_results
@@ -57,7 +59,7 @@ def evaluate_task(
         )
     mixer: Mixer | Premixed | None = None
     if mix is not None:
-        mixer = Mixer(read_recipe(mix), items, read_corpus(noise) if noise else ())
+        mixer = Mixer(load_config(MixConfig, mix), items, read_corpus(noise) if noise else ())
     elif rewrites:
         mixer = Premixed(items)
     items = choose_items(items if mixer is None else mixer.rows, limit, seed)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ...data.shards import weights_hash
+from ...data.token_store import weights_hash
 from .metrics.codec import code_figures
 from .metrics.words import word_counter
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ...data.example import Example
-from ...data.mixing import Mixer, Premixed
-from ...data.shards import weights_hash
-from ...data.utterance import Utterance
+from ...data.mixing.mixer import Mixer, Premixed
+from ...data.token_store import weights_hash
+from ...data.utterance import AudioExample, Utterance
 from ...lm import SpeechLM
 from ...tokenizer import AudioTokenizer, resample
 from ..inference.enhance import enhance
@@ -150,16 +149,16 @@ def mixed_systems(
     Every talker counts, in the order of who speaks first: the model has to keep it, nobody sorts its answers.
     """
     codec, heard = codec_baseline(CEILING, lm.audio_tokenizer), TASK_INPUT[task]
-    if mixer.heard != heard:
-        raise ValueError(f"{task} needs a recipe of kind {heard}, or such a corpus, found {mixer.heard}")
+    if mixer.input_name != heard:
+        raise ValueError(f"{task} needs a recipe of kind {heard}, or such a corpus, found {mixer.input_name}")
     mixed = lru_cache(maxsize=None)(lambda i: mixer.example(items[i], RATE))
     task_template(lm, task)  # refuses a model of another task
     known = {template.name for template in lm.info.templates}
     ways: list[InputKind] = [way for way in INPUTS if {"features": f"{task}-features", "codes": task}[way] in known]
 
-    def system(name: str, key: str, answer: Callable[[Example], Sequence[np.ndarray]], **facts: str) -> System:
+    def system(name: str, key: str, answer: Callable[[AudioExample], Sequence[np.ndarray]], **facts: str) -> System:
         def make(i: int) -> list[EvalSample]:
-            targets, texts = _targets(mixed(i)), mixed(i).facts.get("texts") or [items[i].text or ""]
+            targets, texts = _targets(mixed(i)), mixed(i).columns.get("texts") or [items[i].text or ""]
             answers = zip(answer(mixed(i)), texts, targets, strict=True)
             return [
                 EvalSample(wave, RATE, text, target, {"similarity": target}, facts) for wave, text, target in answers
@@ -167,11 +166,11 @@ def mixed_systems(
 
         return System(name, key, make)
 
-    def for_all(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Example], list[np.ndarray]]:
+    def for_all(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[AudioExample], list[np.ndarray]]:
         return lambda example: [change(_heard(example))] * len(_targets(example))
 
     def written(way: InputKind) -> System:
-        def answer(example: Example) -> Sequence[np.ndarray]:
+        def answer(example: AudioExample) -> Sequence[np.ndarray]:
             talkers, wave = _targets(example), _heard(example)
             options: dict[str, Any] = {"sampling_rate": RATE, "input_kind": way}
             result: Any = enhance(wave, lm, **options) if task == "se" else separate(wave, lm, len(talkers), **options)
@@ -180,7 +179,7 @@ def mixed_systems(
         name = {"se": ENHANCED, "ss": SEPARATED}[task] + (" from codes" if way != ways[0] else "")
         return system(name, weights_hash(lm.model), answer, input=INPUTS[way])
 
-    def suppressed(name: str) -> Callable[[Example], list[np.ndarray]]:
+    def suppressed(name: str) -> Callable[[AudioExample], list[np.ndarray]]:
         return for_all(lambda wave: SUPPRESSORS[name](wave, RATE))
 
     return [
@@ -193,14 +192,14 @@ def mixed_systems(
     ]
 
 
-def _targets(example: Example) -> list[np.ndarray]:
+def _targets(example: AudioExample) -> list[np.ndarray]:
     """Every talker, in the order of first speech."""
     return [example.target, *example.others]
 
 
-def _heard(example: Example) -> np.ndarray:
-    assert example.heard is not None  # it was mixed
-    return example.heard
+def _heard(example: AudioExample) -> np.ndarray:
+    assert example.input_audio is not None  # it was mixed
+    return example.input_audio
 
 
 def _others(items: Sequence[Utterance], i: int) -> dict[str, Utterance]:

@@ -8,7 +8,7 @@ from typing import Any, overload
 
 import torch
 
-from ...data.phonemes import cut
+from ...data.phonemes import split_units
 from ...lm.answering import usual_sampling
 from ...lm.generation import Generation, StopReason
 from ...lm.model import SpeechLM
@@ -164,7 +164,7 @@ def speech_prompts(lm: SpeechLM, text: str, voice_values: dict[str, Any]) -> lis
     template = _speech_template(lm, "speaker" not in voice_values)
     if template.target.kind == "aligned":
         prompts = []
-        for units in cut(lm.units(text), MAX_UNITS):
+        for units in split_units(lm.units(text), MAX_UNITS):
             prompts.append(template.prompt(lm.vocabulary, lm.unit_window(), units=units, **voice_values))
         return prompts
 

@@ -38,7 +38,7 @@ def rewritten(config: TableConfig, name: str, models: Mapping[str, SpeechLM]) ->
     test_set, items = config.first
     rows = []
     for mixer in config.mixers(items, *(kind for kind, task in TASKS.items() if task in models)):
-        task = TASKS[mixer.heard]
+        task = TASKS[mixer.input_name]
         chosen = config.some(mixer.rows)
         systems, ids = mixed_systems(task, mixer, chosen, models[task]), names_of(test_set, chosen, mixer)
         found = evaluate_systems(systems, ids, config.metrics(items), config.seed, config.record, config.progress)

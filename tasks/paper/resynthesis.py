@@ -36,7 +36,7 @@ def noisy_table(config: TableConfig) -> Table:
             ids = names_of(name, chosen, mixer)
             example = lru_cache(maxsize=1)(lambda i, mixer=mixer, chosen=chosen: mixer.example(chosen[i], RATE))
             clean = lambda i, example=example: example(i).target  # noqa: E731
-            heard = lambda i, example=example: example(i).heard  # noqa: E731
+            heard = lambda i, example=example: example(i).input_audio  # noqa: E731
             found = judged(config, chosen, ids, clean, clean, [unchanged(REFERENCE)])
             found |= judged(config, chosen, ids, heard, clean, [unchanged("noisy"), *config.baselines])
             rows += [measured(system, lines, config.seed, test_set=name) for system, lines in found.items()]

@@ -10,8 +10,10 @@ from pathlib import Path
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from ...data.corpus import read_corpus
-from ...data.mixing import Mixer, Premixed, read_recipe
+from ...data.mixing.mix_config import MixConfig
+from ...data.mixing.mixer import Mixer, Premixed
 from ...data.utterance import Utterance
+from ...tokenizer.files import load_config
 from ..evaluation.baselines import Baseline, open_baseline
 from ..evaluation.evaluate import choose_items, read_with_texts
 from ..evaluation.metrics import Metric, load_scorers
@@ -92,9 +94,10 @@ class TableConfig:
         Raises:
             ValueError: there is no recipe of these kinds.
         """
-        if items[0].sources and not self.mix and Premixed(items).heard in kinds:
+        if items[0].sources and not self.mix and Premixed(items).input_name in kinds:
             return [Premixed(items)]
-        recipes = [recipe for recipe in map(read_recipe, self.mix) if recipe.kind in kinds]
+        recipes = [load_config(MixConfig, path) for path in self.mix]
+        recipes = [recipe for recipe in recipes if recipe.kind in kinds]
         if not recipes:
             raise ValueError(
                 f"this table needs --mix, recipes of kind {' or '.join(kinds)}, which say how the recordings that are "
@@ -110,7 +113,7 @@ def names_of(test_set: str, rows: Sequence[Utterance], mixer: Mixer | Premixed |
     mixed = ""
     if mixer is not None:
         digest = hashlib.sha256(json.dumps(mixer.describe(), sort_keys=True).encode()).hexdigest()
-        mixed = f"{mixer.heard} {digest[:8]}/"
+        mixed = f"{mixer.input_name} {digest[:8]}/"
     return [f"{test_set}/{mixed}{row.id}" for row in rows]
 
 

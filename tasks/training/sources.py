@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ...data.alignment import read_alignment, read_lexicon
-from ...data.pairs import WithReferences
-from ...data.shards import describe_codec
-from ...data.token_store import TokenStore
+from ...data.forced_alignment import read_alignment, read_lexicon
+from ...data.token_store import ReferenceDataset, TokenStore, describe_codec
 from ...lm.templates import Template
 from ...lm.training import ExtraTask, LMRecipe
 from ...tokenizer import AudioTokenizer
@@ -97,7 +95,9 @@ def read_part(part: ExtraTask, recipe: LMRecipe, audio_tokenizer: AudioTokenizer
         frames = (ZERO_SHOT_REFERENCE_S if whole else CONVERSION_REFERENCE_S) * audio_tokenizer.frame_rate
         most = int(frames) * len(audio_tokenizer.codebook_sizes)
         pool = train_dataset.with_format("numpy")
-        splits = tuple(WithReferences(side, pool, most, whole, recipe.seed, tokens.utterance_column) for side in splits)  # type: ignore[assignment,arg-type]
+        splits = tuple(
+            ReferenceDataset(side, pool, most, whole, recipe.seed, tokens.utterance_column) for side in splits
+        )  # type: ignore[assignment,arg-type]
         left = len(train_dataset) + len(eval_dataset) - sum(map(len, splits))
         left_out["have no other utterance of their speaker for a reference"] = left
     return Part(template, *splits, part.repeat, left_out, store)

@@ -5,8 +5,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...data.corpus import read_corpus
-from ...data.summary import summarise
+from ...data.corpus import read_corpus, summarize_corpus
 from ...data.utterance import Utterance
 from ...tokenizer.files import write_whole
 from ...tokenizer.training import read_stages, result_folder, train_codec
@@ -44,7 +43,7 @@ def train_stages(recipe: Path, corpus: Path, run: Path, only: str | None, asr: s
 
 def _remember_corpus(items: Sequence[Utterance], run: Path) -> None:
     """Write `data.json`, for the card and for whoever continues."""
-    path, now = run / "data.json", summarise(items)
+    path, now = run / "data.json", summarize_corpus(items)
     before = json.loads(path.read_text()) if path.exists() else now
     if before["sha256"] != now["sha256"]:
         raise ValueError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data.alignment import read_lexicon
+from ...data.forced_alignment import read_lexicon
 from ...lm import LengthWindow, SpeechLM
 from ...lm.training import Examples, ExtraTask, LMRecipe, Source, WordErrors, build, preview, read_recipe, train
 from ...tokenizer import AudioTokenizer

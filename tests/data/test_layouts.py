@@ -8,7 +8,8 @@ import pytest
 import soundfile
 
 from focallm.data.corpus import read_corpus
-from focallm.data.mixing import Mixer, MixRecipe, Premixed
+from focallm.data.mixing.mix_config import MixConfig
+from focallm.data.mixing.mixer import Mixer, Premixed
 from focallm.data.token_store import TokenStore
 from focallm.data.tokenization import tokenize_corpus
 from focallm.tokenizer import AudioTokenizer
@@ -158,7 +159,7 @@ def test_librimix_without_librispeech_has_no_texts_and_says_what_else_is_missing
         read_corpus(tmp_path, layout="libri2mix")
     version = _librimix(tmp_path, "61-70968-0000_84-1-0002", "mix_clean")
     assert [one.text for one in read_corpus(tmp_path, layout="libri2mix")[0].sources] == [None, None]
-    with pytest.raises(ValueError, match="is a mixture of 2 by its name, and the layout of 3"):
+    with pytest.raises(ValueError, match="says a mixture of 2, and the layout is for 3: choose --layout libri2mix"):
         read_corpus(version, layout="libri3mix")
     (version / "test/s2/61-70968-0000_84-1-0002.wav").unlink()
     with pytest.raises(ValueError, match=r"1 sources of 1 mixtures are missing.*needed are the folders s1 to s2"):
@@ -217,7 +218,7 @@ def test_a_store_of_voicebank_has_clean_and_noisy_codes(tmp_path: Path, codec) -
             np.testing.assert_array_equal(row[column], tokenizer(file)["input_ids"][0])
         assert (row["codes"] != row["noisy_codes"]).any()
         assert row["utterance"] == row["id"]
-    assert len(list((tmp_path / "store/listen").glob("*.heard.wav"))) == 1
+    assert len(list((tmp_path / "store/listen").glob("*.input.wav"))) == 1
 
 
 def test_a_store_of_libri2mix_has_its_talkers_first_to_speak_first(tmp_path: Path, codec) -> None:
@@ -240,8 +241,8 @@ def test_a_store_of_libri2mix_has_its_talkers_first_to_speak_first(tmp_path: Pat
 def test_what_was_mixed_is_not_mixed_again_nor_read_with_unequal_lengths(tmp_path: Path) -> None:
     _voicebank(tmp_path)
     corpus = read_corpus(tmp_path, layout="voicebank")
-    with pytest.raises(ValueError, match=r"was mixed by those who published it \(p232_001 has its sources\)"):
-        Mixer(MixRecipe("noisy", noise={"coloured": 1.0}, snr_db=(0.0, 0.0)), corpus)
+    with pytest.raises(ValueError, match=r"already consists of mixed speech \(p232_001 has its sources\)"):
+        Mixer(MixConfig("noisy", noise={"coloured": 1.0}, snr_db=(0.0, 0.0)), corpus)
     with pytest.raises(ValueError, match="1 of 2 recordings have no sources, first p232_001"):
         Premixed([corpus[1], corpus[0].sources[0]])
     _write(tmp_path / "clean_testset_wav/p232_001.wav", _tone(200, seconds=0.4))

@@ -20,21 +20,29 @@ import yaml
 from datasets import load_dataset
 
 from focallm.data.corpus import read_corpus
-from focallm.data.encoding import Encoder
-from focallm.data.mixing import Mixer, MixRecipe, read_recipe
-from focallm.data.mixing.disguise import disguise, stretch
-from focallm.data.mixing.levels import active_level_db, amplify, level_db, onset_s
-from focallm.data.mixing.noise import coloured, cut
-from focallm.data.mixing.rooms import reverberate
+from focallm.data.mixing.audio_effects import (
+    active_level_db,
+    amplify,
+    colored_noise,
+    cut_noise,
+    disguise_voice,
+    level_db,
+    onset_s,
+    reverberate,
+    time_stretch,
+)
+from focallm.data.mixing.mix_config import MixConfig
+from focallm.data.mixing.mixer import Mixer
 from focallm.data.token_store import TokenStore, describe
-from focallm.data.tokenization import tokenize_corpus
+from focallm.data.tokenization import Encoder, tokenize_corpus
 from focallm.tokenizer import AudioTokenizer
+from focallm.tokenizer.files import load_config
 
 RATE = 16000
 NOISES = {"recorded": 0.4, "coloured": 0.2, "modulated": 0.2, "babble": 0.2}
-RECIPES = {
-    "noisy": MixRecipe("noisy", copies=2, level_db=(-30, -20), noise=NOISES, snr_db=(-5, 20)),
-    "mixture": MixRecipe(
+CONFIGS = {
+    "noisy": MixConfig("noisy", copies=2, level_db=(-30, -20), noise=NOISES, snr_db=(-5, 20)),
+    "mixture": MixConfig(
         "mixture",
         talkers=(2, 3),
         offset_s=(0, 0.5),
@@ -42,7 +50,7 @@ RECIPES = {
         noise={"recorded": 0.5},
         snr_db=(0, 9),
     ),
-    "disguised": MixRecipe("disguised", pitch=(0.7, 1.5), formants=(0.8, 1.2)),
+    "disguised": MixConfig("disguised", pitch=(0.7, 1.5), formants=(0.8, 1.2)),
 }
 
 
@@ -97,13 +105,13 @@ def codec():
 def stores(corpus, noise, codec, tmp_path_factory):
     """The store of an undisturbed run for each kind."""
     root = tmp_path_factory.mktemp("stores")
-    for kind in RECIPES:
+    for kind in CONFIGS:
         _tokenize(_mixer(kind, corpus, noise), root / kind, codec, listen=1)
     return root
 
 
 def _mixer(kind, corpus, noise):
-    recipe = RECIPES[kind]
+    recipe = CONFIGS[kind]
     return Mixer(recipe, corpus, noise if "recorded" in recipe.noise else ())
 
 
@@ -117,13 +125,13 @@ def _hashes(store):
 
 
 def _examples(mixer):
-    return [(example := mixer.example(row, RATE), json.loads(example.facts["mix"])) for row in mixer.rows]
+    return [(example := mixer.example(row, RATE), json.loads(example.columns["mix"])) for row in mixer.rows]
 
 
 # Draws
 
 
-@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize("kind", CONFIGS)
 def test_workers_batches_and_processes_change_no_byte(kind, corpus, noise, codec, stores, tmp_path):
     _tokenize(_mixer(kind, corpus, noise), tmp_path / "one", codec, workers=1, batch_seconds=0.1)
     _tokenize(_mixer(kind, corpus, noise), tmp_path / "four", codec, workers=4, batch_seconds=1000)
@@ -150,34 +158,34 @@ def test_killed_and_run_again_it_ends_with_the_same_hashes(
     assert _hashes(store) == _hashes(stores / "noisy")
 
 
-@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize("kind", CONFIGS)
 def test_an_example_depends_on_recipe_utterance_and_copy_only(kind, corpus, noise):
     forwards = [example for example, _ in _examples(_mixer(kind, corpus, noise))]
     mixer = _mixer(kind, corpus, noise)
     for row, expected in reversed(list(zip(mixer.rows, forwards, strict=True))):
         example = mixer.example(row, RATE)
-        assert example.facts == expected.facts
+        assert example.columns == expected.columns
         for a, b in zip(example.signals, expected.signals, strict=True):
             np.testing.assert_array_equal(a, b)
-    other = Mixer(dataclasses.replace(mixer.recipe, seed=1), corpus, mixer.noise)
+    other = Mixer(dataclasses.replace(mixer.config, seed=1), corpus, mixer.noise)
     assert all(
-        example.facts["mix"] != e.facts["mix"] for (example, _), e in zip(_examples(other), forwards, strict=True)
+        example.columns["mix"] != e.columns["mix"] for (example, _), e in zip(_examples(other), forwards, strict=True)
     )
-    assert len({example.facts["mix"] for example in forwards}) == len(forwards) == 9 * mixer.recipe.copies
+    assert len({example.columns["mix"] for example in forwards}) == len(forwards) == 9 * mixer.config.copies
 
 
 # Noise
 
 
 def test_noise_is_as_loud_as_was_drawn(corpus, noise):
-    examples = _examples(Mixer(dataclasses.replace(RECIPES["noisy"], copies=8), corpus, noise))
+    examples = _examples(Mixer(dataclasses.replace(CONFIGS["noisy"], copies=8), corpus, noise))
     assert {facts["noise"] for _, facts in examples} == set(NOISES)
     for example, facts in examples:
-        assert len(example.heard) == len(example.target)
-        snr_db = active_level_db(example.target, RATE) - level_db(example.heard - example.target)
+        assert len(example.input_audio) == len(example.target)
+        snr_db = active_level_db(example.target, RATE) - level_db(example.input_audio - example.target)
         assert snr_db == pytest.approx(facts["snr_db"], abs=0.1)
         assert -5 <= facts["snr_db"] <= 20
-        peak = max(abs(example.heard).max(), abs(example.target).max())
+        peak = max(abs(example.input_audio).max(), abs(example.target).max())
         assert peak <= 1 + 1e-6
         assert peak == pytest.approx(1) or -30 <= active_level_db(example.target, RATE) <= -20
     clean, _ = corpus[0].read(RATE)
@@ -196,27 +204,29 @@ def test_speech_is_measured_without_its_pauses_and_noise_with_them():
 
 
 def test_loud_mixtures_are_scaled_as_a_whole(corpus):
-    recipe = MixRecipe("noisy", level_db=(-3, -3), noise={"coloured": 1}, snr_db=(-5, -5))
+    recipe = MixConfig("noisy", level_db=(-3, -3), noise={"coloured": 1}, snr_db=(-5, -5))
     for example, facts in _examples(Mixer(recipe, corpus)):
         assert max(np.abs(s).max() for s in example.signals) == pytest.approx(1, abs=1e-5)
-        snr_db = active_level_db(example.target, RATE) - level_db(example.heard - example.target)
+        snr_db = active_level_db(example.target, RATE) - level_db(example.input_audio - example.target)
         assert snr_db == pytest.approx(-5, abs=0.1)
-        np.testing.assert_allclose(example.target, amplify(example.item.read(RATE)[0], facts["gain_db"]), atol=1e-4)
+        np.testing.assert_allclose(
+            example.target, amplify(example.utterance.read(RATE)[0], facts["gain_db"]), atol=1e-4
+        )
 
 
 def test_babble_is_of_other_speakers(corpus):
-    recipe = MixRecipe("noisy", copies=4, noise={"babble": 1}, snr_db=(0, 0))
+    recipe = MixConfig("noisy", copies=4, noise={"babble": 1}, snr_db=(0, 0))
     speakers = {item.id: item.speaker for item in corpus}
     for example, facts in _examples(Mixer(recipe, corpus)):
         assert 4 <= len(facts["noise_id"]) <= 8
-        assert example.item.speaker not in {speakers[name] for name in facts["noise_id"]}
+        assert example.utterance.speaker not in {speakers[name] for name in facts["noise_id"]}
 
 
 def test_recordings_are_cut_where_they_sound_and_repeated():
     rng = np.random.default_rng(0)
     wave = np.pad(rng.uniform(-1, 1, 500), (5000, 3000)).astype(np.float32)
     for _ in range(20):
-        piece = cut(wave, 12000, RATE, rng)
+        piece = cut_noise(wave, 12000, RATE, rng)
         assert len(piece) == 12000
         assert np.abs(piece[:320]).max() > 0
         np.testing.assert_array_equal(piece[:3500], piece[8500:])
@@ -226,7 +236,7 @@ def test_colours():
     rng = np.random.default_rng(0)
     slopes = {}
     for _ in range(20):
-        wave, colour = coloured(RATE, RATE, rng)
+        wave, colour = colored_noise(RATE, RATE, rng)
         power = np.abs(np.fft.rfft(wave)) ** 2
         slopes[colour] = 10 * np.log10(power[4000:8000].mean() / power[400:800].mean())
     assert slopes == pytest.approx({"white": 0, "pink": -10, "brown": -20}, abs=0.5)
@@ -257,45 +267,45 @@ def test_the_direct_sound_in_a_room_is_the_speech_itself():
 
 def test_noise_in_rooms_is_measured_against_the_speech_in_the_room(corpus):
     pytest.importorskip("pyroomacoustics")
-    room = MixRecipe("noisy", room_probability=1.0, rt60_s=(0.2, 0.3))
+    room = MixConfig("noisy", room_probability=1.0, rt60_s=(0.2, 0.3))
     noisy = dataclasses.replace(room, noise={"coloured": 1.0}, snr_db=(3, 3))
     for (dry, _), (wet, facts) in zip(_examples(Mixer(room, corpus)), _examples(Mixer(noisy, corpus)), strict=True):
         assert 0.2 <= facts["rt60_s"] <= 0.3
-        speech = amplify(dry.heard, facts["gain_db"])  # the room is drawn before the noise
-        assert active_level_db(speech, RATE) - level_db(wet.heard - speech) == pytest.approx(3, abs=0.1)
+        speech = amplify(dry.input_audio, facts["gain_db"])  # the room is drawn before the noise
+        assert active_level_db(speech, RATE) - level_db(wet.input_audio - speech) == pytest.approx(3, abs=0.1)
 
 
 def test_the_extra_for_rooms_is_named(corpus, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'focallm\[rooms\]'"):
-        Mixer(MixRecipe("noisy", room_probability=0.1, rt60_s=(0.2, 0.3)), corpus)
+        Mixer(MixConfig("noisy", room_probability=0.1, rt60_s=(0.2, 0.3)), corpus)
 
 
 # Mixtures
 
 
 def test_mixtures_are_the_sum_of_their_talkers_first_to_speak_first(corpus):
-    recipe = dataclasses.replace(RECIPES["mixture"], copies=4, noise={}, snr_db=None)
+    recipe = dataclasses.replace(CONFIGS["mixture"], copies=4, noise={}, snr_db=None)
     known = {item.id: item for item in corpus}
     counts = set()
     for example, facts in _examples(Mixer(recipe, corpus)):
         tracks = [example.target, *example.others]
         counts.add(len(tracks))
         assert {len(s) for s in example.signals} == {len(example.target)}
-        np.testing.assert_allclose(example.heard, np.sum(tracks, axis=0), atol=1e-6)
+        np.testing.assert_allclose(example.input_audio, np.sum(tracks, axis=0), atol=1e-6)
         onsets = [onset_s(track, RATE) for track in tracks]
         assert onsets == sorted(onsets) == pytest.approx(facts["onsets_s"])
         items = [known[name] for name in facts["utterances"]]
-        assert example.facts["speakers"] == [item.speaker for item in items]
-        assert example.facts["texts"] == [item.text for item in items]
-        assert len(set(example.facts["speakers"])) == len(tracks)
-        assert (example.item.text, example.item.speaker) == (items[0].text, items[0].speaker)
+        assert example.columns["speakers"] == [item.speaker for item in items]
+        assert example.columns["texts"] == [item.text for item in items]
+        assert len(set(example.columns["speakers"])) == len(tracks)
+        assert (example.utterance.text, example.utterance.speaker) == (items[0].text, items[0].speaker)
         for track, item, offset, gain_db in zip(tracks, items, facts["offsets_s"], facts["gains_db"], strict=True):
             assert 0 <= offset <= 0.5
             wave, start = item.read(RATE)[0], round(offset * RATE)
             expected = np.pad(amplify(wave, gain_db + facts["gain_db"]), (start, len(track) - start - len(wave)))
             np.testing.assert_allclose(track, expected, atol=1e-4)
-        own = facts["utterances"].index(example.facts["utterance"])
+        own = facts["utterances"].index(example.columns["utterance"])
         assert facts["offsets_s"][own] == 0
         levels = np.array([active_level_db(track, RATE) for track in tracks])
         assert (np.abs(levels - levels[own]) <= 5.1).all()
@@ -306,11 +316,11 @@ def test_who_speaks_first_is_heard_not_read_off_the_offsets(corpus, tmp_path):
     late = np.concatenate([np.zeros(RATE), corpus[0].read(RATE)[0]])
     soundfile.write(tmp_path / "late.wav", late, RATE)
     items = [dataclasses.replace(corpus[0], audio=tmp_path / "late.wav"), *corpus[1:]]
-    mixer = Mixer(dataclasses.replace(RECIPES["mixture"], noise={}, snr_db=None), items)
+    mixer = Mixer(dataclasses.replace(CONFIGS["mixture"], noise={}, snr_db=None), items)
     example = mixer.example(mixer.rows[0], RATE)
-    assert json.loads(example.facts["mix"])["utterances"][-1] == example.facts["utterance"] == "u0"
-    assert example.item.id == "u0-0"
-    assert example.item.text == example.facts["texts"][0] != "number 0"
+    assert json.loads(example.columns["mix"])["utterances"][-1] == example.columns["utterance"] == "u0"
+    assert example.utterance.id == "u0-0"
+    assert example.utterance.text == example.columns["texts"][0] != "number 0"
 
 
 # Disguise
@@ -323,7 +333,7 @@ def test_a_disguise_moves_pitch_and_formants(pitch, formants):
     pulses[:: RATE // 125] = 1
     resonance = 0.97 ** np.arange(800) * np.cos(2 * np.pi * 1500 / RATE * np.arange(800))
     wave = (0.1 * np.convolve(pulses, resonance)[:size]).astype(np.float32)
-    heard = disguise(wave, RATE, pitch, formants, rng)
+    heard = disguise_voice(wave, RATE, pitch, formants, rng)
     assert heard.shape == wave.shape
     spectrum = np.abs(np.fft.rfft(heard[4000:-4000] * np.hanning(size - 8000)))
     hz = np.arange(len(spectrum)) * RATE / (size - 8000)
@@ -339,7 +349,7 @@ def test_a_disguise_keeps_sounds_at_their_time():
     wave = np.zeros(RATE, np.float32)
     wave[6000:9000] = _speech(rng, 1.0)[6000:9000] + 0.1 * np.sin(np.arange(3000) * 0.1)
     for pitch in (0.7, 1.4):
-        loud = np.flatnonzero(np.abs(disguise(wave, RATE, pitch, 1.1, rng)) > 0.01)
+        loud = np.flatnonzero(np.abs(disguise_voice(wave, RATE, pitch, 1.1, rng)) > 0.01)
         assert abs(loud[0] - 6000) < 500
         assert abs(loud[-1] - 9000) < 500
 
@@ -347,9 +357,9 @@ def test_a_disguise_keeps_sounds_at_their_time():
 @pytest.mark.parametrize("length", [1, 100, 700, 20000])
 def test_any_length_can_be_stretched_and_disguised(length):
     wave = np.sin(np.arange(16000) * 0.05).astype(np.float32)
-    assert stretch(wave, length, RATE).shape == (length,)
-    assert np.isfinite(disguise(np.resize(wave, length), RATE, 1.3, 0.9, np.random.default_rng(0))).all()
-    middle = stretch(wave, 24000, RATE)[2000:-2000]
+    assert time_stretch(wave, length, RATE).shape == (length,)
+    assert np.isfinite(disguise_voice(np.resize(wave, length), RATE, 1.3, 0.9, np.random.default_rng(0))).all()
+    middle = time_stretch(wave, 24000, RATE)[2000:-2000]
     assert np.argmax(np.abs(np.fft.rfft(middle))) * 16000 / len(middle) == pytest.approx(0.05 * RATE / 2 / np.pi, abs=3)
 
 
@@ -357,22 +367,22 @@ def test_any_length_can_be_stretched_and_disguised(length):
 
 
 def test_rows_of_a_store(corpus, noise, codec, stores):
-    for kind, recipe in RECIPES.items():
+    for kind, recipe in CONFIGS.items():
         store = TokenStore(stores / kind)
         assert [row["id"] for row in store] == [f"u{i}-{copy}" for i in range(9) for copy in range(recipe.copies)]
         mixer = _mixer(kind, corpus, noise)
         for row, item in zip(store, mixer.rows, strict=True):
-            example, heard = mixer.example(item, RATE), recipe.heard
+            example, heard = mixer.example(item, RATE), recipe.input_name
             assert row["num_samples"] == len(example.target)
             assert row["codes"].dtype == row[f"{heard}_codes"].dtype == np.int64
             assert len(row[f"{heard}_codes"]) == len(row["codes"])
             np.testing.assert_array_equal(row["codes"], codec(example.target, RATE)["input_ids"][0])
-            np.testing.assert_array_equal(row[f"{heard}_codes"], codec(example.heard, RATE)["input_ids"][0])
-            features = codec.codec.extract_features(torch.from_numpy(example.heard)[None])[0]
+            np.testing.assert_array_equal(row[f"{heard}_codes"], codec(example.input_audio, RATE)["input_ids"][0])
+            features = codec.codec.extract_features(torch.from_numpy(example.input_audio)[None])[0]
             assert row[f"{heard}_features"].dtype == np.float16
             np.testing.assert_array_equal(row[f"{heard}_features"], features.half().numpy())
-            assert {name: row[name] for name in example.facts} == example.facts
-            assert row["page"] == example.item.extra["page"]
+            assert {name: row[name] for name in example.columns} == example.columns
+            assert row["page"] == example.utterance.extra["page"]
             if kind == "mixture":
                 assert {len(codes) for codes in row["sources"]} == {len(row["codes"])}
                 for codes, track in zip(row["sources"], [example.target, *example.others], strict=True):
@@ -380,13 +390,13 @@ def test_rows_of_a_store(corpus, noise, codec, stores):
 
 
 def test_a_mixed_store_opens_as_a_dataset(stores, tmp_path):
-    for kind, recipe in RECIPES.items():
+    for kind, recipe in CONFIGS.items():
         files = str(stores / kind / "*.parquet")
         plain = load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
         ours = TokenStore(stores / kind)
         assert plain.column_names == ours.dataset().column_names
-        features = np.asarray(plain.with_format("numpy")[3][f"{recipe.heard}_features"])
-        np.testing.assert_array_equal(features.astype(np.float16), ours[3][f"{recipe.heard}_features"])
+        features = np.asarray(plain.with_format("numpy")[3][f"{recipe.input_name}_features"])
+        np.testing.assert_array_equal(features.astype(np.float16), ours[3][f"{recipe.input_name}_features"])
 
 
 def test_the_manifest_tells_how_it_was_made(corpus, noise, codec, stores, tmp_path):
@@ -399,16 +409,16 @@ def test_the_manifest_tells_how_it_was_made(corpus, noise, codec, stores, tmp_pa
     assert "18 noisy examples" in describe(manifest)
     assert sorted(path.suffixes[0] for path in (stores / "noisy/listen").iterdir()) == [
         ".decoded",
-        ".heard",
+        ".input",
         ".original",
     ]
-    other = Mixer(dataclasses.replace(RECIPES["noisy"], snr_db=(0, 1)), corpus, noise)
+    other = Mixer(dataclasses.replace(CONFIGS["noisy"], snr_db=(0, 1)), corpus, noise)
     with pytest.raises(ValueError, match=r"another recipe.*mix.snr_db: \[-5, 20\] there, \[0, 1\] now"):
         _tokenize(other, stores / "noisy", codec)
     with pytest.raises(ValueError, match=r"features.column: noisy_features there, None now"):
         _tokenize(_mixer("noisy", corpus, noise), stores / "noisy", codec, features=False)
     with pytest.raises(ValueError, match=r"mix.noise_sha256"):
-        _tokenize(Mixer(RECIPES["noisy"], corpus, noise[:1]), stores / "noisy", codec)
+        _tokenize(Mixer(CONFIGS["noisy"], corpus, noise[:1]), stores / "noisy", codec)
     with pytest.raises(ValueError, match=r"mix.kind: noisy there, None now"):
         _tokenize(corpus, stores / "noisy", codec)
 
@@ -440,7 +450,7 @@ def test_features_of_unmixed_speech(corpus, codec, tmp_path):
 def test_what_cannot_be_mixed_is_skipped_and_listed(corpus, codec, tmp_path):
     soundfile.write(tmp_path / "silent.wav", np.zeros(8000), RATE)
     items = [dataclasses.replace(corpus[0], id="silent", audio=tmp_path / "silent.wav"), *corpus[:3]]
-    recipe = MixRecipe("noisy", noise={"coloured": 1}, snr_db=(0, 5))
+    recipe = MixConfig("noisy", noise={"coloured": 1}, snr_db=(0, 5))
     manifest = _tokenize(Mixer(recipe, items), tmp_path / "store", codec)
     assert (manifest["num_utterances"], manifest["num_skipped"]) == (3, 1)
     skipped = (tmp_path / "store/skipped.tsv").read_text().splitlines()[1].split("\t")
@@ -480,23 +490,23 @@ def test_what_cannot_be_mixed_is_skipped_and_listed(corpus, codec, tmp_path):
 def test_contradictions(values, message, tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(ValueError, match=message):
-        read_recipe(tmp_path / "recipe.yaml")
+        load_config(MixConfig, tmp_path / "recipe.yaml")
 
 
 def test_what_the_corpora_lack_is_said(corpus, noise):
     with pytest.raises(ValueError, match="none was given: name a folder with --noise"):
-        Mixer(RECIPES["noisy"], corpus)
+        Mixer(CONFIGS["noisy"], corpus)
     with pytest.raises(ValueError, match=r"given with --noise, but noise\.recorded of the recipe is 0"):
-        Mixer(RECIPES["disguised"], corpus, noise)
+        Mixer(CONFIGS["disguised"], corpus, noise)
     with pytest.raises(ValueError, match=r"mixes 3 talkers, and the corpus has 2"):
-        Mixer(RECIPES["mixture"], [item for item in corpus if item.speaker != "s1"], noise)
+        Mixer(CONFIGS["mixture"], [item for item in corpus if item.speaker != "s1"], noise)
     with pytest.raises(ValueError, match=r"mixes 1 talkers and another speaker for babble, and the corpus has 1"):
-        Mixer(RECIPES["noisy"], [item for item in corpus if item.speaker == "s1"], noise)
+        Mixer(CONFIGS["noisy"], [item for item in corpus if item.speaker == "s1"], noise)
     unnamed = [dataclasses.replace(item, speaker=None) for item in corpus]
     with pytest.raises(ValueError, match="9 utterances name none, first u0: add a column speaker"):
-        Mixer(RECIPES["mixture"], unnamed, noise)
-    example, _ = _examples(Mixer(RECIPES["noisy"], unnamed, noise))[0]  # for babble anybody else will do
-    assert example.item.speaker is None
+        Mixer(CONFIGS["mixture"], unnamed, noise)
+    example, _ = _examples(Mixer(CONFIGS["noisy"], unnamed, noise))[0]  # for babble anybody else will do
+    assert example.utterance.speaker is None
 
 
 def test_command(folder, noise_folder, tmp_path, monkeypatch, capsys):
@@ -522,12 +532,12 @@ def test_command(folder, noise_folder, tmp_path, monkeypatch, capsys):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     given, recordings, target = sys.argv[1:]
-    make_row = Encoder._row
+    make_row = Encoder._make_row
 
     def _slowly(encoder, example, codes):
         time.sleep(0.2)
         return make_row(encoder, example, codes)
 
-    Encoder._row = _slowly
-    slow_mixer = Mixer(RECIPES["noisy"], read_corpus(given), read_corpus(recordings))
+    Encoder._make_row = _slowly
+    slow_mixer = Mixer(CONFIGS["noisy"], read_corpus(given), read_corpus(recordings))
     _tokenize(slow_mixer, Path(target), AudioTokenizer.from_pretrained("mini"))

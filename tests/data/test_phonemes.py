@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from focallm.data.phonemes import PAUSES, START, cut, learn_lexicon, say, spell_out
+from focallm.data.phonemes import PAUSES, WORD_START, build_lexicon, spell_out, split_units, text_to_units
 
 LEXICON = {"the": "ðə", "don't": "dˈoʊnt", "cat": "kˈæt", "three": "θɹˈi", "naïve": "naɪˈiv"}
 
@@ -23,9 +23,9 @@ def test_texts_are_words_and_pauses(text, parts):
 
 
 def test_units_are_symbols_between_pauses():
-    units = say("The cat: don't", LEXICON.__getitem__)
-    assert units == [START, "▁ð", "ə", "▁k", "ˈæ", "t", ",", "▁d", "ˈo", "ʊ", "n", "t", "."]
-    assert units[0] == START
+    units = text_to_units("The cat: don't", LEXICON.__getitem__)
+    assert units == [WORD_START, "▁ð", "ə", "▁k", "ˈæ", "t", ",", "▁d", "ˈo", "ʊ", "n", "t", "."]
+    assert units[0] == WORD_START
     assert units[-1] in PAUSES
     assert "".join(units[1:-1]) == "▁ðə▁kˈæt,▁dˈoʊnt"
 
@@ -33,7 +33,7 @@ def test_units_are_symbols_between_pauses():
 @pytest.mark.parametrize("text", ["", " .,! ", "--"])
 def test_a_text_without_words_is_refused(text):
     with pytest.raises(ValueError, match="there is no word in"):
-        say(text, LEXICON.__getitem__)
+        text_to_units(text, LEXICON.__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -45,20 +45,20 @@ def test_a_text_without_words_is_refused(text):
     ],
 )
 def test_long_texts_are_cut_where_one_breathes(text, most, ends):
-    units = say(text, LEXICON.__getitem__)
-    pieces = cut(units, most)
+    units = text_to_units(text, LEXICON.__getitem__)
+    pieces = split_units(units, most)
     assert [piece[-1] for piece in pieces] == ends
-    assert all(piece[0] == START and len(piece) <= most for piece in pieces)
+    assert all(piece[0] == WORD_START and len(piece) <= most for piece in pieces)
     assert [units[0], *(unit for piece in pieces for unit in piece[1:])] == units
 
 
 def test_even_a_word_without_an_end_is_cut():
-    assert [len(piece) for piece in cut([START, *"a" * 25], 10)] == [10, 10, 8]
+    assert [len(piece) for piece in split_units([WORD_START, *"a" * 25], 10)] == [10, 10, 8]
 
 
 def test_a_lexicon_has_the_commonest_sound_among_neighbours():
     pytest.importorskip("espeakng_loader")
-    lexicon = learn_lexicon(["A cat sat.", "A dog and a cat, really."])
+    lexicon = build_lexicon(["A cat sat.", "A dog and a cat, really."])
     assert set(lexicon) == {"a", "and", "cat", "dog", "really", "sat"}
     assert lexicon["a"] == "ɐ"  # alone it is the name of the letter
     assert lexicon["cat"] == "kˈæt"
@@ -68,4 +68,4 @@ def test_a_lexicon_has_the_commonest_sound_among_neighbours():
 def test_the_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(ImportError, match=r"pip install 'focallm\[phonemes\]'"):
-        learn_lexicon(["a"])
+        build_lexicon(["a"])

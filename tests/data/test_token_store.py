@@ -1,6 +1,5 @@
 """What a finished token store offers: rows, a dataset, counts, a stable split, a description."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from datasets import Dataset, load_dataset
 from torch import nn
 
 from focallm.data.corpus import read_corpus
-from focallm.data.token_store import TokenStore, describe
+from focallm.data.token_store import ReferenceDataset, TokenStore, describe
 from focallm.data.tokenization import tokenize_corpus
 
 
@@ -81,7 +80,6 @@ def test_counts(store: Path) -> None:
     assert manifest["unigram_entropy_bits"] == pytest.approx(1.0)
     assert manifest["lengths"]["tokens"] == {"min": 2, "median": 11, "mean": 11, "p95": pytest.approx(19.1), "max": 20}
     assert [shard["utterances"] for shard in manifest["shards"]] == [4, 4, 2]
-    assert TokenStore(store).unigram_entropy() == pytest.approx(math.log(2))
 
 
 def test_description(store: Path) -> None:
@@ -108,12 +106,12 @@ def test_a_split_leaves_no_side_empty(store: Path) -> None:
     assert len(TokenStore(store).split(1e-9)[1]) == 1
     assert len(TokenStore(store).split(1 - 1e-9)[0]) == 1
     assert len(TokenStore(store).split(0.0)[1]) == 0
-    with pytest.raises(ValueError, match="test_fraction must lie in"):
+    with pytest.raises(ValueError, match="eval_fraction must lie in"):
         TokenStore(store).split(1.0)
 
 
 def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"is no token store.*focallm tokenize"):
+    with pytest.raises(FileNotFoundError, match=r"is not a token store.*focallm tokenize"):
         TokenStore(tmp_path)
 
 
@@ -123,3 +121,63 @@ def test_only_the_columns_asked_for_are_read(store: Path, monkeypatch: pytest.Mo
     assert tokens.columns == ["id", "codes", "num_samples", "text", "speaker", "page"]
     assert tokens.split(0.3, columns=["id", "text"])[0].column_names == ["id", "text"]
     assert set(read) == {"id", "text"}
+
+
+# References
+
+
+def rows_of(speakers, lengths=None, **columns):
+    lengths = lengths or [5 + i for i in range(len(speakers))]
+    rows = [
+        {"id": str(i), "codes": [i] * length, "text": f"text {i}", "speaker": speaker}
+        for i, (speaker, length) in enumerate(zip(speakers, lengths, strict=True))
+    ]
+    made = Dataset.from_list(rows)
+    for name, values in columns.items():
+        made = made.add_column(name, values)
+    return made.with_format("numpy")
+
+
+def test_a_reference_is_another_utterance_of_the_same_speaker_cut_to_length():
+    rows = rows_of(["a", "b"] * 10)
+    paired = ReferenceDataset(rows, rows, max_codes=4, whole=False, seed=0)
+    assert len(paired) == 20
+    for i in range(20):
+        reference = set(np.asarray(paired[i]["reference_codes"]).tolist())
+        assert len(paired[i]["reference_codes"]) == 4
+        assert reference != {i}
+        assert all(other % 2 == i % 2 for other in reference)
+
+
+def test_whole_references_come_with_their_text():
+    rows = rows_of(["a"] * 6, [3, 3, 9, 9, 9, 9])
+    paired = ReferenceDataset(rows, rows, max_codes=4, whole=True, seed=0)
+    assert {str(paired[i]["reference_text"]) for i in range(6)} == {"text 0", "text 1"}
+    assert all(len(paired[i]["reference_codes"]) == 3 for i in range(6))
+
+
+def test_a_speaker_with_nothing_else_to_offer_is_left_out():
+    rows = rows_of(["a", "a", "b", None, None])
+    paired = ReferenceDataset(rows, rows, max_codes=9, whole=False, seed=0)
+    assert [str(paired[i]["id"]) for i in range(len(paired))] == ["0", "1"]
+
+
+def test_copies_of_one_utterance_are_no_reference_for_each_other():
+    rows = rows_of(["a"] * 4, utterance=["x", "x", "x", "y"])
+    paired = ReferenceDataset(rows, rows, max_codes=9, whole=False, seed=0, key="utterance")
+    assert paired["speaker"] == ["a"] * 4
+    assert [int(paired[i]["reference_codes"][0]) for i in range(3)] == [3, 3, 3]
+    assert int(paired[3]["reference_codes"][0]) != 3
+
+
+def test_the_choice_follows_from_the_id_and_the_seed():
+    rows = rows_of(["a"] * 50)
+
+    def chosen(rows, seed):
+        paired = ReferenceDataset(rows, rows_of(["a"] * 50), max_codes=9, whole=False, seed=seed)
+        return [int(paired[i]["reference_codes"][0]) for i in range(len(paired))]
+
+    assert chosen(rows, 0) == chosen(rows, 0)
+    assert chosen(rows, 0) != chosen(rows, 1)
+    assert chosen(rows.select(range(40, 50)), 0) == chosen(rows, 0)[40:]
+    assert len(set(chosen(rows, 0))) > 20

@@ -223,7 +223,7 @@ def test_another_codec_corpus_or_shard_size_is_not_mixed_in(
         _tokenize(corpus[1:], whole)
     with pytest.raises(ValueError, match="shard_size: 2 there, 3 now"):
         _tokenize(corpus, whole, shard_size=3)
-    with pytest.raises(ValueError, match="is not empty and no token store"):
+    with pytest.raises(ValueError, match="is not empty and not a token store"):
         _tokenize(corpus, folder)
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file: name a folder"):

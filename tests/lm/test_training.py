@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
-from focallm.data.packing import efficiency
+from focallm.data.batching import packing_efficiency
 from focallm.lm import LengthWindow, SpeechLM, Vocabulary
 from focallm.lm.templates import Segment, Template
 from focallm.lm.training import (
@@ -266,7 +266,7 @@ def test_a_repeated_source_comes_more_often(codec):
     assert len(examples.members) == 8
     everything = [example for row in range(len(examples)) for example in examples[row]]
     assert sum(example["input_ids"][0] == lm.vocabulary.control("text") for example in everything) == 8
-    assert efficiency(examples.lengths, examples.rows) == 1.0
+    assert packing_efficiency(examples.lengths, examples.rows) == 1.0
 
 
 def test_the_entropy_is_that_of_the_targets(codec):

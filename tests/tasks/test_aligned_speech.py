@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from focallm.data.shards import weights_hash
+from focallm.data.token_store import weights_hash
 from focallm.lm import SpeechLM
 from focallm.tasks import speak
 from focallm.tasks.cli import commands as cli

@@ -10,8 +10,7 @@ import pytest
 import torch
 import yaml
 
-from focallm.data.corpus import read_corpus
-from focallm.data.summary import summarise
+from focallm.data.corpus import read_corpus, summarize_corpus
 from focallm.tasks.cli import commands as cli
 from focallm.tasks.evaluation import baselines
 from focallm.tasks.evaluation.evaluate import evaluate_systems
@@ -108,7 +107,7 @@ def test_the_card_holds_what_the_run_recorded(run, corpus, tmp_path):
     release_codec(CHAIN, run, out, "cc0-1.0", [record], seed=0)
     card = (out / "README.md").read_text()
     assert shown in card
-    assert f"`{summarise(items)['sha256']}`" in card
+    assert f"`{summarize_corpus(items)['sha256']}`" in card
     assert card.startswith("---\nlicense: cc0-1.0\n")
     assert "\nFocalCodecModel: 16000 Hz speech <-> " in card
     assert "| not named | CC0 | 2 | 4 | 0.00 |" in card

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from focallm.data.corpus import read_corpus
-from focallm.data.mixing import Mixer, MixRecipe
+from focallm.data.mixing.mix_config import MixConfig
+from focallm.data.mixing.mixer import Mixer
 from focallm.tasks.evaluation import evaluate as evaluation
 from focallm.tasks.evaluation import results
 from focallm.tasks.evaluation import systems as eval_systems
@@ -132,8 +133,8 @@ def test_mixed_systems_stand_between_doing_nothing_and_the_best_the_codec_can(ta
         write_audio(tmp_path / row["audio"], tone.astype(np.float32), 16000)
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = {
-        "se": MixRecipe("noisy", noise={"coloured": 1.0}, snr_db=(0.0, 0.0)),
-        "ss": MixRecipe("mixture", talkers=(2, 2), offset_s=(0.1, 0.1), level_difference_db=(0.0, 0.0)),
+        "se": MixConfig("noisy", noise={"coloured": 1.0}, snr_db=(0.0, 0.0)),
+        "ss": MixConfig("mixture", talkers=(2, 2), offset_s=(0.1, 0.1), level_difference_db=(0.0, 0.0)),
     }[task]
     mixer, words = Mixer(recipe, read_corpus(tmp_path)), Words()
     systems = eval_systems.mixed_systems(task, mixer, mixer.rows, speech_lm(task))

@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from focallm.data.shards import describe_codec
-from focallm.data.token_store import sha256
+from focallm.data.token_store import describe_codec, sha256
 from focallm.lm.embeddings import code_vectors
 from focallm.tasks.cli import commands as cli
 from focallm.tasks.evaluation.probes import training

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from ....data.shards import describe_codec
+from ....data.token_store import describe_codec
 from ....lm.embeddings import code_vectors
 from ....tokenizer import AudioTokenizer
 from ....tokenizer.files import load_config, write_whole

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from ....data.sampler import LengthGroupedSampler
+from ....data.batching import LengthGroupedSampler
 from ....tokenizer.files import whole_file, write_whole
 from ....tokenizer.focalcodec.masks import length_mask
 from ....tokenizer.training.schedule import NewBob

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from focallm.data.corpus import read_corpus
-from focallm.data.mixing import Mixer, read_recipe
+from focallm.data.mixing.mix_config import MixConfig
+from focallm.data.mixing.mixer import Mixer
 from focallm.data.tokenization import tokenize_corpus
 from focallm.lm.loading import INSIDE
 from focallm.tasks.evaluation.probes import probe
@@ -21,7 +22,7 @@ from focallm.tasks.paper.table_config import TableConfig
 from focallm.tasks.training.train_codec import train_stages
 from focallm.tasks.training.train_lm import train_task
 from focallm.tokenizer import AudioTokenizer, read_audio, write_audio
-from focallm.tokenizer.files import read_yaml
+from focallm.tokenizer.files import load_config, read_yaml
 
 ROOT = Path(__file__).parents[3]
 SAMPLES = ROOT / "tasks" / "samples"
@@ -68,7 +69,7 @@ def table_config(tmp_path_factory) -> TableConfig:
     for task in PROBES:
         probe(task, folder / "plain", runs / "mini" / task, folder / "probe.yaml", "mini", quiet=True)
     for name in MIXES:
-        mixer = Mixer(read_recipe(folder / f"{name}.yaml"), items)
+        mixer = Mixer(load_config(MixConfig, folder / f"{name}.yaml"), items)
         tokenize_corpus(mixer, folder / name, codec, features=True)
     extra_tasks = [{"task": task, "store": str(folder / name)} for task, name in REWRITING.items()]
     (folder / "lm.yaml").write_text(yaml.safe_dump({**LM, "extra_tasks": extra_tasks}))

@@ -6,8 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from focallm.data.alignment import align_store, read_alignment, read_lexicon
-from focallm.data.forced_alignment import align
+from focallm.data.forced_alignment import align, align_store, read_alignment, read_lexicon
 from focallm.tasks.cli import commands as cli
 from focallm.tokenizer import write_audio
 

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from focallm.data.batching import PackCollator
-from focallm.data.packing import efficiency, pack
+from focallm.data.batching import LengthGroupedSampler, PackCollator, pack, packing_efficiency
 
 PAD = 0
 
@@ -23,7 +22,7 @@ def test_every_example_stands_in_one_row_and_no_row_overflows(lengths, capacity)
 
 def test_nearly_all_positions_are_useful():
     lengths = np.random.default_rng(0).lognormal(5.2, 0.5, 2000).astype(int).clip(60, 900).tolist()
-    assert efficiency(lengths, pack(lengths, 2048)) > 0.98
+    assert packing_efficiency(lengths, pack(lengths, 2048)) > 0.98
 
 
 def test_what_fits_in_no_row_is_an_error():
@@ -151,3 +150,34 @@ def test_features_go_to_the_example_that_they_belong_to(attention):
         item["labels"] = [-100] * (count + 2) + [min(j, 38) for j in item["labels"]]
         item["features"] = torch.randn(count, 3, generator=generator)
     assert_same(net, packed(items, 40), items)
+
+
+# Order
+
+
+LENGTHS = np.random.default_rng(0).integers(10, 500, 1003).tolist()
+
+
+def order(seed=0, epoch=0, lengths=LENGTHS):
+    sampler = LengthGroupedSampler(lengths, 8, seed)
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def test_every_example_comes_once():
+    assert sorted(order()) == list(range(len(LENGTHS)))
+    assert sorted(order(lengths=LENGTHS[:5])) == list(range(5))
+
+
+def test_the_order_follows_from_seed_and_epoch_alone():
+    np.random.seed(1)
+    assert order(0, 3) == order(0, 3)
+    assert order(0, 3) != order(0, 4)
+    assert order(0, 3) != order(1, 3)
+
+
+def test_little_of_a_batch_is_padding():
+    lengths = np.array(LENGTHS)
+    batches = [lengths[order()[i : i + 8]] for i in range(0, 1000, 8)]
+    padded = sum(len(batch) * batch.max() for batch in batches)
+    assert sum(batch.sum() for batch in batches) / padded > 0.95
