@@ -1,9 +1,9 @@
 """Speech language models: tokens to tokens."""
 
 from .generation import Generation
-from .length import LengthWindow
+from .info import LengthWindow, SpeechLMInfo
 from .model import SpeechLM
 from .sampling import Sampling
 from .vocabulary import Vocabulary
 
-__all__ = ["Generation", "LengthWindow", "Sampling", "SpeechLM", "Vocabulary"]
+__all__ = ["Generation", "LengthWindow", "Sampling", "SpeechLM", "SpeechLMInfo", "Vocabulary"]

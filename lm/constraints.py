@@ -1,4 +1,8 @@
-"""What may be written next: the way of one item through its phases. K codebooks."""
+"""Decoding constraints: which ids a model may write next, given the spans that its prompt asks for.
+
+A `Prompt` lists its output as phases: spans of text or codes with a minimum and a maximum length. `DecodingConstraint`
+follows one item through its phases. K codebooks.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,139 +14,201 @@ from torch import Tensor
 from .templates import Phase
 from .vocabulary import Vocabulary
 
-StopReason = Literal["end", "length", "constraint"]
+StopReason = Literal["end", "max_length", "constraint"]
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
-    """The ids `first` to `last` (not included) of the vocabulary, but for those that are barred (last - first,)."""
-
-    first: int
-    last: int
-    barred: Tensor | None = None
-
-
-def blocks(vocabulary: Vocabulary, kinds: set[str]) -> dict[str, tuple[Block, ...]]:
-    """For each kind of phase the blocks that take turns: one for each codebook; one for text."""
-    made: dict[str, tuple[Block, ...]] = {}
-    if "codes" in kinds:
-        sizes, first = vocabulary.codebook_sizes, vocabulary.audio_offset
-        made["codes"] = tuple(Block(first + sum(sizes[:k]), first + sum(sizes[: k + 1])) for k in range(len(sizes)))
-    if "text" in kinds:
-        made["text"] = (_text(vocabulary),)
-    return made
-
-
-def _text(vocabulary: Vocabulary) -> Block:
-    """All ids of the base vocabulary that stand for text, and not for its own beginnings, ends and unknowns."""
-    tokenizer, offset = vocabulary.tokenizer, vocabulary.audio_offset
-    barred = torch.zeros(len(tokenizer), dtype=torch.bool)
-    barred[offset : offset + vocabulary.audio_vocab_size] = True
-    special = [i for i, token in tokenizer.added_tokens_decoder.items() if token.special]
-    barred[special + tokenizer.all_special_ids] = True
-    allowed = (~barred).nonzero()
-    first, last = int(allowed[0]), int(allowed[-1]) + 1
-    return Block(first, last, barred[first:last])
-
-
-class Walk:
-    """One item on its way through its phases: says what may follow and takes what was drawn.
+class IdRange:
+    """A contiguous range of ids.
 
     Args:
-        phases: what to write, in order.
-        blocks: of each kind of phase, from `blocks`.
-
-    Raises:
-        ValueError: a window that holds no whole number of frames.
+        start: first id.
+        stop: one past the last id.
+        banned_ids: (stop - start,) bool, True for ids of the range that must not be written; None if all may be.
     """
 
-    def __init__(self, phases: Sequence[Phase], blocks: Mapping[str, tuple[Block, ...]]) -> None:
-        self.phases, self._blocks = phases, [blocks[phase.kind] for phase in phases]
-        self._windows = [_window(phase, len(turns)) for phase, turns in zip(phases, self._blocks, strict=True)]
-        self.spans: list[list[int]] = [[]]  # ids, without the closing ones
-        self._given: list[int] = []  # ids to be read before the next is drawn
-        self._survival, self._quantile = 1.0, 0.5  # of the span, where it is timed
+    start: int
+    stop: int
+    banned_ids: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an item may write next. Items with equal choices are sampled together.
+
+    Args:
+        id_range: ids that continue the span; None if the span is full.
+        closing_id: the id that closes the span; None if the span is too short to be closed.
+        timed: whether to decide on closing before sampling an id, see `Phase`.
+    """
+
+    id_range: IdRange | None
+    closing_id: int | None
+    timed: bool = False
+
+
+def allowed_ranges(vocabulary: Vocabulary, kinds: set[str]) -> dict[str, tuple[IdRange, ...]]:
+    """Return the id ranges of each kind of phase: one for each codebook, in turn, or one for text."""
+    ranges: dict[str, tuple[IdRange, ...]] = {}
+    if "codes" in kinds:
+        codebooks = []
+        start = vocabulary.audio_offset
+        for size in vocabulary.codebook_sizes:
+            codebooks.append(IdRange(start, start + size))
+            start += size
+        ranges["codes"] = tuple(codebooks)
+    if "text" in kinds:
+        ranges["text"] = (_text_range(vocabulary),)
+    return ranges
+
+
+def _text_range(vocabulary: Vocabulary) -> IdRange:
+    """Return the ids of the base vocabulary that stand for text, without its special tokens."""
+    tokenizer = vocabulary.tokenizer
+    banned = torch.zeros(len(tokenizer), dtype=torch.bool)
+    banned[vocabulary.audio_range.start : vocabulary.audio_range.stop] = True
+    special = [i for i, token in tokenizer.added_tokens_decoder.items() if token.special]
+    banned[special + tokenizer.all_special_ids] = True
+    allowed = (~banned).nonzero()
+    start = int(allowed[0])
+    stop = int(allowed[-1]) + 1
+    return IdRange(start, stop, banned[start:stop])
+
+
+class DecodingConstraint:
+    """State of one item during generation: says which ids may follow, and records those that were chosen.
+
+    Args:
+        phases: the spans to write, in order.
+        ranges: id ranges of each kind of phase, from `allowed_ranges`.
+
+    Attributes:
+        spans: ids written for each phase so far, without the closing ids.
+        done: whether the last span is complete.
+
+    Raises:
+        ValueError: the length limits of a phase admit no whole number of frames.
+    """
+
+    def __init__(self, phases: Sequence[Phase], ranges: Mapping[str, tuple[IdRange, ...]]) -> None:
+        self.phases = phases
+        self.spans: list[list[int]] = [[]]
         self.done = False
+        self._ranges = [ranges[phase.kind] for phase in phases]
+        self._limits = []
+        for phase, codebooks in zip(phases, self._ranges, strict=True):
+            self._limits.append(_frame_limits(phase, len(codebooks)))
+        # Ids that the model has to read before it may choose again.
+        self._forced_ids: list[int] = []
+        # Probability that a timed span is still open, and the value at which it closes.
+        self._survival = 1.0
+        self._quantile = 0.5
 
-    def allowed(self) -> tuple[Block | None, int | None]:
-        """The block of which the next id may be, and the closing id where it may come; one of them can be missing."""
-        if self._given:
-            return None, self._given[0]
-        at, place = len(self.spans) - 1, len(self.spans[-1])
-        turns, (fewest, most) = self._blocks[at], self._windows[at]
-        closes = place >= fewest and place % len(turns) == 0
-        return (turns[place % len(turns)] if place < most else None, self.phases[at].closing if closes else None)
+    def choice(self) -> Choice:
+        """Return what may be written next."""
+        if self._forced_ids:
+            return Choice(None, self._forced_ids[0])
+        index = len(self.spans) - 1
+        length = len(self.spans[-1])
+        min_length, max_length = self._limits[index]
+        codebooks = self._ranges[index]
+        codebook = length % len(codebooks)
+        # Only whole frames can be closed.
+        may_close = length >= min_length and codebook == 0
+        phase = self.phases[index]
+        return Choice(
+            id_range=codebooks[codebook] if length < max_length else None,
+            closing_id=phase.closing_id if may_close else None,
+            timed=phase.timed,
+        )
 
-    @property
-    def timed(self) -> bool:
-        """Whether it is decided before everything else if the span closes, see `Phase`."""
-        return self.phases[len(self.spans) - 1].timed
+    def should_close(self, probability: float, temperature: float, generator: torch.Generator) -> bool:
+        """Decide whether a timed span closes here.
 
-    def closes(self, share: float, temperature: float, generator: torch.Generator) -> bool:
-        """Whether a timed span closes here.
-
-        Its length is a quantile of how long the model would have it: at temperature 1 any, which is to draw at every
-        id; below, one nearer to the median, so that no unit is far too short or too long.
+        The length of the span is a quantile of the length distribution that the model implies. At temperature 1 the
+        quantile is uniform, which equals sampling the closing id at every step. Lower temperatures draw it nearer to
+        the median, so that no unit is far too short or too long.
 
         Args:
-            share: probability that the model gives to closing here.
+            probability: what the model gives to the closing id here.
+            temperature: of the sampling.
+            generator: used once for each span.
         """
         if self._survival == 1.0:
-            place = float(torch.rand(1, generator=generator))
-            self._quantile = 0.5 + min(temperature, 1.0) * (place - 0.5)
-        self._survival *= 1.0 - share
+            uniform = float(torch.rand(1, generator=generator))
+            self._quantile = 0.5 + min(temperature, 1.0) * (uniform - 0.5)
+        self._survival *= 1.0 - probability
         return self._survival < self._quantile
 
-    def take(self, chosen: int) -> int:
-        """Go on by one id; after the last phase's closing id, or its longest span, the walk is done.
+    def append(self, chosen_id: int) -> int:
+        """Record the next id.
 
         Returns:
-            The id that the model is to read: another one where a phase is followed by given ids.
+            The id that the model has to read: another than the chosen one where the phase forces ids on closing.
         """
-        if self._given:
-            return self._given.pop(0)
-        at = len(self.spans) - 1
-        last = at == len(self.phases) - 1
-        if chosen == self.phases[at].closing:
-            self.done = last
-            if not last:
-                self.spans.append([])
-                self._given, self._survival = list(self.phases[at].follow), 1.0
-                return self._given.pop(0) if self._given else chosen
-        else:
-            self.spans[-1].append(chosen)
-            self.done = last and len(self.spans[-1]) == self._windows[at][1]
-        return chosen
+        if self._forced_ids:
+            return self._forced_ids.pop(0)
+        index = len(self.spans) - 1
+        is_last = index == len(self.phases) - 1
+        phase = self.phases[index]
+        if chosen_id != phase.closing_id:
+            self.spans[-1].append(chosen_id)
+            # A last span of maximum length needs no closing id.
+            self.done = is_last and len(self.spans[-1]) == self._limits[index][1]
+            return chosen_id
+        if is_last:
+            self.done = True
+            return chosen_id
+        self.spans.append([])
+        self._survival = 1.0
+        self._forced_ids = list(phase.forced_ids)
+        return self._forced_ids.pop(0) if self._forced_ids else chosen_id
 
-    def joined(self) -> list[tuple[str, list[int]]]:
-        """Kind and ids of every span, where those between which ids were given are one."""
-        joined, goes_on = list[tuple[str, list[int]]](), False
+    def merged_spans(self) -> list[tuple[str, list[int]]]:
+        """Return the kind and the ids of every span; spans that only forced ids separate count as one."""
+        merged: list[tuple[str, list[int]]] = []
+        continues = False
         for phase, span in zip(self.phases, self.spans, strict=False):
-            if goes_on:
-                joined[-1][1].extend(span)
+            if continues:
+                merged[-1][1].extend(span)
             else:
-                joined.append((phase.kind, list(span)))
-            goes_on = bool(phase.follow)
-        return joined
+                merged.append((phase.kind, list(span)))
+            continues = bool(phase.forced_ids)
+        return merged
+
+    @property
+    def num_spans_at_max(self) -> int:
+        """Number of spans that reached their maximum length although they could have been shorter."""
+        return sum(self._reached_max())
 
     @property
     def stop_reason(self) -> StopReason:
-        """Why the walk is done, see `Generation`; a unit that lasts as long as it may is no reading without an end."""
-        free = [(span, most) for span, (least, most) in zip(self.spans, self._windows, strict=True) if least < most]
-        if not free:
+        """Why generation stopped, see `Generation`."""
+        reached_max = self._reached_max()
+        if not reached_max:
             return "constraint"
-        if any(phase.follow for phase in self.phases):
-            return "end"
-        return "length" if any(len(span) == most for span, most in free) else "end"
+        # A unit of aligned text may last as long as the limit, so one of them says nothing about the reading.
+        is_aligned = any(phase.forced_ids for phase in self.phases)
+        unfinished = all(reached_max) if is_aligned else any(reached_max)
+        return "max_length" if unfinished else "end"
+
+    def _reached_max(self) -> list[bool]:
+        """For each span whose length was free: whether it has its maximum length."""
+        reached = []
+        for span, (min_length, max_length) in zip(self.spans, self._limits, strict=True):
+            if min_length < max_length:
+                reached.append(len(span) == max_length)
+        return reached
 
 
-def _window(phase: Phase, frame: int) -> tuple[int, int]:
-    """Fewest and most ids in whole frames of K ids; codes are at least one frame, text can be empty."""
-    fewest = -(-max(phase.fewest, phase.kind == "codes") // frame) * frame
-    most = phase.most // frame * frame
-    if fewest > most:
+def _frame_limits(phase: Phase, num_codebooks: int) -> tuple[int, int]:
+    """Round the length limits of a phase to whole frames of K ids; codes are at least one frame, text can be empty."""
+    min_length = max(phase.min_length, 1) if phase.kind == "codes" else phase.min_length
+    min_length = -(-min_length // num_codebooks) * num_codebooks
+    max_length = phase.max_length // num_codebooks * num_codebooks
+    if min_length > max_length:
         raise ValueError(
-            f"{phase.fewest} to {phase.most} ids hold no whole number of frames of {frame} codebooks: "
-            f"count ids, {frame} for each frame"
+            f"{phase.min_length} to {phase.max_length} ids hold no whole number of frames of {num_codebooks} "
+            f"codebooks: count {num_codebooks} ids for each frame"
         )
-    return fewest, most
+    return min_length, max_length

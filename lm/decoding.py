@@ -19,7 +19,7 @@ _ROOM = 1024  # places that the cache grows by
 
 
 @dataclass(frozen=True)
-class Reading:
+class PromptBatch:
     """Prompts of a batch, padded on the left.
 
     Args:
@@ -42,15 +42,15 @@ class Reading:
         return position.masked_fill(restarts, 0)
 
 
-def decoder(model: PreTrainedModel, prompts: Reading, longest: int) -> "LlamaDecoder | CausalDecoder":
+def prefill(model: PreTrainedModel, prompts: PromptBatch, max_new_ids: int) -> "LlamaDecoder | CausalDecoder":
     """Read the prompts, and stand ready for the first id.
 
     Args:
         model: a causal LM.
         prompts: of the whole batch.
-        longest: ids that will be written at most.
+        max_new_ids: ids that will be written at most.
     """
-    return LlamaDecoder(model, prompts, longest) if is_llama_shaped(model) else CausalDecoder(model, prompts)
+    return LlamaDecoder(model, prompts, max_new_ids) if is_llama_shaped(model) else CausalDecoder(model, prompts)
 
 
 def is_llama_shaped(model: PreTrainedModel) -> bool:
@@ -72,7 +72,7 @@ def is_llama_shaped(model: PreTrainedModel) -> bool:
 class CausalDecoder:
     """Any causal LM of transformers, with the cache that it makes itself."""
 
-    def __init__(self, model: PreTrainedModel, prompts: Reading) -> None:
+    def __init__(self, model: PreTrainedModel, prompts: PromptBatch) -> None:
         self._model, self._prompts, self._mask = model, prompts, prompts.mask
         self._cache: Any = None
         self._known = inspect.signature(model.forward).parameters
@@ -86,9 +86,9 @@ class CausalDecoder:
         self._run(position[:, None], input_ids=torch.tensor(ids, device=self._mask.device)[:, None])
         self._position = position + 1
 
-    def scores(self, rows: Sequence[int], first: int, last: int) -> Tensor:
-        """(len(rows), last - first): logits of the ids from `first` to `last`, not included."""
-        return self._logits[list(rows), first:last]
+    def logits(self, rows: Sequence[int], start: int, stop: int) -> Tensor:
+        """(len(rows), stop - start) logits of the ids from `start` to `stop`, exclusive."""
+        return self._logits[list(rows), start:stop]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only."""
@@ -134,7 +134,7 @@ class LlamaDecoder:
     captured or compiled there: no GPU was at hand to test it).
     """
 
-    def __init__(self, model: PreTrainedModel, prompts: Reading, longest: int) -> None:
+    def __init__(self, model: PreTrainedModel, prompts: PromptBatch, max_new_ids: int) -> None:
         body: Any = model.model
         self._prompts, mask = prompts, prompts.mask
         self._embedding, self._head = body.embed_tokens.weight, model.lm_head
@@ -147,9 +147,9 @@ class LlamaDecoder:
         self._hidden = output.last_hidden_state[:, -1]  # (B, H)
         self._length, self._position = mask.shape[1], prompts.positions[:, -1] + 1
         read = torch.stack([torch.stack([layer.keys, layer.values]) for layer in getattr(output, CACHE).layers])
-        self._cache = _grown(read, min(longest, _ROOM))  # (layers, 2, B, key heads, places, d)
-        self._mask = None if mask.all() else _grown(mask.bool()[:, None, None, :, None], longest, True)[..., 0]
-        places = torch.arange(mask.shape[1] + longest, device=mask.device)
+        self._cache = _grown(read, min(max_new_ids, _ROOM))  # (layers, 2, B, key heads, places, d)
+        self._mask = None if mask.all() else _grown(mask.bool()[:, None, None, :, None], max_new_ids, True)[..., 0]
+        places = torch.arange(mask.shape[1] + max_new_ids, device=mask.device)
         cos, sin = body.rotary_emb(prompts.embeddings, places[None])
         self._rotations = torch.stack([cos[0], sin[0]], dim=1)[:, :, None]  # (places, 2, 1, d)
         self._rotations[:, 1, :, : cos.shape[-1] // 2] *= -1  # so that rotating is rolling by half a head
@@ -188,13 +188,13 @@ class LlamaDecoder:
         return x + _times(attended.reshape(B, -1), layer.out, layer.out_bias)
 
     @torch.inference_mode()
-    def scores(self, rows: Sequence[int], first: int, last: int) -> Tensor:
-        """(len(rows), last - first): logits of the ids from `first` to `last`, not included; rows ascend."""
-        if (first, last) not in self._columns:
-            self._columns[first, last] = _stored(self._head.weight[first:last].t())
+    def logits(self, rows: Sequence[int], start: int, stop: int) -> Tensor:
+        """(len(rows), stop - start) logits of the ids from `start` to `stop`, exclusive; rows ascend."""
+        if (start, stop) not in self._columns:
+            self._columns[start, stop] = _stored(self._head.weight[start:stop].t())
         hidden = self._hidden if len(rows) == len(self._hidden) else self._hidden[list(rows)]
-        bias = None if self._head.bias is None else self._head.bias[first:last]
-        return _times(hidden, [self._columns[first, last]], bias)
+        bias = None if self._head.bias is None else self._head.bias[start:stop]
+        return _times(hidden, [self._columns[start, stop]], bias)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only."""

@@ -10,10 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationMixi
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from ..tokenizer import AudioTokenizer, FocalCodecConfig
-from .positions import aligned_positions, places
-
 CONTEXT = 6  # features on either side that are read with each one: 0.12 s at 50 Hz, about a phoneme
+RESTARTS = ("speech", "speaker")  # control tokens after which time begins again
+_UNBOUNDED = 1 << 17  # positions assumed for a model whose config states no maximum
 
 
 class SpeechLMConfig(PreTrainedConfig):
@@ -141,7 +140,7 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if cache is not None and cache.get_seq_length() > 0:
             raise ValueError("with a cache this model needs attention_mask and position_ids, as generate() gives them")
         if order is None:
-            order = places(torch.ones_like(ids) if mask is None else mask)
+            order = position_ids(torch.ones_like(ids) if mask is None else mask)
         if mask is None:
             # Positions that fall are the boundaries of examples for transformers; here they fall inside one, too.
             config = self.language_model.config
@@ -159,7 +158,7 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             ids, mask = args[0], kwargs.get("attention_mask")
             if mask is None:
                 mask = inputs["attention_mask"] = torch.ones_like(ids)
-            positions = aligned_positions(ids, places(mask), self.config.restart_ids)
+            positions = aligned_positions(ids, position_ids(mask), self.config.restart_ids)
             inputs["position_ids"] = positions[:, -inputs["input_ids"].shape[1] :]
         again = not kwargs.get("is_first_iteration") and kwargs.get("use_cache")
         return inputs if again else {**inputs, "features": features}
@@ -185,18 +184,6 @@ AutoConfig.register(SpeechLMConfig.model_type, SpeechLMConfig, exist_ok=True)
 AutoModelForCausalLM.register(SpeechLMConfig, SpeechLMForConditionalGeneration, exist_ok=True)
 
 
-def lm_feature_size(audio_tokenizer: AudioTokenizer) -> int:
-    """Width D of the features that a codec's encoder gives.
-
-    Raises:
-        ValueError: a codec without `extract_features`.
-    """
-    config = audio_tokenizer.codec.config
-    if not isinstance(config, FocalCodecConfig):
-        raise ValueError("only a FocalCodec gives continuous features: choose a template of codes for other codecs")
-    return config.encoder_config.dim
-
-
 def bare(model: nn.Module) -> PreTrainedModel:
     """The model without a peft wrapper; what peft put inside stays."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator,return-value]
@@ -211,6 +198,11 @@ def language_model(model: nn.Module) -> PreTrainedModel:
 def restart_ids(model: nn.Module) -> Sequence[int]:
     """Ids at which a model's positions begin again; none for a plain causal LM."""
     return getattr(bare(model).config, "restart_ids", ())
+
+
+def max_positions(model: nn.Module) -> int:
+    """Maximum number of ids that a model can read and write in one sequence, from its config."""
+    return getattr(language_model(model).config, "max_position_embeddings", None) or _UNBOUNDED
 
 
 def embed(model: nn.Module, input_ids: Tensor, features: Tensor | None = None) -> Tensor:
@@ -257,3 +249,29 @@ def neighbours(places: Tensor, context: int) -> Tensor:
     first, last = torch.searchsorted(run, run), torch.searchsorted(run, run, right=True) - 1
     around = number[:, None] + torch.arange(-context, context + 1, device=places.device)
     return around.clamp(first[:, None], last[:, None])
+
+
+def aligned_positions(ids: Tensor, order: Tensor, restart_ids: Sequence[int]) -> Tensor:
+    """Positions that begin again at 0 at every restart id.
+
+    In `<|noisy|> x0 x1 ... <|speech|> y0 y1 ...` x and y of the same frame then have the same position, and so have the
+    streams of several talkers: where to listen is a rotation that a model begins with, not a distance that it has to
+    learn for every length. Measured on 1.6 h of noisy speech, features to codes, 256 x 4: 5.03 nats of held-out loss
+    after 2 epochs, against 5.83 with positions that go on (5.44 after 5).
+
+    Args:
+        ids: (B, L).
+        order: (B, L) place of each id in its own example, from 0; 0 at padding.
+        restart_ids: with none of them, the positions are the order.
+
+    Returns:
+        (B, L) int64.
+    """
+    index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    begins = (order == 0) | torch.isin(ids, torch.tensor(restart_ids, dtype=ids.dtype, device=ids.device))
+    return index - (index * begins).cummax(-1).values
+
+
+def position_ids(mask: Tensor) -> Tensor:
+    """(B, L) attention mask -> place of each id among those that count, from 0; 0 at padding on the left."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)

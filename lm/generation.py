@@ -1,35 +1,40 @@
-"""Writing with a causal LM: only ids that make sense, never too short, never without end. B rows, L length in ids."""
+"""Constrained generation with a causal LM: only valid ids, within length limits. B rows, L length in ids, V ids.
 
-from collections import defaultdict
+Each step asks the decoding constraints of all items what may follow, samples one id for each item, records it, and lets
+the model read it. Batching does not change results: each item depends only on its own prompt and seed.
+"""
+
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .constraints import Block, StopReason, Walk, blocks
-from .decoding import CausalDecoder, LlamaDecoder, Reading, decoder
-from .features import embed, language_model, restart_ids
-from .length import longest, positions
-from .positions import aligned_positions, places
-from .sampling import Sampling, draw, likeliest_bits
+from .constraints import Choice, DecodingConstraint, IdRange, StopReason, allowed_ranges
+from .decoding import CausalDecoder, LlamaDecoder, PromptBatch, prefill
+from .features import aligned_positions, embed, language_model, max_positions, position_ids, restart_ids
+from .sampling import Sampling, likeliest_bits, sample
 from .templates import Phase, Prompt
 from .vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What a model wrote.
+    """Output of a model for one prompt.
 
     Args:
-        spans: one (N,) int64 for each phase: codes as the codec's `decode` takes them, or ids of text.
-        stop_reason: "end": the model ended where it could choose; "length": a span reached the most that it might
-            have; "constraint": every length was given.
+        spans: one (N,) int64 for each span: codes as the codec's `decode` takes them, or ids of text. The units of
+            aligned speech are one span.
+        stop_reason: "end" if the model closed its output; "max_length" if a span reached its maximum length (in aligned
+            speech: if all units did); "constraint" if the prompt fixed every length.
+        num_spans_at_max: how many spans (in aligned speech: units) reached their maximum length.
     """
 
     spans: tuple[Tensor, ...]
     stop_reason: StopReason
+    num_spans_at_max: int = 0
 
     @property
     def codes(self) -> Tensor:
@@ -38,16 +43,20 @@ class Generation:
 
 
 def as_prompt(
-    prompt: Prompt | Sequence[int] | Tensor, length: tuple[int, int] | None, model: PreTrainedModel, end: int
+    prompt: Prompt | Sequence[int] | Tensor, length: tuple[int, int] | None, model: PreTrainedModel, end_id: int
 ) -> Prompt:
-    """A prompt as it is; or ids, and after them one span of codes, by default as many as the model has positions for.
+    """Return a `Prompt` unchanged; turn plain ids into a prompt for one span of codes.
 
     Args:
-        length: fewest and most ids to write, for a prompt of ids only.
-        end: the id that closes the span.
+        prompt: a prompt or (L,) ids.
+        length: minimum and maximum number of ids to write, for plain ids only. By default the maximum is what the
+            positions of the model allow.
+        model: the model that will read the prompt.
+        end_id: the id that closes the span.
 
     Raises:
-        ValueError: a text, an empty window, or a length where the prompt says it already.
+        ValueError: the prompt is a text, holds ids outside of the vocabulary, or comes with an empty length window or
+            with a length that it states itself.
     """
     if isinstance(prompt, str):
         raise ValueError("a prompt is a list of ids, found a text: make one with a template, as focallm.tasks does")
@@ -55,57 +64,67 @@ def as_prompt(
         if length is not None:
             raise ValueError("a Prompt says how much is to be written: give the length to Template.prompt instead")
         return prompt
-    ids, rows = [int(i) for i in prompt], model.config.get_text_config().vocab_size
-    wrong = [i for i in ids if not 0 <= i < rows]
-    if wrong:
-        raise ValueError(f"ids are rows of the vocabulary, 0 to {rows - 1}, found {wrong[0]}: look them up in it")
-    fewest, most = length or (1, positions(model) - len(ids))
-    if not 1 <= fewest <= most:
-        raise ValueError(f"length needs 1 <= fewest <= most audio ids, found {(fewest, most)}")
-    return Prompt(ids, (Phase("codes", fewest, most, end),))
+    ids = [int(i) for i in prompt]
+    vocab_size = model.config.get_text_config().vocab_size
+    for i in ids:
+        if not 0 <= i < vocab_size:
+            raise ValueError(f"ids are rows of the vocabulary, 0 to {vocab_size - 1}, found {i}: look them up in it")
+    min_length, max_length = length or (1, max_positions(model) - len(ids))
+    if not 1 <= min_length <= max_length:
+        raise ValueError(f"length needs 1 <= min_length <= max_length audio ids, found {(min_length, max_length)}")
+    return Prompt(ids, (Phase("codes", min_length, max_length, end_id),))
 
 
 def generate(
     model: PreTrainedModel, vocabulary: Vocabulary, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]
 ) -> list[Generation]:
-    """Write what each prompt asks for; each item gets what it gets alone with its seed.
+    """Write the output that each prompt asks for, as one batch.
 
     Raises:
-        ValueError: a prompt and its longest output exceed the model's positions, guidance without an emptied prompt, or
-            a model whose logits are not numbers.
+        ValueError: a prompt and its longest output exceed the model's positions, guidance is asked for and a prompt has
+            no unconditional ids, or the model gives logits that are not finite.
     """
-    walks = _walks(vocabulary, prompts)
-    for _ in _steps(model, vocabulary, prompts, walks, sampling, seeds):
+    constraints = _constraints(vocabulary, prompts)
+    for _ in _steps(model, vocabulary, prompts, constraints, sampling, seeds):
         pass
-    return [_generation(walk, vocabulary) for walk in walks]
+    return [_generation(constraint, vocabulary) for constraint in constraints]
 
 
 def stream(
     model: PreTrainedModel, vocabulary: Vocabulary, prompt: Prompt, sampling: Sampling, seed: int, chunk: int
 ) -> Generator[list[int], None, Generation]:
-    """As `generate`, but give the codes of the first span of codes while they are written, `chunk` at a time."""
-    (walk,) = walks = _walks(vocabulary, [prompt])
-    at = [phase.kind for phase in prompt.phases].index("codes")
-    last = next(i for i, phase in enumerate(prompt.phases) if i >= at and not phase.follow)
-    sent = 0
-    for _ in _steps(model, vocabulary, [prompt], walks, sampling, [seed]):
-        span = [i for part in walk.spans[at : last + 1] for i in part]
-        closed = walk.done or len(walk.spans) > last + 1
-        while len(span) - sent >= chunk or (closed and len(span) > sent):
-            yield vocabulary.codes(span[sent : sent + chunk])
-            sent += chunk
-    return _generation(walk, vocabulary)
+    """Like `generate` for one prompt, but yield the codes of its first span of codes in chunks as they are written."""
+    (constraint,) = _constraints(vocabulary, [prompt])
+    first = [phase.kind for phase in prompt.phases].index("codes")
+    # The units of aligned speech are phases of their own, but one stream of codes.
+    last = first
+    while prompt.phases[last].forced_ids:
+        last += 1
+    num_sent = 0
+    for _ in _steps(model, vocabulary, [prompt], [constraint], sampling, [seed]):
+        ids = list(chain.from_iterable(constraint.spans[first : last + 1]))
+        is_closed = constraint.done or len(constraint.spans) > last + 1
+        while len(ids) - num_sent >= chunk or (is_closed and len(ids) > num_sent):
+            yield vocabulary.codes(ids[num_sent : num_sent + chunk])
+            num_sent += chunk
+    return _generation(constraint, vocabulary)
 
 
-def _walks(vocabulary: Vocabulary, prompts: Sequence[Prompt]) -> list[Walk]:
-    turns = blocks(vocabulary, {phase.kind for prompt in prompts for phase in prompt.phases})
-    return [Walk(prompt.phases, turns) for prompt in prompts]
+def _constraints(vocabulary: Vocabulary, prompts: Sequence[Prompt]) -> list[DecodingConstraint]:
+    kinds: set[str] = set()
+    for prompt in prompts:
+        kinds.update(phase.kind for phase in prompt.phases)
+    # Items share the range objects, so that equal choices compare equal.
+    ranges = allowed_ranges(vocabulary, kinds)
+    return [DecodingConstraint(prompt.phases, ranges) for prompt in prompts]
 
 
-def _generation(walk: Walk, vocabulary: Vocabulary) -> Generation:
+def _generation(constraint: DecodingConstraint, vocabulary: Vocabulary) -> Generation:
     offsets = {"codes": vocabulary.audio_offset, "text": 0}
-    spans = [torch.tensor(span, dtype=torch.long) - offsets[kind] for kind, span in walk.joined()]
-    return Generation(tuple(spans), walk.stop_reason)
+    spans = []
+    for kind, ids in constraint.merged_spans():
+        spans.append(torch.tensor(ids, dtype=torch.long) - offsets[kind])
+    return Generation(tuple(spans), constraint.stop_reason, constraint.num_spans_at_max)
 
 
 @torch.no_grad()
@@ -113,126 +132,174 @@ def _steps(
     model: PreTrainedModel,
     vocabulary: Vocabulary,
     prompts: Sequence[Prompt],
-    walks: Sequence[Walk],
+    constraints: Sequence[DecodingConstraint],
     sampling: Sampling,
     seeds: Sequence[int],
 ) -> Iterator[None]:
-    """Take every walk to its end, one id each between two yields; items that are done leave the batch."""
-    guided = sampling.guidance > 1
-    _check(model, prompts, guided)
+    """Run the generation loop, and yield after each id that the items wrote. Finished items leave the batch."""
+    is_guided = sampling.guidance > 1
+    _check_prompts(model, prompts, is_guided)
     generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-    training = model.training
+    was_training = model.training
     model.eval()
     try:
-        reader = _read(model, vocabulary, prompts, guided)
-        active = list(range(len(walks)))
+        decoder = _prefill(model, vocabulary, prompts, is_guided)
+        active = list(range(len(constraints)))  # items in the batch, by row
         while True:
-            ids = _choose(reader, [walks[i] for i in active], sampling, [generators[i] for i in active])
-            ids = [walks[i].take(chosen) for i, chosen in zip(active, ids, strict=True)]
+            chosen = _choose(
+                decoder, [constraints[item] for item in active], sampling, [generators[item] for item in active]
+            )
+            ids = [constraints[item].append(chosen_id) for item, chosen_id in zip(active, chosen, strict=True)]
             yield
-            left = [row for row, i in enumerate(active) if not walks[i].done]
-            if not left:
+            unfinished = [row for row, item in enumerate(active) if not constraints[item].done]
+            if not unfinished:
                 return
-            if len(left) < len(active):
-                reader.keep(left + [row + len(active) for row in left] if guided else left)
-                active, ids = [active[row] for row in left], [ids[row] for row in left]
-            reader.step(ids * 2 if guided else ids)
+            if len(unfinished) < len(active):
+                unconditional = [row + len(active) for row in unfinished] if is_guided else []
+                decoder.keep(unfinished + unconditional)
+                active = [active[row] for row in unfinished]
+                ids = [ids[row] for row in unfinished]
+            decoder.step(ids * 2 if is_guided else ids)
     finally:
-        model.train(training)
+        model.train(was_training)
 
 
-def _check(model: PreTrainedModel, prompts: Sequence[Prompt], guided: bool) -> None:
-    limit = positions(model)
+def _check_prompts(model: PreTrainedModel, prompts: Sequence[Prompt], is_guided: bool) -> None:
+    limit = max_positions(model)
     for prompt in prompts:
         if not prompt.ids:
             raise ValueError(
                 "a prompt needs at least one id: make it with a template, which opens what is to be written"
             )
-        if len(prompt.ids) + longest(prompt) > limit:
+        if len(prompt.ids) + prompt.max_new_ids > limit:
             raise ValueError(
-                f"a prompt of {len(prompt.ids)} ids and up to {longest(prompt)} ids after it exceed the model's "
+                f"a prompt of {len(prompt.ids)} ids and up to {prompt.max_new_ids} ids after it exceed the model's "
                 f"{limit} positions: give less, or ask for less"
             )
-        if guided and prompt.unconditional is None:
+        if is_guided and prompt.unconditional is None:
             raise ValueError("guidance compares with a prompt whose given segments are empty: make it with a template")
 
 
-def _read(
-    model: PreTrainedModel, vocabulary: Vocabulary, prompts: Sequence[Prompt], guided: bool
+def _prefill(
+    model: PreTrainedModel, vocabulary: Vocabulary, prompts: Sequence[Prompt], is_guided: bool
 ) -> LlamaDecoder | CausalDecoder:
-    """Padded on the left; with guidance, the emptied prompts are as many rows more."""
-    rows = [prompt.ids for prompt in prompts] + [prompt.unconditional or [] for prompt in prompts if guided]
-    width = max(map(len, rows))
-    pad = vocabulary.control("pad")
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=model.device)
+    """Let the model read all prompts, padded on the left; with guidance, B rows of unconditional prompts follow."""
+    rows = [prompt.ids for prompt in prompts]
+    if is_guided:
+        rows += [prompt.unconditional or [] for prompt in prompts]
+    width = max(len(row) for row in rows)
+    pad_id = vocabulary.control("pad")
+    ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
     features = [prompt.features for prompt in prompts if prompt.features is not None]
     restarts = restart_ids(model)
-    reading = Reading(
-        embed(model, ids, torch.cat(features) if features else None),
-        mask,
-        aligned_positions(ids, places(mask), restarts),
-        frozenset(restarts),
+    batch = PromptBatch(
+        embeddings=embed(model, ids, torch.cat(features) if features else None),
+        mask=mask,
+        positions=aligned_positions(ids, position_ids(mask), restarts),
+        restart_ids=frozenset(restarts),
     )
-    return decoder(language_model(model), reading, max(map(longest, prompts)))
+    return prefill(language_model(model), batch, max(prompt.max_new_ids for prompt in prompts))
+
+
+# Choosing the next ids: group items by what they may write, compute the logits of those ids, sample, look up the ids.
 
 
 def _choose(
-    reader: LlamaDecoder | CausalDecoder,
-    walks: Sequence[Walk],
+    decoder: LlamaDecoder | CausalDecoder,
+    constraints: Sequence[DecodingConstraint],
     sampling: Sampling,
     generators: Sequence[torch.Generator],
 ) -> list[int]:
-    """The next id of each walk; those that may go on in the same way are drawn together."""
-    alike: dict[tuple[Block | None, int | None, bool], list[int]] = defaultdict(list)
-    for row, walk in enumerate(walks):
-        alike[(*walk.allowed(), walk.timed)].append(row)
-    ids = [-1] * len(walks)
-    for (block, closing, timed), rows in alike.items():
-        if block is None:  # no choice
-            columns, width, first = [0] * len(rows), 0, 0
+    """Return the next id of each row."""
+    ids = [-1] * len(constraints)
+    for choice, rows in _group_rows(constraints).items():
+        if choice.id_range is None:
+            assert choice.closing_id is not None
+            chosen = [choice.closing_id] * len(rows)
         else:
-            first, width = block.first, block.last - block.first
-            scores = _scores(reader, block, closing, rows, len(walks), sampling.guidance)
-            window = sampling.repetition_window
-            recent = [[i - first for i in walks[row].spans[-1][-window:]] if window else [] for row in rows]
-            own = [generators[row] for row in rows]
-            if timed and closing is not None:
-                shares = scores.float().softmax(-1)[:, -1].tolist()
-                drawn = draw(scores[:, :-1], sampling, own, recent)
-                columns = [
-                    width if walks[row].closes(share, sampling.temperature, generator) else column
-                    for row, share, generator, column in zip(rows, shares, own, drawn, strict=True)
-                ]
-            else:
-                columns = draw(scores, sampling, own, recent)
-            if sampling.bitwise and block.barred is None:  # codes: all of a block are allowed
-                codes = likeliest_bits(scores[:, :width])
-                columns = [column if column == width else code for column, code in zip(columns, codes, strict=True)]
-        for row, column in zip(rows, columns, strict=True):
-            chosen = closing if column == width else first + column
-            assert chosen is not None
-            ids[row] = chosen
+            logits = _allowed_logits(decoder, choice, choice.id_range, rows, len(constraints), sampling.guidance)
+            columns = _sample_columns(
+                logits, choice, [constraints[row] for row in rows], sampling, [generators[row] for row in rows]
+            )
+            chosen = _to_ids(columns, choice, choice.id_range)
+        for row, chosen_id in zip(rows, chosen, strict=True):
+            ids[row] = chosen_id
     return ids
 
 
-def _scores(
-    reader: LlamaDecoder | CausalDecoder,
-    block: Block,
-    closing: int | None,
+def _group_rows(constraints: Sequence[DecodingConstraint]) -> dict[Choice, list[int]]:
+    """Group rows that may write the same ids, so that one operation serves all of them."""
+    groups: dict[Choice, list[int]] = {}
+    for row, constraint in enumerate(constraints):
+        groups.setdefault(constraint.choice(), []).append(row)
+    return groups
+
+
+def _allowed_logits(
+    decoder: LlamaDecoder | CausalDecoder,
+    choice: Choice,
+    id_range: IdRange,
     rows: list[int],
-    batch: int,
+    batch_size: int,
     guidance: float,
 ) -> Tensor:
-    """(len(rows), V): logits of a block's ids and, in the last column, of the closing id where it may come."""
-    read = rows + [row + batch for row in rows] if guidance > 1 else rows
-    scores = reader.scores(read, block.first, block.last)
-    if closing is not None:
-        scores = torch.cat([scores, reader.scores(read, closing, closing + 1)], dim=-1)
-    if guidance > 1:
-        given, without = scores.chunk(2)
-        scores = without + guidance * (given - without)
-    if block.barred is None:
-        return scores
-    barred = block.barred if closing is None else torch.cat([block.barred, torch.zeros(1, dtype=torch.bool)])
-    return scores.masked_fill(barred.to(scores.device), -torch.inf)
+    """Return (len(rows), V) logits of a range's ids and, in a last column, of the closing id where it is allowed."""
+    is_guided = guidance > 1
+    read_rows = rows + [row + batch_size for row in rows] if is_guided else rows
+    logits = decoder.logits(read_rows, id_range.start, id_range.stop)
+    if choice.closing_id is not None:
+        closing = decoder.logits(read_rows, choice.closing_id, choice.closing_id + 1)
+        logits = torch.cat([logits, closing], dim=-1)
+    if is_guided:
+        conditional, unconditional = logits.chunk(2)
+        logits = unconditional + guidance * (conditional - unconditional)
+    if id_range.banned_ids is None:
+        return logits
+    banned = id_range.banned_ids
+    if choice.closing_id is not None:
+        banned = torch.cat([banned, torch.zeros(1, dtype=torch.bool)])
+    return logits.masked_fill(banned.to(logits.device), -torch.inf)
+
+
+def _sample_columns(
+    logits: Tensor,
+    choice: Choice,
+    constraints: Sequence[DecodingConstraint],
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
+) -> list[int]:
+    """Sample one column of the logits (B, V) for each row."""
+    assert choice.id_range is not None
+    start = choice.id_range.start
+    closing_column = choice.id_range.stop - start
+    recent: list[list[int]] = []
+    for constraint in constraints:
+        last_ids = constraint.spans[-1][-sampling.repetition_window :] if sampling.repetition_window else []
+        recent.append([i - start for i in last_ids])
+    if choice.timed and choice.closing_id is not None:
+        closing_probabilities = logits.float().softmax(-1)[:, -1].tolist()
+        columns = sample(logits[:, :-1], sampling, generators, recent)
+        for row, constraint in enumerate(constraints):
+            if constraint.should_close(closing_probabilities[row], sampling.temperature, generators[row]):
+                columns[row] = closing_column
+    else:
+        columns = sample(logits, sampling, generators, recent)
+    # Codes use every id of their range, and are the only ids whose bits mean something.
+    if sampling.bitwise and choice.id_range.banned_ids is None:
+        codes = likeliest_bits(logits[:, :closing_column])
+        columns = [column if column == closing_column else code for column, code in zip(columns, codes, strict=True)]
+    return columns
+
+
+def _to_ids(columns: Sequence[int], choice: Choice, id_range: IdRange) -> list[int]:
+    """Return the ids that columns of the logits stand for."""
+    closing_column = id_range.stop - id_range.start
+    ids = []
+    for column in columns:
+        if column == closing_column:
+            assert choice.closing_id is not None
+            ids.append(choice.closing_id)
+        else:
+            ids.append(id_range.start + column)
+    return ids

@@ -1,12 +1,33 @@
 """What a speech LM knows about itself."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from .length import LengthWindow
 from .templates import Template
 
 INFO_FILE = "speech_lm.json"
+TEXT_RATE = 30  # ids of text per second of speech: more than anybody speaks, in characters
+
+
+@dataclass(frozen=True)
+class LengthWindow:
+    """How long speech may be for a text: the paces of a corpus, in seconds per character."""
+
+    fastest: float  # 1st percentile
+    slowest: float  # 99th percentile
+
+    @classmethod
+    def learn(cls, characters: list[int], seconds: list[float]) -> "LengthWindow":
+        """From the lengths of texts and of their recordings."""
+        paces = sorted(s / max(c, 1) for c, s in zip(characters, seconds, strict=True))
+        return cls(paces[len(paces) // 100], paces[-1 - len(paces) // 100])
+
+    def tokens(self, characters: int, tokens_per_second: float) -> tuple[int, int]:
+        """Fewest and most tokens for a text: half the fastest reading; half again, and a second, over the slowest."""
+        low = 0.5 * self.fastest * characters * tokens_per_second
+        high = (1.5 * self.slowest * characters + 1.0) * tokens_per_second
+        return max(1, math.floor(low)), math.ceil(high)
 
 
 @dataclass(frozen=True)
@@ -46,3 +67,8 @@ class SpeechLMInfo:
             tuple(values["voices"]),
             values.get("longest_unit_s"),
         )
+
+
+def text_window(seconds: float) -> tuple[int, int]:
+    """Fewest and most ids of text for so much speech."""
+    return 0, 20 + round(TEXT_RATE * seconds)

@@ -4,14 +4,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import cached_file
 
+from ..tokenizer.files import write_whole
 from ..tokenizer.focalcodec.checkpoint import load_strictly, read_json
 from . import lora
-from .base import fit, load_base, name_special_ids, reference
+from .embeddings import fit, name_special_ids
 from .info import INFO_FILE, SpeechLMInfo
 from .vocabulary import Vocabulary
 
@@ -90,3 +92,41 @@ def _with_adapter(folder: Path, vocabulary: Vocabulary, options: dict[str, Any])
     model = load_base(INSIDE.get(base, base), **options)
     model.config.name_or_path = base
     return lora.load_adapter(fit(model, vocabulary, getattr(config, "feature_size", None)), folder)
+
+
+def load_base(base: str | Path, **kwargs: Any) -> PreTrainedModel:
+    """A causal LM of transformers, float32 unless `dtype` is given; safetensors only.
+
+    Keys too many are left to transformers: checkpoints of the hub bring parts that a causal LM has no use for.
+
+    Raises:
+        OSError: nothing there, or no safetensors weights.
+        ValueError: weights are missing.
+    """
+    options: dict[str, Any] = {"dtype": torch.float32, **kwargs, "use_safetensors": True, "output_loading_info": True}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(base, **options)
+    model, info = loaded
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ValueError(f"{base} lacks {len(missing)} weights, such as {missing[:3]}: fetch it again")
+    model.config.name_or_path = reference(base)
+    return model
+
+
+def reference(source: str | Path) -> str:
+    """A source as a model remembers it: "mini", a hub id, or a path that holds wherever the process goes."""
+    return str(Path(source).resolve()) if str(source) != "mini" and Path(source).is_dir() else str(source)
+
+
+def write_card(folder: Path, facts: dict[str, str]) -> None:
+    """A README.md for the hub, unless there is one: its owner may have written into it."""
+    if (folder / "README.md").exists():
+        return
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    card = (
+        f"---\nlibrary_name: focallm\nlicense: unknown\ntags: [speech, audio]\n---\n\n# A speech language model\n\n"
+        f"| | |\n|---|---|\n{rows}\n\nIt opens with `focallm.lm.SpeechLM.from_pretrained(folder)`.\n\n"
+        "Before publishing, state above the licences of the codec, of the base model and of the recordings it learnt "
+        "from, and here what was measured.\n"
+    )
+    write_whole(folder / "README.md", card.encode())

@@ -4,13 +4,14 @@ import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
 from ..tokenizer.focalcodec.checkpoint import read_json
-from .base import new_ids
+from .embeddings import new_ids
 from .features import SpeechLMForConditionalGeneration, bare, language_model
 from .vocabulary import Vocabulary
 
@@ -119,3 +120,29 @@ def _name(model: nn.Module, wanted: nn.Module) -> str:
 def _forget_base(model: PeftModel) -> None:
     """Keep peft from comparing the vocabulary with that of the base: it would save whole embeddings."""
     model.peft_config["default"].base_model_name_or_path = ""
+
+
+def count_trainable(model: Any, vocabulary: Vocabulary) -> dict[str, int]:
+    """Trainable parameters by part: body, adapters, new rows (of control and audio ids), projector.
+
+    Args:
+        model: a causal LM, with or without projector and adapters.
+    """
+    counts = {"body": 0, "adapters": 0, "new rows": 0, "projector": 0}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            counts[_part(name)] += parameter.numel()
+    embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    for rows in [embeddings] if head is embeddings else [embeddings, head]:
+        if rows.is_leaf and rows.requires_grad:  # trained as a whole; peft's are put together in every step
+            new = len(new_ids(vocabulary)) * rows.shape[1]
+            counts["body"], counts["new rows"] = counts["body"] - new, counts["new rows"] + new
+    return counts
+
+
+def _part(name: str) -> str:
+    if "lora_" in name:
+        return "adapters"
+    if "trainable_tokens_delta" in name:
+        return "new rows"
+    return "projector" if "projector." in name else "body"

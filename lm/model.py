@@ -21,17 +21,14 @@ from ..data.phonemes import PAUSES, spell_out, text_to_units
 from ..tokenizer import AudioTokenizer, FocalCodecModel
 from ..tokenizer.files import whole_files, write_whole
 from . import lora
-from .base import fit, load_base, with_projector
-from .embeddings import Start, check_start, start_at_codes
-from .features import language_model
+from .embeddings import EmbeddingInit, check_init, fit, init_from_codes, with_projector
+from .features import language_model, max_positions
 from .generation import Generation, as_prompt, generate, stream
 from .info import INFO_FILE, SpeechLMInfo
-from .length import positions
-from .loading import HUB, LEXICON_FILE, find_folder, load_model, read_info, read_lexicon
+from .loading import HUB, LEXICON_FILE, find_folder, load_base, load_model, read_info, read_lexicon, write_card
 from .lora import LoRA
 from .processor import SpeechLMProcessor, speech_generation_config
 from .sampling import Sampling
-from .saving import write_card
 from .templates import Prompt
 from .vocabulary import Vocabulary
 
@@ -84,7 +81,7 @@ class SpeechLM:
         audio_tokenizer: AudioTokenizer,
         vocabulary: Vocabulary | None = None,
         feature_size: int | None = None,
-        embeddings: Start = "mean",
+        embeddings: EmbeddingInit = "mean",
     ) -> "SpeechLM":
         """A fresh Llama-shaped model.
 
@@ -92,10 +89,10 @@ class SpeechLM:
             config: a name in `SIZES`, or fields of `transformers.LlamaConfig`.
             audio_tokenizer: the codec.
             vocabulary: of the text; without one its units are the printable characters of ASCII.
-            feature_size: width of the continuous features that it also reads, as `lm_feature_size` tells it.
+            feature_size: width of the continuous features that it also reads.
             embeddings: where audio rows start: as every other row ("mean"), or at the codec's code vectors ("codec").
         """
-        check_start(embeddings)
+        check_init(embeddings)
         if isinstance(config, str) and config not in SIZES:
             raise ValueError(f"no LM size is called {config!r}: choose from {list(SIZES)} or give LlamaConfig fields")
         fields = SIZES[config] if isinstance(config, str) else config
@@ -109,7 +106,7 @@ class SpeechLM:
         )
         model = AutoModelForCausalLM.from_config(llama)
         if embeddings == "codec":
-            start_at_codes(model, vocabulary, audio_tokenizer)
+            init_from_codes(model, vocabulary, audio_tokenizer)
         if feature_size is not None:
             model = with_projector(model, vocabulary, feature_size)
         return cls(model, vocabulary, audio_tokenizer, SpeechLMInfo())
@@ -120,7 +117,7 @@ class SpeechLM:
         base: str | Path,
         audio_tokenizer: AudioTokenizer,
         feature_size: int | None = None,
-        embeddings: Start = "mean",
+        embeddings: EmbeddingInit = "mean",
         controls: Iterable[str] = (),
         **kwargs: Any,
     ) -> "SpeechLM":
@@ -135,14 +132,14 @@ class SpeechLM:
             controls: names of further control tokens, for templates of your own.
             kwargs: as in transformers (`dtype`, float32 by default; `revision`, `token`, `attn_implementation`, ...).
         """
-        check_start(embeddings)
+        check_init(embeddings)
         hub = {key: kwargs[key] for key in HUB if key in kwargs}
         tokenizer = AutoTokenizer.from_pretrained(base, **hub)
         known = set(tokenizer.get_vocab().values())
         vocabulary = Vocabulary.extend(tokenizer, audio_tokenizer.codebook_sizes, controls)
         model = fit(load_base(base, **kwargs), vocabulary, feature_size, known)
         if embeddings == "codec":
-            start_at_codes(model, vocabulary, audio_tokenizer)
+            init_from_codes(model, vocabulary, audio_tokenizer)
         return cls(model, vocabulary, audio_tokenizer, SpeechLMInfo())
 
     @classmethod
@@ -211,7 +208,7 @@ class SpeechLM:
     def _plain_generation(self) -> GenerationConfig:
         rows = self.model.config.get_text_config().vocab_size
         return speech_generation_config(
-            self.vocabulary, self.audio_tokenizer, rows, positions(self.model), self.info.templates
+            self.vocabulary, self.audio_tokenizer, rows, max_positions(self.model), self.info.templates
         )
 
     @property

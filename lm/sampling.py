@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 from torch import Generator, Tensor
+
+from .templates import Template
 
 _WIDE = 512  # the nucleus is looked for among this many first: sorting a whole vocabulary takes longer than a step
 
@@ -52,7 +54,28 @@ class Sampling:
             raise ValueError("sampling needs temperature > 0 for a repetition_window: greedy ids cannot be drawn anew")
 
 
-def draw(
+_GREEDY = Sampling(temperature=0.0)
+_FAITHFUL = Sampling(temperature=0.6, top_p=0.9)  # greedy, a talker who pauses is silent ever after
+_CLEAR = Sampling(temperature=0.3, top_p=0.9)  # the text is given unit by unit: what is left to choose is how it sounds
+
+
+def generation_defaults(template: Template, code_bits: int) -> Sampling:
+    """The likeliest text; speech is drawn, the more freely the less of it is given.
+
+    Where it is given frame by frame, as another recording or by an aligned text, nothing is drawn if codes are bits;
+    units of an aligned text then last as long as is most usual, which is understood best (docs/lab-notes.md).
+    """
+    if template.target.kind == "text":
+        return _GREEDY
+    given = {segment.kind for segment in template.segments[:-1]}
+    if template.target.kind != "aligned" and (not given or "text" in given):
+        return Sampling()
+    if template.target.kind == "aligned":
+        return replace(_GREEDY, bitwise=True) if code_bits else _CLEAR
+    return replace(_FAITHFUL, bitwise=code_bits > 0)
+
+
+def sample(
     logits: Tensor, sampling: Sampling, generators: Sequence[Generator], recent: Sequence[Sequence[int]]
 ) -> list[int]:
     """One column of logits (B, V) for each row.

@@ -4,15 +4,16 @@ L length in ids, N token frames, D feature width.
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from .interleaving import IGNORED, interleave, openings
 from .vocabulary import Vocabulary
+
+IGNORED = -100  # a label that adds nothing to the loss (transformers' convention)
 
 
 @dataclass(frozen=True)
@@ -56,24 +57,27 @@ class Phase:
 
     Args:
         kind: what it holds.
-        fewest, most: ids.
+        min_length, max_length: in ids.
         closing: the id that closes it.
-        follow: ids that are read in the place of the closing one; the next phase then goes on with the same span.
+        forced_ids: ids that are read in the place of the closing one; the next phase then goes on with the same span.
         timed: whether to close is decided first, by the probability that the model gives it. Temperature and nucleus
             sharpen the choice among ids; where closing is one of them, it comes too early, since all others share what
             is left.
     """
 
     kind: Literal["text", "codes"]
-    fewest: int
-    most: int
-    closing: int
-    follow: tuple[int, ...] = ()
+    min_length: int
+    max_length: int
+    closing_id: int
+    forced_ids: tuple[int, ...] = ()
     timed: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.fewest <= self.most or self.most < 1:
-            raise ValueError(f"length needs 0 <= fewest <= most and most >= 1, found {(self.fewest, self.most)}")
+        if not 0 <= self.min_length <= self.max_length or self.max_length < 1:
+            raise ValueError(
+                "a phase needs 0 <= min_length <= max_length and max_length >= 1, found "
+                f"{(self.min_length, self.max_length)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,21 @@ class Prompt:
     phases: tuple[Phase, ...]
     features: Tensor | None = None
     unconditional: list[int] | None = None
+
+    @property
+    def max_new_ids(self) -> int:
+        """Maximum number of ids that may follow the prompt, including those that close a span before another."""
+        return sum(phase.max_length + len(phase.forced_ids[1:]) for phase in self.phases) + len(self.phases) - 1
+
+    def fit(self, num_positions: int) -> "Prompt":
+        """Shorten the maximum length of free spans so that prompt and output fit into `num_positions`."""
+        room = num_positions - len(self.ids) - len(self.phases)
+        room -= sum(phase.min_length for phase in self.phases)
+        phases = []
+        for phase in self.phases:
+            max_length = min(phase.max_length, phase.min_length + max(room, 0))
+            phases.append(replace(phase, max_length=max_length))
+        return replace(self, phases=tuple(phases))
 
 
 @dataclass(frozen=True)
@@ -230,3 +249,40 @@ def _value(segment: Segment, row: dict[str, Any]) -> Any:
         found = sorted(k for k, v in row.items() if v is not None)
         raise ValueError(f"the template needs {segment.field!r}, found only {found}: was the corpus tokenized with it?")
     return value
+
+
+def openings(vocabulary: Vocabulary, units: Sequence[str]) -> list[list[int]]:
+    """The ids that are read before the frames of each unit."""
+    spelt = [vocabulary.text_ids(unit) for unit in units]
+    ahead = [*spelt[1:], [vocabulary.control("next")]]
+    return [spelt[0] + ahead[0], *ahead[1:]]
+
+
+def interleave(
+    vocabulary: Vocabulary, units: Sequence[str], codes: Sequence[int], frames: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """-> ids and labels, both (L,), without the end
+
+    Args:
+        units: (U,) what is said.
+        codes: (N * K,) of the codec.
+        frames: (U,) how many of the N frames each unit lasts.
+
+    Raises:
+        ValueError: frames that are not those of the codes or of the units.
+    """
+    per_frame = vocabulary.codebooks
+    if len(units) != len(frames) or sum(frames) * per_frame != len(codes):
+        raise ValueError(
+            f"{len(units)} units of {len(frames)} durations, {sum(frames)} frames in all, do not belong to "
+            f"{len(codes)} codes of {per_frame} codebooks: align the store again"
+        )
+    audio = vocabulary.audio_ids(codes)
+    ids, labels, start = list[int](), list[int](), 0
+    for number, (opening, count) in enumerate(zip(openings(vocabulary, units), frames, strict=True)):
+        end = start + int(count) * per_frame
+        ids += [*opening, *audio[start:end]]
+        first = [vocabulary.control("next")] if number else [IGNORED]
+        labels += [*first, *[IGNORED] * (len(opening) - 1), *audio[start:end]]
+        start = end
+    return ids, labels

@@ -19,7 +19,7 @@ from focallm.data.corpus import read_corpus
 from focallm.data.mixing.mix_config import MixConfig
 from focallm.lm import training as lm_training
 from focallm.lm.features import SpeechLMForConditionalGeneration
-from focallm.lm.parameters import count_trainable
+from focallm.lm.lora import count_trainable
 from focallm.tasks.evaluation.probes.probe_config import ProbeConfig
 from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel, write_audio
 from focallm.tokenizer import training as codec_training

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from transformers import set_seed
 
 from ...tokenizer import AudioTokenizer
-from ..length import positions
+from ..features import max_positions
 from ..model import SpeechLM
 from ..templates import controls
 from ..vocabulary import Vocabulary
@@ -34,10 +34,10 @@ def build(
     else:
         vocabulary = _vocabulary(recipe.text, texts, audio_tokenizer.codebook_sizes, own)
         lm = SpeechLM.from_config(recipe.model or "mini", audio_tokenizer, vocabulary, feature_size, recipe.embeddings)
-    if recipe.max_length > positions(lm.model):
+    if recipe.max_length > max_positions(lm.model):
         raise ValueError(
-            f"max_length ({recipe.max_length}) exceeds the model's {positions(lm.model)} positions: lower it, or give "
-            "a model with a larger max_position_embeddings"
+            f"max_length ({recipe.max_length}) exceeds the model's {max_positions(lm.model)} positions: lower it, or "
+            "give a model with a larger max_position_embeddings"
         )
     return lm.add_lora(**asdict(recipe.lora)) if recipe.lora else lm
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from ...data.batching import packing_efficiency
 from ..features import language_model
+from ..lora import count_trainable
 from ..model import SpeechLM
-from ..parameters import count_trainable
 from ..templates import IGNORED
 from ..vocabulary import Vocabulary
 from .examples import Examples

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from ...tokenizer.files import read_yaml
-from ..embeddings import Start
+from ..embeddings import EmbeddingInit
 from ..lora import LoRA
 from ..templates import Template
 
@@ -47,7 +47,7 @@ class LMRecipe:
     # folder, hub id, tokenizer.json or sentencepiece .model.
     text: str | dict[str, int] | None = None
     templates: tuple[Template, ...] = ()  # tasks of your own
-    embeddings: Start = "mean"  # where new rows begin: "mean" of the old ones, or "codec", its code vectors projected
+    embeddings: EmbeddingInit = "mean"  # of new rows: "mean" of the old ones, or "codec": its code vectors, projected
     lora: LoRA | None = None
     max_length: int = 2048  # ids of a row; longer examples are left out and counted
     packing: bool = True  # several examples in a row; without it each has its own, padded

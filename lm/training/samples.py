@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from ...tokenizer.files import write_whole
-from ..answering import text_window, usual_sampling
+from ..features import max_positions
 from ..generation import Generation
-from ..length import within
+from ..info import text_window
 from ..model import SpeechLM
+from ..sampling import generation_defaults
 from ..templates import Prompt, Template
 from .examples import Examples
 from .sound import write_spans
@@ -53,7 +54,7 @@ class Samples:
         answers = self._answer()
         reasons = Counter(answer.stop_reason for answer in answers)
         measures = {
-            f"eval_stopped_{reason}": reasons[reason] / len(answers) for reason in ("end", "length", "constraint")
+            f"eval_stopped_{reason}": reasons[reason] / len(answers) for reason in ("end", "max_length", "constraint")
         }
         ratios, errors, words = [], 0, 0
         for i, ((template, row), answer) in enumerate(zip(self.rows, answers, strict=True)):
@@ -79,8 +80,10 @@ class Samples:
 
     def _answer(self) -> list[Generation]:
         """As the tasks do it; those that are drawn alike in one batch."""
-        prompts = [within(sample_prompt(self.lm, template, row), self.lm.model) for template, row in self.rows]
-        usual = [usual_sampling(self.lm, template) for template, _ in self.rows]
+        prompts = [
+            sample_prompt(self.lm, template, row).fit(max_positions(self.lm.model)) for template, row in self.rows
+        ]
+        usual = [generation_defaults(template, self.lm.code_bits) for template, _ in self.rows]
         answers: dict[int, Generation] = {}
         for sampling in dict.fromkeys(usual):
             places = [i for i, own in enumerate(usual) if own == sampling]

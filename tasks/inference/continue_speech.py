@@ -32,7 +32,8 @@ def continue_speech(
 
     Returns:
         The recording and its continuation, which begins at `stats["continuation_begins_s"]`. The recording is decoded
-        from its tokens too, so that there is no seam. `stop_reason` is "end", or "length" if the model did not stop.
+        from its tokens too, so that there is no seam. `stop_reason` is "end", or "max_length" if the model did not
+        stop.
 
     Raises:
         OSError: A file cannot be read.

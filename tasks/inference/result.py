@@ -19,8 +19,8 @@ class SpeechResult:
     Args:
         audio: (T,) float32, or (speakers, T) from `separate`.
         sampling_rate: Rate of the audio in Hz.
-        stop_reason: "end" if the model ended by itself, "length" if it reached the longest length that was allowed, and
-            "constraint" if the length was given.
+        stop_reason: "end" if the model ended by itself, "max_length" if it reached the longest length that was allowed,
+            and "constraint" if the length was given.
         stats: Numbers of generated tokens and seconds, and the time that it took.
     """
 

@@ -9,10 +9,9 @@ from typing import Any, overload
 import torch
 
 from ...data.phonemes import split_units
-from ...lm.answering import usual_sampling
 from ...lm.generation import Generation, StopReason
 from ...lm.model import SpeechLM
-from ...lm.sampling import Sampling
+from ...lm.sampling import Sampling, generation_defaults
 from ...lm.templates import Prompt, Template
 from ..definitions import TASKS
 from .inputs import encode_ids, load_waves, open_model
@@ -59,8 +58,9 @@ def speak(
             not depend on it.
 
     Returns:
-        Audio (T,). `stop_reason` is "end", or "length" if every attempt reached the longest duration that the text can
-        have; the result is then the attempt that repeats itself least. `stats` has the number of attempts, and "voice".
+        Audio (T,). `stop_reason` is "end", or "max_length" if every attempt reached the longest duration that the text
+        can have; the result is then the attempt that repeats itself least. `stats` has the number of attempts, "voice",
+        and "num_spans_at_max": how many spans (in aligned speech: units) reached their maximum length.
 
     Raises:
         ValueError: The text is empty, the voice is unknown, a reference comes without its transcript, or the model was
@@ -86,6 +86,7 @@ def speak(
     codes = []
     stop_reasons = []
     attempt_counts = []
+    counts_at_max = []
     first = 0
     for count in piece_counts:
         piece_attempts = attempts[first : first + count]
@@ -94,6 +95,7 @@ def speak(
         codes.append(torch.cat([generation.codes for generation in best]))
         stop_reasons.append(combined_stop_reason(best))
         attempt_counts.append(max(len(generations) for generations in piece_attempts))
+        counts_at_max.append(sum(generation.num_spans_at_max for generation in best))
 
     tokenizer = lm.audio_tokenizer
     rate = tokenizer.output_sampling_rate
@@ -103,19 +105,20 @@ def speak(
     results = []
     for i, wave in enumerate(audios):
         stats[i]["attempts"] = attempt_counts[i]
+        stats[i]["num_spans_at_max"] = counts_at_max[i]
         stats[i]["voice"] = voice_values.get("speaker", "of the reference")
         results.append(SpeechResult(wave, rate, stop_reasons[i], stats[i]))
     return results[0] if isinstance(text, str) else results
 
 
 def combined_stop_reason(pieces: Sequence[Generation]) -> StopReason:
-    """Return the stop reason of a text that was generated in pieces: "length" if one of them has no end."""
-    return "length" if any(piece.stop_reason == "length" for piece in pieces) else "end"
+    """Return the stop reason of a text that was generated in pieces: "max_length" if one of them has no end."""
+    return "max_length" if any(piece.stop_reason == "max_length" for piece in pieces) else "end"
 
 
 def _attempt_quality(generation: Generation) -> tuple[bool, int]:
     """Rank attempts: one that ended is better, and among those without end the one that repeats itself least."""
-    return generation.stop_reason != "length", len(generation.codes.unique())
+    return generation.stop_reason != "max_length", len(generation.codes.unique())
 
 
 def voice_fields(
@@ -185,7 +188,7 @@ def can_speak_as(lm: SpeechLM, by_reference: bool) -> bool:
 
 def default_sampling(lm: SpeechLM, by_reference: bool) -> Sampling:
     """Return how `speak` samples tokens by default."""
-    return usual_sampling(lm, _speech_template(lm, by_reference))
+    return generation_defaults(_speech_template(lm, by_reference), lm.code_bits)
 
 
 def _speech_template(lm: SpeechLM, by_reference: bool) -> Template:
@@ -218,5 +221,5 @@ def _generate_with_retries(
         generations = lm.generate([prompts[i] for i in unfinished], sampling=sampling, seed=seeds)
         for i, generation in zip(unfinished, generations, strict=True):
             attempts[i].append(generation)
-        unfinished = [i for i in unfinished if attempts[i][-1].stop_reason == "length"]
+        unfinished = [i for i in unfinished if attempts[i][-1].stop_reason == "max_length"]
     return attempts

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...lm.answering import usual_sampling
-from ...lm.length import positions
+from ...lm.features import max_positions
 from ...lm.model import SpeechLM
-from ...lm.sampling import Sampling
+from ...lm.sampling import Sampling, generation_defaults
 from ...lm.templates import Prompt, Template
 from .inputs import input_fields
 from .result import SpeechResult, generation_stats
@@ -99,7 +98,7 @@ def generate_frames(
         For each item the ids of the codec (streams, N * K).
     """
     K = lm.audio_tokenizer.num_codebooks
-    sampling = sampling or usual_sampling(lm, template)
+    sampling = sampling or generation_defaults(template, lm.code_bits)
     outputs = [torch.empty(streams, 0, dtype=torch.long) for _ in num_frames]
     unfinished = list(range(len(num_frames)))
     window_index = 0
@@ -109,7 +108,7 @@ def generate_frames(
         generations = lm.generate(prompts, sampling=sampling, seed=[seed + window_index] * len(prompts))
         for i, prompt, generation in zip(unfinished, prompts, generations, strict=True):
             # Streams after the first begin with the overlap, which the prompt cannot give them.
-            num_new = prompt.phases[0].most
+            num_new = prompt.phases[0].max_length
             new = torch.stack([span[-num_new:].cpu() for span in generation.spans])
             outputs[i] = torch.cat([outputs[i], new], dim=1)
         unfinished = [i for i in unfinished if outputs[i].shape[1] < num_frames[i] * K]
@@ -140,12 +139,12 @@ def _window_prompt(lm: SpeechLM, template: Template, fields: dict[str, Any], num
     num_other_ids = len(template.segments) + streams
     for value in shared_fields.values():
         num_other_ids += len(value)
-    free_positions = positions(lm.model) - num_other_ids
+    free_positions = max_positions(lm.model) - num_other_ids
     size = min(round(WINDOW_S * frame_rate), free_positions // (input_per_frame + streams * K))
     if size < _MIN_WINDOW_FRAMES:
         raise ValueError(
-            f"the model's {positions(lm.model)} positions hold too little of a recording beside {num_other_ids} other "
-            "ids: give a shorter reference, or train a model with more positions"
+            f"the model's {max_positions(lm.model)} positions hold too little of a recording beside {num_other_ids} "
+            "other ids: give a shorter reference, or train a model with more positions"
         )
     overlap = min(round(_OVERLAP_S * frame_rate), size // 4)
     start = max(0, num_done - overlap)
@@ -161,5 +160,5 @@ def _window_prompt(lm: SpeechLM, template: Template, fields: dict[str, Any], num
     )
     # The first stream has its overlap in the prompt, so it needs only the new frames.
     num_new = (end - num_done) * K
-    first_phase = replace(prompt.phases[0], fewest=num_new, most=num_new)
+    first_phase = replace(prompt.phases[0], min_length=num_new, max_length=num_new)
     return replace(prompt, phases=(first_phase, *prompt.phases[1:]))

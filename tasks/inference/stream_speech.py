@@ -85,6 +85,7 @@ class SpeechStream:
         num_tokens = sum(len(generation.codes) for generation in self._generations)
         stats = generation_stats(start_time, [num_tokens], [len(audio) / self.sampling_rate])[0]
         stats["time_to_first_audio_s"] = first_audio_time - start_time
+        stats["num_spans_at_max"] = sum(generation.num_spans_at_max for generation in self._generations)
         stop_reason = combined_stop_reason(self._generations)
         self._result = SpeechResult(audio, self.sampling_rate, stop_reason, stats)
 

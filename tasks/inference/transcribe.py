@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ...lm.answering import TEXT_RATE, text_window, usual_sampling
-from ...lm.length import positions
+from ...lm.features import max_positions
+from ...lm.info import TEXT_RATE, text_window
 from ...lm.model import SpeechLM
-from ...lm.sampling import Sampling
+from ...lm.sampling import Sampling, generation_defaults
 from .inputs import encode_ids, load_waves, open_model, unbatch
 from .result import Transcript, generation_stats
 
@@ -36,7 +36,7 @@ def transcribe(
         seed: Seed of the sampling.
 
     Returns:
-        The text, which is empty if the model recognizes nothing. `stop_reason` is "length" if the text of a piece
+        The text, which is empty if the model recognizes nothing. `stop_reason` is "max_length" if the text of a piece
         reached the longest length that its duration allows.
 
     Raises:
@@ -51,7 +51,7 @@ def transcribe(
 
     # The pieces of all recordings are transcribed in one batch. Both the speech and its text take positions.
     ids_per_second = tokenizer.tokens_per_second + TEXT_RATE
-    fitting_s = (positions(lm.model) - _NUM_OTHER_IDS) / ids_per_second
+    fitting_s = (max_positions(lm.model) - _NUM_OTHER_IDS) / ids_per_second
     max_piece_s = min(MAX_PIECE_S, max(_MIN_PIECE_S, fitting_s))
     pieces: list[Tensor] = []
     piece_counts = []
@@ -63,7 +63,7 @@ def transcribe(
     for ids in encode_ids(tokenizer, pieces):
         window = text_window(len(ids) / tokenizer.tokens_per_second)
         prompts.append(template.prompt(lm.vocabulary, window, codes=ids))
-    sampling = sampling or usual_sampling(lm, template)
+    sampling = sampling or generation_defaults(template, lm.code_bits)
     generations = lm.generate(prompts, sampling=sampling, seed=[seed] * len(prompts))
 
     texts = []
@@ -75,8 +75,8 @@ def transcribe(
         first += count
         decoded = [lm.vocabulary.tokenizer.decode(g.codes, skip_special_tokens=True) for g in wave_generations]
         texts.append(" ".join(text.strip() for text in decoded if text.strip()))
-        all_ended = all(generation.stop_reason != "length" for generation in wave_generations)
-        stop_reasons.append("end" if all_ended else "length")
+        all_ended = all(generation.stop_reason != "max_length" for generation in wave_generations)
+        stop_reasons.append("end" if all_ended else "max_length")
         num_tokens.append(sum(len(generation.codes) for generation in wave_generations))
     seconds = [len(wave) / tokenizer.sampling_rate for wave in waves]
     stats = generation_stats(start_time, num_tokens, seconds)

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from focallm.lm import SpeechLM
-from focallm.lm.base import new_ids
+from focallm.lm.embeddings import new_ids
 from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
 
 ROWS, TOKENS = 300, 256  # a base often has more rows than its tokenizer has tokens

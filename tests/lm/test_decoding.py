@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from focallm.lm import decoding
-from focallm.lm.decoding import CausalDecoder, LlamaDecoder, Reading, decoder, is_llama_shaped
-from focallm.lm.positions import places
+from focallm.lm.decoding import CausalDecoder, LlamaDecoder, PromptBatch, is_llama_shaped, prefill
+from focallm.lm.features import position_ids
 
 SHAPE = {
     "vocab_size": 96,
@@ -91,10 +91,10 @@ def worst(model, lengths=(7, 3, 1), steps=9):
     width = max(lengths)
     padded = torch.tensor([[0] * (width - len(row)) + row for row in ids])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
-    reader = decoder(model, Reading(model.get_input_embeddings()(padded), mask, places(mask)), steps)
+    reader = prefill(model, PromptBatch(model.get_input_embeddings()(padded), mask, position_ids(mask)), steps)
     difference = 0.0
     for step in range(steps + 1):
-        found = reader.scores(range(len(ids)), 5, 90)
+        found = reader.logits(range(len(ids)), 5, 90)
         expected = torch.stack([model(torch.tensor([row])).logits[0, -1, 5:90] for row in ids])
         difference = max(difference, float((found - expected).abs().max()))
         if step == 3:
@@ -150,7 +150,7 @@ def test_rows_of_scores_can_be_chosen():
         ids = torch.randint(1, 96, (3, 4))
         with torch.no_grad():
             mask = torch.ones_like(ids)
-            reader = decoder(model, Reading(model.get_input_embeddings()(ids), mask, places(mask)), 2)
+            reader = prefill(model, PromptBatch(model.get_input_embeddings()(ids), mask, position_ids(mask)), 2)
         assert type(reader) is kind
-        every = reader.scores([0, 1, 2], 10, 20)
-        assert torch.allclose(reader.scores([0, 2], 10, 20), every[[0, 2]], atol=1e-5)
+        every = reader.logits([0, 1, 2], 10, 20)
+        assert torch.allclose(reader.logits([0, 2], 10, 20), every[[0, 2]], atol=1e-5)

@@ -18,11 +18,9 @@ from focallm.lm.features import (
     SpeechLMForConditionalGeneration,
     embed,
     language_model,
-    lm_feature_size,
     neighbours,
 )
 from focallm.lm.lora import LoRA, add_lora
-from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
 
 SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 CONFIGS = {
@@ -206,16 +204,3 @@ def test_a_peft_wrapper_is_looked_through(batch):
     adapted = add_lora(model, ids, LoRA(rank=2))
     assert language_model(adapted) is model.language_model
     assert torch.allclose(language_model(adapted)(inputs_embeds=embed(adapted, *batch)).logits, expected, atol=1e-6)
-
-
-def test_the_width_of_a_codecs_features():
-    focal = {"focal_window": 3, "focal_level": 1, "focal_factor": 2, "factors": [1], "hidden_dims": [8]}
-    config = FocalCodecConfig(
-        encoder={"type": "mel", "dim": 20},
-        compressor={"input_dim": 20, "output_dim": 5, **focal},
-        quantizer={"codebook_size": 32},
-        decompressor={"input_dim": 5, "output_dim": 20, **focal},
-        decoder={"type": "vocos", "input_dim": 20, "num_layers": 1, "dim": 8, "ffn_dim": 8},
-    )
-    tokenizer = AudioTokenizer(FocalCodecModel(config))
-    assert lm_feature_size(tokenizer) == tokenizer.codec.extract_features(torch.zeros(1, 800)).shape[-1] == 20

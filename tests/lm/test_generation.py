@@ -86,13 +86,13 @@ def run(vocabulary, favourite, length=(5, 9), seed=0, temperature=1.0):
 def test_a_model_that_wants_to_stop_at_once_still_speaks(vocabulary):
     result = run(vocabulary, vocabulary.control("end"))
     assert len(result.codes) == 5
-    assert result.stop_reason == "end"
+    assert (result.stop_reason, result.num_spans_at_max) == ("end", 0)
 
 
 def test_a_model_that_never_stops_is_stopped(vocabulary):
     result = run(vocabulary, vocabulary.audio_offset + 3, temperature=0)
     assert result.codes.tolist() == [3] * 9
-    assert result.stop_reason == "length"
+    assert (result.stop_reason, result.num_spans_at_max) == ("max_length", 1)
 
 
 def test_a_model_that_wants_text_gives_only_codes(vocabulary):
@@ -119,7 +119,7 @@ def test_generation_leaves_the_global_generator_and_the_mode_alone(vocabulary):
 
 @pytest.mark.parametrize("length", [(0, 5), (6, 5)])
 def test_an_empty_window_is_refused(vocabulary, length):
-    with pytest.raises(ValueError, match="fewest"):
+    with pytest.raises(ValueError, match="min_length"):
         run(vocabulary, 0, length)
 
 
@@ -196,13 +196,13 @@ class Scripted:
         self.step([])
 
     def step(self, ids) -> None:
-        self.logits = torch.randn(self.batch, self.size, generator=self.generator).pow(5)
+        self._logits = torch.randn(self.batch, self.size, generator=self.generator).pow(5)
 
     def keep(self, rows) -> None:
         self.batch = len(rows)
 
-    def scores(self, rows, first, last):
-        return self.logits[list(rows), first:last]
+    def logits(self, rows, start, stop):
+        return self._logits[list(rows), start:stop]
 
 
 phases = st.tuples(st.sampled_from(["codes", "text"]), st.integers(0, 7), st.integers(0, 7))
@@ -231,7 +231,7 @@ def test_whatever_the_logits_every_sequence_is_valid(items, sizes, seed, samplin
         for item in items
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "_read", lambda *_: Scripted(vocabulary, len(items), seed))
+        patch.setattr(machine, "_prefill", lambda *_: Scripted(vocabulary, len(items), seed))
         results = generate(biased(vocabulary, 0), vocabulary, prompts, sampling, range(len(items)))
     offsets = [sum(sizes[:k]) for k in range(frame)]
     text = set(range(len(vocabulary))) - {vocabulary.tokenizer.unk_token_id}
@@ -239,7 +239,7 @@ def test_whatever_the_logits_every_sequence_is_valid(items, sizes, seed, samplin
     for prompt, result in zip(prompts, results, strict=True):
         assert len(result.spans) == len(prompt.phases)
         for phase, span in zip(prompt.phases, result.spans, strict=True):
-            assert phase.fewest <= len(span) <= phase.most
+            assert phase.min_length <= len(span) <= phase.max_length
             if phase.kind == "text":
                 assert text.issuperset(span.tolist())
                 assert not vocabulary.codes(span.tolist())
@@ -247,7 +247,7 @@ def test_whatever_the_logits_every_sequence_is_valid(items, sizes, seed, samplin
                 assert len(span) % frame == 0
                 places = [(code, i % frame) for i, code in enumerate(span.tolist())]
                 assert all(offsets[k] <= code < offsets[k] + sizes[k] for code, k in places)
-        fixed = all(phase.fewest == phase.most for phase in prompt.phases)
+        fixed = all(phase.min_length == phase.max_length for phase in prompt.phases)
         assert (result.stop_reason == "constraint") == fixed
 
 
@@ -342,7 +342,7 @@ def test_a_stream_gives_the_codes_of_generate_as_they_come(vocabulary, length, c
 
 def test_a_stream_does_not_wait_for_the_end(vocabulary, monkeypatch):
     steps = []
-    monkeypatch.setattr(machine, "_read", lambda *_: Counting(vocabulary, 1, 0))
+    monkeypatch.setattr(machine, "_prefill", lambda *_: Counting(vocabulary, 1, 0))
 
     class Counting(Scripted):
         def step(self, ids) -> None:

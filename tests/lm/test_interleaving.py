@@ -5,9 +5,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from focallm.lm import Sampling, Vocabulary
-from focallm.lm.constraints import Walk, blocks
+from focallm.lm.constraints import DecodingConstraint, allowed_ranges
 from focallm.lm.generation import generate, stream
-from focallm.lm.interleaving import IGNORED, interleave, openings
+from focallm.lm.templates import IGNORED, interleave, openings
 from focallm.tasks.definitions import TEMPLATES
 
 UNITS = ["▁", "▁ˈa", "b", "."]
@@ -104,7 +104,25 @@ def test_a_unit_that_does_not_end_makes_way_for_the_next(vocabulary):
     model = Scripted(vocabulary, [vocabulary.audio_offset + 7] * 99)
     (generation,) = generate(model, vocabulary, [prompt(vocabulary)], Sampling(temperature=0), [0])
     assert generation.codes.tolist() == [7] * 16  # four for each of four units
-    assert generation.stop_reason == "end"
+    assert generation.stop_reason == "max_length"
+    assert generation.num_spans_at_max == 4
+
+
+def test_some_units_at_their_maximum_are_counted_and_stop_nothing(vocabulary):
+    code, following = vocabulary.audio_offset, vocabulary.control("next")
+    # The first and the last unit run into their maximum of two codes; the others are closed after one.
+    wishes = [code, code, code, following, code, following, code, code]
+    model = Scripted(vocabulary, wishes)
+    (generation,) = generate(model, vocabulary, [prompt(vocabulary, (1, 2))], Sampling(temperature=0), [0])
+    assert len(generation.codes) == 6
+    assert (generation.stop_reason, generation.num_spans_at_max) == ("end", 2)
+
+
+def test_units_of_fixed_lengths_are_a_constraint(vocabulary):
+    model = Scripted(vocabulary, [vocabulary.audio_offset] * 99)
+    (generation,) = generate(model, vocabulary, [prompt(vocabulary, (3, 3))], Sampling(temperature=0), [0])
+    assert len(generation.codes) == 12
+    assert (generation.stop_reason, generation.num_spans_at_max) == ("constraint", 0)
 
 
 def test_no_unit_is_skipped(vocabulary):
@@ -139,12 +157,12 @@ def test_openings_say_all_units_once(vocabulary):
 def test_a_unit_lasts_as_long_as_the_model_would_have_it(vocabulary):
     """At temperature 1 any length at its probability, below it nearer to the median, whatever sharpens the codes."""
     prompted = TEMPLATES["tts-aligned"].prompt(vocabulary, (1, 60), units=UNITS[:2], speaker="c")
-    blocks_ = blocks(vocabulary, {"codes"})
+    ranges = allowed_ranges(vocabulary, {"codes"})
 
     def length(temperature, seed):
-        walk, generator = Walk(prompted.phases, blocks_), torch.Generator().manual_seed(seed)
+        walk, generator = DecodingConstraint(prompted.phases, ranges), torch.Generator().manual_seed(seed)
         count = 1
-        while not walk.closes(0.2, temperature, generator):
+        while not walk.should_close(0.2, temperature, generator):
             count += 1
         return count
 

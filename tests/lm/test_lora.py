@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from focallm.lm import SpeechLM, Vocabulary
-from focallm.lm.base import new_ids
-from focallm.lm.parameters import count_trainable
+from focallm.lm.embeddings import new_ids
+from focallm.lm.lora import count_trainable
 from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
 
 CODES, TEXT = 32, 320  # rows that are learnt, and rows of the base

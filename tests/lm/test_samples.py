@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from focallm.lm import SpeechLM, Vocabulary
-from focallm.lm.answering import text_window, usual_sampling
 from focallm.lm.generation import Generation
+from focallm.lm.info import text_window
+from focallm.lm.sampling import generation_defaults
 from focallm.lm.training import Examples, Samples, Source
 from focallm.lm.training.sound import write_spans
 from focallm.tasks import transcribe
@@ -56,21 +57,20 @@ def test_samples_are_drawn_and_bounded_as_the_tasks_do_it(lm, tmp_path):
     temperatures = {one: call.sampling.temperature for call in lm.calls for one in call.seeds}
     assert temperatures == {0: 0.6, 1: 0.8, 2: 0.0, 3: 0.8}
     (heard,) = (p for call in lm.calls for p in call.prompts if p.phases[0].kind == "text")
-    assert (heard.phases[0].fewest, heard.phases[0].most) == text_window(0.1) == (0, 23)
+    assert (heard.phases[0].min_length, heard.phases[0].max_length) == text_window(0.1) == (0, 23)
 
 
 def test_what_is_usual_follows_from_what_is_given():
-    binary, other = SimpleNamespace(code_bits=13), SimpleNamespace(code_bits=0)
-    usual = {name: usual_sampling(binary, template) for name, template in TEMPLATES.items()}
+    usual = {name: generation_defaults(template, code_bits=13) for name, template in TEMPLATES.items()}
     temperatures = {name: sampling.temperature for name, sampling in usual.items()}
     certain = {name for name, value in temperatures.items() if value == 0}
     assert certain == {"asr", "text", "pronounce", "tts-aligned", "zero-shot-aligned"}
     from_speech = {temperatures[name] for name in ("se", "se-features", "ss", "ss-features", "vc")}
     assert from_speech == {0.6}
-    assert 0 < usual_sampling(other, TEMPLATES["tts-aligned"]).temperature < 0.6 < temperatures["tts"]
+    assert 0 < generation_defaults(TEMPLATES["tts-aligned"], code_bits=0).temperature < 0.6 < temperatures["tts"]
     bitwise = {name for name, sampling in usual.items() if sampling.bitwise}
     assert bitwise == {"se", "se-features", "ss", "ss-features", "vc", "tts-aligned", "zero-shot-aligned"}
-    assert not any(usual_sampling(other, template).bitwise for template in TEMPLATES.values())
+    assert not any(generation_defaults(template, code_bits=0).bitwise for template in TEMPLATES.values())
 
 
 def test_recognition_has_the_same_bound(speech_lm_for_asr):
@@ -78,7 +78,7 @@ def test_recognition_has_the_same_bound(speech_lm_for_asr):
     transcribe(np.zeros(1600, np.float32), lm, sampling_rate=16000)
     ids = len(lm.vocabulary.codes(calls[0].prompts[0].ids))
     phase = calls[0].prompts[0].phases[0]
-    assert (phase.fewest, phase.most) == text_window(ids / lm.audio_tokenizer.tokens_per_second)
+    assert (phase.min_length, phase.max_length) == text_window(ids / lm.audio_tokenizer.tokens_per_second)
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from focallm.lm.sampling import Sampling, draw, likeliest_bits
+from focallm.lm.sampling import Sampling, likeliest_bits, sample
 
 
 def drawn(logits, sampling, seed=0, times=300, recent=()):
     """Columns drawn from the same logits again and again."""
     generator = torch.Generator().manual_seed(seed)
-    return [draw(torch.tensor([logits]), sampling, [generator], [recent])[0] for _ in range(times)]
+    return [sample(torch.tensor([logits]), sampling, [generator], [recent])[0] for _ in range(times)]
 
 
 PROBABILITIES = torch.tensor([0.4, 0.3, 0.2, 0.1])
@@ -76,8 +76,8 @@ def test_a_row_is_drawn_as_if_it_were_alone():
     torch.manual_seed(0)
     logits = torch.randn(5, 700) * 3
     sampling = Sampling(repetition_window=3)
-    alone = [draw(logits[i : i + 1], sampling, [torch.Generator().manual_seed(i)], [[]]) for i in range(5)]
-    together = draw(logits, sampling, [torch.Generator().manual_seed(i) for i in range(5)], [[]] * 5)
+    alone = [sample(logits[i : i + 1], sampling, [torch.Generator().manual_seed(i)], [[]]) for i in range(5)]
+    together = sample(logits, sampling, [torch.Generator().manual_seed(i) for i in range(5)], [[]] * 5)
     assert together == [column for (column,) in alone]
 
 

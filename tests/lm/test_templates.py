@@ -60,7 +60,7 @@ def test_separated_streams_stand_one_after_the_other(vocabulary):
     a, b, c = (vocabulary.audio_ids(codes) for codes in ROW["sources"])
     assert learnt(example) == [*a, speaker, *b, speaker, *c, end]
     prompt = TEMPLATES["ss"].prompt(vocabulary, (3, 3), streams=3, mixture_codes=[7, 7, 7])
-    assert [phase.closing for phase in prompt.phases] == [speaker, speaker, end]
+    assert [phase.closing_id for phase in prompt.phases] == [speaker, speaker, end]
 
 
 def test_features_hold_one_place_each(vocabulary):
@@ -96,5 +96,5 @@ def test_contradictions_in_a_template_are_refused():
             Template("x", segments)
     with pytest.raises(ValueError, match="read, never written"):
         Segment("features", "speech", "codes", target=True)
-    with pytest.raises(ValueError, match="fewest <= most"):
+    with pytest.raises(ValueError, match="min_length <= max_length"):
         Phase("codes", 5, 4, 0)

@@ -54,19 +54,19 @@ class Writer:
     def write(self, prompt, seed):
         generator = torch.Generator().manual_seed(seed)
         spans = tuple(
-            torch.randint(self.size, (phase.most,), generator=generator)
+            torch.randint(self.size, (phase.max_length,), generator=generator)
             if phase.kind == "codes"
             else torch.tensor(self.text, dtype=torch.long)
             for phase in prompt.phases
         )
-        fixed = all(phase.fewest == phase.most for phase in prompt.phases)
+        fixed = all(phase.min_length == phase.max_length for phase in prompt.phases)
         reason = "constraint" if fixed else self.reasons.pop(0) if self.reasons else "end"
-        return SimpleNamespace(spans=spans, codes=spans[0], stop_reason=reason)
+        return SimpleNamespace(spans=spans, codes=spans[0], stop_reason=reason, num_spans_at_max=0)
 
 
 @pytest.fixture
 def write(monkeypatch):
-    """`write(lm, "length", "end")` replaces the `generate` of an LM by a `Writer`, and gives it."""
+    """`write(lm, "max_length", "end")` replaces the `generate` of an LM by a `Writer`, and gives it."""
 
     def replace(lm: SpeechLM, *reasons: str, text: str = "") -> Writer:
         writer = Writer(lm, *reasons, text=text)

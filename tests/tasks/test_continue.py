@@ -15,19 +15,19 @@ def test_the_result_is_the_recording_and_what_follows(speech_lm, rate, samples):
     assert 1 <= new <= 20
     assert len(result.audio) == begins + new * 320
     assert abs(begins - samples * 16000 / rate) <= 400
-    assert result.stop_reason in ("end", "length")
+    assert result.stop_reason in ("end", "max_length")
     assert np.isfinite(result.audio).all()
 
 
 def test_the_prompt_ends_with_the_recording(speech_lm, write):
     lm = speech_lm("continuation")
-    writer = write(lm, "length")
+    writer = write(lm, "max_length")
     result = continue_speech(noise(3333), lm, 1.0, sampling_rate=16000)
     (prompt,) = writer.calls[0].prompts
     assert prompt.ids[0] == lm.vocabulary.control("speech")
     assert len(lm.vocabulary.codes(prompt.ids)) == len(prompt.ids) - 1
-    assert (prompt.phases[0].fewest, prompt.phases[0].most) == (1, 50)
-    assert result.stop_reason == "length"
+    assert (prompt.phases[0].min_length, prompt.phases[0].max_length) == (1, 50)
+    assert result.stop_reason == "max_length"
 
 
 def test_a_list_gives_each_what_it_gives_alone_and_the_seed_decides(speech_lm):

@@ -106,8 +106,10 @@ def test_long_recordings_go_through_in_windows_that_begin_with_what_was_written(
     assert result.audio.shape[-1] == len(wave)
     assert [len(call.prompts) for call in writer.calls] == [2, 1, 1]
     first, second, third = (call.prompts[0] for call in writer.calls)
-    assert [p.phases[0].most for p in (first, second, third)] == [500, 400, 249]
-    assert [p.phases[-1].most for p in (first, second, third)] == ([500, 500, 349] if task == "ss" else [500, 400, 249])
+    assert [p.phases[0].max_length for p in (first, second, third)] == [500, 400, 249]
+    assert [p.phases[-1].max_length for p in (first, second, third)] == (
+        [500, 500, 349] if task == "ss" else [500, 400, 249]
+    )
     begun = lm.vocabulary.codes(second.ids[-100:])
     assert begun == lm.vocabulary.codes(lm.vocabulary.audio_ids(writer.write(first, 0).spans[0][-100:]))
     if task == "se-features":

@@ -31,7 +31,7 @@ def test_the_same_seed_says_the_same(lm):
 
 
 def test_a_reading_without_end_is_tried_again_with_another_seed(lm, write):
-    writer = write(lm, "length", "end")
+    writer = write(lm, "max_length", "end")
     result = speak("hi", lm, seed=7)
     assert result.stop_reason == "end"
     assert result.stats["attempts"] == 2
@@ -39,15 +39,15 @@ def test_a_reading_without_end_is_tried_again_with_another_seed(lm, write):
 
 
 def test_only_the_readings_without_end_are_tried_again(lm, write):
-    writer = write(lm, "end", "length", "end", "length", "length")
+    writer = write(lm, "end", "max_length", "end", "max_length", "max_length")
     results = speak(["hi", "ho", "hum"], lm)
-    assert [result.stop_reason for result in results] == ["end", "length", "end"]
+    assert [result.stop_reason for result in results] == ["end", "max_length", "end"]
     assert [result.stats["attempts"] for result in results] == [1, 3, 1]
     assert [len(call.prompts) for call in writer.calls] == [3, 1, 1]
 
 
 def test_when_no_attempt_ends_the_one_that_repeats_itself_least_is_given(lm, write):
-    writer = write(lm, "length", "length", "length")
+    writer = write(lm, "max_length", "max_length", "max_length")
     original, spans = writer.write, iter([3, 10, 5])
 
     def repeat(prompt, seed):
@@ -57,7 +57,7 @@ def test_when_no_attempt_ends_the_one_that_repeats_itself_least_is_given(lm, wri
 
     writer.write = repeat
     result = speak("hi", lm)
-    assert result.stop_reason == "length"
+    assert result.stop_reason == "max_length"
     assert result.stats["attempts"] == 3
     assert result.stats["tokens"] == 300
     assert len(result.audio) == 300 * 320
@@ -116,7 +116,7 @@ def test_what_cannot_be_spelled_is_named(lm, caplog):
 
 
 def test_a_greedy_reading_is_not_tried_again(lm, write):
-    writer = write(lm, "length")
+    writer = write(lm, "max_length")
     assert speak("hi", lm, sampling=Sampling(0)).stats["attempts"] == len(writer.calls) == 1
 
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models
 from focallm.data.corpus import read_corpus
 from focallm.data.tokenization import tokenize_corpus
 from focallm.lm import SpeechLM
-from focallm.lm.base import new_ids
+from focallm.lm.embeddings import new_ids
 from focallm.lm.training import last_checkpoint
 from focallm.tasks import speak
 from focallm.tasks.training.train_lm import train_task
@@ -86,7 +86,7 @@ def test_from_a_token_store_to_a_model_that_speaks(place, tmp_path, capsys, capl
     lm = SpeechLM.from_pretrained(tmp_path / "run" / "model")
     assert set(lm.info.voices) == {"a", "b"}
     assert lm.model.config.use_cache
-    assert speak("what", lm).stop_reason in ("end", "length")
+    assert speak("what", lm).stop_reason in ("end", "max_length")
 
 
 LONG = RECIPE.replace("max_steps: 2", "max_steps: 60\n  save_strategy: steps\n  save_steps: 5\n  logging_steps: 1")

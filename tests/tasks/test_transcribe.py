@@ -15,7 +15,7 @@ def test_even_an_untrained_model_gives_a_text_that_ends(speech_lm, rate, samples
     result = transcribe(noise(samples), speech_lm("asr"), sampling_rate=rate)
     assert isinstance(result.text, str)
     assert "<|" not in result.text
-    assert result.stop_reason in ("end", "length")
+    assert result.stop_reason in ("end", "max_length")
     assert result.stats["seconds"] == round(samples * 16000 / rate) / 16000
 
 
@@ -34,15 +34,15 @@ def test_nothing_heard_is_an_empty_text(speech_lm, write):
     lm = speech_lm("asr")
     writer = write(lm)
     assert transcribe(np.zeros(4000, np.float32), lm, sampling_rate=16000).text == ""
-    assert writer.calls[0].prompts[0].phases[0].fewest == 0
+    assert writer.calls[0].prompts[0].phases[0].min_length == 0
 
 
 def test_long_recordings_are_heard_in_pieces_and_lists_in_one_batch(speech_lm, write):
     lm = speech_lm("asr")
-    writer = write(lm, "end", "length", "end", text="a")
+    writer = write(lm, "end", "max_length", "end", text="a")
     results = transcribe([noise(40 * 16000), noise(16000)], lm, sampling_rate=16000)
     assert [result.text for result in results] == ["a a a", "a"]
-    assert [result.stop_reason for result in results] == ["length", "end"]
+    assert [result.stop_reason for result in results] == ["max_length", "end"]
     assert [len(call.prompts) for call in writer.calls] == [4]
 
 
