@@ -74,6 +74,7 @@ COLUMNS = {
     "mel": ("mel distance", 3),
     "duration": ("duration, of the recording's", 2),
     "unfinished": ("without an end", 2),
+    "num_spans_at_max": ("spans at their maximum", 2),
     "real_time_factor": ("real-time factor", 2),
     "first_sound_s": ("first sound after, s", 2),
 }

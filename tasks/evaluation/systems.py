@@ -110,8 +110,8 @@ def speech_systems(items: Sequence[Utterance], lm: SpeechLM, seed: int, others: 
     def spoken(i: int, **voice: Any) -> list[EvalSample]:
         text, seconds = items[i].text or "", len(items[i].read(RATE)[0]) / RATE
         result = speak(text, lm, seed=seed + 1000 * i, **voice)
-        facts = {key: result.stats[key] for key in ("real_time_factor", "attempts")}
-        facts |= {"unfinished": float(result.stop_reason != "end"), "duration": result.stats["seconds"] / seconds}
+        facts = {key: result.stats[key] for key in ("real_time_factor", "attempts", "num_spans_at_max")}
+        facts |= {"unfinished": float(result.stop_reason == "max_length"), "duration": result.stats["seconds"] / seconds}
         return [EvalSample(result.audio, result.sampling_rate, text, facts=facts)]
 
     def as_the_recording(i: int) -> list[EvalSample]:

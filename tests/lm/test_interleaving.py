@@ -111,7 +111,8 @@ def test_a_unit_that_does_not_end_makes_way_for_the_next(vocabulary):
 def test_some_units_at_their_maximum_are_counted_and_stop_nothing(vocabulary):
     code, following = vocabulary.audio_offset, vocabulary.control("next")
     # The first and the last unit run into their maximum of two codes; the others are closed after one.
-    wishes = [code, code, code, following, code, following, code, code]
+    # The third wish is spent on the closing id, which is forced.
+    wishes = [code, code, code, code, following, code, following, code, code]
     model = Scripted(vocabulary, wishes)
     (generation,) = generate(model, vocabulary, [prompt(vocabulary, (1, 2))], Sampling(temperature=0), [0])
     assert len(generation.codes) == 6
