@@ -111,7 +111,10 @@ def speech_systems(items: Sequence[Utterance], lm: SpeechLM, seed: int, others: 
         text, seconds = items[i].text or "", len(items[i].read(RATE)[0]) / RATE
         result = speak(text, lm, seed=seed + 1000 * i, **voice)
         facts = {key: result.stats[key] for key in ("real_time_factor", "attempts", "num_spans_at_max")}
-        facts |= {"unfinished": float(result.stop_reason == "max_length"), "duration": result.stats["seconds"] / seconds}
+        facts |= {
+            "unfinished": float(result.stop_reason == "max_length"),
+            "duration": result.stats["seconds"] / seconds,
+        }
         return [EvalSample(result.audio, result.sampling_rate, text, facts=facts)]
 
     def as_the_recording(i: int) -> list[EvalSample]:
