@@ -67,7 +67,7 @@ _DEFINITIONS = (
     ),
     TaskDefinition(
         Template("zero-shot", (_REFERENCE_TEXT, _REFERENCE, _TEXT, _CODES)),
-        example_command="speak 'Hello there.' --reference VOICE --reference_text 'What it says.'",
+        example_command="speak 'Hello there.' --reference VOICE --reference-text 'What it says.'",
     ),
     TaskDefinition(
         Template("se", (Segment("codes", "noisy", "noisy_codes"), _CODES)),

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,12 @@ def training_arguments(recipe: LMRecipe, run: Path, quiet: bool = False) -> Trai
     }
     # The Trainer writes its use_cache into the model's configuration and leaves it there; batches say False themselves.
     ours = {"output_dir": str(run), "seed": recipe.seed, "remove_unused_columns": False, "use_cache": True}
-    return TrainingArguments(**{**defaults, **recipe.trainer, **ours})
+    arguments = TrainingArguments(**{**defaults, **recipe.trainer, **ours})
+    if "tensorboard" in arguments.report_to and find_spec("tensorboard") is None:
+        raise ImportError(
+            "training logs need tensorboard: pip install 'focallm[train]', or set trainer.report_to to []"
+        )
+    return arguments
 
 
 def _build(cls: Any, values: Any, name: str) -> Any:

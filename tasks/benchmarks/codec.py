@@ -6,10 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 
-import psutil
 import torch
 
 from ...tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
+
+try:
+    import psutil
+except ImportError:
+    raise ImportError("the memory benchmark needs psutil: pip install 'focallm[eval]'") from None
 
 CASES = ((1, 1.0), (1, 10.0), (8, 10.0))  # items, seconds of each
 MEMORY_S = 60.0

@@ -42,10 +42,10 @@ def main() -> None:
     try:
         show_progress_as_lines()
         message = function(**arguments)
+        if message:
+            print(message)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"focallm: {error}")
-    if message:
-        print(message)
 
 
 def help_text() -> str:

@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tabulate import LATEX_ESCAPE_RULES, tabulate
+try:
+    from tabulate import LATEX_ESCAPE_RULES, tabulate
+except ImportError:
+    raise ImportError("tables need tabulate: pip install 'focallm[eval]'") from None
 
 WIDTH = 40  # characters of a cell on the terminal, before it wraps
 

@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from ..files import write_whole
 from ..focalcodec.mel import log_mel
 from .stages import Outcome
+
+try:
+    from torch.utils.tensorboard import SummaryWriter
+except ImportError:
+    raise ImportError("codec training needs tensorboard: pip install 'focallm[train]'") from None
 
 _HEARD = 3  # recordings that are written to TensorBoard
 
