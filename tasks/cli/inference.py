@@ -94,7 +94,7 @@ def separate(
     audio: Path,
     out: Path,
     model: str = "mini",
-    talkers: int = 2,
+    num_speakers: int = 2,
     temperature: float | None = None,
     seed: int = 0,
     input_kind: Literal["features", "codes"] | None = None,
@@ -105,7 +105,7 @@ def separate(
         audio: Audio file with the mixture.
         out: Audio file to write: name.wav makes name_1.wav, name_2.wav and so on, in order of who speaks first.
         model: mini, or a folder of a model trained for ss or ss-features.
-        talkers: Number of speakers in the mixture.
+        num_speakers: Number of speakers in the mixture.
         temperature: Sampling temperature; 0 is greedy. The default depends on the model.
         seed: Seed of the sampling.
         input_kind: Input of the model. The default is features if the model accepts them.
@@ -114,7 +114,7 @@ def separate(
     from ..inference.separate import separate as separate_audio
 
     result: Any = separate_audio(
-        audio, model, talkers, sampling=sampling_at(temperature), seed=seed, input_kind=input_kind
+        audio, model, num_speakers, sampling=sampling_at(temperature), seed=seed, input_kind=input_kind
     )
     return save(result, out)
 

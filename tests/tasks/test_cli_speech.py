@@ -47,7 +47,7 @@ def test_enhance(run, tmp_path, model):
 
 
 def test_separate(run, tmp_path):
-    assert run("separate", "a.wav", "out/t.flac", "--model", "lm", "--talkers", "3").count("out/t_") == 3
+    assert run("separate", "a.wav", "out/t.flac", "--model", "lm", "--num-speakers", "3").count("out/t_") == 3
     assert [len(read_audio(tmp_path / f"t_{i}.flac")[0]) for i in (1, 2, 3)] == [SAMPLES] * 3
 
 
