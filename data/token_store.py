@@ -28,8 +28,6 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from ..tokenizer.codecs.adapter import CodecAdapter
-
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -253,8 +251,7 @@ def describe_codec(tokenizer: "AudioTokenizer") -> dict[str, Any]:
 
     Tokenizers whose sections are equal in everything but `name` make the same tokens.
     """
-    codec = tokenizer.codec
-    model = codec.model if isinstance(codec, CodecAdapter) else codec  # adapters wrap a model of transformers
+    model = tokenizer.codec.pretrained_model
     return {
         "name": model.name_or_path or type(model).__name__,
         "weights_sha256": weights_hash(model),

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..tokenizer.audio import Waveform, write_audio
-from ..tokenizer.focalcodec.modeling import FocalCodecModel
 from ..tokenizer.long_audio import MAX_WHOLE_S
 from .mixing.mixer import Mixer, Premixed
 from .shards import Shard, features_column, make_schema, plan_shards, write_manifest
@@ -153,7 +152,7 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: "AudioTokenizer", input_name: str | None = None, features: bool = False) -> None:
-        if features and not isinstance(tokenizer.codec, FocalCodecModel):
+        if features and tokenizer.codec.feature_dim is None:
             raise ValueError(
                 f"features are the output of FocalCodec's encoder, and this codec is a {type(tokenizer.codec).__name__}"
                 ": leave them out, or name a FocalCodec"
@@ -161,7 +160,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.input_name = input_name
         self.features_column = features_column(input_name)
-        self.feature_dim: int | None = tokenizer.codec.config.encoder_config.dim if features else None
+        self.feature_dim: int | None = tokenizer.codec.feature_dim if features else None
 
     def __call__(self, examples: list[AudioExample]) -> list[Row | str]:
         """Encode a batch of examples. Returns the row of each, or the reason why it has none."""

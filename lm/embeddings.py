@@ -8,7 +8,6 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from ..tokenizer import AudioTokenizer
-from ..tokenizer.focalcodec import FocalCodecModel
 from .features import RESTARTS, SpeechLMForConditionalGeneration
 from .vocabulary import Vocabulary
 
@@ -96,9 +95,7 @@ def init_from_codes(model: PreTrainedModel, vocabulary: Vocabulary, audio_tokeni
 
 def code_vectors(audio_tokenizer: AudioTokenizer) -> list[Tensor]:
     """What each code stands for inside the codec: (codebook_size, D) for each of K codebooks."""
-    codec = audio_tokenizer.codec
-    tables = [codec.quantizer.codebook] if isinstance(codec, FocalCodecModel) else codec.code_vectors()
-    return [table.detach().float().cpu() for table in tables]
+    return [table.detach().float().cpu() for table in audio_tokenizer.codec.code_vectors()]
 
 
 def _project(vectors: Tensor, width: int, seed: int) -> Tensor:

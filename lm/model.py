@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, PreTrainedModel
 
 from ..data.phonemes import PAUSES, spell_out, text_to_units
-from ..tokenizer import AudioTokenizer, FocalCodecModel
+from ..tokenizer import AudioTokenizer
 from ..tokenizer.files import whole_files, write_whole
 from . import lora
 from .embeddings import EmbeddingInit, check_init, fit, init_from_codes, with_projector
@@ -89,7 +89,7 @@ class SpeechLM:
             config: a name in `SIZES`, or fields of `transformers.LlamaConfig`.
             audio_tokenizer: the codec.
             vocabulary: of the text; without one its units are the printable characters of ASCII.
-            feature_size: width of the continuous features that it also reads.
+            feature_size: width of the continuous features that it also reads, the codec's `feature_dim`.
             embeddings: where audio rows start: as every other row ("mean"), or at the codec's code vectors ("codec").
         """
         check_init(embeddings)
@@ -214,7 +214,7 @@ class SpeechLM:
     @property
     def code_bits(self) -> int:
         """Bits of a code, where codes that differ in few of them are alike (binary quantizers); 0 for other codecs."""
-        binary = isinstance(self.audio_tokenizer.codec, FocalCodecModel)
+        binary = self.audio_tokenizer.codec.is_binary
         return (self.vocabulary.audio_vocab_size - 1).bit_length() if binary else 0
 
     def add_lora(

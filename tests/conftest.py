@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 
 from focallm.tokenizer import codecs
-from focallm.tokenizer.codecs.auto import Codec
+from focallm.tokenizer.codec import Codec
 from focallm.tokenizer.focalcodec import FocalCodecConfig, FocalCodecModel
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)  # a gate gives the same answer twice

@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from huggingface_hub import HfApi
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
+from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from .audio import Waveform, load_audio, with_rates
+from .codec import Codec
 from .codecs import CodePattern
-from .codecs.auto import Codec, load_codec
+from .codecs.auto import load_codec
 from .files import whole_files
-from .focalcodec import FocalCodecFeatureExtractor, FocalCodecModel
+from .focalcodec import FocalCodecFeatureExtractor
 from .long_audio import MAX_WHOLE_S, decode_long, encode_long
 
 Ids = Tensor | NDArray[np.integer] | Sequence[int]
@@ -72,7 +74,8 @@ class AudioTokenizer:
             raise NotADirectoryError(f"{folder} is a file: name a folder")
         with whole_files(folder) as temporary:
             self.codec.save_pretrained(temporary)
-            if isinstance(self.codec, FocalCodecModel):  # the others bring the extractor that transformers has for them
+            # Adapters save the feature extractor that transformers has for their codec.
+            if not (temporary / FEATURE_EXTRACTOR_NAME).exists():
                 self.feature_extractor.save_pretrained(temporary)
 
     def push_to_hub(self, repo: str, **kwargs: Any) -> str:
@@ -145,7 +148,7 @@ class AudioTokenizer:
 
     def to(self, device: str | torch.device) -> "AudioTokenizer":
         """Move the codec."""
-        nn.Module.to(self.codec, device)
+        self.codec.to(device)
         return self
 
     # Audio -> ids.

@@ -14,7 +14,6 @@ import torch
 
 from .audio import Waveform
 from .audio_tokenizer import AudioTokenizer, Ids
-from .focalcodec import FocalCodecModel
 
 _FADE_S = 0.02
 
@@ -36,7 +35,7 @@ class ChunkDecoder:
             raise ValueError(f"context_s and lookahead_s cannot be negative, found {context_s} and {lookahead_s}")
         self.audio_tokenizer = audio_tokenizer
         codec, c = audio_tokenizer.codec, audio_tokenizer.codec.config
-        self._stream = codec.stream() if isinstance(codec, FocalCodecModel) and codec.config.causal else None
+        self._stream = codec.stream() if codec.is_causal else None
         self._multiple = self._stream.chunk_length // c.samples_per_token if self._stream else c.frames_per_block
         self._context = 0 if self._stream else round(context_s * c.frame_rate / self._multiple) * self._multiple
         self._lookahead = 0 if self._stream else round(lookahead_s * c.frame_rate)

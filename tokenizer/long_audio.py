@@ -6,15 +6,10 @@ token grid, the context's tokens are thrown away, and decoded windows are cross-
 the tokens of five minutes of speech equal those of one pass, and the log-mel spectrograms differ by 0.009 on average.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from .focalcodec.modeling import FocalCodecModel
-
-if TYPE_CHECKING:
-    from .codecs.auto import Codec
+from .codec import Codec, CodecStream
 
 MAX_WHOLE_S = 120.0  # up to this duration audio goes through a codec in one pass
 _WINDOW_S = 60.0  # at least; the last window is up to twice as long
@@ -22,12 +17,12 @@ _CONTEXT_S = 10.0  # on both sides of a window
 _FADE_S = 0.02  # half of a cross-fade
 
 
-def encode_long(codec: "Codec", waveform: Tensor, window_s: float = _WINDOW_S, context_s: float = _CONTEXT_S) -> Tensor:
+def encode_long(codec: Codec, waveform: Tensor, window_s: float = _WINDOW_S, context_s: float = _CONTEXT_S) -> Tensor:
     """Waveform (1, T) of any length -> codes (1, K, N), as many as one pass would give.
 
     The waveform may lie in the CPU's memory; one window at a time goes to the codec's device.
     """
-    if isinstance(codec, FocalCodecModel) and codec.config.causal:
+    if codec.is_causal:
         return _stream_encode(codec, waveform, window_s)
     c = codec.config
     size, context = _tokens(codec, window_s), _tokens(codec, context_s)
@@ -43,7 +38,7 @@ def encode_long(codec: "Codec", waveform: Tensor, window_s: float = _WINDOW_S, c
 
 
 def decode_long(
-    codec: "Codec",
+    codec: Codec,
     codes: Tensor,
     num_samples: int | None = None,
     window_s: float = _WINDOW_S,
@@ -53,7 +48,7 @@ def decode_long(
 
     T is `num_samples` at the output rate (cut, or the last sample repeated), or N tokens' worth.
     """
-    if isinstance(codec, FocalCodecModel) and codec.config.causal:
+    if codec.is_causal:
         audio = _stream_decode(codec, codes, window_s)
     else:
         audio = _decode_windows(codec, codes, window_s, context_s)
@@ -63,20 +58,20 @@ def decode_long(
     return torch.cat([audio[:wanted], audio[-1:].expand(max(0, wanted - len(audio)))])[None]
 
 
-def _stream_encode(model: FocalCodecModel, waveform: Tensor, window_s: float) -> Tensor:
-    stream = model.stream()
-    pieces = _pieces(waveform.shape[1], _chunks(model, window_s) * model.config.chunk_length)
-    return torch.cat([stream.encode(waveform[:, start:end].to(model.device)) for start, end in pieces], dim=2)
+def _stream_encode(codec: Codec, waveform: Tensor, window_s: float) -> Tensor:
+    stream = codec.stream()
+    pieces = _pieces(waveform.shape[1], _stream_step(codec, stream, window_s))
+    return torch.cat([stream.encode(waveform[:, start:end].to(codec.device)) for start, end in pieces], dim=2)
 
 
-def _stream_decode(model: FocalCodecModel, codes: Tensor, window_s: float) -> Tensor:
-    stream = model.stream()
-    size = _chunks(model, window_s) * model.config.chunk_length // model.config.samples_per_token
-    waves = [stream.decode(codes[:, :, start:end].to(model.device)) for start, end in _pieces(codes.shape[2], size)]
+def _stream_decode(codec: Codec, codes: Tensor, window_s: float) -> Tensor:
+    stream = codec.stream()
+    size = _stream_step(codec, stream, window_s) // codec.config.samples_per_token
+    waves = [stream.decode(codes[:, :, start:end].to(codec.device)) for start, end in _pieces(codes.shape[2], size)]
     return torch.cat([wave.flatten().float().cpu() for wave in waves])
 
 
-def _decode_windows(codec: "Codec", codes: Tensor, window_s: float, context_s: float) -> Tensor:
+def _decode_windows(codec: Codec, codes: Tensor, window_s: float, context_s: float) -> Tensor:
     c = codec.config
     per_token = c.samples_per_token * c.output_sampling_rate // c.sampling_rate
     size, context = _tokens(codec, window_s), _tokens(codec, context_s)
@@ -98,14 +93,16 @@ def _decode_windows(codec: "Codec", codes: Tensor, window_s: float, context_s: f
     return audio
 
 
-def _tokens(codec: "Codec", duration_s: float) -> int:
+def _tokens(codec: Codec, duration_s: float) -> int:
     """In frames, a whole number of blocks"""
     block = codec.config.frames_per_block
     return max(1, round(duration_s * codec.config.frame_rate / block)) * block
 
 
-def _chunks(model: FocalCodecModel, duration_s: float) -> int:
-    return max(1, round(duration_s * model.config.sampling_rate / model.config.chunk_length))
+def _stream_step(codec: Codec, stream: CodecStream, duration_s: float) -> int:
+    """Return about `duration_s` in input samples, as a whole number of the stream's chunks."""
+    chunks = max(1, round(duration_s * codec.config.sampling_rate / stream.chunk_length))
+    return chunks * stream.chunk_length
 
 
 def _pieces(total: int, size: int) -> list[tuple[int, int]]:

@@ -10,7 +10,6 @@ from torch import Tensor
 from ...lm.model import SpeechLM
 from ...lm.sampling import Sampling
 from ...tokenizer import AudioTokenizer
-from ...tokenizer.focalcodec import FocalCodecModel
 from .inputs import encode_ids, load_waves, open_model, unbatch
 from .result import SpeechResult, generation_stats
 from .speech_to_speech import WINDOW_S, transform_speech
@@ -75,8 +74,9 @@ def convert_by_knn(tokenizer: AudioTokenizer, waves: list[Tensor], voice: Tensor
     Raises:
         ValueError: The codec is no FocalCodec.
     """
-    codec = tokenizer.codec
-    if not isinstance(codec, FocalCodecModel):
+    # Codecs with features can also decode with a matching set, which the protocol of all codecs leaves out.
+    codec: Any = tokenizer.codec
+    if codec.feature_dim is None:
         raise ValueError(f"'knn' needs the features of a FocalCodec, and this codec is a {type(codec).__name__}")
     start_time = time.perf_counter()
     rate = tokenizer.output_sampling_rate

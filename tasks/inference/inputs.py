@@ -97,7 +97,8 @@ def input_fields(template: Template, tokenizer: AudioTokenizer, waves: list[Tens
 
 def _extract_features(tokenizer: AudioTokenizer, wave: Tensor) -> Tensor:
     """Compute features (N50, D) of a waveform (T,); beyond `MAX_WHOLE_S` in pieces, to bound the memory."""
-    codec = tokenizer.codec
+    # Only a FocalCodec has features; its frames are no part of the protocol of all codecs.
+    codec: Any = tokenizer.codec
     hop = codec.config.hop_length
     frames = round(MAX_WHOLE_S * tokenizer.sampling_rate / hop)
     pieces = []

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ...data.utterance import Utterance
-from ...tokenizer import FocalCodecModel, resample
+from ...tokenizer import resample
 from ..evaluation.baselines import RATE, Baseline, unchanged
 from ..evaluation.evaluate import evaluate_systems
 from ..evaluation.metrics import EvalSample
@@ -75,4 +75,4 @@ def other_voices(items: Sequence[Utterance]) -> list[Utterance]:
 
 
 def _can_convert(baseline: Baseline) -> bool:
-    return baseline.tokenizer is not None and isinstance(baseline.tokenizer.codec, FocalCodecModel)
+    return baseline.tokenizer is not None and baseline.tokenizer.codec.feature_dim is not None

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import torch
 
-from ...tokenizer import AudioTokenizer, FocalCodecModel, resample
+from ...tokenizer import AudioTokenizer, resample
 from ..evaluation.baselines import RATE, Baseline, fit_length, unchanged
 from ..inference.inputs import load_waves
 from .columns import columns_of
@@ -27,7 +27,8 @@ def streaming_table(config: TableConfig) -> Table:
     for baseline in config.baselines:
         if baseline.tokenizer is None:
             continue
-        tokenizer, causal = baseline.tokenizer, is_causal(baseline.tokenizer)
+        tokenizer = baseline.tokenizer
+        causal = tokenizer.codec.is_causal
         chunks = [stream_chunk_ms(tokenizer)] if causal else CHUNKS_MS
         ways = {float("inf"): baseline, **{float(ms): _chunked(baseline, tokenizer, ms) for ms in chunks}}
         found = resynthesised(config, *config.first, list(ways.values()))
@@ -42,11 +43,6 @@ def _chunked(baseline: Baseline, tokenizer: AudioTokenizer, ms: float) -> Baseli
     return Baseline(f"{baseline.name}, {ms:g} ms", baseline.fingerprint, through)
 
 
-def is_causal(tokenizer: AudioTokenizer) -> bool:
-    """Whether it can be streamed exactly."""
-    return isinstance(tokenizer.codec, FocalCodecModel) and tokenizer.codec.config.causal
-
-
 def stream_chunk_ms(tokenizer: AudioTokenizer) -> float:
     """The least that a causal FocalCodec encodes at once."""
     return 1000 * tokenizer.codec.stream().chunk_length / tokenizer.sampling_rate
@@ -56,7 +52,7 @@ def in_chunks(tokenizer: AudioTokenizer, audio: np.ndarray, chunk_ms: float) -> 
     """(T,) at `RATE` -> the same again, as the codec gives it piece by piece, and facts."""
     (wave,) = load_waves(audio, RATE, tokenizer)
     began = time.perf_counter()
-    again = _streamed(tokenizer, wave) if is_causal(tokenizer) else _in_pieces(tokenizer, wave, chunk_ms)
+    again = _streamed(tokenizer, wave) if tokenizer.codec.is_causal else _in_pieces(tokenizer, wave, chunk_ms)
     facts = {"bit_rate": tokenizer.bits_per_second, "rtf": len(audio) / RATE / (time.perf_counter() - began)}
     return fit_length(resample(again, tokenizer.output_sampling_rate, RATE), len(audio)), facts
 

@@ -444,7 +444,7 @@ def test_features_of_unmixed_speech(corpus, codec, tmp_path):
     row = TokenStore(tmp_path / "store")[0]
     assert row["features"].shape == (len(row["codes"]), 80)
     with pytest.raises(ValueError, match="features are the output of FocalCodec's encoder, and this codec is a Simple"):
-        Encoder(SimpleNamespace(codec=SimpleNamespace()), features=True)
+        Encoder(SimpleNamespace(codec=SimpleNamespace(feature_dim=None)), features=True)
 
 
 def test_what_cannot_be_mixed_is_skipped_and_listed(corpus, codec, tmp_path):

@@ -1,6 +1,7 @@
 """What a finished token store offers: rows, a dataset, counts, a stable split, a description."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,8 +22,9 @@ class _TwoCodebooks:
     codebook_size, num_codebooks, vocab_size, bits_per_second = 3, 2, 6, 31.7
 
     def __init__(self) -> None:
-        self.codec = nn.Linear(1, 1)
-        self.codec.name_or_path = "two"
+        model = nn.Linear(1, 1)
+        model.name_or_path = "two"
+        self.codec = SimpleNamespace(pretrained_model=model)
 
     def __call__(self, audio: list[np.ndarray], sampling_rate: int) -> dict[str, torch.Tensor]:
         frames = [len(wave) // 10 for wave in audio]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,10 +37,11 @@ class FakeTokenizer:
     num_codebooks, bits_per_second = 1, 650.0
 
     def __init__(self, delay_s: float = 0.0, seed: int = 0) -> None:
-        self.codec = nn.Linear(2, 2)
-        nn.init.constant_(self.codec.weight, seed)
-        nn.init.zeros_(self.codec.bias)
-        self.codec.name_or_path = "fake"
+        model = nn.Linear(2, 2)
+        nn.init.constant_(model.weight, seed)
+        nn.init.zeros_(model.bias)
+        model.name_or_path = "fake"
+        self.codec = SimpleNamespace(pretrained_model=model)
         self.delay_s = delay_s
         self.batches: list[list[int]] = []
 

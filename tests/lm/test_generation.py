@@ -1,5 +1,7 @@
 """The machine around the model, with mock models: uniform, biased or scripted logits, no weights."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -316,7 +318,7 @@ def test_bitwise_codes_are_the_majority_of_each_bit_and_only_the_end_is_drawn(vo
     assert {code for one in drawn for code in one.codes.tolist()} == {5}  # of 001, 100 and 111: never itself likely
     assert len({len(one.codes) for one in drawn}) > 2
     lm = speech_lm(vocabulary, model)
-    lm.audio_tokenizer.codec = object()
+    lm.audio_tokenizer.codec = SimpleNamespace(is_binary=False)
     with pytest.raises(ValueError, match="bitwise needs a codec whose codes are bits"):
         lm.generate(prompt, sampling=Sampling(bitwise=True))
 

@@ -160,7 +160,7 @@ def test_what_no_task_reads_is_one_sentence(processor, given, message):
 
 
 def test_features_of_a_batch_follow_each_other(audio_tokenizer):
-    lm = make_lm(audio_tokenizer, ("se-features",), feature_size=audio_tokenizer.codec.config.encoder_config.dim)
+    lm = make_lm(audio_tokenizer, ("se-features",), feature_size=audio_tokenizer.codec.feature_dim)
     inputs = lm.processor()(audio=[SECOND, SECOND[:8000]], return_tensors="pt")
     places = (inputs["input_ids"] == lm.vocabulary.control("feature")).sum(1)
     expected = audio_tokenizer.codec.extract_features(torch.from_numpy(SECOND)[None])[0]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import EncodecFeatureExtractor, FeatureExtractionMixin, PreTrainedModel
 
+from ..codec import CodecDecoderOutput, CodecEncoderOutput, CodecStream
 from ..focalcodec.masks import length_mask
-from ..focalcodec.modeling import FocalCodecDecoderOutput, FocalCodecEncoderOutput
 
 # Key in config.json that remembers how many codebooks are used.
 _REMEMBERED = "used_codebooks"
@@ -66,6 +66,9 @@ class CodecAdapter(nn.Module):
     """
 
     model_class: ClassVar[type[PreTrainedModel]]
+    is_causal: ClassVar[bool] = False
+    is_binary: ClassVar[bool] = False
+    feature_dim: ClassVar[int | None] = None
 
     def __init__(self, model: PreTrainedModel, num_codebooks: int | None = None) -> None:
         super().__init__()
@@ -111,6 +114,11 @@ class CodecAdapter(nn.Module):
         self._extractor().save_pretrained(folder)
 
     @property
+    def pretrained_model(self) -> PreTrainedModel:
+        """The model of transformers that holds the weights."""
+        return self.model
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.device
@@ -120,7 +128,7 @@ class CodecAdapter(nn.Module):
         return -(-torch.as_tensor(num_samples) // self.config.samples_per_token)
 
     @torch.no_grad()
-    def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> FocalCodecEncoderOutput:
+    def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> CodecEncoderOutput:
         """(B, 1, T) or (B, T) waveforms, (B, T) bool -> audio_codes (B, K, N) int64, audio_codes_mask (B, N) bool."""
         waveform = input_values.flatten(1)
         lengths = [waveform.shape[1]] * len(waveform) if padding_mask is None else padding_mask.sum(1).tolist()
@@ -128,7 +136,7 @@ class CodecAdapter(nn.Module):
         codes = [self._encode_one(wave[None, None, :size])[0].T for wave, size in zip(waves, lengths, strict=True)]
         sizes = torch.tensor([len(c) for c in codes], device=waveform.device)
         padded = pad_sequence(codes, batch_first=True).mT
-        return FocalCodecEncoderOutput(padded, length_mask(sizes, padded.shape[2]))
+        return CodecEncoderOutput(padded, length_mask(sizes, padded.shape[2]))
 
     @torch.no_grad()
     def decode(
@@ -136,7 +144,7 @@ class CodecAdapter(nn.Module):
         audio_codes: Tensor,
         audio_codes_mask: Tensor | None = None,
         num_samples: int | list[int] | Tensor | None = None,
-    ) -> FocalCodecDecoderOutput:
+    ) -> CodecDecoderOutput:
         """(B, K, N) codes -> audio_values (B, 1, T), padding_mask (B, T).
 
         An item lasts `num_samples` of the input (cut, or its last sample repeated), or N frames.
@@ -162,7 +170,23 @@ class CodecAdapter(nn.Module):
             index = torch.arange(length, device=wave.device).clamp(max=len(wave) - 1)
             waves.append(wave[index])
         padded = pad_sequence(waves, batch_first=True)
-        return FocalCodecDecoderOutput(padded[:, None], length_mask(wanted.to(padded.device), padded.shape[1]))
+        return CodecDecoderOutput(padded[:, None], length_mask(wanted.to(padded.device), padded.shape[1]))
+
+    def extract_features(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Refuse: only a FocalCodec has continuous features.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"a {type(self).__name__} has no continuous features: use a FocalCodec")
+
+    def stream(self, batch_size: int = 1) -> CodecStream:
+        """Refuse: only a causal FocalCodec can be streamed exactly.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"a {type(self).__name__} cannot be streamed: use a causal FocalCodec")
 
     # What each codec adds.
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..codec import Codec
 from ..focalcodec.modeling import FocalCodecModel
 from . import (
     bigcodec,
@@ -21,8 +22,6 @@ from .encodec import EncodecCodec
 from .mimi import MimiCodec
 from .official import conversion_advice, read_config
 from .xcodec2 import NeuCodec, Xcodec2Codec
-
-Codec = FocalCodecModel | CodecAdapter
 
 # By `model_type` of config.json.
 _ADAPTERS: dict[str, type[CodecAdapter]] = {

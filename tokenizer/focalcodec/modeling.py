@@ -14,6 +14,7 @@ from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.utils import ModelOutput
 
+from ..codec import CodecDecoderOutput, CodecEncoderOutput
 from . import checkpoint as loading
 from .activations import Snake
 from .configuration import FocalCodecConfig
@@ -36,29 +37,6 @@ DECODERS: dict[type, Callable[..., nn.Module]] = {VocosConfig: Vocos, WaveNeXtCo
 # A latent nearer to zero than this share of the vector's length may change sign with the shape of the batch (float32
 # noise is below 1e-5).
 _NEAR_ZERO = 2e-5
-
-
-@dataclass
-class FocalCodecEncoderOutput(ModelOutput):
-    """Result of `encode`.
-
-    Args:
-        audio_codes: (B, 1, N) int64 tokens, 0 in padding.
-        audio_codes_mask: (B, N) bool, True where a token is real.
-        latents: (B, N, K) vectors, of unit length with BSQ, whose signs are the bits of the tokens.
-    """
-
-    audio_codes: Tensor | None = None
-    audio_codes_mask: Tensor | None = None
-    latents: Tensor | None = None
-
-
-@dataclass
-class FocalCodecDecoderOutput(ModelOutput):
-    """Result of `decode`: audio_values (B, 1, T) and padding_mask (B, T), True where a sample is real."""
-
-    audio_values: Tensor | None = None
-    padding_mask: Tensor | None = None
 
 
 @dataclass
@@ -106,6 +84,30 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         official = loading.find_official(source, kwargs)
         return loading.load_strictly(super().from_pretrained, source, args, kwargs, official)
 
+    @property
+    def pretrained_model(self) -> "FocalCodecModel":
+        """The model of transformers that holds the weights: this one."""
+        return self
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether `stream` gives exactly what encoding and decoding the whole signal gives."""
+        return self.config.causal
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the bits of a code mean something: a token is the signs of its latent."""
+        return True
+
+    @property
+    def feature_dim(self) -> int:
+        """Width D of `extract_features`."""
+        return self.config.encoder_config.dim
+
+    def code_vectors(self) -> list[Tensor]:
+        """Return the vector of every code of the only codebook, (codebook_size, K)."""
+        return [self.quantizer.codebook]
+
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Conv1d | nn.ConvTranspose1d | nn.Embedding):
             init.trunc_normal_(module.weight, std=0.02)
@@ -139,7 +141,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         return self.encoder(waveform, lengths, self._new_state(waveform))
 
     @torch.no_grad()
-    def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> FocalCodecEncoderOutput:
+    def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> CodecEncoderOutput:
         """Waveforms to tokens; arguments as in `extract_features`.
 
         An item of a batch with a latent so near to zero that rounding could decide its sign is encoded again alone, so
@@ -157,7 +159,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
                 single, _ = self._encode_latents(waveform[item : item + 1, :samples], None)
                 latents[item, : single.shape[1]] = single[0]
         tokens = self.quantizer.codes_to_tokens(latents).masked_fill(~mask, 0)
-        return FocalCodecEncoderOutput(tokens[:, None], mask, latents)
+        return CodecEncoderOutput(tokens[:, None], mask, latents)
 
     @torch.no_grad()
     def decode(
@@ -167,7 +169,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         num_samples: int | list[int] | Tensor | None = None,
         matching_set: Tensor | list[Tensor] | None = None,
         topk: int = 4,
-    ) -> FocalCodecDecoderOutput:
+    ) -> CodecDecoderOutput:
         """Tokens to waveforms at `config.output_sampling_rate`.
 
         Args:
@@ -201,7 +203,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         if num_samples is not None:
             waveform, sizes = self._fit(waveform, sizes, num_samples)
         mask = length_mask(sizes, waveform.shape[1])
-        return FocalCodecDecoderOutput(waveform.masked_fill(~mask, 0)[:, None], mask)
+        return CodecDecoderOutput(waveform.masked_fill(~mask, 0)[:, None], mask)
 
     def forward(self, input_values: Tensor, padding_mask: Tensor | None = None) -> FocalCodecOutput:
         """Encode and decode; audio_values (B, 1, T) lasts as long as the longest item, each item as long as it was."""

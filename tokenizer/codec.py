@@ -1,0 +1,158 @@
+"""The protocol of a codec: what the package asks of any codec, FocalCodec or another.
+
+B batch, T samples, N token frames, K codebooks, D feature width.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass
+class CodecEncoderOutput(ModelOutput):
+    """Result of `encode`.
+
+    Args:
+        audio_codes: (B, K, N) int64 codes, 0 in padding.
+        audio_codes_mask: (B, N) bool, True where a frame is real.
+        latents: (B, N, bits) vectors whose signs are the bits of the codes; None for codecs that are not binary. They
+            have unit length with binary spherical quantization.
+    """
+
+    audio_codes: Tensor | None = None
+    audio_codes_mask: Tensor | None = None
+    latents: Tensor | None = None
+
+
+@dataclass
+class CodecDecoderOutput(ModelOutput):
+    """Result of `decode`.
+
+    Args:
+        audio_values: (B, 1, T) waveforms at the output sampling rate.
+        padding_mask: (B, T) bool, True where a sample is real.
+    """
+
+    audio_values: Tensor | None = None
+    padding_mask: Tensor | None = None
+
+
+class CodecSpec(Protocol):
+    """Rates and sizes of a codec. `FocalCodecConfig` and `codecs.adapter.CodecConfig` provide them."""
+
+    @property
+    def sampling_rate(self) -> int:
+        """Rate of the input in Hz."""
+
+    @property
+    def output_sampling_rate(self) -> int:
+        """Rate of decoded audio in Hz."""
+
+    @property
+    def samples_per_token(self) -> int:
+        """Input samples per frame."""
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+
+    @property
+    def num_quantizers(self) -> int:
+        """Number of codebooks K: codes per frame."""
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes of a codebook, of the largest where they differ."""
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Number of codes of each codebook."""
+
+    @property
+    def frames_per_block(self) -> int:
+        """Frames that can only be decoded together: a sequence must not begin inside a block."""
+
+
+class CodecStream(Protocol):
+    """A streaming session of a causal codec: B streams side by side, each with its own state."""
+
+    @property
+    def chunk_length(self) -> int:
+        """Input samples of one chunk; every chunk but the last is a multiple of it."""
+
+    def encode(self, chunk: Tensor) -> Tensor:
+        """Encode the next samples (B, T) of every stream to codes (B, K, N)."""
+
+    def decode(self, audio_codes: Tensor) -> Tensor:
+        """Decode the next codes (B, K, N) of every stream to audio (B, 1, T)."""
+
+
+class Codec(Protocol):
+    """A codec with its weights. `FocalCodecModel` and `codecs.adapter.CodecAdapter` provide it."""
+
+    @property
+    def config(self) -> CodecSpec:
+        """Rates and sizes."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @property
+    def pretrained_model(self) -> "PreTrainedModel":
+        """The model of transformers that holds the weights: the codec itself, or what an adapter wraps."""
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether `stream` gives exactly what encoding and decoding the whole signal gives."""
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the bits of a code mean something, so that codes that differ in few bits sound similar."""
+
+    @property
+    def feature_dim(self) -> int | None:
+        """Width D of `extract_features`; None for codecs without continuous features."""
+
+    def num_tokens(self, num_samples: Tensor | int) -> Tensor:
+        """Number of frames that `encode` gives for a number of samples."""
+
+    def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> CodecEncoderOutput:
+        """Encode waveforms (B, T) or (B, 1, T); `padding_mask` (B, T) is True where a sample is real."""
+
+    def decode(
+        self,
+        audio_codes: Tensor,
+        audio_codes_mask: Tensor | None = None,
+        num_samples: int | list[int] | Tensor | None = None,
+    ) -> CodecDecoderOutput:
+        """Decode codes (B, K, N) to waveforms; `num_samples` is the length that each item had when it was encoded."""
+
+    def extract_features(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Return the continuous output of the encoder, (B, frames, D). Only where `feature_dim` is set."""
+
+    def stream(self, batch_size: int = 1) -> CodecStream:
+        """Start a streaming session. Only where `is_causal`."""
+
+    def code_vectors(self) -> list[Tensor]:
+        """Return the vector of every code inside the codec: (codebook_size, D) for each codebook."""
+
+    def save_pretrained(self, folder: str | Path, /) -> Any:
+        """Write a folder that `from_pretrained` opens."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Iterate over the weights."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the weights by name."""
+
+    def to(self, device: str | torch.device, /) -> Any:
+        """Move the weights."""
