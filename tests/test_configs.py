@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 from focallm.data.corpus import read_corpus
 from focallm.data.mixing.mix_config import MixConfig
-from focallm.lm import training as lm_training
 from focallm.lm.features import SpeechLMForConditionalGeneration
 from focallm.lm.lora import count_trainable
+from focallm.lm.training.recipe import LMRecipe, build_model, training_arguments
 from focallm.tasks.evaluation.probes.probe_config import ProbeConfig
 from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel, write_audio
 from focallm.tokenizer import training as codec_training
@@ -57,15 +57,15 @@ def _lines(path):
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "lm").glob("*.yaml")), ids=lambda path: path.stem)
 def test_lm_recipe(path, tmp_path, codec):
-    recipe = lm_training.read_recipe(path)
+    recipe = load_config(LMRecipe, path)
     if recipe.base:
         recipe = dataclasses.replace(recipe, base=str(_tiny_qwen(tmp_path / "base")))
-    lm_training.training_arguments(recipe, tmp_path / "run")
+    training_arguments(recipe, tmp_path / "run")
     texts = ["a recipe is built from what a corpus says", "its words are cut into pieces"] * 50
     feature_size = 20 if "features" in path.read_text() else None
     tokenizer = AudioTokenizer(codec("mel"))  # other tests get the same one: it has weights
     with _on_meta(large="hidden_size" in path.read_text()):
-        lm = lm_training.build(recipe, tokenizer, texts, feature_size)
+        lm = build_model(recipe, tokenizer, texts, feature_size)
     assert lm.vocabulary.audio_vocab_size == 8192
     trained = count_trainable(lm.model, lm.vocabulary)
     assert (trained["adapters"] > 0) == bool(recipe.lora)
@@ -120,7 +120,7 @@ def test_the_mini_models_learn_from_their_recipes():
     """What each of the files is, and that a change of one does not make it another."""
     names = ("speech", "speech_long", "speech_further", "rewriting", "rewriting_more", "rewriting_all")
     names += ("rewriting_long", "rewriting_end", "rewriting_further")
-    recipes = {name: lm_training.read_recipe(CONFIGS / "mini" / f"{name}.yaml") for name in names}
+    recipes = {name: load_config(LMRecipe, CONFIGS / "mini" / f"{name}.yaml") for name in names}
     assert [part.task for part in recipes["speech"].extra_tasks] == ["zero-shot-aligned", "pronounce"]
     assert [part.task for part in recipes["rewriting"].extra_tasks] == ["ss-features"]
     after = {"rewriting_more": "rewriting", "rewriting_all": "rewriting_more"}

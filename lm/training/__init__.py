@@ -1,27 +1,6 @@
-"""Training a speech LM: a recipe, examples, a preview of what is about to be learnt, and the Trainer."""
+"""Training of speech LMs.
 
-from .build import build
-from .examples import Examples, Source
-from .preview import preview, render
-from .recipe import Evaluation, ExtraTask, LMRecipe, LoRA, read_recipe, training_arguments
-from .resuming import last_checkpoint
-from .samples import Samples, WordErrors
-from .trainer import train
-
-__all__ = [
-    "Evaluation",
-    "Examples",
-    "ExtraTask",
-    "LMRecipe",
-    "LoRA",
-    "Samples",
-    "Source",
-    "WordErrors",
-    "build",
-    "last_checkpoint",
-    "preview",
-    "read_recipe",
-    "render",
-    "train",
-    "training_arguments",
-]
+Read it from `trainer.train`, which calls everything else: `recipe` (what to train), `dataset` (rows of token stores as
+examples), `trainer` (the Trainer), `loss`, `samples` (what is generated meanwhile) and `run_folder` (checkpoints and
+records). `preview` is what a user sees before the first update.
+"""

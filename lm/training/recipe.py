@@ -1,60 +1,65 @@
-"""What to train: one frozen dataclass, read from YAML."""
+"""The recipe of a speech LM: what a YAML file says about the model and its training, and the model it describes."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import TrainingArguments, set_seed
 
-from ...tokenizer.files import read_yaml
+from ...tokenizer import AudioTokenizer
 from ..embeddings import EmbeddingInit
+from ..features import max_positions
 from ..lora import LoRA
-from ..templates import Template
+from ..model import SpeechLM
+from ..templates import Template, controls
+from ..vocabulary import Vocabulary
 
-_OURS = ("output_dir", "seed", "data_seed", "remove_unused_columns", "use_cache")  # fields of TrainingArguments
+# Fields of TrainingArguments that a recipe cannot set, because `training_arguments` does.
+_RESERVED = ("output_dir", "seed", "data_seed", "remove_unused_columns", "use_cache")
 
 
 @dataclass(frozen=True)
 class ExtraTask:
-    """A further task that is learnt from a further store, mixed with the first."""
+    """A further task with a store of its own, which is trained together with the first one."""
 
     task: str
     store: str  # a token store; for the task text also a file with a text per line
-    repeat: int = 1  # times that every example comes per epoch
+    repeat: int = 1  # how often every example comes per epoch
 
     def __post_init__(self) -> None:
         if self.repeat < 1:
-            raise ValueError(f"extra_tasks: repeat must be at least 1, found {self.repeat}")
+            raise ValueError(f"repeat must be at least 1, found {self.repeat}")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is generated at every evaluation, to be heard."""
+    """What every evaluation generates, to listen to and to measure."""
 
-    samples: int = 4  # validation rows; 0 for none
+    samples: int = 4  # number of validation rows; 0 for none
     asr: str | None = None  # folder of a Whisper model, for word error rates
 
 
 @dataclass(frozen=True)
 class LMRecipe:
-    """The model, what it reads and writes, and the fields of `transformers.TrainingArguments`."""
+    """The model, its data, and the fields of `transformers.TrainingArguments`. Read it with `load_config`."""
 
-    base: str | None = None  # a causal LM, folder or hub id; or else:
-    model: str | dict[str, Any] | None = None  # a name in `SIZES`, or LlamaConfig fields; "mini" without a base
-    # Units of text without a base: characters (the default), {pieces: N} to be learnt, or a tokenizer that exists, as a
-    # folder, hub id, tokenizer.json or sentencepiece .model.
+    base: str | None = None  # a causal LM to start from, a folder or hub id; without it:
+    model: str | dict[str, Any] | None = None  # a name in `SIZES`, or fields of LlamaConfig; "mini" by default
+    # Units of text without a base: characters (the default), {pieces: N} to train N pieces on the transcripts, or an
+    # existing tokenizer: a folder, hub id, tokenizer.json or sentencepiece .model.
     text: str | dict[str, int] | None = None
-    templates: tuple[Template, ...] = ()  # tasks of your own
-    embeddings: EmbeddingInit = "mean"  # of new rows: "mean" of the old ones, or "codec": its code vectors, projected
+    templates: tuple[Template, ...] = ()  # tasks that the package does not have
+    embeddings: EmbeddingInit = "mean"  # of new rows: the mean of the old ones, or (codec) the codec's code vectors
     lora: LoRA | None = None
-    max_length: int = 2048  # ids of a row; longer examples are left out and counted
-    packing: bool = True  # several examples in a row; without it each has its own, padded
-    prompt_dropout: float = 0.0  # share of examples learnt with emptied givens, for classifier-free guidance
-    code_noise: float = 0.0  # share of the codes read in training that are exchanged for others of the same example
-    code_smoothing: float = 0.0  # share of a target code's probability that lies on those which differ in one bit
+    max_length: int = 2048  # of a row, in ids; longer examples are left out and counted
+    packing: bool = True  # put several examples into a row; without it each has a row of its own, padded
+    prompt_dropout: float = 0.0  # share of examples whose input is emptied, for classifier-free guidance
+    code_noise: float = 0.0  # share of input codes that are exchanged for others of the same example
+    code_smoothing: float = 0.0  # share of a target's probability for the codes that differ from it in one bit
     extra_tasks: tuple[ExtraTask, ...] = ()
     validation_fraction: float = 0.02
     seed: int = 0
@@ -68,52 +73,55 @@ class LMRecipe:
             raise ValueError(f"base ({self.base}) and text ({self.text}) exclude each other: a base has its tokenizer")
         if self.lora and not self.base:
             raise ValueError("lora needs base: without trained weights there is nothing to adapt")
-        _check_text(self.text)
-        if self.embeddings not in ("mean", "codec"):
-            raise ValueError(f'embeddings must be "mean" or "codec", found {self.embeddings!r}')
-        if type(self.max_length) is not int or self.max_length < 2 or type(self.seed) is not int:
-            raise ValueError(f"max_length and seed are integers, found {self.max_length!r} and {self.seed!r}")
-        if type(self.packing) is not bool:
-            raise ValueError(f"packing is true or false, found {self.packing!r}")
+        if isinstance(self.text, dict) and list(self.text) != ["pieces"]:
+            raise ValueError(f"text must be characters, {{pieces: N}} or a tokenizer, found {self.text!r}")
+        if self.max_length < 2:
+            raise ValueError(f"max_length must be at least 2, found {self.max_length}")
         for name in ("prompt_dropout", "code_noise", "code_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is a share of 0 ... 1 (excluded), found {getattr(self, name)}")
+            share = getattr(self, name)
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} must be at least 0 and less than 1, found {share}")
         if not 0 < self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction must lie between 0 and 1, found {self.validation_fraction}")
+            raise ValueError(f"validation_fraction must be between 0 and 1, found {self.validation_fraction}")
         _check_trainer(self.trainer)
 
 
-def read_recipe(path: Path | str) -> LMRecipe:
-    """Read a YAML recipe.
-
-    Raises:
-        ValueError: an unknown key, named with the known ones, or a contradiction.
-    """
-    values = read_yaml(path) or {}
-    try:
-        return _build(LMRecipe, values, "an LM recipe")
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+def _check_trainer(trainer: dict[str, Any]) -> None:
+    """Raise a ValueError for keys and values that TrainingArguments would refuse much later."""
+    known = {f.name: f for f in dataclasses.fields(TrainingArguments)}
+    unknown = sorted(set(trainer) - set(known))
+    if unknown:
+        raise ValueError(f"trainer: unknown keys {unknown}; the keys are the fields of transformers.TrainingArguments")
+    for name, value in trainer.items():
+        if name in _RESERVED:
+            raise ValueError(f"trainer.{name} is set by focallm: use the recipe's seed, and the folder of the run")
+        if type(known[name].default) in (int, float) and isinstance(value, str):
+            raise ValueError(f"trainer.{name} is a number, found {value!r}")
 
 
 def training_arguments(recipe: LMRecipe, run: Path, quiet: bool = False) -> TrainingArguments:
-    """The recipe's `trainer` over our defaults: bfloat16 where there is hardware for it, checkpoints that resume."""
-    hardware = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    """Return the arguments of the Trainer: the recipe's `trainer` over our defaults."""
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     defaults = {
-        "bf16": hardware and not recipe.trainer.get("fp16") and not recipe.trainer.get("use_cpu"),
+        "bf16": has_bf16 and not recipe.trainer.get("fp16") and not recipe.trainer.get("use_cpu"),
         "report_to": ["tensorboard"],
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "save_total_limit": 1,
         "logging_steps": 20,
-        "logging_first_step": True,  # the first loss says whether training begins where it should
+        "logging_first_step": True,  # the first loss shows whether training starts where it should
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,
         "disable_tqdm": quiet,
     }
-    # The Trainer writes its use_cache into the model's configuration and leaves it there; batches say False themselves.
-    ours = {"output_dir": str(run), "seed": recipe.seed, "remove_unused_columns": False, "use_cache": True}
-    arguments = TrainingArguments(**{**defaults, **recipe.trainer, **ours})
+    reserved = {
+        "output_dir": str(run),
+        "seed": recipe.seed,
+        "remove_unused_columns": False,
+        # The Trainer writes this value into the saved configuration. Batches switch the cache off themselves.
+        "use_cache": True,
+    }
+    arguments = TrainingArguments(**{**defaults, **recipe.trainer, **reserved})
     if "tensorboard" in arguments.report_to and find_spec("tensorboard") is None:
         raise ImportError(
             "training logs need tensorboard: pip install 'focallm[train]', or set trainer.report_to to []"
@@ -121,47 +129,43 @@ def training_arguments(recipe: LMRecipe, run: Path, quiet: bool = False) -> Trai
     return arguments
 
 
-def _build(cls: Any, values: Any, name: str) -> Any:
-    """A dataclass from a mapping whose keys are all known."""
-    known = [f.name for f in dataclasses.fields(cls)]
-    if not isinstance(values, dict):
-        raise ValueError(f"{name} is a mapping with the keys {known}, found {values!r}")
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ValueError(f"unknown keys {unknown}; {name} has the keys {known}")
-    values = dict(values)
-    if values.get("lora") is not None:
-        values["lora"] = _build(LoRA, values["lora"], "lora")
-    if "evaluate" in values:
-        values["evaluate"] = _build(Evaluation, values["evaluate"], "evaluate")
-    for name in {"templates", "extra_tasks"} & values.keys():
-        if not isinstance(values[name] or [], list):
-            raise ValueError(f"{name} is a list, found {values[name]!r}")
-    if "templates" in values:
-        values["templates"] = tuple(Template.from_json(item) for item in values["templates"] or ())
-    if "extra_tasks" in values:
-        values["extra_tasks"] = tuple(
-            _build(ExtraTask, item, "an item of extra_tasks") for item in values["extra_tasks"] or ()
+def build_model(
+    recipe: LMRecipe, audio_tokenizer: AudioTokenizer, texts: Sequence[str], feature_size: int | None = None
+) -> SpeechLM:
+    """Build the model of a recipe before training. The same recipe gives the same weights.
+
+    Args:
+        recipe: The recipe.
+        audio_tokenizer: The codec.
+        texts: Everything that a new vocabulary has to spell.
+        feature_size: Width of the continuous features, if a task reads some.
+
+    Raises:
+        ValueError: `max_length` exceeds the positions of the model.
+    """
+    set_seed(recipe.seed)
+    task_controls = controls(recipe.templates)
+    if recipe.base:
+        lm = SpeechLM.from_base(recipe.base, audio_tokenizer, feature_size, recipe.embeddings, task_controls)
+    else:
+        vocabulary = _build_vocabulary(recipe.text, texts, audio_tokenizer.codebook_sizes, task_controls)
+        lm = SpeechLM.from_config(recipe.model or "mini", audio_tokenizer, vocabulary, feature_size, recipe.embeddings)
+    if recipe.max_length > max_positions(lm.model):
+        raise ValueError(
+            f"max_length ({recipe.max_length}) exceeds the model's {max_positions(lm.model)} positions: lower it, or "
+            "give a model with a larger max_position_embeddings"
         )
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ValueError(f"{name}: {error}") from None
+    if recipe.lora:
+        lm = lm.add_lora(**asdict(recipe.lora))
+    return lm
 
 
-def _check_text(text: str | dict[str, int] | None) -> None:
-    if text is None or isinstance(text, str) or (isinstance(text, dict) and list(text) == ["pieces"]):
-        return
-    raise ValueError(f"text must be characters, {{pieces: N}} or a tokenizer's path or hub id, found {text!r}")
-
-
-def _check_trainer(trainer: dict[str, Any]) -> None:
-    known = {f.name for f in dataclasses.fields(TrainingArguments)}
-    unknown, reserved = sorted(set(trainer) - known), sorted(set(_OURS) & set(trainer))
-    if unknown:
-        raise ValueError(f"trainer: unknown keys {unknown}; these are the fields of transformers.TrainingArguments")
-    for f in dataclasses.fields(TrainingArguments):
-        if type(f.default) in (int, float) and isinstance(trainer.get(f.name), str):
-            raise ValueError(f"trainer.{f.name} is a number, found {trainer[f.name]!r}")
-    if reserved:
-        raise ValueError(f"trainer.{reserved[0]} is set by focallm: see the recipe's seed, and the run's folder")
+def _build_vocabulary(
+    text: str | dict[str, int] | None, texts: Sequence[str], codebook_sizes: Sequence[int], controls: Sequence[str]
+) -> Vocabulary:
+    """Build the vocabulary of a model without a base, from the recipe's `text`."""
+    if isinstance(text, dict):
+        return Vocabulary.train(texts, text["pieces"], codebook_sizes, controls)
+    if text in (None, "characters"):
+        return Vocabulary.characters(texts, codebook_sizes, controls)
+    return Vocabulary.from_base(text, codebook_sizes, controls)

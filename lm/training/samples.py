@@ -1,129 +1,175 @@
-"""Speech generated while a model is trained, for ears and for a few numbers."""
+"""Samples that a model generates while it is trained, to listen to and to measure. K codebooks."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ...tokenizer import AudioTokenizer
+from ...tokenizer.audio import write_audio
 from ...tokenizer.files import write_whole
 from ..features import max_positions
 from ..generation import Generation
 from ..info import text_window
 from ..model import SpeechLM
-from ..sampling import generation_defaults
+from ..sampling import Sampling, generation_defaults
 from ..templates import Prompt, Template
-from .examples import Examples
-from .sound import write_spans
+from .dataset import ExampleDataset
 
-WordErrors = Callable[[np.ndarray, int, str], tuple[int, int]]  # audio (T,), Hz, what was said -> wrong words, words
+# Audio (T,), its rate in Hz, its transcript -> number of wrong words, number of words.
+CountWordErrors = Callable[[np.ndarray, int, str], tuple[int, int]]
 
 
-class Samples:
-    """Answers a few validation rows and writes what comes out beside the original, `folder/step-N/*.wav` and `.txt`.
+class SampleWriter:
+    """Generates answers to a few validation rows and writes them beside the originals.
+
+    The files are `folder/step-N/*.wav`, and `.txt` for tasks that write text.
 
     Args:
-        lm: the model, in training.
-        examples: validation rows, of which the first few of each task are used.
-        count: how many in all; 0 for none.
-        folder: where to.
-        word_errors: what counts wrong words, if somebody can.
+        lm: The model in training.
+        dataset: Validation rows, of which the first few of each task are used.
+        count: Number of samples of all tasks together; 0 for none.
+        folder: Where to write them.
+        count_word_errors: Counts wrong words, if there is an ASR model.
     """
 
     def __init__(
-        self, lm: SpeechLM, examples: Examples, count: int, folder: Path, word_errors: WordErrors | None = None
+        self,
+        lm: SpeechLM,
+        dataset: ExampleDataset,
+        count: int,
+        folder: Path,
+        count_word_errors: CountWordErrors | None = None,
     ) -> None:
-        self.lm, self.folder, self.word_errors = lm, folder, word_errors
-        places = [
-            (turn, number, source.template, source.rows[place])
-            for number, (source, stats) in enumerate(zip(examples.sources, examples.stats, strict=True))
-            for turn, place in enumerate(stats.kept[:count])
-            if source.template.name != "text"  # nothing to answer
-        ]
-        in_turns = sorted(places, key=lambda item: item[:2])[:count]  # the tasks take turns
-        self.rows = [(template, dict(row)) for _, _, template, row in in_turns]
+        self.lm = lm
+        self.folder = folder
+        self.count_word_errors = count_word_errors
+        self.rows: list[tuple[Template, dict[str, Any]]] = []
+        # The tasks take turns: the first row of each, then the second of each.
+        for turn in range(count):
+            for source, stats in zip(dataset.sources, dataset.stats, strict=True):
+                template = source.template
+                has_prompt = len(template.segments) > 1 or template.target.kind != "text"
+                if has_prompt and turn < len(stats.kept_rows) and len(self.rows) < count:
+                    self.rows.append((template, dict(source.rows[stats.kept_rows[turn]])))
 
     def __call__(self, step: int) -> dict[str, float]:
-        """-> measures by the name that the Trainer logs them with"""
+        """Write samples of an update, and return measures by the names with which the Trainer logs them."""
         if not self.rows:
             return {}
         folder = self.folder / f"step-{step}"
         folder.mkdir(parents=True, exist_ok=True)
-        answers = self._answer()
-        reasons = Counter(answer.stop_reason for answer in answers)
-        measures = {
-            f"eval_stopped_{reason}": reasons[reason] / len(answers) for reason in ("end", "max_length", "constraint")
-        }
-        ratios, errors, words = [], 0, 0
-        for i, ((template, row), answer) in enumerate(zip(self.rows, answers, strict=True)):
+        generations = self._generate()
+        reasons = Counter(generation.stop_reason for generation in generations)
+        measures: dict[str, float] = {}
+        for reason in ("end", "max_length", "constraint"):
+            measures[f"eval_stopped_{reason}"] = reasons[reason] / len(generations)
+
+        duration_ratios = []
+        num_wrong_words = 0
+        num_words = 0
+        for i, ((template, row), generation) in enumerate(zip(self.rows, generations, strict=True)):
             name = folder / f"{i}-{template.name}"
             if template.target.kind == "text":
-                said = str(self.lm.vocabulary.tokenizer.decode(answer.spans[0]))
-                write_whole(name.with_suffix(".txt"), f"{said}\n{row[template.target.field]}\n".encode())
+                text = str(self.lm.vocabulary.tokenizer.decode(generation.spans[0]))
+                write_whole(name.with_suffix(".txt"), f"{text}\n{row[template.target.field]}\n".encode())
                 continue
-            codec, originals = self.lm.audio_tokenizer, _spans(template, row)
-            spans = [torch.cat([_begun(self.lm, template, row), answer.spans[0].cpu()]), *answer.spans[1:]]
-            audio = list(write_spans(codec, spans, name).values())
-            write_spans(codec, originals, name.with_name(f"{name.name}-original"))
-            ratios.append(sum(map(len, spans)) / max(sum(map(len, originals)), 1))
-            told = len(template.segments) > 1  # what a continuation says is its own affair
-            if self.word_errors and told and row.get("text") and len(audio) == 1:
-                wrong, spoken = self.word_errors(audio[0], codec.output_sampling_rate, row["text"])
-                errors, words = errors + wrong, words + spoken
-        if ratios:
-            measures["eval_duration_ratio"] = float(np.mean(ratios))
-        if words:
-            measures["eval_word_error_rate"] = errors / words
+            # A continuation is written with the recording that it continues.
+            first_span = torch.cat([_begun_codes(self.lm, template, row), generation.spans[0].cpu()])
+            spans = [first_span, *generation.spans[1:]]
+            originals = _target_spans(template, row)
+            audios = list(write_spans(self.lm.audio_tokenizer, spans, name).values())
+            write_spans(self.lm.audio_tokenizer, originals, name.with_name(f"{name.name}-original"))
+            num_original_codes = sum(len(span) for span in originals)
+            duration_ratios.append(sum(len(span) for span in spans) / max(num_original_codes, 1))
+
+            # A continuation may say anything, and the words of several speakers are not told apart.
+            has_transcript = len(template.segments) > 1 and row.get("text") and len(audios) == 1
+            if self.count_word_errors and has_transcript:
+                rate = self.lm.audio_tokenizer.output_sampling_rate
+                item_wrong_words, item_words = self.count_word_errors(audios[0], rate, row["text"])
+                num_wrong_words += item_wrong_words
+                num_words += item_words
+        if duration_ratios:
+            measures["eval_duration_ratio"] = float(np.mean(duration_ratios))
+        if num_words:
+            measures["eval_word_error_rate"] = num_wrong_words / num_words
         return measures
 
-    def _answer(self) -> list[Generation]:
-        """As the tasks do it; those that are drawn alike in one batch."""
-        prompts = [
-            sample_prompt(self.lm, template, row).fit(max_positions(self.lm.model)) for template, row in self.rows
-        ]
-        usual = [generation_defaults(template, self.lm.code_bits) for template, _ in self.rows]
-        answers: dict[int, Generation] = {}
-        for sampling in dict.fromkeys(usual):
-            places = [i for i, own in enumerate(usual) if own == sampling]
-            generations = self.lm.generate([prompts[i] for i in places], sampling=sampling, seed=places)
-            answers |= zip(places, generations, strict=True)
-        return [answers[i] for i in range(len(prompts))]
+    def _generate(self) -> list[Generation]:
+        """Generate answers as the tasks do, and in one batch those with the same way of sampling."""
+        prompts = []
+        rows_by_sampling: dict[Sampling, list[int]] = {}
+        for i, (template, row) in enumerate(self.rows):
+            prompts.append(sample_prompt(self.lm, template, row).fit(max_positions(self.lm.model)))
+            sampling = generation_defaults(template, self.lm.code_bits)
+            rows_by_sampling.setdefault(sampling, []).append(i)
+        generations: dict[int, Generation] = {}
+        for sampling, rows in rows_by_sampling.items():
+            batch = self.lm.generate([prompts[i] for i in rows], sampling=sampling, seed=rows)
+            generations.update(zip(rows, batch, strict=True))
+        return [generations[i] for i in range(len(prompts))]
+
+
+def write_spans(audio_tokenizer: AudioTokenizer, spans: Sequence[Any], name: Path) -> dict[Path, np.ndarray]:
+    """Decode spans of codes to `name.wav`, or to `name-1.wav` and so on if there are several.
+
+    Returns:
+        Audio (T,) by file.
+    """
+    name.parent.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for i, span in enumerate(spans):
+        suffix = f"-{i + 1}.wav" if len(spans) > 1 else ".wav"
+        path = name.with_name(name.name + suffix)
+        audio = np.asarray(audio_tokenizer.decode(span))
+        write_audio(path, audio, audio_tokenizer.output_sampling_rate)
+        written[path] = audio
+    return written
 
 
 def sample_prompt(lm: SpeechLM, template: Template, row: dict[str, Any]) -> Prompt:
-    """What a row gives to the model, and how long the answer may be; its target is used for nothing but this:
+    """Return the prompt for the answer to a row. The target of the row decides only how long the answer may be.
 
-    speech for a text has the window of the text, or up to twice its own length where the model knows no pace; speech
-    for speech is as long as that; text has a bound from the duration; a continuation begins with the first half.
+    Speech for a text has the length window of the text, or at most twice its own length if the model has no window.
+    Speech for speech has exactly its length. Text is limited by the duration. A continuation starts after the first
+    half of the row.
     """
-    given = {segment.field: row[segment.field] for segment in template.segments[:-1]}
+    inputs = template.segments[:-1]
+    fields = {segment.field: row[segment.field] for segment in inputs}
     if template.target.kind == "aligned":
-        return template.prompt(lm.vocabulary, lm.unit_window(), units=row["units"], **given)
-    kinds = {segment.kind for segment in template.segments[:-1]}
+        return template.prompt(lm.vocabulary, lm.unit_window(), units=row["units"], **fields)
     if template.target.kind == "text":
         seconds = row.get("num_samples", 0) / lm.audio_tokenizer.sampling_rate
-        return template.prompt(lm.vocabulary, text_window(seconds), **given)
-    spans = _spans(template, row)
-    codes = len(spans[0])
-    if not kinds:
-        begun = _begun(lm, template, row)
-        return template.prompt(lm.vocabulary, (1, 2 * (codes - len(begun))), begun=begun)
-    if "text" not in kinds:
-        return template.prompt(lm.vocabulary, (codes, codes), streams=len(spans), **given)
-    window = lm.info.length_window
-    rate = lm.audio_tokenizer.tokens_per_second
-    return template.prompt(lm.vocabulary, window.tokens(len(row["text"]), rate) if window else (1, 2 * codes), **given)
+        return template.prompt(lm.vocabulary, text_window(seconds), **fields)
+
+    spans = _target_spans(template, row)
+    num_codes = len(spans[0])
+    if not inputs:
+        begun = _begun_codes(lm, template, row)
+        return template.prompt(lm.vocabulary, (1, 2 * (num_codes - len(begun))), begun=begun)
+    if not any(segment.kind == "text" for segment in inputs):
+        return template.prompt(lm.vocabulary, (num_codes, num_codes), streams=len(spans), **fields)
+    length = (1, 2 * num_codes)
+    if lm.info.length_window:
+        length = lm.info.length_window.tokens(len(row["text"]), lm.audio_tokenizer.tokens_per_second)
+    return template.prompt(lm.vocabulary, length, **fields)
 
 
-def _begun(lm: SpeechLM, template: Template, row: dict[str, Any]) -> torch.Tensor:
-    """Codes that a sample begins with: half of the frames where nothing else is given, otherwise none"""
-    codes, K = torch.as_tensor(_spans(template, row)[0]).long(), lm.audio_tokenizer.num_codebooks
-    return codes[: len(codes) // K // 2 * K if len(template.segments) == 1 else 0]
+def _begun_codes(lm: SpeechLM, template: Template, row: dict[str, Any]) -> torch.Tensor:
+    """Return the codes with which a sample begins: half of the frames for a continuation, otherwise none."""
+    codes = torch.as_tensor(_target_spans(template, row)[0]).long()
+    if len(template.segments) > 1:
+        return codes[:0]
+    K = lm.audio_tokenizer.num_codebooks
+    num_frames = len(codes) // K // 2
+    return codes[: num_frames * K]
 
 
-def _spans(template: Template, row: dict[str, Any]) -> list[Any]:
-    """The codes of the target: of every stream, or of the only one."""
+def _target_spans(template: Template, row: dict[str, Any]) -> list[Any]:
+    """Return the codes of the target, a span for every stream."""
     value = row[template.target.field]
     return list(value) if template.target.streams else [value]

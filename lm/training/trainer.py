@@ -1,4 +1,4 @@
-"""Training a speech LM with the transformers Trainer. B rows, L length of a row, V ids."""
+"""Train a speech LM with the Trainer of transformers. Shapes: B rows, L length of a row, M targets, V ids."""
 
 import copy
 import inspect
@@ -9,178 +9,236 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate.utils import broadcast_object_list
 from peft import PeftModel
 from torch import Tensor
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from ...data.batching import LengthGroupedSampler, PackCollator
 from ..features import language_model
 from ..info import SpeechLMInfo
 from ..model import SpeechLM
-from .curve import write_losses
-from .examples import Examples
-from .isolation import check_isolation
-from .loss_monitor import LossMonitor
+from .dataset import ExampleDataset
+from .loss import EvaluationMetrics, LossMonitor, target_nats
 from .recipe import LMRecipe, training_arguments
-from .resuming import last_checkpoint, remember
-from .samples import Samples, WordErrors
-from .smoothing import smoothed_nats
+from .run_folder import last_checkpoint, record_run, write_losses
+from .samples import CountWordErrors, SampleWriter
 
 logger = logging.getLogger(__name__)
 
-CODEC = SpeechLMInfo.audio_tokenizer  # folder of a copy
+CODEC_FOLDER = SpeechLMInfo.audio_tokenizer  # name of the codec's copy in the folder of a run
+# How much the logits of isolated examples may differ, as a share of their standard deviation. Measured: 0 for models
+# that isolate the examples of a row, and 5e-4 to 2 for others.
+_ISOLATION_TOLERANCE = 1e-4
 
 
 def train(
     lm: SpeechLM,
-    train_dataset: Examples,
-    eval_dataset: Examples,
+    train_dataset: ExampleDataset,
+    eval_dataset: ExampleDataset,
     recipe: LMRecipe,
     run: Path,
-    word_errors: WordErrors | None = None,
+    count_word_errors: CountWordErrors | None = None,
     quiet: bool = False,
 ) -> dict[str, float]:
-    """Train, and leave the model in `run/model` and the losses in `run/losses.csv` and `.png`.
+    """Train, and write the model to `run/model` and the losses to `run/losses.csv` and `.png`.
 
-    A run that was stopped continues at its last checkpoint. With LoRA, `run/model` has it merged, and `run/adapter`
-    holds it alone.
+    An interrupted run continues at its last checkpoint. With LoRA, `run/model` has the adapter merged, and
+    `run/adapter` holds it alone.
 
     Args:
-        lm: what to train; its weights are those of the end afterwards.
-        train_dataset: examples to learn from.
-        eval_dataset: examples for the loss that is reported as `eval_loss`, in nats per target id, and to listen to.
-        recipe: the rest.
-        run: folder of checkpoints, logs and samples.
-        word_errors: what counts the wrong words of samples, if somebody can.
-        quiet: no progress bar.
+        lm: The model; afterwards it has the weights of the end.
+        train_dataset: Examples to train on.
+        eval_dataset: Examples for `eval_loss`, in nats per target id, and for samples.
+        recipe: Everything else.
+        run: Folder of checkpoints, logs and samples.
+        count_word_errors: Counts the wrong words of samples, if there is an ASR model.
+        quiet: Show no progress bar.
+
+    Returns:
+        Metrics of the training and of the last evaluation, by the names under which the Trainer logs them.
 
     Raises:
-        ValueError: the folder holds a run that differs, or packing for a model whose examples would see each other.
+        ValueError: The folder holds a different run, or packing is on for a model that does not isolate examples.
     """
     arguments = training_arguments(recipe, run, quiet)
-    remember(recipe, train_dataset, lm.audio_tokenizer, run)
-    samples = Samples(lm, eval_dataset, recipe.evaluate.samples, run / "samples", word_errors)
-    fresh = math.log(language_model(lm.model).config.vocab_size) if recipe.base is None else None
-    monitor = LossMonitor(fresh, train_dataset.entropy)
+    record_run(recipe, train_dataset, lm.audio_tokenizer, run)
+    samples = SampleWriter(lm, eval_dataset, recipe.evaluate.samples, run / "samples", count_word_errors)
+    # A new model guesses among all ids.
+    initial_loss = math.log(language_model(lm.model).config.vocab_size) if recipe.base is None else None
+    monitor = LossMonitor(initial_loss, train_dataset.unigram_entropy)
     trainer = SpeechTrainer(lm, train_dataset, eval_dataset, arguments, samples, [monitor], recipe.code_smoothing)
     if recipe.lora and trainer.is_fsdp_enabled:
-        raise ValueError(
-            "lora and FSDP exclude each other here: the adapter is merged at the end, so train it with DDP"
-        )
-    if not trainer.is_fsdp_enabled:  # there the model is not where it will run yet
+        raise ValueError("lora does not work with FSDP, because the adapter is merged at the end: train with DDP")
+    # Under FSDP the model is not yet on its devices.
+    if not trainer.is_fsdp_enabled:
         with trainer.accelerator.autocast():
             check_isolation(lm, train_dataset, trainer.data_collator)
-    if lm.info.audio_tokenizer == CODEC and trainer.is_world_process_zero():
-        lm.audio_tokenizer.save_pretrained(run / CODEC)
+    if lm.info.audio_tokenizer == CODEC_FOLDER and trainer.is_world_process_zero():
+        lm.audio_tokenizer.save_pretrained(run / CODEC_FOLDER)
+
     checkpoint = last_checkpoint(run)
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    metrics = {**result.metrics, **(_last_evaluation(trainer) or trainer.evaluate())}
+
+    metrics = {**result.metrics, **(trainer.last_evaluation() or trainer.evaluate())}
     if trainer.is_world_process_zero():
-        write_losses(trainer.state.log_history, train_dataset.entropy, run)
-    _save(lm, trainer, recipe, run)
+        write_losses(trainer.state.log_history, train_dataset.unigram_entropy, run)
+    _save_model(lm, trainer, recipe, run)
     return metrics
 
 
 class SpeechTrainer(Trainer):
-    """The transformers Trainer with an order of rows that a resumed run repeats, exact means, and samples to hear.
+    """The Trainer of transformers with our loss, a reproducible order of rows, and generated samples.
 
-    The loss is the negative log-likelihood of the target ids in nats (labels of -100 count nothing), summed over all
-    that one update learns from, the rows of every accumulated batch and of every process, and divided by the number of
-    targets therein: the Trainer counts them, and gives the count to the model as `num_items_in_batch`. So it does not
-    matter how the rows of an update are divided among batches and processes.
+    The loss of an update is the sum of `target_nats` over all its targets, in all accumulated batches and on all
+    processes, divided by their number, which the Trainer counts (`num_items_in_batch`). So it does not matter how the
+    rows of an update are divided among batches and processes.
 
-    A checkpoint holds what `SpeechLM.from_pretrained` needs, but for the codec: that stands once, in the run's folder.
+    A checkpoint holds what `SpeechLM.from_pretrained` needs except the codec, of which the run's folder has one copy.
+
+    Args:
+        lm: The model.
+        train_dataset: Examples to train on.
+        eval_dataset: Examples to evaluate on.
+        arguments: Arguments of the Trainer.
+        samples: Called with the update at each evaluation; returns further metrics.
+        callbacks: Callbacks of the Trainer.
+        code_smoothing: See `target_nats`.
+
+    Raises:
+        ValueError: Code smoothing does not work with the codec or the model.
     """
 
     def __init__(
         self,
         lm: SpeechLM,
-        train_dataset: Examples,
-        eval_dataset: Examples,
+        train_dataset: ExampleDataset,
+        eval_dataset: ExampleDataset,
         arguments: TrainingArguments,
         samples: Callable[[int], dict[str, float]],
         callbacks: list[TrainerCallback],
         code_smoothing: float = 0.0,
     ) -> None:
-        self.lm, self.samples, self.code_smoothing = lm, samples, code_smoothing
+        self.lm = lm
+        self.samples = samples
+        self.code_smoothing = code_smoothing
+        causal_lm = language_model(lm.model)
+        self._accepts_logits_to_keep = "logits_to_keep" in inspect.signature(causal_lm.forward).parameters
         if code_smoothing and not lm.code_bits:
             raise ValueError("code_smoothing needs a codec whose codes are bits (FocalCodec): leave it out")
-        self._takes_places = "logits_to_keep" in inspect.signature(language_model(lm.model).forward).parameters
-        if code_smoothing and not self._takes_places:
+        if code_smoothing and not self._accepts_logits_to_keep:
             raise ValueError(
                 f"code_smoothing needs a base whose forward takes logits_to_keep, as Llama's and Qwen's do; that of "
-                f"{type(language_model(lm.model)).__name__} does not: leave it out"
+                f"{type(causal_lm).__name__} does not: leave it out"
             )
         self.order = LengthGroupedSampler(train_dataset.row_lengths, arguments.train_batch_size, arguments.seed)
-        scores = _Scores(lm)
-        attention = language_model(lm.model).config._attn_implementation or ""
+        uses_flash_attention = "flash" in (causal_lm.config._attn_implementation or "")
+        metrics = EvaluationMetrics(lm)
         super().__init__(
             model=lm.model,
             args=arguments,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            data_collator=PackCollator(lm.vocabulary.control("pad"), flat="flash" in attention),
-            preprocess_logits_for_metrics=scores,
-            compute_metrics=scores.means,
-            callbacks=[*callbacks, _Epochs(self.order)],
+            data_collator=PackCollator(lm.vocabulary.control("pad"), flat=uses_flash_attention),
+            preprocess_logits_for_metrics=metrics,
+            compute_metrics=metrics.compute,
+            callbacks=[*callbacks, _SetEpoch(self.order)],
         )
-        if not self.model_accepts_loss_kwargs and arguments.gradient_accumulation_steps * arguments.world_size > 1:
+        num_batches = arguments.gradient_accumulation_steps * arguments.world_size
+        if not self.model_accepts_loss_kwargs and num_batches > 1:
             logger.warning(
                 "%s takes no num_items_in_batch: the loss of an update is the mean of those of its batches, however "
                 "many targets each has",
-                type(language_model(lm.model)).__name__,
+                type(causal_lm).__name__,
             )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         return self.order
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As the model's own, but without logits where no row of the batch has a target: a prefix needs none."""
-        count = kwargs.get("num_items_in_batch")
-        if not model.training or not self._takes_places or count is None:
-            return super().compute_loss(model, inputs, *args, **kwargs)
-        labels = inputs["labels"][:, 1:]
-        places = (labels >= 0).any(dim=0).nonzero()[:, 0]
-        others = {name: value for name, value in inputs.items() if name != "labels"}
-        logits, labels = model(**others, logits_to_keep=places).logits, labels[:, places]
-        learnt = labels >= 0
-        codes, bits = self.lm.vocabulary.audio_range, self.lm.code_bits
-        nats = smoothed_nats(logits[learnt], labels[learnt], codes, bits, self.code_smoothing).sum()
-        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        return nats * processes / count  # the Trainer takes the mean over processes
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Return the loss of a batch in nats per target id, in training and in evaluation.
+
+        Args:
+            model: The model, perhaps wrapped for several devices.
+            inputs: From `PackCollator`.
+            return_outputs: Return the output of the model, too.
+            num_items_in_batch: Number of targets of the whole update; without it, those of the batch are counted.
+        """
+        forward_inputs = dict(inputs)
+        # The logits at a position predict the id at the next one.
+        labels = forward_inputs.pop("labels")[:, 1:]
+        if model.training and self._accepts_logits_to_keep:
+            # Compute no logits at positions where no row has a target: most of them are input.
+            positions = (labels >= 0).any(dim=0).nonzero()[:, 0]
+            labels = labels[:, positions]
+            outputs = model(**forward_inputs, logits_to_keep=positions)
+            logits = outputs.logits
+        else:
+            outputs = model(**forward_inputs)
+            logits = outputs.logits[:, :-1]
+
+        is_target = labels >= 0
+        code_smoothing = self.code_smoothing if model.training else 0.0
+        nats = target_nats(
+            logits[is_target], labels[is_target], self.lm.vocabulary.audio_range, self.lm.code_bits, code_smoothing
+        )
+        if num_items_in_batch is None:
+            loss = nats.mean()
+        else:
+            # The Trainer averages over processes, but the count includes the targets of all of them.
+            averaged = self.args.average_tokens_across_devices
+            loss = nats.sum() * (self.accelerator.num_processes if averaged else 1) / num_items_in_batch
+        return (loss, outputs) if return_outputs else loss
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """As the Trainer's, but with the mean over target ids: the Trainer takes it over batches."""
+        """Evaluate as the Trainer does, but report the mean over target ids: the Trainer takes it over batches."""
         output = super().evaluation_loop(*args, **kwargs)
         assert output.metrics is not None
         output.metrics["eval_loss"] = output.metrics.pop("eval_nats")
         return output
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Measure the validation set, then write samples and measure those."""
+        """Evaluate on the validation set, then write samples and measure them."""
         metrics = super().evaluate(*args, **kwargs)
-        if self.is_fsdp_enabled:  # no process holds the whole model: listen to the saved one (focallm evaluate)
+        # Under FSDP no process holds the whole model. Use `focallm evaluate` with the saved one.
+        if self.is_fsdp_enabled:
             return metrics
-        heard = [self.samples(self.state.global_step) if self.is_world_process_zero() else {}]
-        broadcast_object_list(heard)  # every process chooses the best model
-        if heard[0]:
-            self.log(heard[0])
-        return metrics | heard[0]
+        sample_metrics = [self.samples(self.state.global_step) if self.is_world_process_zero() else {}]
+        # All processes need the metrics, because each of them chooses the best model.
+        broadcast_object_list(sample_metrics)
+        if sample_metrics[0]:
+            self.log(sample_metrics[0])
+        return metrics | sample_metrics[0]
+
+    def last_evaluation(self) -> dict[str, float]:
+        """Return what was measured on the current weights, or nothing."""
+        # The best model is loaded at the end, perhaps from an earlier update.
+        if self.args.load_best_model_at_end:
+            return {}
+        metrics = {}
+        for entry in self.state.log_history:
+            if entry["step"] == self.state.global_step:
+                metrics |= {name: value for name, value in entry.items() if name.startswith("eval_")}
+        return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Write what a checkpoint consists of, and whatever else it takes to speak."""
+        """Write a checkpoint, and what else `SpeechLM.from_pretrained` needs."""
         super()._save(output_dir, state_dict)
         if not self.args.should_save:
             return
-        assert output_dir is not None  # a checkpoint's; the model of the end is written by the function `_save`
-        folder, lm = Path(output_dir), copy.copy(self.lm)
-        if lm.info.audio_tokenizer == CODEC:
-            lm.info = replace(lm.info, audio_tokenizer=f"../{CODEC}")
+        assert output_dir is not None  # `_save_model` writes the model of the end
+        folder = Path(output_dir)
+        lm = copy.copy(self.lm)
+        if lm.info.audio_tokenizer == CODEC_FOLDER:
+            lm.info = replace(lm.info, audio_tokenizer=f"../{CODEC_FOLDER}")
         if isinstance(lm.model, PeftModel):
             lm.save_adapter(folder)
         else:
@@ -188,8 +246,8 @@ class SpeechTrainer(Trainer):
             lm.save_info(folder)
 
 
-class _Epochs(TrainerCallback):
-    """Tells the sampler the epoch; accelerate's own way to it is lost in a resumed run of several processes."""
+class _SetEpoch(TrainerCallback):
+    """Tells the sampler the epoch, which accelerate does not do in a resumed run of several processes."""
 
     def __init__(self, order: LengthGroupedSampler) -> None:
         self.order = order
@@ -198,44 +256,48 @@ class _Epochs(TrainerCallback):
         self.order.set_epoch(int(state.epoch or 0))
 
 
-class _Scores:
-    """Logits (B, L, V) and labels (B, L) -> (B, 5) sums: nats, targets, right codes, target codes, right bits."""
+def check_isolation(lm: SpeechLM, dataset: ExampleDataset, collate: Callable[[Any], dict[str, Any]]) -> None:
+    """Check that the examples of a packed row do not see each other, which depends on the model.
 
-    def __init__(self, lm: SpeechLM) -> None:
-        self.audio = lm.vocabulary.audio_range
-        self.bits = lm.code_bits
+    The logits of an example must be the same behind two different examples.
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        mask = labels[:, 1:] >= 0
-        labels, logits = labels[:, 1:][mask], logits[:, :-1][mask].float()  # (M,), (M, V)
-        nats = F.cross_entropy(logits, labels, reduction="none")
-        heard = (labels >= self.audio.start) & (labels < self.audio.stop)
-        differing = (logits[:, self.audio.start : self.audio.stop].argmax(-1) ^ (labels - self.audio.start)) * heard
-        wrong_bits = sum(((differing >> bit) & 1 for bit in range(self.bits)), torch.zeros_like(labels))
-        right_bits = heard * (self.bits - wrong_bits)
-        columns = torch.stack([nats, torch.ones_like(nats), heard & (differing == 0), heard, right_bits], dim=1)
-        return columns.new_zeros(len(mask), 5).index_add_(0, torch.nonzero(mask)[:, 0], columns)
-
-    def means(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Sums (rows, 5) -> means over all targets, and over those that are codes"""
-        nats, targets, right, codes, bits = np.asarray(prediction.predictions, np.float64).sum(0)
-        found = {"nats": nats / targets, "perplexity": math.exp(min(nats / targets, 99.0))}
-        if codes:
-            found["code_accuracy"] = right / codes
-        if codes and self.bits:
-            found["bit_accuracy"] = bits / codes / self.bits
-        return found
+    Raises:
+        ValueError: They differ.
+    """
+    row = next((row for row in dataset.rows if len(row) > 1), None)
+    if row is None:
+        return
+    first = dataset.example(row[0])
+    second = dataset.example(row[1])
+    # Another first example of the same length. Its placeholders of features have to stay.
+    feature_id = lm.vocabulary.control("feature")
+    other_ids = [i if i == feature_id else lm.vocabulary.audio_offset for i in first["input_ids"]]
+    other = {**first, "input_ids": other_ids}
+    logits = _logits(lm, collate([[first, second]]))[len(other_ids) :]
+    other_logits = _logits(lm, collate([[other, second]]))[len(other_ids) :]
+    if (logits - other_logits).abs().max() > _ISOLATION_TOLERANCE * logits.std():
+        raise ValueError(
+            f"{type(lm.model).__name__} lets the examples of a row see each other (it does not read position_ids as "
+            "boundaries): set packing: false"
+        )
 
 
-def _last_evaluation(trainer: Trainer) -> dict[str, float]:
-    """What was measured on the very weights that the model has now; empty if nothing was."""
-    entries = [entry for entry in trainer.state.log_history if entry["step"] == trainer.state.global_step]
-    found = {name: value for entry in entries for name, value in entry.items() if name.startswith("eval_")}
-    return {} if trainer.args.load_best_model_at_end else found
+@torch.no_grad()
+def _logits(lm: SpeechLM, batch: dict[str, Any]) -> Tensor:
+    """Return logits (L, V) of a batch of one row, without labels and dropout."""
+    training = lm.model.training
+    lm.model.eval()
+    inputs: dict[str, Any] = {"labels": None}
+    for key, value in batch.items():
+        if key != "labels":
+            inputs[key] = value.to(lm.device) if isinstance(value, Tensor) else value
+    logits = lm.model(**inputs).logits[0].float()
+    lm.model.train(training)
+    return logits
 
 
-def _save(lm: SpeechLM, trainer: SpeechTrainer, recipe: LMRecipe, run: Path) -> None:
-    """Write `run/model`; under FSDP all processes have to take part."""
+def _save_model(lm: SpeechLM, trainer: SpeechTrainer, recipe: LMRecipe, run: Path) -> None:
+    """Write `run/model`. Under FSDP all processes have to take part in gathering the weights."""
     weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
     if not trainer.is_world_process_zero():
         return

@@ -1,55 +1,65 @@
-"""From token stores to a trained speech LM."""
+"""Train a speech LM on token stores."""
 
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ...data.forced_alignment import read_lexicon
-from ...lm import LengthWindow, SpeechLM
-from ...lm.training import Examples, ExtraTask, LMRecipe, Source, WordErrors, build, preview, read_recipe, train
+from ...lm.info import LengthWindow
+from ...lm.model import SpeechLM
+from ...lm.training.dataset import ExampleDataset, Source
+from ...lm.training.preview import preview
+from ...lm.training.recipe import ExtraTask, LMRecipe, build_model
+from ...lm.training.samples import CountWordErrors
+from ...lm.training.trainer import train
 from ...tokenizer import AudioTokenizer
-from ..evaluation.metrics import load_asr, word_counter
-from .sources import Part, read_part
+from ...tokenizer.files import load_config
+from ..definitions import find_task
+from ..evaluation.metrics.words import load_asr, word_counter
+from .task_data import TaskData, read_task_data
 
 logger = logging.getLogger(__name__)
 
-# What to call with the model.
-_TRY = {
-    "tts": "speak 'Hello there.'",
-    "zero-shot": "speak 'Hello there.' --reference VOICE --reference-text 'What it says.'",
-    "tts-aligned": "speak 'Hello there.'",
-    "zero-shot-aligned": "speak 'Hello there.' --reference VOICE",
-    "se": "enhance NOISY clean.wav",
-    "se-features": "enhance NOISY clean.wav",
-    "ss": "separate MIXTURE talker.wav",
-    "ss-features": "separate MIXTURE talker.wav",
-    "vc": "convert SPEECH VOICE out.wav",
-    "asr": "transcribe SPEECH",
-    "continuation": "continue SPEECH out.wav",
-}
-
 
 def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, codec: str, quiet: bool = False) -> str:
-    """Train `run/model` on a token store; -> what came out, in a line.
+    """Train a model for a task, and write it to `run/model`.
+
+    Args:
+        task: A name in `TASKS`, or a task that the recipe defines.
+        store: Token store of the task.
+        run: Folder of the run. An interrupted run continues there.
+        recipe_path: A recipe; without it, the defaults of `LMRecipe` apply.
+        codec: The codec that made the store.
+        quiet: Show no preview and no progress bar.
+
+    Returns:
+        One line about the result, and a command to try the model.
 
     Raises:
-        ValueError: an unknown task, a store of another codec, or nothing to learn from.
+        ValueError: The task is unknown, the recipe is wrong, the store is of another codec, or nothing is left to train
+            on.
     """
-    recipe = read_recipe(recipe_path) if recipe_path else LMRecipe()
-    words = word_errors(recipe.evaluate.asr) if recipe.evaluate.asr else None
+    recipe = load_config(LMRecipe, recipe_path) if recipe_path else LMRecipe()
+    count_word_errors = load_word_error_counter(recipe.evaluate.asr) if recipe.evaluate.asr else None
     audio_tokenizer = AudioTokenizer.from_pretrained(codec)
-    parts = [
-        read_part(part, recipe, audio_tokenizer, codec) for part in (ExtraTask(task, str(store)), *recipe.extra_tasks)
-    ]
-    lm = build(recipe, audio_tokenizer, list(_texts(parts)), _feature_size(parts))
-    _describe(lm, parts, codec)
-    train_dataset = Examples(
-        [Source(part.template, part.train_dataset, part.repeat) for part in parts],
+
+    # Data: the rows of all tasks, split and without those that a task cannot use.
+    tasks = (ExtraTask(task, str(store)), *recipe.extra_tasks)
+    data = [read_task_data(item, recipe, audio_tokenizer, codec) for item in tasks]
+
+    # Model: its vocabulary has to spell all texts, and it describes itself by the data.
+    lm = build_model(recipe, audio_tokenizer, _vocabulary_texts(data), _feature_size(data))
+    _describe_tasks(lm, data, codec)
+    _describe_aligned_speech(lm, data)
+    _describe_voices(lm, data)
+
+    # Examples: templates turn the rows into ids when the trainer asks for them.
+    train_dataset = ExampleDataset(
+        [Source(item.definition.template, item.train_dataset, item.repeat) for item in data],
         lm.vocabulary,
         recipe.max_length,
         recipe.packing,
@@ -58,106 +68,145 @@ def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, code
         recipe.code_noise,
         recipe.trainer.get("dataloader_num_workers", 0),
     )
-    eval_dataset = Examples(
-        [Source(part.template, part.eval_dataset) for part in parts], lm.vocabulary, recipe.max_length, recipe.packing
+    eval_dataset = ExampleDataset(
+        [Source(item.definition.template, item.eval_dataset) for item in data],
+        lm.vocabulary,
+        recipe.max_length,
+        recipe.packing,
     )
-    _report(parts, train_dataset, eval_dataset, recipe, store)
+    _report_left_out(data, train_dataset, eval_dataset, recipe.max_length)
     if not quiet and first_process():
         print(preview(lm, train_dataset, recipe.base is None, run / "preview"))
-    metrics = train(lm, train_dataset, eval_dataset, recipe, run, words, quiet)
-    said = f"{run}/model: validation loss {metrics['eval_loss']:.3f} nats (unigram {train_dataset.entropy:.3f})"
-    return f"{said}; try it:\n  focallm {_TRY[task]} --model {run}/model" if task in _TRY else said
+
+    metrics = train(lm, train_dataset, eval_dataset, recipe, run, count_word_errors, quiet)
+
+    message = (
+        f"{run}/model: validation loss {metrics['eval_loss']:.3f} nats (unigram {train_dataset.unigram_entropy:.3f})"
+    )
+    example_command = find_task(task, recipe.templates).example_command
+    if example_command:
+        message += f"; try it:\n  focallm {example_command} --model {run}/model"
+    return message
 
 
 def first_process() -> bool:
-    """Of several processes that train together, the first one speaks."""
+    """Return whether this is the first of the processes that train together, the only one that prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def word_errors(asr: str) -> WordErrors:
-    """A function that counts the wrong words of a recording, with a recogniser in the folder `asr`."""
-    count, recognise = word_counter(), load_asr(asr)
-    return lambda audio, rate, text: count(text, recognise(audio, rate))
+def load_word_error_counter(asr: str) -> CountWordErrors:
+    """Return a function that transcribes audio with an ASR model and counts the wrong words.
+
+    Args:
+        asr: Folder of a Whisper model.
+    """
+    count = word_counter()
+    transcribe = load_asr(asr)
+    return lambda audio, rate, text: count(text, transcribe(audio, rate))
 
 
-def _texts(parts: list[Part]) -> Iterator[str]:
-    """All that the vocabulary has to spell."""
-    for part in parts:
-        fields = {segment.field for segment in part.template.segments if segment.kind == "text"} - {"reference_text"}
-        for field in sorted(fields):
-            yield from map(str, part.train_dataset[field])
-        if part.template.target.kind == "aligned":
-            yield from map("".join, part.train_dataset["units"])
+def _vocabulary_texts(data: list[TaskData]) -> list[str]:
+    """Return everything that a new vocabulary has to spell."""
+    texts: list[str] = []
+    for item in data:
+        template = item.definition.template
+        fields = {segment.field for segment in template.segments if segment.kind == "text"}
+        # The transcript of a reference is that of another row.
+        for field in sorted(fields - {"reference_text"}):
+            texts += [str(value) for value in item.train_dataset[field]]
+        if template.target.kind == "aligned":
+            texts += ["".join(units) for units in item.train_dataset["units"]]
+    return texts
 
 
-def _feature_size(parts: list[Part]) -> int | None:
-    """Width of the features; two widths cannot be read by one model.
+def _feature_size(data: list[TaskData]) -> int | None:
+    """Return the width of the continuous features, or None if no task reads any.
 
     Raises:
-        ValueError: tasks with features of different widths.
+        ValueError: The tasks have features of different widths, which one model cannot read.
     """
-    fields = [
-        (part, segment.field) for part in parts for segment in part.template.segments if segment.kind == "features"
-    ]
-    sizes = {np.shape(part.train_dataset[0][field])[1] for part, field in fields if len(part.train_dataset)}
+    sizes = set()
+    for item in data:
+        for segment in item.definition.template.segments:
+            if segment.kind == "features" and len(item.train_dataset):
+                sizes.add(np.shape(item.train_dataset[0][segment.field])[1])
     if len(sizes) > 1:
         raise ValueError(f"the stores have features of widths {sorted(sizes)}: make them with one codec")
     return sizes.pop() if sizes else None
 
 
-def _describe(lm: SpeechLM, parts: list[Part], codec: str) -> None:
-    """What the model will say about itself."""
-    templates = {part.template.name: part.template for part in parts}
-    lm.info = replace(
-        lm.info,
-        templates=tuple(templates.values()),
-        audio_tokenizer="mini" if codec == "mini" else lm.info.audio_tokenizer,
-    )
-    aligned = [part for part in parts if part.template.target.kind == "aligned" and len(part.train_dataset)]
-    if aligned:
-        longest = max(int(max(frames)) for part in aligned for frames in part.train_dataset["frames"])
-        lm.info = replace(lm.info, longest_unit_s=longest / lm.audio_tokenizer.frame_rate)
-        lm.lexicon = {
-            word: sound
-            for store in dict.fromkeys(part.store for part in aligned)
-            for word, sound in read_lexicon(store).items()
-        }
-    texts = [part for part in parts if part.template.target.kind == "codes" and _reads(part, "text")]
-    spoken = [*texts, *aligned]
-    if any(len(part.train_dataset) for part in spoken):
-        samples = [float(number) for part in spoken for number in part.train_dataset["num_samples"]]
-        seconds = [number / lm.audio_tokenizer.sampling_rate for number in samples]
-        window = LengthWindow.learn([len(text) for part in spoken for text in part.train_dataset["text"]], seconds)
-        named = [
-            name
-            for part in spoken
-            if _reads(part, "speaker")
-            for name in part.train_dataset["speaker"]
-            for _ in range(part.repeat)
-        ]
-        voices = Counter(map(str, named)).most_common()
-        lm.info = replace(lm.info, length_window=window, voices=tuple(name for name, _ in voices))
+def _describe_tasks(lm: SpeechLM, data: list[TaskData], codec: str) -> None:
+    """Write the tasks and the codec into the model's info."""
+    templates = {}
+    for item in data:
+        templates[item.definition.template.name] = item.definition.template
+    lm.info = replace(lm.info, templates=tuple(templates.values()))
+    # The codec in the package needs no copy in the folder of the model.
+    if codec == "mini":
+        lm.info = replace(lm.info, audio_tokenizer="mini")
 
 
-def _reads(part: Part, field: str) -> bool:
-    return any(segment.field == field for segment in part.template.segments)
+def _describe_aligned_speech(lm: SpeechLM, data: list[TaskData]) -> None:
+    """Write the longest unit into the model's info, and give it the lexicon of all stores with aligned speech."""
+    longest_unit = 0
+    stores = []
+    for item in data:
+        if item.definition.template.target.kind == "aligned" and len(item.train_dataset):
+            stores.append(item.store)
+            for frames in item.train_dataset["frames"]:
+                longest_unit = max(longest_unit, int(max(frames)))
+    if not stores:
+        return
+    lm.info = replace(lm.info, longest_unit_s=longest_unit / lm.audio_tokenizer.frame_rate)
+    lm.lexicon = {}
+    for store in dict.fromkeys(stores):
+        lm.lexicon.update(read_lexicon(store))
 
 
-def _report(parts: list[Part], train_dataset: Examples, eval_dataset: Examples, recipe: LMRecipe, store: Path) -> None:
-    """Say what was left out; with nothing left, stop.
+def _describe_voices(lm: SpeechLM, data: list[TaskData]) -> None:
+    """Write the speaking rates of all texts, and the voices from the most frequent one on, into the model's info."""
+    spoken = []
+    aligned = []
+    for item in data:
+        target_kind = item.definition.template.target.kind
+        if target_kind == "aligned":
+            aligned.append(item)
+        elif target_kind == "codes" and item.has_field("text"):
+            spoken.append(item)
+
+    text_lengths: list[int] = []
+    seconds: list[float] = []
+    voices: Counter[str] = Counter()
+    for item in [*spoken, *aligned]:
+        text_lengths += [len(text) for text in item.train_dataset["text"]]
+        seconds += [float(number) / lm.audio_tokenizer.sampling_rate for number in item.train_dataset["num_samples"]]
+        if item.has_field("speaker"):
+            for speaker in item.train_dataset["speaker"]:
+                voices[str(speaker)] += item.repeat
+    if text_lengths:
+        window = LengthWindow.learn(text_lengths, seconds)
+        names = tuple(name for name, _ in voices.most_common())
+        lm.info = replace(lm.info, length_window=window, voices=names)
+
+
+def _report_left_out(
+    data: list[TaskData], train_dataset: ExampleDataset, eval_dataset: ExampleDataset, max_length: int
+) -> None:
+    """Warn about rows that were left out.
 
     Raises:
-        ValueError: nothing to learn from, or nothing to validate on.
+        ValueError: No row is left to train or to evaluate on.
     """
     reasons = []
-    for part, stats in zip(parts, train_dataset.stats, strict=True):
-        left_out = {**part.left_out, f"are longer than max_length ({recipe.max_length} ids)": stats.too_long}
+    for item, stats in zip(data, train_dataset.stats, strict=True):
+        left_out = {**item.left_out, f"are longer than max_length ({max_length} ids)": stats.num_too_long}
         for reason, count in left_out.items():
             if count:
-                reasons.append(f"{part.template.name}: {count} rows {reason}")
+                reasons.append(f"{item.definition.template.name}: {count} rows {reason}")
                 logger.warning("%s and are left out", reasons[-1])
     if not len(train_dataset) or not len(eval_dataset):
         raise ValueError(
-            f"{store} gives {len(train_dataset.members)} examples to learn from and {len(eval_dataset.members)} to "
-            f"validate on ({'; '.join(reasons) or 'nothing was left out'}): it needs more utterances that can be used"
+            f"{data[0].store} gives {len(train_dataset.examples)} examples to train on and "
+            f"{len(eval_dataset.examples)} to evaluate on ({'; '.join(reasons) or 'nothing was left out'}): it needs "
+            "more utterances that can be used"
         )

@@ -19,9 +19,12 @@ from transformers import (
 from focallm.data.batching import PackCollator
 from focallm.lm import SpeechLM, Vocabulary
 from focallm.lm.info import SpeechLMInfo
+from focallm.lm.lora import LoRA
 from focallm.lm.templates import Segment, Template
-from focallm.lm.training import Evaluation, Examples, LMRecipe, LoRA, Source, build, last_checkpoint, train
-from focallm.lm.training.isolation import check_isolation
+from focallm.lm.training.dataset import ExampleDataset, Source
+from focallm.lm.training.recipe import Evaluation, LMRecipe, build_model
+from focallm.lm.training.run_folder import last_checkpoint
+from focallm.lm.training.trainer import check_isolation, train
 from focallm.tokenizer import AudioTokenizer
 
 READ = Template("tts", (Segment("text", "text", "text"), Segment("codes", "speech", "codes", target=True)))
@@ -39,9 +42,9 @@ def go(tmp_path, codec):
         recipe = LMRecipe(
             **{"model": "tiny", "max_length": 40, "evaluate": Evaluation(0), "trainer": settings, **(recipe or {})}
         )
-        lm = build(recipe, tokenizer or AudioTokenizer(codec("mel")), ["abc"])
+        lm = build_model(recipe, tokenizer or AudioTokenizer(codec("mel")), ["abc"])
         lm.info = dataclasses.replace(lm.info, templates=(template,))
-        examples = Examples([Source(template, rows, repeat)], lm.vocabulary, 40)
+        examples = ExampleDataset([Source(template, rows, repeat)], lm.vocabulary, 40)
         train(lm, examples, examples, recipe, tmp_path / "run", quiet=True)
         return tmp_path / "run"
 
@@ -105,7 +108,7 @@ def model_of(codec):
         vocabulary = Vocabulary.characters(["abc"], 8192)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         lm = SpeechLM(model, vocabulary, AudioTokenizer(codec("mel")), SpeechLMInfo())
-        return lm, Examples([Source(READ, ROWS)], vocabulary, 40), PackCollator(vocabulary.control("pad"))
+        return lm, ExampleDataset([Source(READ, ROWS)], vocabulary, 40), PackCollator(vocabulary.control("pad"))
 
     return make
 
@@ -115,7 +118,7 @@ def test_packing_is_refused_for_a_model_whose_examples_would_see_each_other(mode
     lm, examples, collate = model_of(LEAKING[name])
     with pytest.raises(ValueError, match=r"ForCausalLM lets the examples of a row see each other.*packing: false"):
         check_isolation(lm, examples, collate)
-    apart = Examples([Source(READ, ROWS)], lm.vocabulary, 40, packing=False)
+    apart = ExampleDataset([Source(READ, ROWS)], lm.vocabulary, 40, packing=False)
     check_isolation(lm, apart, collate)
 
 

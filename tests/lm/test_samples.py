@@ -9,8 +9,8 @@ from focallm.lm import SpeechLM, Vocabulary
 from focallm.lm.generation import Generation
 from focallm.lm.info import text_window
 from focallm.lm.sampling import generation_defaults
-from focallm.lm.training import Examples, Samples, Source
-from focallm.lm.training.sound import write_spans
+from focallm.lm.training.dataset import ExampleDataset, Source
+from focallm.lm.training.samples import SampleWriter, write_spans
 from focallm.tasks import transcribe
 from focallm.tasks.definitions import TEMPLATES
 from focallm.tokenizer import AudioTokenizer
@@ -36,8 +36,8 @@ def lm(monkeypatch):
 
 def sampled(lm, folder, word_errors, *tasks):
     row = {"text": "abc", "speaker": "a", "num_samples": 1600, "codes": [1, 9] * 5, "noisy_codes": [2, 9] * 5}
-    examples = Examples([Source(TEMPLATES[task], [row]) for task in tasks], lm.vocabulary, 99)
-    return Samples(lm, examples, 9, folder, word_errors)(0)
+    examples = ExampleDataset([Source(TEMPLATES[task], [row]) for task in tasks], lm.vocabulary, 99)
+    return SampleWriter(lm, examples, 9, folder, word_errors)(0)
 
 
 def test_a_continuation_begins_with_whole_frames_and_is_judged_with_what_it_continues(lm, tmp_path):

@@ -14,25 +14,17 @@ from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
 from focallm.data.batching import packing_efficiency
 from focallm.lm import LengthWindow, SpeechLM, Vocabulary
+from focallm.lm.lora import LoRA
 from focallm.lm.templates import Segment, Template
-from focallm.lm.training import (
-    Evaluation,
-    Examples,
-    LMRecipe,
-    LoRA,
-    Samples,
-    Source,
-    build,
-    preview,
-    read_recipe,
-    render,
-    train,
-    training_arguments,
-)
-from focallm.lm.training.loss_monitor import PATIENCE, LossMonitor
-from focallm.lm.training.smoothing import smoothed_nats
+from focallm.lm.training.dataset import ExampleDataset, Source
+from focallm.lm.training.loss import PATIENCE, LossMonitor, target_nats
+from focallm.lm.training.preview import preview, render
+from focallm.lm.training.recipe import Evaluation, LMRecipe, build_model, training_arguments
+from focallm.lm.training.samples import SampleWriter
+from focallm.lm.training.trainer import train
 from focallm.tasks.definitions import TEMPLATES
 from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
+from focallm.tokenizer.files import load_config
 
 FOCAL = {"focal_window": 3, "focal_level": 1, "focal_factor": 2, "factors": [1], "hidden_dims": [16]}
 QUICK = {"use_cpu": True, "report_to": [], "learning_rate": 1e-2, "per_device_train_batch_size": 2}
@@ -90,7 +82,7 @@ def anything(count, width=6):
 
 
 def tiny(codec, **recipe):
-    return build(LMRecipe(**{"model": "tiny", **recipe}), codec, ["abc"], recipe.pop("feature_size", None))
+    return build_model(LMRecipe(**{"model": "tiny", **recipe}), codec, ["abc"], recipe.pop("feature_size", None))
 
 
 # Learning
@@ -98,8 +90,8 @@ def tiny(codec, **recipe):
 
 def test_training_learns_what_the_examples_say_and_writes_samples(codec, tmp_path):
     recipe = LMRecipe("", "tiny", evaluate=Evaluation(samples=2), max_length=40, trainer={**QUICK, "max_steps": 40})
-    lm = build(recipe, codec, ["abc"])
-    train_dataset, eval_dataset = (Examples([Source(LETTERS, rows(n))], lm.vocabulary, 40) for n in (24, 6))
+    lm = build_model(recipe, codec, ["abc"])
+    train_dataset, eval_dataset = (ExampleDataset([Source(LETTERS, rows(n))], lm.vocabulary, 40) for n in (24, 6))
     lm.info = replace(lm.info, templates=(LETTERS,))
     heard = []
 
@@ -135,11 +127,11 @@ def test_smoothing_moves_a_share_to_the_codes_that_differ_in_one_bit():
     expected[1, [4, 5, 6, 8]] = torch.tensor([0.7, 0.1, 0.1, 0.1])
     expected[2, [9, 8, 11, 5]] = torch.tensor([0.7, 0.1, 0.1, 0.1])
     assert torch.allclose(
-        smoothed_nats(logits, targets, codes, 3, 0.3), F.cross_entropy(logits, expected, reduction="none")
+        target_nats(logits, targets, codes, 3, 0.3), F.cross_entropy(logits, expected, reduction="none")
     )
     plain = F.cross_entropy(logits, targets, reduction="none")
     for bits in (3, 0):  # 0: a codec without bits
-        assert torch.allclose(smoothed_nats(logits, targets, codes, bits, 0.0), plain)
+        assert torch.allclose(target_nats(logits, targets, codes, bits, 0.0), plain)
 
 
 def test_smoothing_is_refused_where_it_would_be_ignored(codec, tmp_path, monkeypatch):
@@ -147,7 +139,7 @@ def test_smoothing_is_refused_where_it_would_be_ignored(codec, tmp_path, monkeyp
     plain = lambda self, input_ids=None, **kwargs: None  # noqa: E731
     monkeypatch.setattr(type(lm.model), "forward", plain)
     recipe = LMRecipe("", "tiny", max_length=40, code_smoothing=0.1, trainer=QUICK)
-    examples = Examples([Source(LETTERS, rows(4))], lm.vocabulary, 40)
+    examples = ExampleDataset([Source(LETTERS, rows(4))], lm.vocabulary, 40)
     with pytest.raises(ValueError, match="code_smoothing needs a base whose forward takes logits_to_keep"):
         train(lm, examples, examples, recipe, tmp_path, quiet=True)
 
@@ -157,7 +149,8 @@ def test_code_noise_exchanges_what_is_read_within_a_codebook_and_no_target():
     template = Template("continuation", (Segment("codes", "speech", "codes", target=True),))
     codes = [i % 8 + 8 * (i % 2) for i in range(400)]
     clean, noisy = (
-        Examples([Source(template, [{"codes": codes}])], vocabulary, 999, code_noise=share) for share in (0.0, 0.25)
+        ExampleDataset([Source(template, [{"codes": codes}])], vocabulary, 999, code_noise=share)
+        for share in (0.0, 0.25)
     )
     one, first, second = clean.example(0), noisy.example(0), noisy.example(0, epoch=1)
     assert one["labels"] == first["labels"] == second["labels"]
@@ -170,8 +163,8 @@ def test_code_noise_exchanges_what_is_read_within_a_codebook_and_no_target():
 def test_the_validation_loss_is_the_mean_over_target_ids(codec, tmp_path):
     recipe = LMRecipe("", "tiny", evaluate=Evaluation(0), packing=False, trainer={**QUICK, "max_steps": 1})
     recipe = replace(recipe, trainer={**recipe.trainer, "per_device_eval_batch_size": 4})
-    lm = build(recipe, codec, ["abc"])
-    examples = Examples([Source(LETTERS, rows(7))], lm.vocabulary, 99, packing=False)
+    lm = build_model(recipe, codec, ["abc"])
+    examples = ExampleDataset([Source(LETTERS, rows(7))], lm.vocabulary, 99, packing=False)
     loss = train(lm, examples, examples, recipe, tmp_path, quiet=True)["eval_loss"]
     total = targets = 0
     for row in range(len(examples)):
@@ -188,11 +181,11 @@ def test_every_task_trains_and_is_heard_in_one_model(codec, tmp_path):
     recipe = LMRecipe(
         "", "tiny", max_length=60, prompt_dropout=0.3, evaluate=Evaluation(10), trainer={**QUICK, "max_steps": 2}
     )
-    lm = build(recipe, codec, ["abc"], feature_size=6)
+    lm = build_model(recipe, codec, ["abc"], feature_size=6)
     lm.info = replace(lm.info, longest_unit_s=0.2)
     sources = [Source(template, anything(4)) for template in TEMPLATES.values()]
-    train_dataset = Examples(sources, lm.vocabulary, 60, prompt_dropout=0.3)
-    metrics = train(lm, train_dataset, Examples(sources, lm.vocabulary, 60), recipe, tmp_path, quiet=True)
+    train_dataset = ExampleDataset(sources, lm.vocabulary, 60, prompt_dropout=0.3)
+    metrics = train(lm, train_dataset, ExampleDataset(sources, lm.vocabulary, 60), recipe, tmp_path, quiet=True)
     assert metrics["eval_stopped_constraint"] > 0  # enhancement, separation and conversion have exact lengths
     names = {path.stem for path in (tmp_path / "samples" / "step-2").iterdir()}
     assert {"2-se", "3-se-features", "4-ss-1", "4-ss-2", "6-vc", "7-asr", "8-continuation"} <= names
@@ -210,8 +203,8 @@ def test_lora_leaves_an_adapter_and_a_merged_model_also_when_it_was_interrupted(
     recipe = LMRecipe(str(base), lora=LoRA(2, dropout=0.2), evaluate=Evaluation(1), max_length=30, trainer=trainer)
     learnt = []
     for _ in range(2):
-        lm = build(recipe, codec, [])
-        examples = Examples([Source(LETTERS, rows(12))], lm.vocabulary, 30)
+        lm = build_model(recipe, codec, [])
+        examples = ExampleDataset([Source(LETTERS, rows(12))], lm.vocabulary, 30)
         assert "M adapters" in preview(lm, examples, False, tmp_path / "preview")
         train(lm, examples, examples, recipe, tmp_path / "run", quiet=True)
         learnt.append(lm.model.state_dict())
@@ -225,9 +218,9 @@ def test_lora_leaves_an_adapter_and_a_merged_model_also_when_it_was_interrupted(
 def test_samples_end_where_the_positions_do(codec, tmp_path):
     lm = tiny(codec, model={"hidden_size": 32, "num_attention_heads": 2, "max_position_embeddings": 30}, max_length=30)
     lm.info = replace(lm.info, length_window=LengthWindow(0.1, 200.0))
-    examples = Examples([Source(LETTERS, rows(3))], lm.vocabulary, 30)
-    assert Samples(lm, examples, 3, tmp_path)(0)["eval_duration_ratio"] > 1
-    assert Samples(lm, examples, 0, tmp_path)(0) == {}
+    examples = ExampleDataset([Source(LETTERS, rows(3))], lm.vocabulary, 30)
+    assert SampleWriter(lm, examples, 3, tmp_path)(0)["eval_duration_ratio"] > 1
+    assert SampleWriter(lm, examples, 0, tmp_path)(0) == {}
 
 
 # Examples
@@ -235,9 +228,9 @@ def test_samples_end_where_the_positions_do(codec, tmp_path):
 
 def test_an_example_is_whole_or_left_out(codec):
     lm = tiny(codec)
-    examples = Examples([Source(LETTERS, rows(12))], lm.vocabulary, max_length=8)
-    assert examples.stats[0].too_long == 6  # 4 + 3 ... 6 ids
-    assert len(examples.members) == 6
+    examples = ExampleDataset([Source(LETTERS, rows(12))], lm.vocabulary, max_length=8)
+    assert examples.stats[0].num_too_long == 6  # 4 + 3 ... 6 ids
+    assert len(examples.examples) == 6
     for row in range(len(examples)):
         for example in examples[row]:
             assert example["labels"][-1] == lm.vocabulary.control("end")
@@ -248,7 +241,7 @@ def test_what_is_emptied_follows_from_seed_epoch_and_example(codec):
     lm = tiny(codec)
 
     def emptied(epoch, seed=0):
-        examples = Examples([Source(LETTERS, rows(200))], lm.vocabulary, 99, prompt_dropout=0.25, seed=seed)
+        examples = ExampleDataset([Source(LETTERS, rows(200))], lm.vocabulary, 99, prompt_dropout=0.25, seed=seed)
         items = [examples[epoch * len(examples) + row] for row in range(len(examples))]
         texts = set(lm.vocabulary.text_ids("abc"))
         return [not texts & set(example["input_ids"]) for row in items for example in row]
@@ -262,8 +255,8 @@ def test_what_is_emptied_follows_from_seed_epoch_and_example(codec):
 def test_a_repeated_source_comes_more_often(codec):
     lm = tiny(codec)
     text = Source(TEMPLATES["text"], [{"text": "abc"}], repeat=5)
-    examples = Examples([Source(LETTERS, rows(3)), text], lm.vocabulary, 99)
-    assert len(examples.members) == 8
+    examples = ExampleDataset([Source(LETTERS, rows(3)), text], lm.vocabulary, 99)
+    assert len(examples.examples) == 8
     everything = [example for row in range(len(examples)) for example in examples[row]]
     assert sum(example["input_ids"][0] == lm.vocabulary.control("text") for example in everything) == 8
     assert packing_efficiency(examples.lengths, examples.rows) == 1.0
@@ -271,9 +264,9 @@ def test_a_repeated_source_comes_more_often(codec):
 
 def test_the_entropy_is_that_of_the_targets(codec):
     lm = tiny(codec)
-    examples = Examples([Source(LETTERS, [{"text": "a", "codes": [i]} for i in range(4)])], lm.vocabulary, 99)
+    examples = ExampleDataset([Source(LETTERS, [{"text": "a", "codes": [i]} for i in range(4)])], lm.vocabulary, 99)
     expected = 0.5 * math.log(8) + 0.5 * math.log(2)  # four codes once each, four ends
-    assert examples.entropy == pytest.approx(expected)
+    assert examples.unigram_entropy == pytest.approx(expected)
 
 
 # The preview, and what is said about losses
@@ -281,7 +274,7 @@ def test_the_entropy_is_that_of_the_targets(codec):
 
 def test_the_preview_shows_labels_in_braces_and_the_expected_loss(codec, tmp_path):
     lm = tiny(codec)
-    examples = Examples([Source(LETTERS, rows(3))], lm.vocabulary, 99)
+    examples = ExampleDataset([Source(LETTERS, rows(3))], lm.vocabulary, 99)
     assert render(lm.vocabulary, examples.example(0)) == "<|text|>a<|speech|>{[3 audio]}{<|end|>}"
     text = preview(lm, examples, True, tmp_path)
     assert "ln 32 = 3.47" in text
@@ -290,8 +283,8 @@ def test_the_preview_shows_labels_in_braces_and_the_expected_loss(codec, tmp_pat
 
 
 def test_the_preview_has_a_file_for_each_stream_and_knows_features(codec, tmp_path):
-    lm = build(LMRecipe(model="tiny"), codec, ["abc"], feature_size=6)
-    examples = Examples([Source(TEMPLATES["ss-features"], anything(3))], lm.vocabulary, 99)
+    lm = build_model(LMRecipe(model="tiny"), codec, ["abc"], feature_size=6)
+    examples = ExampleDataset([Source(TEMPLATES["ss-features"], anything(3))], lm.vocabulary, 99)
     text = preview(lm, examples, True, tmp_path)
     assert "<|mixture|>[4 features]<|speech|>{[4 audio]}{<|speaker|>}{[4 audio]}{<|end|>}" in text
     assert {path.name for path in tmp_path.iterdir()} == {"ss-features-1.wav", "ss-features-2.wav"}
@@ -316,7 +309,7 @@ def test_a_loss_as_it_should_be_is_not_spoken_of(caplog):
     ("step", "epoch", "loss", "words"),
     [
         (1, 0.01, 11.0, "summed and not averaged"),
-        (1, 0.01, 4.0, "is padding learnt"),
+        (1, 0.01, 4.0, "is padding a target"),
         (20, 0.5, 1.0, "too good"),
         (PATIENCE, 2.0, 8.31, "learning rate is too low"),
     ],
@@ -341,26 +334,27 @@ def test_the_first_loss_of_a_fresh_model_is_near_ln_v(codec, width):
 def test_recipes_refuse_what_they_do_not_know(tmp_path):
     def read(**values):
         (tmp_path / "r.yaml").write_text(json.dumps(values))
-        return read_recipe(tmp_path / "r.yaml")
+        return load_config(LMRecipe, tmp_path / "r.yaml")
 
     for values, message in [
         ({"modle": "tiny"}, r"r.yaml: unknown keys \['modle'\]"),
-        ({"lora": {"rnak": 3}, "base": "x"}, r"unknown keys \['rnak'\]; lora has the keys"),
-        ({"extra_tasks": [{"task": "tts"}]}, "missing .*'store'"),
-        ({"extra_tasks": ["tts"]}, "an item of extra_tasks is a mapping"),
+        ({"lora": {"rnak": 3}, "base": "x"}, r"lora: unknown keys \['rnak'\]; known keys: rank"),
+        ({"extra_tasks": [{"task": "tts"}]}, r"extra_tasks\[0\]: missing keys \['store'\]"),
+        ({"extra_tasks": ["tts"]}, r"extra_tasks\[0\]: expected a mapping with keys of task, store"),
         ({"base": "x", "model": "tiny"}, r"base \(x\) and model \(tiny\) exclude each other"),
         ({"base": "x", "text": "characters"}, r"base \(x\) and text \(characters\) exclude each other"),
         ({"lora": {}}, "lora needs base"),
-        ({"text": ["bytes"]}, "text must be characters, "),
-        ({"embeddings": "zero"}, "embeddings must be"),
-        ({"prompt_dropout": 1.0}, "prompt_dropout is a share"),
-        ({"code_noise": -0.1}, "code_noise is a share"),
-        ({"code_smoothing": 1.0}, "code_smoothing is a share"),
-        ({"validation_fraction": 0}, "validation_fraction must lie"),
+        ({"text": ["bytes"]}, r"text: expected .*, found \['bytes'\]"),
+        ({"text": {"bytes": 1}}, "text must be characters, "),
+        ({"embeddings": "zero"}, "embeddings: expected .*mean.*codec.*, found 'zero'"),
+        ({"prompt_dropout": 1.0}, "prompt_dropout must be at least 0 and less than 1"),
+        ({"code_noise": -0.1}, "code_noise must be at least 0 and less than 1"),
+        ({"code_smoothing": 1.0}, "code_smoothing must be at least 0 and less than 1"),
+        ({"validation_fraction": 0}, "validation_fraction must be between 0 and 1"),
         ({"trainer": {"seed": 1}}, "trainer.seed is set by focallm"),
-        ({"max_length": "long"}, "max_length and seed are integers, found 'long' and 0"),
-        ({"packing": "no"}, "packing is true or false"),
-        ({"extra_tasks": 5}, "extra_tasks is a list, found 5"),
+        ({"max_length": "long"}, "max_length: expected an integer, found 'long'"),
+        ({"packing": "no"}, "packing: expected true or false, found 'no'"),
+        ({"extra_tasks": 5}, "extra_tasks: expected a list, found 5"),
         ({"trainer": {"warmup_steps": "abc"}}, "trainer.warmup_steps is a number, found 'abc'"),
         ({"trainer": {"learning_rat": 1}}, r"unknown keys \['learning_rat'\]"),
     ]:
@@ -380,7 +374,7 @@ def test_rows_longer_than_the_model_are_a_contradiction(codec):
 
 def test_a_vocabulary_can_be_learnt_from_the_texts(codec):
     texts = ["the cat sat on the mat", "the dog sat on the log"] * 20
-    lm = build(LMRecipe(model="tiny", text={"pieces": 30}), codec, texts)
+    lm = build_model(LMRecipe(model="tiny", text={"pieces": 30}), codec, texts)
     assert len(lm.vocabulary.text_ids(texts[0])) < len(texts[0])
 
 

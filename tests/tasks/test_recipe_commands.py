@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from focallm.lm.training import ExtraTask, LMRecipe
+from focallm.lm.training.recipe import ExtraTask, LMRecipe
 from focallm.tasks.cli import commands as cli
-from focallm.tasks.training.sources import read_part
+from focallm.tasks.training.task_data import read_task_data
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -67,6 +67,6 @@ def test_the_commands_of_a_recipe_fit_each_other(recipe, tmp_path, monkeypatch, 
     assert trainings
     for train, task, store, *_ in trainings:
         assert train == "train"
-        part = read_part(ExtraTask(task, store), LMRecipe(), AudioTokenizer.from_pretrained("codec"), "codec")
-        assert len(part.train_dataset) > 0
-        assert not any(part.left_out.values())
+        data = read_task_data(ExtraTask(task, store), LMRecipe(), AudioTokenizer.from_pretrained("codec"), "codec")
+        assert len(data.train_dataset) > 0
+        assert not any(data.left_out.values())

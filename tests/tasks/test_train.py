@@ -15,7 +15,7 @@ from focallm.data.corpus import read_corpus
 from focallm.data.tokenization import tokenize_corpus
 from focallm.lm import SpeechLM
 from focallm.lm.embeddings import new_ids
-from focallm.lm.training import last_checkpoint
+from focallm.lm.training.run_folder import last_checkpoint
 from focallm.tasks import speak
 from focallm.tasks.training.train_lm import train_task
 from focallm.tokenizer import AudioTokenizer, write_audio
@@ -165,7 +165,7 @@ def test_a_store_of_another_codec_is_refused(place, tmp_path, codec):
 
 
 def test_a_store_with_nothing_to_learn_from_is_refused(place, tmp_path):
-    with pytest.raises(ValueError, match="gives 0 examples to learn from"):
+    with pytest.raises(ValueError, match="gives 0 examples to train on"):
         run(place, tmp_path / "run", RECIPE.replace("max_length: 200", "max_length: 3"))
 
 

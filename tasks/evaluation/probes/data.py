@@ -15,7 +15,7 @@ from torch import Tensor
 from ....data.phonemes import PAUSES, spell_out
 from ....data.token_store import TokenStore
 from ....tokenizer import AudioTokenizer
-from ...training.sources import check_codec
+from ...training.task_data import check_codec
 from ..metrics.words import word_counter
 from .probe_config import ProbeConfig, SplitRule
 
