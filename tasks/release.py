@@ -12,7 +12,7 @@ from ..lm import SpeechLM
 from ..lm.loading import is_speech_lm
 from ..tokenizer import AudioTokenizer
 from ..tokenizer.files import write_whole
-from ..tokenizer.training import CodecTrainingConfig, read_stages, result_folder
+from ..tokenizer.training.config import StageConfig, read_stages, result_folder
 from .evaluation.results import table_of_record
 
 MEASURED = "measured.md"  # the results of a language model alone, which the demo page shows
@@ -166,7 +166,7 @@ def _architecture(lm: SpeechLM, weights: Path) -> str:
     )
 
 
-def _stage_row(folder: Path, config: CodecTrainingConfig) -> str:
+def _stage_row(folder: Path, config: StageConfig) -> str:
     """The row of one training stage, from its log."""
     times = []
     validation: dict[str, float] = {}
@@ -180,7 +180,9 @@ def _stage_row(folder: Path, config: CodecTrainingConfig) -> str:
     for name, value in validation.items():
         if name.startswith("validation_") or name in ("codes_used", "tokens", "entropy_bits"):
             figures.append(f"{name.removeprefix('validation_').replace('_', ' ')} {value:.4g}")
-    batch = f"{config.batch_size * config.seconds:.0f} s" if config.seconds else f"{config.batch_size} utterances"
+    batch = f"{config.batch_size} utterances"
+    if config.clip_seconds:
+        batch = f"{config.batch_size * config.clip_seconds:.0f} s"
     device = json.loads((folder / "machine.json").read_text())["device"]
     return _row(folder.name, config.steps, batch, training_hours(times), device, ", ".join(figures))
 
@@ -199,11 +201,13 @@ def training_hours(times: Sequence[float]) -> float:
     return sum(gap for gap in gaps if 0 <= gap <= longest) / 3600
 
 
-def _sources_of_parts(stages: dict[Path, CodecTrainingConfig], run: Path) -> list[str]:
+def _sources_of_parts(stages: dict[Path, StageConfig], run: Path) -> list[str]:
     """Sentences about weights that come from outside of this run."""
     sources: dict[str, str] = {}
     trained: set[str] = set()
     for config in stages.values():
+        if config.stage == "teacher":  # it trains no codec
+            continue
         trained.update(config.trainable_parts)
         for part, source in config.parts_from.items():
             if not Path(source).is_relative_to(run):

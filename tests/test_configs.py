@@ -22,8 +22,8 @@ from focallm.lm.lora import count_trainable
 from focallm.lm.training.recipe import LMRecipe, build_model, training_arguments
 from focallm.tasks.evaluation.probes.probe_config import ProbeConfig
 from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel, write_audio
-from focallm.tokenizer import training as codec_training
 from focallm.tokenizer.files import load_config
+from focallm.tokenizer.training.config import read_stages
 from focallm.tokenizer.training.teacher import Teacher
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -32,12 +32,12 @@ SCRIPTS = CONFIGS.parent / "scripts"
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "codec").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_codec_recipe(path):
-    for recipe in codec_training.read_stages(path, Path("run")).values():
+    for config in read_stages(path, Path("run")).values():
         with torch.device("meta"):
-            if recipe.stage == "teacher":
-                Teacher.from_config(recipe.teacher_model)
+            if config.stage == "teacher":
+                Teacher.from_config(config.teacher_model)
                 continue
-            model = FocalCodecModel(FocalCodecConfig(**recipe.model))
+            model = FocalCodecModel(FocalCodecConfig(**config.model))
         if path.stem.startswith("focalcodec"):
             assert model.num_parameters() == 142_126_257  # as released
         elif not path.stem.startswith("stream"):

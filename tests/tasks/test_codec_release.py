@@ -67,7 +67,7 @@ def heard(items, model, metric, record):
 
 def test_discriminators_go_on_where_another_stage_left_them(run):
     before, after = (torch.load(run / name / "checkpoint.pt", weights_only=True) for name in ("decoder", "adversarial"))
-    steps = [next(iter(state["adversary"]["optimizer"]["state"].values()))["step"] for state in (before, after)]
+    steps = [next(iter(state["gan"]["optimizer"]["state"].values()))["step"] for state in (before, after)]
     assert steps == [2, 4]
     assert not any(name.startswith("compressor") for name in after["weights"])  # tokens stay what they were
 
@@ -82,7 +82,7 @@ def test_a_run_goes_on_with_the_corpus_that_it_began_with(run, corpus, tmp_path)
     lines = (corpus / "manifest.jsonl").read_text().splitlines()
     other = corpus / "other.jsonl"
     other.write_text("\n".join(lines[:3]))
-    with pytest.raises(ValueError, match=r"has learnt from another corpus, 4 utterances.*this one has 3"):
+    with pytest.raises(ValueError, match=r"was trained on another corpus, 4 utterances.*this one has 3"):
         train_stages(CHAIN, other, run, None, None, quiet=True)
 
 
@@ -90,7 +90,8 @@ def test_one_stage_is_trained_alone(corpus, tmp_path):
     assert "teacher holds the teacher" in train_stages(CHAIN, corpus, tmp_path, "teacher", None, quiet=True)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["teacher"]
     with pytest.raises(
-        ValueError, match=r"names a stage of .*\['teacher', 'quantizer', 'decoder', 'adversarial'\], found 'vocie'"
+        ValueError,
+        match=r"takes one of the stages of .*\['teacher', 'quantizer', 'decoder', 'adversarial'\], found 'vocie'",
     ):
         train_stages(CHAIN, corpus, tmp_path, "vocie", None, quiet=True)
 
@@ -118,9 +119,9 @@ def test_the_card_holds_what_the_run_recorded(run, corpus, tmp_path):
 
 def test_the_card_says_where_parts_came_from_that_the_run_did_not_begin(run, corpus, tmp_path):
     recipe = yaml.safe_load(CHAIN.read_text())["stages"]["quantizer"]
-    del recipe["teacher"], recipe["teacher_weight"]
+    del recipe["teacher"]
     recipe |= {
-        "learns": ["decompressor"],
+        "trainable_parts": ["decompressor"],
         "parts_from": dict.fromkeys(("compressor", "decompressor", "decoder"), str(run / "adversarial/model")),
     }
     (tmp_path / "again.yaml").write_text(yaml.safe_dump({"stages": {"again": recipe}}))

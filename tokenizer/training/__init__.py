@@ -1,7 +1,1 @@
-"""Training of the codec: a recipe, its stages, and the run."""
-
-from .chain import read_stages, result_folder
-from .config import CodecTrainingConfig, read_recipe
-from .run import train_codec
-
-__all__ = ["CodecTrainingConfig", "read_recipe", "read_stages", "result_folder", "train_codec"]
+"""Training of the codec. `config.py` says what can be set, `trainer.py` shows a training step from top to bottom."""

@@ -1,60 +1,68 @@
-"""Where a run stands: its recipe, and what a killed process needs to go on as if nothing had happened."""
+"""Files that describe a run and let a killed process continue: recipe.json, machine.json, checkpoint.pt."""
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..files import whole_file, write_whole
-from .config import CodecTrainingConfig
-from .trainer import Trainer
+from .config import StageConfig
 
 
-def remember_recipe(recipe: CodecTrainingConfig, folder: Path) -> None:
+def write_recipe(config: StageConfig, folder: Path) -> None:
     """Write `recipe.json`.
 
     Raises:
         ValueError: the folder holds a run of another recipe.
     """
-    path, now = folder / "recipe.json", json.loads(json.dumps(vars(recipe)))
+    path = folder / "recipe.json"
+    content = json.dumps(dataclasses.asdict(config), indent=1)
     if path.exists():
-        defaults = json.loads(json.dumps(dataclasses.asdict(CodecTrainingConfig("teacher", seconds=0.0))))
-        before = {**defaults, **json.loads(path.read_text())}
-        changed = sorted(key for key in now if now[key] != before[key])
+        ours = json.loads(content)
+        theirs = json.loads(path.read_text())
+        changed = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
         if changed:
             raise ValueError(
                 f"{folder} holds a run whose recipe differs in {changed}: name another folder, or undo the change to "
                 "continue it"
             )
-    write_whole(path, json.dumps(now, indent=1).encode())
+    write_whole(path, content.encode())
 
 
-def save_checkpoint(folder: Path, trainer: Trainer, step: int) -> None:
-    """Write `checkpoint.pt`, whole or not at all. Everything random follows from the seed and the step."""
+def write_machine(folder: Path, device: torch.device, num_processes: int) -> None:
+    """Write `machine.json`; for a run that was continued elsewhere, that of the last part."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{os.cpu_count()} CPU cores ({torch.backends.cpu.get_cpu_capability()}), {torch.get_num_threads()} used"
+    content = {"device": name, "processes": num_processes, "torch": torch.__version__}
+    write_whole(folder / "machine.json", json.dumps(content, indent=1).encode())
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write `checkpoint.pt` atomically. No random state is needed: it follows from the seed and the step."""
     with whole_file(folder / "checkpoint.pt") as temporary:
-        torch.save({"step": step, **trainer.state_dict()}, temporary)
+        torch.save(state, temporary)
 
 
-def load_adversary(folder: Path) -> dict[str, Any]:
-    """The discriminators, with their optimiser, of the run that stands in a folder.
-
-    Raises:
-        ValueError: it has none.
-    """
-    path = folder / "checkpoint.pt"
-    state = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else {}
-    if state.get("adversary") is None:
-        raise ValueError(f"adversary_from: {folder} holds no run with discriminators: name the folder of one")
-    return state["adversary"]
-
-
-def load_checkpoint(folder: Path, trainer: Trainer) -> int:
-    """Restore a run from its folder, where only tensors are unpickled; -> its step, 0 if it has not begun."""
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """Read `checkpoint.pt`, of which only tensors are unpickled; None if the run has not begun."""
     path = folder / "checkpoint.pt"
     if not path.exists():
-        return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    trainer.load_state_dict(state)
-    return state["step"]
+        return None
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_discriminators(folder: Path) -> dict[str, Any]:
+    """Read the discriminators of another run, with their optimizer.
+
+    Raises:
+        ValueError: the folder has none.
+    """
+    state = load_checkpoint(folder)
+    if state is None or state["gan"] is None:
+        raise ValueError(f"gan.start_from: {folder} holds no run with discriminators: name the folder of one")
+    return state["gan"]

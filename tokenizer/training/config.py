@@ -1,192 +1,296 @@
-"""What a codec training run is: one frozen dataclass, read from YAML."""
+"""Settings of codec training: one frozen dataclass per stage, read from YAML.
 
-import dataclasses
-from collections.abc import Mapping
+FocalCodec is trained in decoupled stages (arXiv 2502.04465, section 3.4), which a recipe chains:
+
+    teacher             a small speech recognizer, whose hidden layers serve as a loss of the stages below
+    quantizer           features -> codes -> features
+    decoder             features -> waveform
+    joint               waveform -> codes -> waveform
+    position, encoder   the causal encoder, distilled from a full-context one (arXiv 2509.16195)
+"""
+
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ..files import read_yaml
+from ..files import load_config, read_yaml
 from ..focalcodec.configuration import FocalCodecConfig
 
-PARTS = ("encoder", "compressor", "decompressor", "decoder")
-LEARNS = {  # stage -> parts of the codec that learn, unless the recipe names them
-    "quantizer": ("compressor", "decompressor"),  # features -> codes -> features
-    "decoder": ("decoder",),  # features -> waveform
-    "joint": PARTS,  # waveform -> codes -> waveform, all parts end to end
-    "position": ("encoder",),  # only its positional convolution, distilled from the encoder of `target`
-    "encoder": ("encoder",),  # all but its position information, distilled from the encoder of `target`
-    "teacher": (),  # no codec: the recogniser whose hearing the weights `teacher_*` are about
-}
-SCHEDULES = ("cosine", "exponential", "newbob", "constant")
-_QUANTIZE, _DECODE = ("quantizer", "joint"), ("decoder", "joint")
+Part = Literal["encoder", "compressor", "decompressor", "decoder"]
+
+
+# ---- sections of a recipe ----
 
 
 @dataclass(frozen=True)
-class CodecTrainingConfig:
-    """One stage of training a codec (arXiv 2502.04465: decoupled stages that stand on frozen encoder features)."""
+class AugmentationConfig:
+    """Random changes to every training clip."""
 
-    stage: str  # a key of `LEARNS`
-    model: dict[str, Any] = field(default_factory=dict)  # fields of FocalCodecConfig
-    parts_from: dict[str, str] = field(default_factory=dict)  # part -> codec (folder, hub id) its weights come from
-    learns: tuple[str, ...] = ()  # parts that learn; () for those of the stage
-    target: str | None = None  # codec whose encoder gives the features to aim at; None: the model's own encoder
-    decoder_input: str = "encoder"  # stage decoder: "encoder", "decompressed" or "target" features
-    teacher: str | None = None  # folder that stage teacher left, RUN/teacher
-    adversary_from: str | None = None  # run of another stage whose discriminators go on learning; None: new ones
-    teacher_model: dict[str, Any] = field(default_factory=dict)  # stage teacher: fields of TeacherConfig
+    speed: float = 0.0  # played up to this share faster or slower, which moves the pitch too
+    tilt_db: float = 0.0  # the spectrum is tilted by up to this much at both ends
+    reverb_probability: float = 0.0
+
+
+@dataclass(frozen=True)
+class EntropyConfig:
+    """Entropy loss of the codes, see `losses.entropy_loss`."""
+
+    weight: float = 0.1
+    frames: int = 0  # random frames of a batch that the loss is computed on; 0 for all
+
+
+@dataclass(frozen=True)
+class TeacherLossConfig:
+    """Perceptual loss by a recognizer that stage "teacher" trained."""
+
+    folder: str  # RUN/teacher
+    hidden_weight: float = 0.0  # distance between hidden layers
+    posterior_weight: float = 0.0  # divergence between output distributions
+
+    def __post_init__(self) -> None:
+        if self.hidden_weight <= 0 and self.posterior_weight <= 0:
+            raise ValueError("hidden_weight or posterior_weight must be above 0, or the teacher has no effect")
+
+
+@dataclass(frozen=True)
+class GanConfig:
+    """Adversarial training against discriminators. Of a quantizer stage, the discriminator reads features."""
+
+    weight: float = 1.0  # of the generator's hinge loss
+    matching_weight: float = 54.0  # of feature matching
+    width: float = 1.0  # channels, in units of the published counts
+    learning_rate_factor: float = 1.0  # times `learning_rate`; small discriminators need more
+    start_from: str | None = None  # run whose discriminators are trained further; null for new ones
+
+
+@dataclass(frozen=True)
+class WaveformGanConfig(GanConfig):
+    """Discriminators of waveforms: five multi-period ones, and these."""
+
+    scales: int = 3  # multi-scale discriminators
+    resolutions: int = 0  # multi-resolution discriminators; on a CPU they take a fifth of the time of scales
+
+
+# ---- stages ----
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecTrainingConfig:
+    """Settings that all stages share: data, optimizer, evaluation."""
 
     steps: int = 10000
     batch_size: int = 16  # of all processes together
-    seconds: float = 4.0  # of each clip; 0 for whole utterances
-    max_seconds: float = 20.0  # longer utterances are left out where they are taken whole
-    crop_seconds: float = 0.0  # of the features of a clip, what the decoder is given; 0 for all
-    in_memory: bool = True  # 115 MB an hour; false reads each clip from its file
-    workers: int = 0  # processes that prepare clips ahead
-    speed: float = 0.0  # clips are played up to this share faster or slower, with their pitch
-    tilt_db: float = 0.0  # the spectrum is tilted by up to this much at both ends
-    rooms: float = 0.0  # share of clips that get the tail of a random room
+    max_seconds: float = 20.0  # longer utterances are left out where whole utterances are needed
+    in_memory: bool = True  # keeps the corpus in memory, 115 MB an hour; false reads clips from their files
+    workers: int = 0  # processes that prepare batches
+    augmentation: AugmentationConfig = AugmentationConfig()
 
     learning_rate: float = 1e-3
-    schedule: str = "cosine"  # to a twentieth; exponential: x decay per epoch; newbob: x decay where progress is small
+    # cosine: down to a twentieth. exponential: times `decay` per epoch. newbob: times `decay` at a plateau.
+    schedule: Literal["cosine", "exponential", "newbob", "constant"] = "cosine"
     decay: float = 0.999
-    warmup: int = 100  # steps
+    warmup_steps: int = 100
     betas: tuple[float, float] = (0.8, 0.99)
     weight_decay: float = 0.01
     max_grad_norm: float = 5.0
-    ema: float = 0.0  # decay of the averaged weights that are evaluated and saved; 0 for none
-    bf16: bool = True  # matrix products in bfloat16 on a GPU; a CPU computes in float32
+    ema: float = 0.0  # decay of the averaged weights, which are evaluated and saved; 0 for no averaging
+    bf16: bool = True  # autocast to bfloat16 on a GPU; a CPU computes in float32
 
-    feature_weight: float = 1.0  # quantizer, joint: squared error of the decompressed features
-    entropy_weight: float = 0.1  # quantizer, joint
-    entropy_bits: int = 0  # bits whose codes are enumerated together; 0: all of them, as published
-    entropy_frames: int = 0  # random frames of a batch that the entropy is taken of; 0: all
-    inverse_temperature: float = 100.0  # of the entropy's soft assignment
-    mel_weight: float = 45.0  # decoder, joint
-    stft_weight: float = 0.0  # decoder, joint
-    adversarial_weight: float = 1.0  # decoder, joint; 0 trains without discriminators
-    matching_weight: float = 54.0  # decoder, joint: feature matching
-    adversarial_features: bool = False  # quantizer: a discriminator of the decompressed features, with both weights
-    adversarial_from: int = 0  # step at which the discriminators join
-    discriminator_rate: float = 1.0  # their learning rate, in units of `learning_rate`: small ones need more
-    discriminator_width: float = 1.0  # of HiFi-GAN's channel counts
-    discriminator_scales: int = 3  # multi-scale discriminators beside the five multi-period ones
-    discriminator_resolutions: int = 0  # multi-resolution ones, on spectrograms: a fifth of the time of scales on a CPU
-    teacher_weight: float = 0.0  # quantizer, decoder, joint: distance of the teacher's inner layers
-    posterior_weight: float = 0.0  # quantizer, decoder, joint: divergence of what the teacher recognises
-
-    usage_floor: float = 0.5  # a warning below this share of the codes that even use would show
     validation_files: int = 32  # the last files of the corpus, never trained on
-    evaluate_every: int = 500
-    checkpoint_every: int = 500
+    evaluate_every: int = 500  # steps
+    checkpoint_every: int = 500  # steps
     seed: int = 0
 
-    @property
-    def quantizes(self) -> bool:
-        """Whether codes are part of what is learnt."""
-        return self.stage in _QUANTIZE
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "warmup_steps", "validation_files", "evaluate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be in [0, 1), found {self.ema}")
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"decay must be in (0, 1], found {self.decay}")
 
-    @property
-    def decodes(self) -> bool:
-        """Whether a waveform is part of what is learnt."""
-        return self.stage in _DECODE
 
-    @property
-    def use_gan(self) -> bool:
-        """Whether discriminators take part: of waveforms, or of features."""
-        return self.adversarial_weight > 0 and (self.decodes or self.adversarial_features)
+@dataclass(frozen=True, kw_only=True)
+class TeacherStageConfig(CodecTrainingConfig):
+    """A small recognizer learns from transcripts by CTC. There is no codec yet."""
 
-    @property
-    def trainable_parts(self) -> tuple[str, ...]:
-        """Parts of the codec that learn."""
-        return self.learns or LEARNS[self.stage]
+    stage: Literal["teacher"] = "teacher"
+    teacher_model: dict[str, Any] = field(default_factory=dict)  # fields of `teacher.TeacherConfig`
+
+    # A transcript belongs to the whole utterance, so there is nothing to choose.
+    clip_seconds: float = field(default=0.0, init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecStageConfig(CodecTrainingConfig):
+    """Settings that all stages of a codec share."""
+
+    model: dict[str, Any] = field(default_factory=dict)  # fields of FocalCodecConfig
+    parts_from: dict[Part, str] = field(default_factory=dict)  # part -> codec (folder or hub id) of its weights
+    clip_seconds: float = 4.0  # 0 for whole utterances
 
     def __post_init__(self) -> None:
-        if self.stage not in LEARNS:
-            raise ValueError(f"stage must be one of {tuple(LEARNS)}, found {self.stage!r}")
-        for name, allowed in (("schedule", SCHEDULES), ("decoder_input", ("encoder", "decompressed", "target"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, found {getattr(self, name)!r}")
-        for name, given in (("parts_from", self.parts_from), ("learns", self.learns)):
-            unknown = sorted(set(given) - set(PARTS))
-            if unknown:
-                raise ValueError(f"{name} knows {PARTS}, found {unknown}")
-        wrong = [message for holds, message in _contradictions(self) if holds]
-        if wrong:
-            raise ValueError("; ".join(wrong))
-        if self.stage != "teacher":
-            FocalCodecConfig(**self.model)  # a contradiction in the model is an error here, not after loading the data
+        super().__post_init__()
+        FocalCodecConfig(**self.model)  # a mistake in the model is reported now, not after loading the data
 
 
-def _contradictions(r: CodecTrainingConfig) -> list[tuple[bool, str]]:
-    """Pairs of fields that exclude each other: whether they do so here, and what to say then."""
-    stage = f'stage "{r.stage}"'
-    heard = r.teacher_weight > 0 or r.posterior_weight > 0
-    return [
-        (r.stage != "decoder" and r.decoder_input != "encoder",
-         f'decoder_input "{r.decoder_input}" needs stage "decoder", found {stage}'),
-        (r.decoder_input == "target" and not r.target, 'decoder_input "target" needs target, a codec'),
-        (r.stage in ("position", "encoder") and not r.target, f"{stage} needs target, the codec to distil from"),
-        (r.stage == "teacher" and bool(r.model or r.learns or r.target or r.parts_from or r.teacher),
-         f"{stage} trains a recogniser: it takes teacher_model, not model, parts_from, learns, target or teacher"),
-        (r.stage != "teacher" and bool(r.teacher_model), f'teacher_model needs stage "teacher", found {stage}'),
-        (r.stage == "teacher" and r.seconds > 0,
-         f"{stage} learns from transcripts, which belong to whole utterances: seconds must be 0, found {r.seconds}"),
-        (r.adversarial_features and r.stage != "quantizer",
-         f'adversarial_features needs stage "quantizer", where features are what is learnt; found {stage}'),
-        (bool(r.adversary_from) and not r.use_gan,
-         f"adversary_from names discriminators, and {stage} with adversarial_weight {r.adversarial_weight} has none"),
-        (heard and not r.teacher, "teacher_weight and posterior_weight need teacher, the folder of a teacher"),
-        (bool(r.teacher) and not heard, "teacher is given, but teacher_weight and posterior_weight are 0"),
-        (heard and not (r.quantizes or r.decodes), f"teacher_weight and posterior_weight mean nothing in {stage}"),
-        (r.crop_seconds > r.seconds > 0, f"crop_seconds ({r.crop_seconds}) is more than seconds ({r.seconds})"),
-        (r.crop_seconds > 0 and not r.decodes, f"crop_seconds is what a decoder is given, found {stage}"),
-        (r.decodes and r.seconds == 0 and r.crop_seconds == 0,
-         f"{stage} on whole utterances (seconds: 0) needs crop_seconds: they differ in length"),
-        (not 0 <= r.ema < 1, f"ema must be in [0, 1), found {r.ema}"),
-        (not 0 < r.decay <= 1, f"decay must be in (0, 1], found {r.decay}"),
-        (min(r.steps, r.batch_size, r.warmup, r.validation_files, r.evaluate_every, r.checkpoint_every) < 1,
-         "steps, batch_size, warmup, validation_files, evaluate_every and checkpoint_every must be at least 1"),
-    ]  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class QuantizerStageConfig(CodecStageConfig):
+    """Features -> codes -> features."""
+
+    stage: Literal["quantizer"] = "quantizer"
+    trainable_parts: tuple[Part, ...] = ("compressor", "decompressor")
+    target: str | None = None  # codec whose features are reconstructed; null for those of the model's own encoder
+    feature_weight: float = 1.0  # of the squared error
+    entropy: EntropyConfig | None = EntropyConfig()
+    teacher: TeacherLossConfig | None = None
+    gan: GanConfig | None = None
 
 
-def read_recipe(path: Path | str, **overrides: Any) -> CodecTrainingConfig:
-    """Read a YAML recipe; keyword arguments replace its entries.
+@dataclass(frozen=True, kw_only=True)
+class DecoderStageConfig(CodecStageConfig):
+    """Features -> waveform."""
+
+    stage: Literal["decoder"] = "decoder"
+    trainable_parts: tuple[Part, ...] = ("decoder",)
+    decoder_input: Literal["encoder", "decompressed", "target"] = "encoder"
+    target: str | None = None  # codec whose features are decoded if decoder_input is "target"
+    crop_seconds: float = 0.0  # random stretch of a clip's features that is decoded; 0 for all of them
+    mel_weight: float = 45.0
+    stft_weight: float = 0.0
+    teacher: TeacherLossConfig | None = None
+    gan: WaveformGanConfig | None = WaveformGanConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_crop(self.crop_seconds, self.clip_seconds)
+        if (self.decoder_input == "target") != (self.target is not None):
+            raise ValueError(
+                f'decoder_input "target" and target, a codec, need each other; found decoder_input '
+                f'"{self.decoder_input}" and target {self.target!r}'
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointStageConfig(CodecStageConfig):
+    """Waveform -> codes -> waveform, end to end."""
+
+    stage: Literal["joint"] = "joint"
+    trainable_parts: tuple[Part, ...] = ("encoder", "compressor", "decompressor", "decoder")
+    feature_weight: float = 1.0
+    entropy: EntropyConfig | None = EntropyConfig()
+    crop_seconds: float = 0.0  # as in the decoder stage
+    mel_weight: float = 45.0
+    stft_weight: float = 0.0
+    teacher: TeacherLossConfig | None = None
+    gan: WaveformGanConfig | None = WaveformGanConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_crop(self.crop_seconds, self.clip_seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationStageConfig(CodecStageConfig):
+    """The causal encoder is distilled: its positional convolution first, then all other layers."""
+
+    stage: Literal["position", "encoder"]
+    target: str  # codec with the full-context encoder
+    trainable_parts: tuple[Part, ...] = field(default=("encoder",), init=False)
+
+
+StageConfig = (
+    TeacherStageConfig | QuantizerStageConfig | DecoderStageConfig | JointStageConfig | DistillationStageConfig
+)
+STAGES: dict[str, type[StageConfig]] = {
+    "teacher": TeacherStageConfig,
+    "quantizer": QuantizerStageConfig,
+    "decoder": DecoderStageConfig,
+    "joint": JointStageConfig,
+    "position": DistillationStageConfig,
+    "encoder": DistillationStageConfig,
+}
+
+
+def _check_crop(crop_seconds: float, clip_seconds: float) -> None:
+    if crop_seconds > clip_seconds > 0:
+        raise ValueError(f"crop_seconds ({crop_seconds}) is more than clip_seconds ({clip_seconds})")
+    if crop_seconds == 0 and clip_seconds == 0:
+        raise ValueError("whole utterances (clip_seconds: 0) differ in length, so a decoder needs crop_seconds")
+
+
+# ---- recipes ----
+
+
+def load_stage(values: Any, name: str) -> StageConfig:
+    """Build the config of one stage from a mapping of YAML.
+
+    Args:
+        values: the mapping; its key `stage` decides which other keys there are.
+        name: where it is from, for error messages.
 
     Raises:
-        ValueError: an unknown key (named, with the known ones), a value of another type, or a contradiction.
+        ValueError: `stage` is missing or unknown, or any mistake that `load_config` reports.
     """
-    return recipe_from({**read_yaml(path), **overrides}, str(path))
-
-
-def recipe_from(values: Mapping[str, Any], place: str) -> CodecTrainingConfig:
-    """The recipe that these entries describe; raises as `read_recipe`, and says in which `place` they stand."""
-    fields = {f.name: f for f in dataclasses.fields(CodecTrainingConfig)}
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
-        raise ValueError(f"{place}: unknown keys {unknown}; a codec recipe has the keys {list(fields)}")
+    if not isinstance(values, dict):
+        raise ValueError(f"{name} must be a mapping of settings, found {values!r}")
     if "stage" not in values:
-        raise ValueError(f"{place}: stage is missing, one of {tuple(LEARNS)}")
-    entries = dict(values)
-    for name in ("betas", "learns"):
-        entries[name] = tuple(entries.get(name, fields[name].default))
-    wrong = [
-        f"{name} must be {kind.__name__}, found {entries[name]!r}"
-        for name, kind in _kinds(fields).items()
-        if name in entries and not _fits(entries[name], kind)
-    ]
-    if wrong:
-        raise ValueError(f"{place}: {'; '.join(wrong)}")
-    return CodecTrainingConfig(**entries)
+        raise ValueError(f"{name}: the key stage is missing, one of {', '.join(STAGES)}")
+    if values["stage"] not in STAGES:
+        raise ValueError(f"{name}: stage must be one of {', '.join(STAGES)}, found {values['stage']!r}")
+    return load_config(STAGES[values["stage"]], values, name)
 
 
-def _kinds(fields: dict[str, Any]) -> dict[str, type]:
-    """Types of the fields whose default shows one."""
-    kinds = {name: type(f.default) for name, f in fields.items() if isinstance(f.default, bool | int | float | str)}
-    return {**kinds, "stage": str, "model": dict, "parts_from": dict, "teacher_model": dict}
+def read_stages(path: Path | str, run: Path) -> dict[Path, StageConfig]:
+    """Read a recipe: the folder and the config of each stage, in the order in which they are trained.
+
+    A file describes one stage, trained in `run` itself, or has the single key `stages`: name -> stage, each trained in
+    `run/name`. There, `parts_from`, `target`, `teacher.folder` and `gan.start_from` may name an earlier stage.
+
+    Args:
+        path: a YAML file.
+        run: folder of the run.
+
+    Raises:
+        ValueError: as `load_stage`; the message names the stage.
+    """
+    values = read_yaml(path)
+    if not isinstance(values, dict) or "stages" not in values:
+        return {run: load_stage(values, str(path))}
+    stages = values["stages"]
+    if len(values) > 1 or not isinstance(stages, dict) or not stages:
+        raise ValueError(
+            f"{path}: a recipe with the key stages has no other key, and names at least one stage; found {list(values)}"
+        )
+    configs: dict[Path, StageConfig] = {}
+    results: dict[str, Path] = {}
+    for name, stage_values in stages.items():
+        folder = run / name
+        resolved = _resolve(stage_values, results, run)
+        configs[folder] = load_stage(resolved, f"{path}: stages.{name}")
+        results[name] = result_folder(folder, configs[folder])
+    return configs
 
 
-def _fits(value: Any, kind: type) -> bool:
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, kind) or (kind is float and isinstance(value, int))
+def result_folder(folder: Path, config: StageConfig) -> Path:
+    """Return where a stage that is trained in `folder` leaves its result; it exists when the stage is done."""
+    return folder / ("teacher" if config.stage == "teacher" else "model")
+
+
+def _resolve(values: Any, results: dict[str, Path], run: Path) -> Any:
+    """Replace names of earlier stages by the folders that they leave; anything malformed is for `load_stage`."""
+    if not isinstance(values, dict):
+        return values
+    resolved = dict(values)
+    if values.get("target") in results:
+        resolved["target"] = str(results[values["target"]])
+    if isinstance(values.get("parts_from"), dict):
+        resolved["parts_from"] = {part: str(results.get(name, name)) for part, name in values["parts_from"].items()}
+    teacher = values.get("teacher")
+    if isinstance(teacher, dict) and teacher.get("folder") in results:
+        resolved["teacher"] = {**teacher, "folder": str(results[teacher["folder"]])}
+    gan = values.get("gan")
+    if isinstance(gan, dict) and gan.get("start_from") in results:
+        resolved["gan"] = {**gan, "start_from": str(run / gan["start_from"])}
+    return resolved

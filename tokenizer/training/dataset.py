@@ -1,59 +1,169 @@
-"""Batches of clips. What a batch holds depends on the seed and the step only, so a resumed run hears the same.
+"""Training batches of random clips or whole utterances, with augmentation.
 
+The content of a batch depends only on the seed and the step, so a resumed run sees the same data.
 B batch, T samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import soundfile
 import soxr
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
-from ..audio import Waveform, resample
-from .augmentation import augment, speed_factor
-from .config import CodecTrainingConfig
-from .recordings import Recording
+from ..audio import Waveform, read_audio, resample
+from .config import AugmentationConfig, StageConfig
+
+_MIN_SECONDS = 0.05  # shorter recordings are left out
+_LEVEL_DB = (-12, 3)
+_REVERB_S = (0.1, 0.6)  # time in which the tail of a room decays by 60 dB
+_DIRECT_DB = (3, 18)  # level of the direct sound above the tail
+
+
+# ---- recordings ----
+
+
+@dataclass(frozen=True)
+class MemoryRecording:
+    """A recording in memory, as 16-bit samples."""
+
+    samples: NDArray[np.int16]  # (T,)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, start: int, size: int) -> Waveform:
+        """Return up to `size` samples from `start` on."""
+        return self.samples[start : start + size].astype(np.float32) / np.float32(32768)
+
+
+@dataclass(frozen=True)
+class FileRecording:
+    """A recording whose clips are read from the file when they are drawn."""
+
+    path: Path
+    num_frames: int  # in the file, at its own rate
+    file_rate: int  # Hz
+    sampling_rate: int  # Hz, to which clips are resampled
+
+    def __len__(self) -> int:
+        return self.num_frames * self.sampling_rate // self.file_rate
+
+    def read(self, start: int, size: int) -> Waveform:
+        """Return up to `size` samples from `start` on."""
+        first = start * self.file_rate // self.sampling_rate
+        count = -(-size * self.file_rate // self.sampling_rate)
+        data, _ = soundfile.read(self.path, count, first, dtype="float32", always_2d=True)
+        return resample(data.mean(axis=1), self.file_rate, self.sampling_rate)[:size]
+
+
+Recording = MemoryRecording | FileRecording
+
+
+def open_recordings(
+    paths: Sequence[Path],
+    sampling_rate: int,
+    in_memory: bool = True,
+    texts: Sequence[str] | None = None,
+    progress: Callable[..., Any] | None = None,
+) -> tuple[list[Recording], list[str]]:
+    """Open all recordings of at least 50 ms.
+
+    Args:
+        paths: audio files of any rate.
+        sampling_rate: in Hz, to which they are resampled.
+        in_memory: read everything now, or each clip when it is drawn.
+        texts: transcript of each file.
+        progress: wraps the paths in a progress bar, for instance `tqdm.tqdm`.
+
+    Returns:
+        The recordings and their transcripts ("" without `texts`).
+
+    Raises:
+        ValueError: all recordings are shorter than 50 ms.
+    """
+    recordings = []
+    kept_texts = []
+    texts = texts or [""] * len(paths)
+    for path, text in zip(progress(paths) if progress else paths, texts, strict=True):
+        recording: Recording
+        if in_memory:
+            wave, _ = read_audio(path, sampling_rate)
+            recording = MemoryRecording((wave * 32767).round().astype(np.int16))
+        else:
+            info = soundfile.info(path)
+            recording = FileRecording(path, info.frames, info.samplerate, sampling_rate)
+        if len(recording) >= _MIN_SECONDS * sampling_rate:
+            recordings.append(recording)
+            kept_texts.append(text)
+    if not recordings:
+        raise ValueError(f"none of the {len(paths)} audio files lasts 50 ms or more: is this the right corpus?")
+    return recordings, kept_texts
+
+
+# ---- batches ----
+
+
+@dataclass(frozen=True)
+class AudioRates:
+    """Sampling rates of a codec in Hz, and the number of input samples that a clip is a multiple of."""
+
+    input: int = 16000
+    output: int = 16000
+    multiple: int = 320
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Signals at the rate that a codec hears and at the rate that it speaks."""
+    """Waveforms at the input rate and at the output rate of the codec, padded with zeros."""
 
-    heard: Tensor  # (B, T) at the input rate
-    spoken: Tensor  # (B, T') at the output rate
-    lengths: Tensor  # (B,) samples of `heard` that are real
+    input_audio: Tensor  # (B, T) at the input rate
+    target_audio: Tensor  # (B, T') at the output rate
+    lengths: Tensor  # (B,) number of real samples in `input_audio`
     texts: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on another device."""
-        tensors = {name: getattr(self, name).to(device) for name in ("heard", "spoken", "lengths")}
-        return replace(self, **tensors)
+        """Return the same batch on another device."""
+        return replace(
+            self,
+            input_audio=self.input_audio.to(device),
+            target_audio=self.target_audio.to(device),
+            lengths=self.lengths.to(device),
+        )
 
 
-@dataclass(frozen=True)
-class Rates:
-    """Sampling rates in Hz, and the number of input samples that a clip is a multiple of."""
-
-    heard: int = 16000
-    spoken: int = 16000
-    multiple: int = 320
+def make_batch(clips: Sequence[Waveform], rates: AudioRates, texts: tuple[str, ...] = ()) -> Batch:
+    """Pad clips at the output rate to the longest, and resample them to the input rate."""
+    inputs = [resample(clip, rates.output, rates.input) for clip in clips]
+    lengths = torch.tensor([len(wave) for wave in inputs])
+    return Batch(_pad(inputs), _pad(clips), lengths, texts)
 
 
-class Clips(Dataset):
-    """Item i is the batch of step i, or the share of it that falls to this process.
+def _pad(waves: Sequence[Waveform]) -> Tensor:
+    size = max(len(wave) for wave in waves)
+    return torch.from_numpy(np.stack([np.pad(wave, (0, size - len(wave))) for wave in waves]))
 
-    Clips are drawn anywhere in the corpus, long recordings more often, short ones padded with zeros. Whole utterances
-    (`recipe.seconds` 0) come once an epoch, in batches of similar length.
+
+class ClipDataset(Dataset):
+    """Item i is the batch of step i, or the share of it that belongs to this process.
+
+    Clips start anywhere in the corpus: long recordings are drawn more often, short ones padded with zeros. Whole
+    utterances (`clip_seconds` 0) come once an epoch, in batches of similar length.
 
     Args:
-        recordings: at the rate `rates.spoken`.
-        recipe: sizes and augmentation.
+        recordings: at the rate `rates.output`.
+        config: batch size, clip length, augmentation and seed.
         rates: of the codec.
-        texts: what is said in each recording.
-        process, processes: this one's number, and how many there are.
+        texts: transcript of each recording.
+        process: index of this process.
+        num_processes: number of processes that share a batch.
 
     Raises:
         ValueError: the batch cannot be shared evenly, or no utterance is short enough.
@@ -62,92 +172,192 @@ class Clips(Dataset):
     def __init__(
         self,
         recordings: Sequence[Recording],
-        recipe: CodecTrainingConfig,
-        rates: Rates,
+        config: StageConfig,
+        rates: AudioRates,
         texts: Sequence[str] | None = None,
         process: int = 0,
-        processes: int = 1,
+        num_processes: int = 1,
     ) -> None:
-        if recipe.batch_size % processes:
-            raise ValueError(f"batch_size ({recipe.batch_size}) is not a multiple of the {processes} processes")
-        self.recipe, self.rates = recipe, rates
+        if config.batch_size % num_processes:
+            raise ValueError(f"batch_size ({config.batch_size}) is not a multiple of the {num_processes} processes")
+        self.config = config
+        self.rates = rates
         texts = texts or [""] * len(recordings)
-        limit = np.inf if recipe.seconds else recipe.max_seconds * rates.spoken
-        kept = [i for i, recording in enumerate(recordings) if len(recording) <= limit]
-        if not kept:
-            raise ValueError(f"no utterance is as short as max_seconds ({recipe.max_seconds})")
-        self.recordings, self.texts = [recordings[i] for i in kept], [texts[i] for i in kept]
+        self.recordings: list[Recording] = []
+        self.texts: list[str] = []
+        for recording, text in zip(recordings, texts, strict=True):
+            if config.clip_seconds or len(recording) <= config.max_seconds * rates.output:
+                self.recordings.append(recording)
+                self.texts.append(text)
+        if not self.recordings:
+            raise ValueError(f"no utterance is as short as max_seconds ({config.max_seconds})")
         self._sizes = np.array([len(recording) for recording in self.recordings])
         self._ends = np.cumsum(self._sizes)
-        share = recipe.batch_size // processes
+        share = config.batch_size // num_processes
         self._items = range(process * share, (process + 1) * share)
-        self._order: tuple[int, np.ndarray] = (-1, np.array([]))
+        # The epoch that was shuffled last, and its order.
+        self._epoch = -1
+        self._order = np.array([])
 
     @property
     def seconds(self) -> float:
         """Duration of all recordings together."""
-        return float(self._ends[-1]) / self.rates.spoken
+        return float(self._ends[-1]) / self.rates.output
 
     @property
-    def epoch_steps(self) -> int:
-        """Steps in which as much is heard as there is."""
-        size = self.recipe.batch_size
-        if self.recipe.seconds:
-            return max(1, round(self.seconds / (size * self.recipe.seconds)))
-        return max(1, len(self.recordings) // size)
+    def steps_per_epoch(self) -> int:
+        """Number of steps after which as much audio was drawn as the corpus holds."""
+        if self.config.clip_seconds:
+            return max(1, round(self.seconds / (self.config.batch_size * self.config.clip_seconds)))
+        return max(1, len(self.recordings) // self.config.batch_size)
 
     def __getitem__(self, step: int) -> Batch:
-        """The batch of a step."""
-        clips, texts = [], []
+        """Return the batch of a step."""
+        clips = []
+        texts = []
         for item in self._items:
-            rng = np.random.default_rng([self.recipe.seed, step, item])
-            clip, text = self._clip(rng) if self.recipe.seconds else self._utterance(step, item, rng)
-            clips.append(augment(clip, self.rates.spoken, rng, self.recipe.tilt_db, self.recipe.rooms))
+            rng = np.random.default_rng([self.config.seed, step, item])
+            if self.config.clip_seconds:
+                clip = self._draw_clip(rng)
+                text = ""  # the transcript of a clip is not known
+            else:
+                clip, text = self._draw_utterance(step, item, rng)
+            clips.append(augment(clip, self.rates.output, rng, self.config.augmentation))
             texts.append(text)
         return make_batch(clips, self.rates, tuple(texts))
 
-    def _clip(self, rng: np.random.Generator) -> tuple[Waveform, str]:
-        """A part of a recording; its text is not known."""
-        heard = round(self.recipe.seconds * self.rates.heard / self.rates.multiple) * self.rates.multiple
-        size = heard * self.rates.spoken // self.rates.heard
-        recording = self.recordings[int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))]
-        factor = speed_factor(rng, self.recipe.speed)
-        samples = round(size * factor)
-        part = _played(recording, int(rng.integers(max(1, len(recording) - samples + 1))), samples, factor)[:size]
-        return np.pad(part, (0, size - len(part))), ""
+    def _draw_clip(self, rng: np.random.Generator) -> Waveform:
+        num_multiples = round(self.config.clip_seconds * self.rates.input / self.rates.multiple)
+        size = num_multiples * self.rates.multiple * self.rates.output // self.rates.input
+        # A random sample of the concatenated corpus decides about the recording, so long ones come more often.
+        index = np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right")
+        recording = self.recordings[int(index)]
+        speed = _draw_speed(rng, self.config.augmentation.speed)
+        num_samples = round(size * speed)
+        start = int(rng.integers(max(1, len(recording) - num_samples + 1)))
+        clip = _read_at_speed(recording, start, num_samples, speed)[:size]
+        return np.pad(clip, (0, size - len(clip)))
 
-    def _utterance(self, step: int, item: int, rng: np.random.Generator) -> tuple[Waveform, str]:
-        epoch, place = divmod(step, self.epoch_steps)
-        if self._order[0] != epoch:
-            self._order = (epoch, self._shuffle(epoch))
-        index = int(self._order[1][place, item])
-        factor = speed_factor(rng, self.recipe.speed)
-        return _played(self.recordings[index], 0, int(self._sizes[index]), factor), self.texts[index]
+    def _draw_utterance(self, step: int, item: int, rng: np.random.Generator) -> tuple[Waveform, str]:
+        epoch, row = divmod(step, self.steps_per_epoch)
+        if self._epoch != epoch:
+            self._order = self._shuffle(epoch)
+            self._epoch = epoch
+        index = int(self._order[row, item])
+        speed = _draw_speed(rng, self.config.augmentation.speed)
+        return _read_at_speed(self.recordings[index], 0, int(self._sizes[index]), speed), self.texts[index]
 
     def _shuffle(self, epoch: int) -> np.ndarray:
-        """-> (epoch_steps, batch_size) indices: each row of similar length, the rows in any order"""
-        rng = np.random.default_rng([self.recipe.seed, epoch])
+        """Return (steps_per_epoch, batch_size) indices: rows of similar length, in random order."""
+        rng = np.random.default_rng([self.config.seed, epoch])
         by_length = np.argsort(self._sizes * rng.uniform(0.9, 1.1, len(self._sizes)), kind="stable")
-        # Where the corpus is no multiple of the batch, each epoch leaves others out.
-        wanted = self.epoch_steps * self.recipe.batch_size
-        first = int(rng.integers(max(1, len(by_length) - wanted + 1)))
-        rows = np.resize(by_length[first:], wanted).reshape(self.epoch_steps, -1)
+        # If the corpus is not a multiple of the batch size, each epoch leaves out other utterances.
+        num_utterances = self.steps_per_epoch * self.config.batch_size
+        first = int(rng.integers(max(1, len(by_length) - num_utterances + 1)))
+        rows = np.resize(by_length[first:], num_utterances).reshape(self.steps_per_epoch, -1)
         return rng.permutation(rows)
 
 
-def make_batch(clips: Sequence[Waveform], rates: Rates, texts: tuple[str, ...] = ()) -> Batch:
-    """Signals at the rate `rates.spoken`, padded with zeros to the longest."""
-    heard = [resample(clip, rates.spoken, rates.heard) for clip in clips]
-    lengths = torch.tensor([len(wave) for wave in heard])
-    return Batch(_pad(heard), _pad(clips), lengths, texts)
+def open_datasets(
+    config: StageConfig,
+    paths: Sequence[Path],
+    texts: Sequence[str | None] | None,
+    rates: AudioRates,
+    process: int = 0,
+    num_processes: int = 1,
+    progress: bool = False,
+) -> tuple[ClipDataset, list[Batch]]:
+    """Open a corpus: its last `validation_files` are for evaluation, the others for training.
+
+    Args:
+        config: of the stage. Stage "teacher" uses only files with a transcript.
+        paths: audio files.
+        texts: transcript of each file, None where there is none.
+        rates: of the codec.
+        process: index of this process.
+        num_processes: number of processes that share a batch.
+        progress: show a progress bar while files are read.
+
+    Returns:
+        The training set, and a batch for each whole recording of the evaluation set.
+
+    Raises:
+        ValueError: there are too few files, or none that is short enough.
+    """
+    num_files = len(paths)
+    pairs = list(zip(paths, texts or [None] * num_files, strict=True))
+    if config.stage == "teacher":
+        pairs = [(path, text) for path, text in pairs if text and text.strip()]
+        if len(pairs) <= config.validation_files:
+            raise ValueError(
+                f"stage teacher learns from transcripts: {len(pairs)} of the {num_files} files have one, not more than "
+                f"validation_files ({config.validation_files})"
+            )
+    if len(pairs) <= config.validation_files:
+        raise ValueError(f"{num_files} audio files are not more than the {config.validation_files} for validation")
+    train_paths = [path for path, _ in pairs[: -config.validation_files]]
+    train_texts = [text or "" for _, text in pairs[: -config.validation_files]]
+    eval_paths = [path for path, _ in pairs[-config.validation_files :]]
+    eval_texts = [text or "" for _, text in pairs[-config.validation_files :]]
+
+    bar = tqdm if progress and config.in_memory else None
+    recordings, train_texts = open_recordings(train_paths, rates.output, config.in_memory, train_texts, bar)
+    train_dataset = ClipDataset(recordings, config, rates, train_texts, process, num_processes)
+
+    recordings, eval_texts = open_recordings(eval_paths, rates.output, texts=eval_texts)
+    max_samples = round(config.max_seconds * rates.output)
+    eval_dataset = []
+    for recording, text in zip(recordings, eval_texts, strict=True):
+        # A codec is evaluated on the beginning of a long recording. A transcript belongs to the whole of it.
+        if config.stage != "teacher" or len(recording) <= max_samples:
+            eval_dataset.append(make_batch([recording.read(0, max_samples)], rates, (text,)))
+    if not eval_dataset:
+        raise ValueError(
+            f"none of the {config.validation_files} validation_files is as short as max_seconds ({config.max_seconds})"
+        )
+    return train_dataset, eval_dataset
 
 
-def _pad(waves: Sequence[Waveform]) -> Tensor:
-    size = max(len(wave) for wave in waves)
-    return torch.from_numpy(np.stack([np.pad(wave, (0, size - len(wave))) for wave in waves]))
+# ---- augmentation ----
 
 
-def _played(recording: Recording, start: int, samples: int, factor: float) -> Waveform:
-    """A part of a recording, `factor` times as fast."""
-    part = recording.read(start, samples)
-    return part if factor == 1 else soxr.resample(part, factor, 1.0).astype(np.float32, copy=False)
+def augment(clip: Waveform, sampling_rate: int, rng: np.random.Generator, config: AugmentationConfig) -> Waveform:
+    """Apply random reverb, spectral tilt and level to a clip (T,), without clipping it."""
+    if rng.random() < config.reverb_probability:
+        clip = _add_reverb(clip, sampling_rate, rng)
+    if config.tilt_db:
+        clip = _tilt(clip, sampling_rate, rng.uniform(-config.tilt_db, config.tilt_db))
+    gain = 10 ** (rng.uniform(*_LEVEL_DB) / 20)
+    peak = float(np.abs(clip).max(initial=0))
+    return clip * np.float32(min(gain, 1 / max(peak, 1e-3)))
+
+
+def _draw_speed(rng: np.random.Generator, speed: float) -> float:
+    """Return a random factor from 1 / (1 + speed) to 1 + speed."""
+    return float(np.exp(rng.uniform(-1, 1) * np.log1p(speed)))
+
+
+def _read_at_speed(recording: Recording, start: int, size: int, speed: float) -> Waveform:
+    """Return part of a recording, played `speed` times as fast."""
+    part = recording.read(start, size)
+    return part if speed == 1 else soxr.resample(part, speed, 1.0).astype(np.float32, copy=False)
+
+
+def _add_reverb(clip: Waveform, sampling_rate: int, rng: np.random.Generator) -> Waveform:
+    """Add noise that decays exponentially, the usual model of late reverberation."""
+    decay_s = rng.uniform(*_REVERB_S)
+    time = np.arange(1, int(decay_s * sampling_rate)) / sampling_rate
+    tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / decay_s)
+    tail *= 10 ** (-rng.uniform(*_DIRECT_DB) / 20) / np.linalg.norm(tail)
+    size = len(clip) + len(tail)
+    impulse_response = np.concatenate([[1.0], tail])
+    wet = np.fft.irfft(np.fft.rfft(clip, size) * np.fft.rfft(impulse_response, size), size)
+    return wet[: len(clip)].astype(np.float32)
+
+
+def _tilt(clip: Waveform, sampling_rate: int, tilt_db: float) -> Waveform:
+    """Tilt the spectrum over the octaves from 60 Hz up: -tilt_db at the bottom, +tilt_db at the top."""
+    frequency = np.fft.rfftfreq(len(clip), 1 / sampling_rate).clip(min=60)
+    position = np.log2(frequency / 60) / np.log2(sampling_rate / 2 / 60)
+    gain = 10 ** (tilt_db * (2 * position - 1) / 20)
+    return np.fft.irfft(np.fft.rfft(clip) * gain, len(clip)).astype(np.float32)

@@ -1,21 +1,106 @@
-"""Discriminators of waveforms: folded by periods, averaged down, and as spectrograms.
+"""Discriminators, and the GAN that trains them and scores the generator.
 
 Multi-period and multi-scale: HiFi-GAN, Kong et al., 2020, arXiv 2010.05646, section 2.2. Multi-resolution: UnivNet,
-Jang et al., 2021, arXiv 2106.07889, section 2.2. B batch, T samples.
+Jang et al., 2021, arXiv 2106.07889, section 2.2. B batch, T samples or frames, D feature width.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+
+from . import losses
+from .config import CodecTrainingConfig, GanConfig, WaveformGanConfig
 
 Scores = tuple[list[Tensor], list[list[Tensor]]]  # one score map and one list of activations per discriminator
 
 
-class Discriminators(nn.Module):
-    """Five periods, and as many scales and resolutions as asked for.
+class GAN:
+    """Discriminators with their optimizer.
 
-    `width` scales every channel count; with 1.0 and three scales it is HiFi-GAN's, about 71 M parameters.
+    Args:
+        gan: sizes and learning rate of the discriminators.
+        config: optimizer settings of the stage.
+        accelerator: moves the discriminators to its device, and averages their gradients over processes.
+    """
+
+    def __init__(self, gan: GanConfig, config: CodecTrainingConfig, accelerator: Accelerator) -> None:
+        self.config = config
+        self.learning_rate_factor = gan.learning_rate_factor
+        self.accelerator = accelerator
+        discriminators: nn.Module
+        if isinstance(gan, WaveformGanConfig):
+            discriminators = Discriminators(gan.width, scales=gan.scales, resolutions=gan.resolutions)
+        else:
+            discriminators = FeatureDiscriminator(gan.width)
+        optimizer = torch.optim.AdamW(
+            discriminators.parameters(), config.learning_rate, config.betas, weight_decay=config.weight_decay
+        )
+        self.discriminators, self.optimizer = accelerator.prepare(discriminators, optimizer)
+
+    def discriminator_step(self, real: Tensor, generated: Tensor, learning_rate: float) -> Tensor:
+        """Update the discriminators once, at `learning_rate` x `learning_rate_factor`.
+
+        Args:
+            real: (B, T) waveforms, or (B, T, D) features.
+            generated: of the same shape.
+            learning_rate: of the generator in this step.
+
+        Returns:
+            The hinge loss of the discriminators.
+        """
+        scores, _ = self.discriminators(torch.cat([real, generated.detach()]))
+        real_scores = []
+        fake_scores = []
+        for score in scores:
+            real_score, fake_score = score.float().chunk(2)
+            real_scores.append(real_score)
+            fake_scores.append(fake_score)
+        loss = losses.discriminator_loss(real_scores, fake_scores)
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.discriminators.parameters(), self.config.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * self.learning_rate_factor
+        self.optimizer.step()
+        return loss.detach()
+
+    def generator_losses(self, real: Tensor, generated: Tensor) -> dict[str, Tensor]:
+        """Return the losses of the generator: to be scored as real, and to match the activations of the real signal."""
+        # Unwrapped, because there are no gradients of the discriminators to average over processes.
+        discriminators = self.accelerator.unwrap_model(self.discriminators)
+        discriminators.requires_grad_(False)
+        with torch.no_grad():
+            _, real_activations = discriminators(real)
+        scores, activations = discriminators(generated)
+        discriminators.requires_grad_(True)
+        return {
+            "generator": losses.generator_loss(scores),
+            "matching": losses.feature_matching_loss(real_activations, activations),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
+        discriminators = self.accelerator.unwrap_model(self.discriminators)
+        return {"discriminators": discriminators.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state of a checkpoint."""
+        self.accelerator.unwrap_model(self.discriminators).load_state_dict(state["discriminators"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class Discriminators(nn.Module):
+    """Multi-period, multi-scale and multi-resolution discriminators of waveforms.
+
+    Args:
+        width: scales all channel counts; 1.0 with three scales is HiFi-GAN, about 71 M parameters.
+        periods: one multi-period discriminator each.
+        scales: number of multi-scale discriminators.
+        resolutions: number of multi-resolution discriminators.
     """
 
     def __init__(
@@ -31,92 +116,115 @@ class Discriminators(nn.Module):
         self.resolutions = nn.ModuleList(ResolutionDiscriminator(512 * 2**i, width) for i in range(resolutions))
 
     def forward(self, waveform: Tensor) -> Scores:
-        """(B, T) -> scores and activations of every discriminator"""
-        results = [d(waveform[:, None]) for d in (*self.periods, *self.scales, *self.resolutions)]
-        return [scores for scores, _ in results], [activations for _, activations in results]
+        """(B, T) -> score maps and activations of every discriminator."""
+        scores = []
+        activations = []
+        for discriminator in (*self.periods, *self.scales, *self.resolutions):
+            score, layers = discriminator(waveform[:, None])
+            scores.append(score)
+            activations.append(layers)
+        return scores, activations
 
 
 class PeriodDiscriminator(nn.Module):
-    """Looks at the waveform folded into rows of `period` samples."""
+    """Reads the waveform folded into rows of `period` samples."""
 
     def __init__(self, period: int, width: float) -> None:
         super().__init__()
         self.period = period
-        dims = [1, *(_scaled(c, width) for c in (32, 128, 512, 1024, 1024))]
-        strides = (3, 3, 3, 3, 1)
-        self.layers = nn.ModuleList(
-            weight_norm(nn.Conv2d(dims[i], dims[i + 1], (5, 1), (stride, 1), (2, 0)))
-            for i, stride in enumerate(strides)
-        )
-        self.score = weight_norm(nn.Conv2d(dims[-1], 1, (3, 1), padding=(1, 0)))
+        self.layers = nn.ModuleList()
+        in_dim = 1
+        for channels, stride in zip((32, 128, 512, 1024, 1024), (3, 3, 3, 3, 1), strict=True):
+            out_dim = _scale_channels(channels, width)
+            self.layers.append(weight_norm(nn.Conv2d(in_dim, out_dim, (5, 1), (stride, 1), (2, 0))))
+            in_dim = out_dim
+        self.score = weight_norm(nn.Conv2d(in_dim, 1, (3, 1), padding=(1, 0)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, 1, T) -> score map and activations."""
         x = F.pad(x, (0, -x.shape[-1] % self.period), "reflect")
-        return _run(x.unflatten(-1, (-1, self.period)), self.layers, self.score)
+        return _apply(x.unflatten(-1, (-1, self.period)), self.layers, self.score)
 
 
 class ScaleDiscriminator(nn.Module):
-    """Looks at the waveform averaged down by `scale`."""
+    """Reads the waveform averaged down by `scale`."""
+
+    # Channels, kernel size, stride and groups of each layer.
+    LAYERS = (
+        (128, 15, 1, 1),
+        (128, 41, 2, 4),
+        (256, 41, 2, 16),
+        (512, 41, 4, 16),
+        (1024, 41, 4, 16),
+        (1024, 41, 1, 16),
+        (1024, 5, 1, 1),
+    )
 
     def __init__(self, scale: int, width: float) -> None:
         super().__init__()
         self.scale = scale
-        dims = [1, *(_scaled(c, width) for c in (128, 128, 256, 512, 1024, 1024, 1024))]
-        kernels, strides, groups = (15, 41, 41, 41, 41, 41, 5), (1, 2, 2, 4, 4, 1, 1), (1, 4, 16, 16, 16, 16, 1)
-        self.layers = nn.ModuleList(
-            weight_norm(nn.Conv1d(dims[i], dims[i + 1], k, s, k // 2, groups=min(g, dims[i])))
-            for i, (k, s, g) in enumerate(zip(kernels, strides, groups, strict=True))
-        )
-        self.score = weight_norm(nn.Conv1d(dims[-1], 1, 3, padding=1))
+        self.layers = nn.ModuleList()
+        in_dim = 1
+        for channels, kernel, stride, groups in self.LAYERS:
+            out_dim = _scale_channels(channels, width)
+            groups = min(groups, in_dim)
+            self.layers.append(weight_norm(nn.Conv1d(in_dim, out_dim, kernel, stride, kernel // 2, groups=groups)))
+            in_dim = out_dim
+        self.score = weight_norm(nn.Conv1d(in_dim, 1, 3, padding=1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        return _run(F.avg_pool1d(x, self.scale) if self.scale > 1 else x, self.layers, self.score)
+        """(B, 1, T) -> score map and activations."""
+        return _apply(F.avg_pool1d(x, self.scale) if self.scale > 1 else x, self.layers, self.score)
 
 
 class ResolutionDiscriminator(nn.Module):
-    """Looks at the complex spectrogram of windows of `n_fft` samples."""
+    """Reads the complex spectrogram of windows of `n_fft` samples."""
 
     def __init__(self, n_fft: int, width: float) -> None:
         super().__init__()
         self.n_fft = n_fft
         dim = max(8, int(32 * width))
-        dims, strides = [2, dim, dim, dim, dim], (2, 2, 2, 1)  # of the frequency, which has many bins
-        self.layers = nn.ModuleList(
-            weight_norm(nn.Conv2d(dims[i], dims[i + 1], (9, 3), (stride, 1), (4, 1)))
-            for i, stride in enumerate(strides)
-        )
+        self.layers = nn.ModuleList()
+        in_dim = 2
+        # Only the frequency axis is strided, which has many bins.
+        for stride in (2, 2, 2, 1):
+            self.layers.append(weight_norm(nn.Conv2d(in_dim, dim, (9, 3), (stride, 1), (4, 1))))
+            in_dim = dim
         self.score = weight_norm(nn.Conv2d(dim, 1, 3, padding=1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, 1, T) -> score map and activations."""
         window = torch.hann_window(self.n_fft, device=x.device)
         spectrum = torch.stft(x[:, 0].float(), self.n_fft, self.n_fft // 4, window=window, return_complex=True)
-        return _run(torch.view_as_real(spectrum).permute(0, 3, 1, 2), self.layers, self.score)
+        return _apply(torch.view_as_real(spectrum).permute(0, 3, 1, 2), self.layers, self.score)
 
 
 class FeatureDiscriminator(nn.Module):
-    """Looks at features as a picture, time by bands, in patches of some tenths of a second."""
+    """Reads features as an image of time and bands, in patches of some tenths of a second."""
 
     def __init__(self, width: float) -> None:
         super().__init__()
         dim = max(8, int(64 * width))
-        dims, strides = [1, dim, dim, dim, dim], (2, 2, 1, 1)  # of the bands
-        self.layers = nn.ModuleList(
-            weight_norm(nn.Conv2d(dims[i], dims[i + 1], (5, 5), (1, stride), 2)) for i, stride in enumerate(strides)
-        )
+        self.layers = nn.ModuleList()
+        in_dim = 1
+        # Only the axis of the bands is strided.
+        for stride in (2, 2, 1, 1):
+            self.layers.append(weight_norm(nn.Conv2d(in_dim, dim, (5, 5), (1, stride), 2)))
+            in_dim = dim
         self.score = weight_norm(nn.Conv2d(dim, 1, 3, padding=1))
 
     def forward(self, features: Tensor) -> Scores:
-        """(B, T, D) -> scores and activations, of this one"""
-        scores, activations = _run(features[:, None], self.layers, self.score)
+        """(B, T, D) -> the score map and the activations, as lists of one discriminator."""
+        scores, activations = _apply(features[:, None], self.layers, self.score)
         return [scores], [activations]
 
 
-def _scaled(channels: int, width: float) -> int:
-    """A multiple of 16, so that every grouped convolution divides it."""
+def _scale_channels(channels: int, width: float) -> int:
+    """Return a multiple of 16, so that every number of groups divides it."""
     return max(16, int(channels * width) // 16 * 16)
 
 
-def _run(x: Tensor, layers: nn.ModuleList, score: nn.Module) -> tuple[Tensor, list[Tensor]]:
+def _apply(x: Tensor, layers: nn.ModuleList, score: nn.Module) -> tuple[Tensor, list[Tensor]]:
     activations = []
     for layer in layers:
         x = F.leaky_relu(layer(x), 0.1)

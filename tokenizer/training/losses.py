@@ -1,29 +1,47 @@
-"""Losses on waveforms, and on what discriminators say of them. B batch, T samples."""
+r"""Losses of waveforms and codes. B batch, T samples, F frames, K bits.
 
-from collections.abc import Sequence
+The entropy loss of binary codes (Zhao et al., 2024, arXiv 2406.07548): a latent u is assigned softly to the 2^K codes
+c = (+-a, ..., +-a) by p(c) = softmax(2 t u.c) with the inverse temperature t. The loss is the mean entropy of the
+assignments, low when each frame is close to one code, minus the entropy of their mean, high when all codes are used.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ..focalcodec.mel import log_mel
+from ..focalcodec.quantizer import LookupFreeQuantizer
 
-_RESOLUTIONS = ((512, 120), (1024, 240), (2048, 480))  # (n_fft, hop) of the STFT loss
+_STFT_RESOLUTIONS = ((512, 120), (1024, 240), (2048, 480))  # (n_fft, hop)
+# Entries of the table frames x codes that exist at once: 16 MB. A batch of 16 clips of 4 s with 8192 codes would need
+# 100 times that.
+_MAX_TABLE_ENTRIES = 1 << 22
+
+
+# ---- waveforms ----
 
 
 def mel_loss(predicted: Tensor, target: Tensor, sampling_rate: int, hop_length: int, bands: int = 80) -> Tensor:
     """L1 between log-mel spectrograms of (B, T) waveforms (HiFi-GAN, arXiv 2010.05646, section 2.3)."""
-    a, b = (log_mel(w, sampling_rate, 1024, hop_length, bands) for w in (predicted, target))
-    return F.l1_loss(a, b)
+    predicted_mel = log_mel(predicted, sampling_rate, 1024, hop_length, bands)
+    target_mel = log_mel(target, sampling_rate, 1024, hop_length, bands)
+    return F.l1_loss(predicted_mel, target_mel)
 
 
 def stft_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """Spectral convergence + L1 of log-magnitudes at three resolutions (Parallel WaveGAN, arXiv 1910.11480)."""
     total = predicted.new_zeros(())
-    for n_fft, hop in _RESOLUTIONS:
-        a, b = (_magnitude(w, n_fft, hop) for w in (predicted, target))
-        total = total + (a - b).norm() / b.norm() + F.l1_loss(a.log(), b.log())
-    return total / len(_RESOLUTIONS)
+    for n_fft, hop in _STFT_RESOLUTIONS:
+        predicted_magnitude = _magnitude(predicted, n_fft, hop)
+        target_magnitude = _magnitude(target, n_fft, hop)
+        convergence = (predicted_magnitude - target_magnitude).norm() / target_magnitude.norm()
+        total = total + convergence + F.l1_loss(predicted_magnitude.log(), target_magnitude.log())
+    return total / len(_STFT_RESOLUTIONS)
 
 
 def _magnitude(waveform: Tensor, n_fft: int, hop: int) -> Tensor:
@@ -32,17 +50,78 @@ def _magnitude(waveform: Tensor, n_fft: int, hop: int) -> Tensor:
     return spectrum.square().sum(dim=-1).clamp(min=1e-7).sqrt()
 
 
-def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-    """Hinge loss of the discriminators' scores."""
-    return torch.stack([F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake, strict=True)]).sum()
+# ---- discriminators ----
 
 
-def generator_loss(fake: Sequence[Tensor]) -> Tensor:
-    """Hinge loss of the generator."""
-    return torch.stack([-f.float().mean() for f in fake]).sum()
+def discriminator_loss(real_scores: Sequence[Tensor], fake_scores: Sequence[Tensor]) -> Tensor:
+    """Hinge loss of the discriminators, summed over them."""
+    terms = []
+    for real, fake in zip(real_scores, fake_scores, strict=True):
+        terms.append(F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+    return torch.stack(terms).sum()
+
+
+def generator_loss(fake_scores: Sequence[Tensor]) -> Tensor:
+    """Hinge loss of the generator, summed over discriminators."""
+    return torch.stack([-scores.float().mean() for scores in fake_scores]).sum()
 
 
 def feature_matching_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Mean L1 between the discriminators' inner activations (MelGAN, arXiv 1910.06711, section 2.3)."""
-    pairs = [(r.detach(), f) for rs, fs in zip(real, fake, strict=True) for r, f in zip(rs, fs, strict=True)]
-    return torch.stack([F.l1_loss(f.float(), r.float()) for r, f in pairs]).mean()
+    """Mean L1 between the activations of the discriminators (MelGAN, arXiv 1910.06711, section 2.3)."""
+    distances = []
+    for real_activations, fake_activations in zip(real, fake, strict=True):
+        for real_layer, fake_layer in zip(real_activations, fake_activations, strict=True):
+            distances.append(F.l1_loss(fake_layer.float(), real_layer.detach().float()))
+    return torch.stack(distances).mean()
+
+
+# ---- codes ----
+
+
+def entropy_loss(latents: Tensor, quantizer: LookupFreeQuantizer, inverse_temperature: float = 100.0) -> Tensor:
+    """Mean entropy of the assignments minus the entropy of the mean assignment, in nats; see the top of this file.
+
+    Args:
+        latents: (F, K), of real frames only. (The published recipe counts padding as well.)
+        quantizer: knows the codes.
+        inverse_temperature: t above.
+    """
+    latents = latents.float()
+    signs = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=latents.shape[1])), device=latents.device)
+    codes = signs * (2 * inverse_temperature * quantizer.scale)
+    frame_entropy = latents.new_zeros(())
+    mean_assignment = latents.new_zeros(len(codes))
+    for chunk in latents.split(max(1, _MAX_TABLE_ENTRIES // len(codes))):
+        # The table of a chunk is computed again in the backward pass instead of being kept.
+        entropies, assignments = checkpoint(_assign, chunk, codes, use_reentrant=False, preserve_rng_state=False)
+        frame_entropy = frame_entropy + entropies / len(latents)
+        mean_assignment = mean_assignment + assignments / len(latents)
+    return frame_entropy - _entropy(_mean_over_processes(mean_assignment))
+
+
+def _assign(latents: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """(F, K), (2^K, K) -> sums over frames of the entropy () and of the probabilities (2^K,)."""
+    probabilities = torch.softmax(latents @ codes.T, dim=-1)
+    return _entropy(probabilities).sum(), probabilities.sum(dim=0)
+
+
+def _mean_over_processes(mean: Tensor) -> Tensor:
+    """Average over the processes that share a batch, since the use of codes is a property of the whole batch."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return mean
+    # Missing in a torch that was built without distributed.
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(mean) / dist.get_world_size()  # gradients are summed in the same way
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    return -(probabilities * probabilities.clamp(min=1e-5).log()).sum(dim=-1)
+
+
+# ---- total ----
+
+
+def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Return the total loss; every loss needs a weight."""
+    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()

@@ -1,190 +1,403 @@
-"""What is learnt in each stage: from a batch to the loss. B batch, T samples or frames, N tokens, D width, K bits."""
+"""Training stages: from a batch to its losses.
 
-from dataclasses import dataclass
+B batch, T samples or frames, N token frames, D feature width, K bits of a code.
+"""
+
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..focalcodec.configuration import FocalCodecConfig
 from ..focalcodec.masks import length_mask
+from ..focalcodec.mel import MelEncoder
 from ..focalcodec.modeling import FocalCodecModel
-from . import losses
-from .config import CodecTrainingConfig
-from .dataset import Batch
-from .entropy import entropy_loss
+from ..focalcodec.wavlm import TransformerEncoder, WavLMEncoder
+from .config import (
+    DecoderStageConfig,
+    DistillationStageConfig,
+    JointStageConfig,
+    QuantizerStageConfig,
+    StageConfig,
+)
+from .dataset import AudioRates, Batch
+from .losses import entropy_loss, mel_loss, stft_loss
 from .teacher import Teacher
+
+# Weights of the encoder layers in distillation: first and last, evenly spaced between.
+_FIRST_LAYER_WEIGHT = 0.5
+_LAST_LAYER_WEIGHT = 1.0
+
+CodecConfig = QuantizerStageConfig | DecoderStageConfig | JointStageConfig
 
 
 @dataclass
-class Outcome:
-    """Result of a stage on a batch."""
+class StageOutput:
+    """Output of a stage on a batch."""
 
-    losses: dict[str, Tensor]  # by name; the trainer weighs and adds them
-    tokens: Tensor | None = None  # all real tokens in a row
-    features: Tensor | None = None  # (B, T, D) as they leave the decompressor
-    target: Tensor | None = None  # (B, T, D) as they should
-    lengths: Tensor | None = None  # (B,) frames of `target` that are real
-    generated: Tensor | None = None  # (B, T) waveform
-    real: Tensor | None = None  # (B, T) waveform, what it should be
-    recognised: tuple[str, ...] = ()  # by a teacher in training
+    losses: dict[str, Tensor] = field(default_factory=dict)  # by name, without weights
+    tokens: Tensor | None = None  # all real tokens of the batch, flattened
+    features: Tensor | None = None  # (B, T, D) from the decompressor
+    target_features: Tensor | None = None  # (B, T, D)
+    feature_lengths: Tensor | None = None  # (B,) real frames of `target_features`
+    decoded: Tensor | None = None  # (B, T) waveform
+    target_audio: Tensor | None = None  # (B, T) waveform
+    transcripts: tuple[str, ...] = ()  # of a teacher that is evaluated
 
 
 class CodecStage(nn.Module):
-    """Stages quantizer (features -> codes -> features), decoder (features -> waveform) and joint (all of it).
+    """Stages quantizer (features -> codes -> features), decoder (features -> waveform) and joint (both).
 
-    Features are computed anew for each batch: clips are drawn at random, and a cache would need those of every offset.
+    Features are computed for each batch: clips start anywhere, so a cache would need the features of every offset.
 
     Args:
-        model: of which the recipe's parts learn.
-        recipe: says which losses there are.
-        target: its encoder gives the features to aim at; None for the model's own.
-        teacher: judges features, or waveforms where there is a decoder.
+        model: codec, of which `config.trainable_parts` are trained.
+        config: of the stage.
+        target: codec whose encoder gives the target features; None for the model's own.
+        teacher: recognizer whose distance is a loss.
     """
 
     def __init__(
-        self,
-        model: FocalCodecModel,
-        recipe: CodecTrainingConfig,
-        target: FocalCodecModel | None,
-        teacher: Teacher | None,
+        self, model: FocalCodecModel, config: CodecConfig, target: FocalCodecModel | None, teacher: Teacher | None
     ) -> None:
         super().__init__()
-        self.model, self.recipe = model, recipe
-        self.target, self.teacher = target, teacher
+        self.model = model
+        self.config = config
+        self.target = target
+        self.teacher = teacher
         self.requires_grad_(False)
-        for part in recipe.trainable_parts:
+        for part in config.trainable_parts:
             getattr(model, part).requires_grad_(True)
 
-    def learning(self) -> FocalCodecModel:
-        """What a checkpoint and the finished run hold."""
+    @property
+    def trained_model(self) -> FocalCodecModel:
+        """The model that a checkpoint and the finished run hold."""
         return self.model
 
     def train(self, mode: bool = True) -> "CodecStage":
-        """As of any module, but the judges stay as they are."""
+        """Set the mode of the model only: target and teacher are always evaluated."""
         super().train(mode)
-        for judge in (self.target, self.teacher):
-            if judge is not None:
-                judge.eval()
+        if self.target is not None:
+            self.target.eval()
+        if self.teacher is not None:
+            self.teacher.eval()
         return self
 
-    def forward(self, batch: Batch) -> Outcome:
-        """All losses of a batch but those of discriminators."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" in self.recipe.trainable_parts):
+    def forward(self, batch: Batch) -> StageOutput:
+        """Compute all losses but those of discriminators."""
+        config = self.config
+        output = StageOutput()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" in config.trainable_parts):
             features, lengths = encode(self.model, batch)
-        outcome = Outcome({}, target=features.detach(), lengths=lengths)
+        output.target_features = features.detach()
+        output.feature_lengths = lengths
         if self.target is not None:
-            outcome.target, outcome.lengths = encode(self.target, batch)
-        if self.recipe.quantizes:
-            features = self._quantize(features, lengths, outcome)
-        if self.recipe.decodes:
-            self._decode(features, lengths, batch, outcome)
-        if self.teacher is not None:
-            self._judge(outcome)
-        return outcome
+            output.target_features, output.feature_lengths = encode(self.target, batch)
 
-    def _quantize(self, features: Tensor, lengths: Tensor, outcome: Outcome) -> Tensor:
-        """-> decompressed features (B, T, D) with a straight-through gradient (spec A.2: MSE + entropy)"""
-        quantizer, recipe = self.model.quantizer, self.recipe
+        if config.stage == "quantizer" or config.stage == "joint":
+            features = self._quantize(config, features, lengths, output)
+        if config.stage == "decoder" and config.decoder_input == "target":
+            features = output.target_features
+            lengths = output.feature_lengths
+        elif config.stage == "decoder" and config.decoder_input == "decompressed":
+            with torch.no_grad():
+                state = self.model._new_state(features)
+                codes = self.model.quantizer.latents_to_codes(self.model.compressor(features, lengths, state))
+                features = self.model.decompressor(codes, self.model.compressor.num_frames(lengths), state)
+        if config.stage == "decoder" or config.stage == "joint":
+            self._decode(config, features, lengths, batch, output)
+        if self.teacher is not None:
+            self._add_teacher_losses(self.teacher, output)
+        return output
+
+    def _quantize(
+        self, config: QuantizerStageConfig | JointStageConfig, features: Tensor, lengths: Tensor, output: StageOutput
+    ) -> Tensor:
+        """Add squared error and entropy loss (arXiv 2502.04465, section 3.4).
+
+        Returns:
+            Decompressed features (B, T, D).
+        """
+        quantizer = self.model.quantizer
         state = self.model._new_state(features)
         latents = quantizer.normalize(self.model.compressor(features, lengths, state).float())
-        counts = self.model.compressor.num_frames(lengths)
+        num_tokens = self.model.compressor.num_frames(lengths)
+        # Straight-through: codes in the forward pass, the gradient of the latents in the backward pass.
         codes = latents + (quantizer.latents_to_codes(latents) - latents).detach()
-        decompressed = self.model.decompressor(codes, counts, state)[:, : features.shape[1]]
-        assert outcome.target is not None
-        assert outcome.lengths is not None
-        size = min(decompressed.shape[1], outcome.target.shape[1])  # a causal encoder has a frame more than others
-        real = length_mask(outcome.lengths, size)
-        frames = latents[length_mask(counts, latents.shape[1])]
-        outcome.tokens = quantizer.codes_to_tokens(frames)
-        outcome.features = decompressed
-        if recipe.feature_weight or not self.training:
-            outcome.losses["mse"] = F.mse_loss(decompressed[:, :size][real].float(), outcome.target[:, :size][real])
-        if recipe.entropy_weight:
-            if self.training and recipe.entropy_frames:
-                frames = frames[torch.randperm(len(frames), device=frames.device)[: recipe.entropy_frames]]
-            outcome.losses["entropy_loss"] = entropy_loss(
-                frames, quantizer, recipe.inverse_temperature, recipe.entropy_bits
-            )
+        decompressed = self.model.decompressor(codes, num_tokens, state)[:, : features.shape[1]]
+        assert output.target_features is not None
+        assert output.feature_lengths is not None
+
+        real_latents = latents[length_mask(num_tokens, latents.shape[1])]
+        output.tokens = quantizer.codes_to_tokens(real_latents)
+        output.features = decompressed
+        if config.feature_weight or not self.training:
+            # A causal encoder gives a frame more than a full-context one.
+            size = min(decompressed.shape[1], output.target_features.shape[1])
+            real = length_mask(output.feature_lengths, size)
+            target = output.target_features[:, :size][real]
+            output.losses["mse"] = F.mse_loss(decompressed[:, :size][real].float(), target)
+        if config.entropy is not None:
+            if self.training and config.entropy.frames:
+                order = torch.randperm(len(real_latents), device=real_latents.device)
+                real_latents = real_latents[order[: config.entropy.frames]]
+            output.losses["entropy_loss"] = entropy_loss(real_latents, quantizer)
         return decompressed
 
-    def _decode(self, features: Tensor, lengths: Tensor, batch: Batch, outcome: Outcome) -> None:
-        """Spec A.1: log-mel L1; the discriminators' part is the trainer's."""
-        model, recipe = self.model, self.recipe
-        if recipe.decoder_input == "target":
-            assert outcome.target is not None
-            assert outcome.lengths is not None
-            features, lengths = outcome.target, outcome.lengths
-        elif recipe.decoder_input == "decompressed":
-            with torch.no_grad():
-                state = model._new_state(features)
-                codes = model.quantizer.latents_to_codes(model.compressor(features, lengths, state))
-                features = model.decompressor(codes, model.compressor.num_frames(lengths), state)
-        real = batch.spoken
-        if self.training and recipe.crop_seconds:
-            features, real = self._crop(features, lengths, real)
-        generated = model.decoder(features, None, model._new_state(features)).float()
-        size = min(generated.shape[1], real.shape[1])
-        outcome.generated, outcome.real = generated[:, :size], real[:, :size]
-        rate, hop = model.config.output_sampling_rate, model.config.decoder_config.hop_length
-        if recipe.mel_weight or not self.training:
-            outcome.losses["mel"] = losses.mel_loss(outcome.generated, outcome.real, rate, hop)
-        if recipe.stft_weight:
-            outcome.losses["stft"] = losses.stft_loss(outcome.generated, outcome.real)
+    def _decode(
+        self,
+        config: DecoderStageConfig | JointStageConfig,
+        features: Tensor,
+        lengths: Tensor,
+        batch: Batch,
+        output: StageOutput,
+    ) -> None:
+        """Decode features (B, T, D) and add spectral losses."""
+        model = self.model
+        target = batch.target_audio
+        if self.training and config.crop_seconds:
+            features, target = self._crop(config.crop_seconds, features, lengths, target)
+        decoded = model.decoder(features, None, model._new_state(features)).float()
+        size = min(decoded.shape[1], target.shape[1])
+        output.decoded = decoded[:, :size]
+        output.target_audio = target[:, :size]
+        sampling_rate = model.config.output_sampling_rate
+        hop_length = model.config.decoder_config.hop_length
+        if config.mel_weight or not self.training:
+            output.losses["mel"] = mel_loss(output.decoded, output.target_audio, sampling_rate, hop_length)
+        if config.stft_weight:
+            output.losses["stft"] = stft_loss(output.decoded, output.target_audio)
 
-    def _crop(self, features: Tensor, lengths: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """The same random stretch of both, another one for each item."""
+    def _crop(self, seconds: float, features: Tensor, lengths: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut the same random stretch of features (B, T, D) and audio (B, T'), another one for each item."""
         config = self.model.config
         hop = config.decoder_config.hop_length
-        size = max(1, round(self.recipe.crop_seconds * config.sampling_rate / config.hop_length))
-        last = (lengths - size).clamp(min=0)
-        starts = (torch.rand(len(last)) * (last.cpu() + 1)).long().tolist()
-        cut = torch.stack([f[s : s + size] for f, s in zip(features, starts, strict=True)])
-        real = F.pad(real, (0, max(0, features.shape[1] * hop - real.shape[1])))
-        return cut, torch.stack([r[s * hop : (s + size) * hop] for r, s in zip(real, starts, strict=True)])
+        size = max(1, round(seconds * config.sampling_rate / config.hop_length))
+        last_start = (lengths - size).clamp(min=0)
+        starts = (torch.rand(len(last_start)) * (last_start.cpu() + 1)).long().tolist()
+        audio = F.pad(audio, (0, max(0, features.shape[1] * hop - audio.shape[1])))
+        cut_features = []
+        cut_audio = []
+        for i, start in enumerate(starts):
+            cut_features.append(features[i, start : start + size])
+            cut_audio.append(audio[i, start * hop : (start + size) * hop])
+        return torch.stack(cut_features), torch.stack(cut_audio)
 
-    def _judge(self, outcome: Outcome) -> None:
-        assert self.teacher is not None
-        assert outcome.target is not None
-        if outcome.generated is not None and outcome.real is not None:
-            pair = (self.teacher.mel(outcome.generated), self.teacher.mel(outcome.real))
-            inner, divergence = self.teacher.distance(*pair)
+    def _add_teacher_losses(self, teacher: Teacher, output: StageOutput) -> None:
+        if output.decoded is not None and output.target_audio is not None:
+            hidden, posterior = teacher.distance(teacher.mel(output.decoded), teacher.mel(output.target_audio))
         else:
-            assert outcome.features is not None
-            inner, divergence = self.teacher.distance(outcome.features, outcome.target, outcome.lengths)
-        outcome.losses |= {"teacher": inner, "posterior": divergence}
+            assert output.features is not None
+            assert output.target_features is not None
+            hidden, posterior = teacher.distance(output.features, output.target_features, output.feature_lengths)
+        output.losses["teacher"] = hidden
+        output.losses["posterior"] = posterior
+
+
+class DistillationStage(nn.Module):
+    """A causal encoder learns the outputs of a full-context one (arXiv 2509.16195).
+
+    Stage position trains only the positional convolution, stage encoder everything but it and the relative embedding.
+
+    Args:
+        model: the causal codec.
+        config: of the stage.
+        target: the full-context codec of the same widths.
+
+    Raises:
+        ValueError: one of the encoders is not a WavLM, or they differ in width or layers.
+    """
+
+    def __init__(self, model: FocalCodecModel, config: DistillationStageConfig, target: FocalCodecModel) -> None:
+        super().__init__()
+        self.model = model
+        self.target = target
+        found = _wavlm_size(model)
+        expected = _wavlm_size(target)
+        if found is None or found != expected:
+            raise ValueError(
+                "model.encoder is distilled from the encoder of target, so both must be WavLM encoders of the same "
+                f"(dim, num_layers), found {found or 'no WavLM encoder'} and {expected or 'no WavLM encoder'}"
+            )
+        self.positional = config.stage == "position"
+        self.requires_grad_(False)
+        transformer = _transformer(model)
+        model.encoder.requires_grad_(not self.positional)
+        transformer.relative_embedding.requires_grad_(False)
+        transformer.positional_embedding.requires_grad_(self.positional)
+
+    @property
+    def trained_model(self) -> FocalCodecModel:
+        """The model that a checkpoint and the finished run hold."""
+        return self.model
+
+    def forward(self, batch: Batch) -> StageOutput:
+        """Squared error of the positional convolution's output, or the weighted one of the layers' outputs."""
+        with torch.no_grad():
+            targets = self._outputs(self.target, batch)
+        outputs = self._outputs(self.model, batch)
+        # A causal encoder gives a frame more than a full-context one.
+        num_frames = torch.minimum(
+            self.model.encoder.num_frames(batch.lengths), self.target.encoder.num_frames(batch.lengths)
+        )
+        size = int(num_frames.max())
+        real = length_mask(num_frames, size)
+        weights = torch.ones(1)
+        if len(outputs) > 1:
+            weights = torch.linspace(_FIRST_LAYER_WEIGHT, _LAST_LAYER_WEIGHT, len(outputs))
+        errors = []
+        for weight, found, wanted in zip(weights.tolist(), outputs, targets, strict=True):
+            errors.append(weight * F.mse_loss(found[:, :size][real], wanted[:, :size][real]))
+        return StageOutput({"mse": torch.stack(errors).mean()})
+
+    def _outputs(self, model: FocalCodecModel, batch: Batch) -> list[Tensor]:
+        """Return what the positional convolution adds, or the outputs of all layers: each (B, T, D)."""
+        transformer = _transformer(model)
+        modules = [transformer.positional_embedding] if self.positional else list(transformer.layers)
+        outputs: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
+            outputs.append(output)
+
+        hooks = [module.register_forward_hook(keep) for module in modules]
+        try:
+            model.encoder(batch.input_audio, batch.lengths, model._new_state(batch.input_audio))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return outputs
 
 
 class TeacherStage(nn.Module):
-    """A recogniser of letters learns from transcripts, by CTC."""
+    """A recognizer of letters is trained on transcripts, by CTC."""
 
     def __init__(self, teacher: Teacher) -> None:
         super().__init__()
         self.teacher = teacher
 
-    def learning(self) -> Teacher:
-        """What a checkpoint and the finished run hold."""
+    @property
+    def trained_model(self) -> Teacher:
+        """The model that a checkpoint and the finished run hold."""
         return self.teacher
 
-    def forward(self, batch: Batch) -> Outcome:
-        """CTC loss per letter."""
-        frames = self.teacher.mel.num_frames(batch.lengths)
-        logits, _ = self.teacher(self.teacher.mel(batch.heard, batch.lengths), frames)
-        letters = [self.teacher.encode_text(text) for text in batch.texts]
+    def forward(self, batch: Batch) -> StageOutput:
+        """CTC loss per letter, and in evaluation what was recognized."""
+        num_frames = self.teacher.mel.num_frames(batch.lengths)
+        logits, _ = self.teacher(self.teacher.mel(batch.input_audio, batch.lengths), num_frames)
+        letters: list[int] = []
+        num_letters = []
+        for text in batch.texts:
+            encoded = self.teacher.encode_text(text)
+            letters.extend(encoded)
+            num_letters.append(len(encoded))
         loss = F.ctc_loss(
             logits.float().log_softmax(-1).transpose(0, 1),
-            torch.tensor([letter for text in letters for letter in text], device=logits.device),
-            frames,
-            torch.tensor([len(text) for text in letters], device=logits.device),
-            zero_infinity=True,  # more letters than frames can hold
+            torch.tensor(letters, device=logits.device),
+            num_frames,
+            torch.tensor(num_letters, device=logits.device),
+            zero_infinity=True,  # a text may have more letters than its recording has frames
         )
-        recognised: tuple[str, ...] = ()
+        transcripts = []
         if not self.training:
-            recognised = tuple(self.teacher.decode(row[:n]) for row, n in zip(logits, frames.tolist(), strict=True))
-        return Outcome({"ctc": loss}, recognised=recognised)
+            for item_logits, size in zip(logits, num_frames.tolist(), strict=True):
+                transcripts.append(self.teacher.decode(item_logits[:size]))
+        return StageOutput({"ctc": loss}, transcripts=tuple(transcripts))
+
+
+Stage = CodecStage | DistillationStage | TeacherStage
+
+
+def audio_rates(stage: Stage) -> AudioRates:
+    """Return the sampling rates of the batches that a stage takes."""
+    if isinstance(stage, TeacherStage):
+        teacher = stage.teacher.config
+        return AudioRates(teacher.sampling_rate, teacher.sampling_rate, teacher.hop_length)
+    codec = stage.model.config
+    return AudioRates(codec.sampling_rate, codec.output_sampling_rate, codec.samples_per_token)
 
 
 def encode(model: FocalCodecModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """-> features (B, T, D) in float32, and how many frames of each item are real (B,)"""
-    with torch.autocast(batch.heard.device.type, enabled=False):
-        features = model.encoder(batch.heard, batch.lengths, model._new_state(batch.heard))
+    """Return features (B, T, D) in float32, and the number of real frames of each item (B,)."""
+    with torch.autocast(batch.input_audio.device.type, enabled=False):
+        features = model.encoder(batch.input_audio, batch.lengths, model._new_state(batch.input_audio))
     return features, model.encoder.num_frames(batch.lengths)
+
+
+# ---- building a stage with its weights ----
+
+
+def build_stage(config: StageConfig) -> Stage:
+    """Build a stage with its models. New weights are random: seed them before.
+
+    Raises:
+        OSError, ValueError: weights that do not exist, or do not fit.
+    """
+    if config.stage == "teacher":
+        return TeacherStage(Teacher.from_config(config.teacher_model))
+    model = FocalCodecModel(FocalCodecConfig(**config.model))
+    for part, source in config.parts_from.items():
+        _load_part(model, part, source)
+    target = None
+    if config.stage != "joint" and config.target is not None:
+        target = FocalCodecModel.from_pretrained(config.target)
+        _check_target(model, target)
+    if config.stage == "position" or config.stage == "encoder":
+        assert target is not None
+        return DistillationStage(model, config, target)
+    teacher = None
+    if config.teacher is not None:
+        teacher = Teacher.from_pretrained(config.teacher.folder)
+        _check_teacher(model, config, teacher)
+    return CodecStage(model, config, target, teacher)
+
+
+def _load_part(model: FocalCodecModel, part: str, source: str) -> None:
+    """Copy the weights of one part from another codec."""
+    trained = getattr(FocalCodecModel.from_pretrained(source), part)
+    try:
+        result = getattr(model, part).load_state_dict(trained.state_dict(), strict=False)
+    except RuntimeError as error:  # other shapes
+        raise ValueError(f"parts_from: the {part} of {source} does not fit model.{part}: {error}") from None
+    # Step 4 of the causal codec has no refiner, step 5 begins with a new one (arXiv 2509.16195).
+    missing = [key for key in result.missing_keys if not key.startswith("refiner.")]
+    if missing or result.unexpected_keys:
+        raise ValueError(
+            f"parts_from: the {part} of {source} and model.{part} differ in {[*missing, *result.unexpected_keys]}"
+        )
+
+
+def _check_target(model: FocalCodecModel, target: FocalCodecModel) -> None:
+    found = (model.config.encoder_config.dim, model.config.encoder_config.hop_length)
+    expected = (target.config.encoder_config.dim, target.config.encoder_config.hop_length)
+    if found != expected:
+        raise ValueError(f"target gives features of (dim, hop_length) = {expected}, but model.encoder of {found}")
+
+
+def _check_teacher(model: FocalCodecModel, config: CodecConfig, teacher: Teacher) -> None:
+    """A teacher reads the decoded waveform, or the decompressed features if those are its own log-mel frames."""
+    expected = teacher.config
+    if config.stage == "quantizer":
+        if not isinstance(model.encoder, MelEncoder) or model.encoder.config != expected.mel:
+            raise ValueError(
+                f"in stage quantizer a teacher reads the features, so model.encoder must give its input, "
+                f"{expected.mel}; found {model.config.encoder}. Use the teacher in stage decoder or joint, where it "
+                "reads the waveform"
+            )
+    elif model.config.output_sampling_rate != expected.sampling_rate:
+        raise ValueError(
+            f"teacher reads {expected.sampling_rate} Hz, but model.decoder writes "
+            f"{model.config.output_sampling_rate} Hz: train the teacher at the rate of the decoder"
+        )
+
+
+def _wavlm_size(model: FocalCodecModel) -> tuple[int, int] | None:
+    """Return (dim, num_layers) of the encoder, or None if it is not a WavLM."""
+    if not isinstance(model.encoder, WavLMEncoder):
+        return None
+    return model.encoder.config.dim, model.encoder.config.num_layers
+
+
+def _transformer(model: FocalCodecModel) -> TransformerEncoder:
+    assert isinstance(model.encoder, WavLMEncoder)
+    return model.encoder.encoder

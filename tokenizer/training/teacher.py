@@ -1,8 +1,10 @@
-"""A small recogniser of letters whose hearing judges a codec. B batch, T frames, D width, C characters.
+"""The teacher: a small speech recognizer of letters, whose hidden layers serve as a perceptual loss of the codec.
 
-Squared error of features weighs a hiss as much as a consonant. A recogniser that was trained on transcripts (by CTC,
-Graves et al., 2006) has inner layers in which what tells words apart is large: a codec that keeps those keeps the
-words, also of recordings that have no transcript. (Perceptual losses: Johnson et al., 2016, arXiv 1603.08155.)
+The squared error of features weighs noise as much as consonants. The hidden layers of a recognizer that was trained on
+transcripts (by CTC, Graves et al., 2006) amplify what tells words apart. A codec that preserves them preserves words,
+also of recordings without a transcript. (Perceptual losses: Johnson et al., 2016, arXiv 1603.08155.)
+
+B batch, T frames, D width, C characters.
 """
 
 import dataclasses
@@ -24,7 +26,7 @@ from ..focalcodec.parts import MelConfig, build_part
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """A stack of ConvNeXt-like blocks on log-mel frames. The mel values are those of the codec's "mel" encoder."""
+    """A stack of ConvNeXt-like blocks on log-mel frames. The defaults of the mel are those of the "mel" encoder."""
 
     bands: int = 80
     n_fft: int = 1024
@@ -44,7 +46,7 @@ class TeacherConfig:
 
     @property
     def mel(self) -> MelConfig:
-        """What the teacher hears."""
+        """The input of the teacher."""
         return MelConfig(self.bands, self.n_fft, self.hop_length, self.sampling_rate, self.mean, self.std)
 
 
@@ -62,15 +64,15 @@ class Teacher(nn.Module):
 
     @classmethod
     def from_config(cls, values: dict[str, Any]) -> "Teacher":
-        """Build from the fields of `TeacherConfig`; unknown ones are refused."""
+        """Build a teacher from the fields of `TeacherConfig`; unknown ones are refused."""
         return cls(build_part("teacher_model", values, TeacherConfig))
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> "Teacher":
-        """Load what `save_pretrained` wrote, ready to judge.
+        """Load a frozen teacher that `save_pretrained` wrote.
 
         Raises:
-            OSError: there is no teacher.
+            OSError: the folder holds no teacher.
         """
         path = Path(folder) / "teacher.json"
         if not path.is_file():
@@ -83,11 +85,12 @@ class Teacher(nn.Module):
         """Write `teacher.json` and `teacher.safetensors`."""
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(folder / "teacher.safetensors") as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, temporary)
+            weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+            save_file(weights, temporary)
         write_whole(folder / "teacher.json", json.dumps(dataclasses.asdict(self.config), indent=1).encode())
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """x (B, T, bands), lengths (B,) in frames -> logits, and the output (B, T, D) of every layer"""
+        """x (B, T, bands), lengths (B,) in frames -> logits, and the output (B, T, D) of every layer."""
         mask = None if lengths is None else length_mask(lengths, x.shape[1])
         x = self.in_proj(zero_padding(x, mask).mT).mT
         hidden = []
@@ -96,38 +99,43 @@ class Teacher(nn.Module):
             hidden.append(x)
         return self.out_proj(self.norm(x)), hidden
 
-    def distance(self, heard: Tensor, original: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """How differently two signals sound to the teacher.
+    def distance(self, decoded: Tensor, original: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return how far two signals are apart for the teacher.
 
         Args:
-            heard, original: (B, T, bands); gradients flow to `heard` only.
+            decoded: (B, T, bands), through which gradients flow.
+            original: (B, T, bands).
             lengths: (B,) in frames.
 
         Returns:
-            the squared distance of the layers' outputs in units of their variance, a mean over layers; and the
-            divergence KL(original || heard) of what is recognised, in nats per frame.
+            The squared distance of the hidden layers in units of their variance, averaged over layers; and the
+            divergence KL(original || decoded) of the output distributions, in nats per frame.
         """
         with torch.no_grad():
-            wanted_logits, wanted = self(original, lengths)
-        logits, hidden = self(heard, lengths)
-        real = torch.ones(heard.shape[:2], dtype=torch.bool, device=heard.device)
+            original_logits, original_hidden = self(original, lengths)
+        logits, hidden = self(decoded, lengths)
+        real = torch.ones(decoded.shape[:2], dtype=torch.bool, device=decoded.device)
         if lengths is not None:
-            real = length_mask(lengths, heard.shape[1])
-        errors = [(a[real] - b[real]).square().mean() / b[real].var() for a, b in zip(hidden, wanted, strict=True)]
+            real = length_mask(lengths, decoded.shape[1])
+        errors = []
+        for ours, theirs in zip(hidden, original_hidden, strict=True):
+            error = (ours[real] - theirs[real]).square().mean()
+            errors.append(error / theirs[real].var())
         divergence = F.kl_div(
             logits[real].float().log_softmax(-1),
-            wanted_logits[real].float().log_softmax(-1),
+            original_logits[real].float().log_softmax(-1),
             log_target=True,
             reduction="batchmean",
         )
         return torch.stack(errors).mean(), divergence
 
     def encode_text(self, text: str) -> list[int]:
-        """Letters it knows, from 1; others are left out."""
-        return [self.config.characters.index(c) + 1 for c in text.lower() if c in self.config.characters]
+        """Return the indices of letters, from 1 on because 0 is the blank; unknown letters are left out."""
+        characters = self.config.characters
+        return [characters.index(letter) + 1 for letter in text.lower() if letter in characters]
 
     def decode(self, logits: Tensor) -> str:
-        """Best path of (T, 1 + C)."""
+        """Return the text of the best path through logits (T, 1 + C)."""
         best = torch.unique_consecutive(logits.argmax(dim=-1))
         return "".join(self.config.characters[i - 1] for i in best.tolist() if i)
 
@@ -137,7 +145,8 @@ class TeacherLayer(nn.Module):
 
     def __init__(self, config: TeacherConfig) -> None:
         super().__init__()
-        dim, kernel = config.dim, config.kernel_size
+        dim = config.dim
+        kernel = config.kernel_size
         self.conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
         self.norm = nn.LayerNorm(dim)
         self.feed_forward = nn.Sequential(
@@ -145,5 +154,5 @@ class TeacherLayer(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """mask (B, T), True where a frame is real"""
+        """mask (B, T), True where a frame is real."""
         return x + self.feed_forward(self.norm(self.conv(zero_padding(x, mask).mT).mT))

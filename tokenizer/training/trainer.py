@@ -1,105 +1,224 @@
-"""One update: forward, discriminators, losses, gradients, learning rate, average."""
+"""Train one stage of a codec: setup, the training loop, checkpoints. A stopped run continues where it was."""
 
 import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
-from .adversary import Adversary
-from .average import Average
-from .config import CodecTrainingConfig
-from .dataset import Batch
-from .schedule import Schedule
+from ..focalcodec import FocalCodecModel
+from .checkpoint import load_checkpoint, load_discriminators, save_checkpoint, write_machine, write_recipe
+from .config import StageConfig, result_folder
+from .dataset import ClipDataset, open_datasets
+from .discriminators import GAN
+from .logging import RunLogger
+from .losses import weighted_sum
+from .optimization import Schedule, WeightAverage
+from .stages import CodecStage, Stage, TeacherStage, audio_rates, build_stage
+from .teacher import Teacher
+from .validation import EmbedFunction, TranscribeFunction, Validation
+
+logger = logging.getLogger(__name__)
+
+_LOG_EVERY = 50  # steps
+
+
+def train_codec(
+    config: StageConfig,
+    paths: Sequence[Path],
+    folder: Path,
+    quiet: bool = False,
+    texts: Sequence[str | None] | None = None,
+    asr: TranscribeFunction | None = None,
+    embed: EmbedFunction | None = None,
+) -> FocalCodecModel | Teacher:
+    """Train one stage on audio files; its model is saved in `folder/model`, logs and checkpoint beside it.
+
+    Under `accelerate launch` the processes share each batch, with the same result as one process.
+
+    Args:
+        config: of the stage.
+        paths: audio files; the last `config.validation_files` of them are only evaluated.
+        folder: of the run. A run that stands there already is continued, if its recipe is the same.
+        quiet: show no progress bars.
+        texts: transcript of each file. Stage teacher uses files that have one, and saves `folder/teacher`.
+        asr: transcribes audio; evaluations then report how many words decoding changes (dWER).
+        embed: gives speaker embeddings; evaluations then report the similarity of decoded voices.
+
+    Returns:
+        The trained model, with the weights of the last step; the averaged ones are saved.
+
+    Raises:
+        ValueError: the folder holds a run of another recipe, or there are too few files.
+    """
+    has_gpu = torch.cuda.is_available()
+    # Without a GPU, accelerate must be told so, or processes do not form a group.
+    use_cpu = not has_gpu and not torch.backends.mps.is_available()
+    accelerator = Accelerator(cpu=use_cpu, mixed_precision="bf16" if config.bf16 and has_gpu else "no")
+    torch.manual_seed(config.seed)
+    stage = build_stage(config)
+    rates = audio_rates(stage)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_recipe(config, folder)
+        write_machine(folder, accelerator.device, accelerator.num_processes)
+    train_dataset, eval_dataset = open_datasets(
+        config, paths, texts, rates, accelerator.process_index, accelerator.num_processes, progress=not quiet
+    )
+    codebook_size = 0 if isinstance(stage, TeacherStage) else stage.model.config.codebook_size
+    validation = Validation(eval_dataset, rates.output, codebook_size, asr, embed)
+    run_logger = RunLogger(folder, rates.output, silent=not accelerator.is_main_process)
+    trainer = Trainer(config, stage, accelerator, train_dataset, validation, run_logger)
+    trainer.restore()
+    trainer.train(quiet)
+    model = stage.trained_model
+    with trainer.eval_mode():
+        if accelerator.is_main_process:
+            model.save_pretrained(result_folder(folder, config))
+    return model
 
 
 class Trainer:
-    """A stage with its optimiser and all that changes from step to step.
+    """A stage with its optimizer, and everything that changes from step to step.
 
     Args:
-        stage: `CodecStage`, `DistillationStage` or `TeacherStage`.
-        recipe: how it learns.
-        accelerator: device, precision, and the gradients of several processes.
-        epoch_steps: steps in which the corpus is heard once.
+        config: of the stage.
+        stage: computes the losses of a batch.
+        accelerator: device, precision, and gradients of several processes.
+        train_dataset: item i is the batch of step i.
+        validation: evaluates the stage.
+        run_logger: writes metrics; its folder holds the checkpoint too.
     """
 
-    def __init__(self, stage: Any, recipe: CodecTrainingConfig, accelerator: Accelerator, epoch_steps: int) -> None:
-        self.recipe, self.accelerator = recipe, accelerator
-        self.schedule = Schedule(recipe, epoch_steps)
-        self.learning: nn.Module = stage.learning()
-        self.parameters = {name: p for name, p in self.learning.named_parameters() if p.requires_grad}
+    def __init__(
+        self,
+        config: StageConfig,
+        stage: Stage,
+        accelerator: Accelerator,
+        train_dataset: ClipDataset,
+        validation: Validation,
+        run_logger: RunLogger,
+    ) -> None:
+        self.config = config
+        self.accelerator = accelerator
+        self.train_dataset = train_dataset
+        self.validation = validation
+        self.run_logger = run_logger
+        self.next_step = 0
+        self.loss_weights = loss_weights(config)
+        self.schedule = Schedule(config, train_dataset.steps_per_epoch)
+        trained_model: nn.Module = stage.trained_model
+        self.parameters = {name: p for name, p in trained_model.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(
-            self.parameters.values(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay
+            self.parameters.values(), config.learning_rate, config.betas, weight_decay=config.weight_decay
         )
         self.stage, self.optimizer = accelerator.prepare(stage, optimizer)
-        self.average = Average(self.parameters, recipe.ema) if recipe.ema else None
-        self.adversary = Adversary(recipe, accelerator) if recipe.use_gan else None
+        self.average = WeightAverage(self.parameters, config.ema) if config.ema else None
+        self.gan = None
+        if isinstance(stage, CodecStage) and stage.config.gan is not None:
+            self.gan = GAN(stage.config.gan, config, accelerator)
+            if stage.config.gan.start_from is not None:
+                self.gan.load_state_dict(load_discriminators(Path(stage.config.gan.start_from)))
 
-    def step(self, batch: Batch, number: int) -> dict[str, Tensor]:
-        """Update number `number`, from 0; -> its losses."""
-        # Dropout and random crops follow from the seed and the step, on every device, so a resumed run repeats them.
-        torch.manual_seed(hash((self.recipe.seed, number, self.accelerator.process_index)))
-        rate = self.schedule.rate(number)
-        self.stage.train()
-        outcome = self.stage(batch.to(self.accelerator.device))
-        logs = {}
-        if self.adversary is not None and number >= self.recipe.adversarial_from:
-            real, generated = outcome.real, outcome.generated
-            if self.recipe.adversarial_features:
-                real, generated = outcome.target, outcome.features
-            logs["discriminator"] = self.adversary.discriminator_step(real, generated, rate)
-            outcome.losses |= self.adversary.generator_losses(real, generated)
-        loss = self.total(outcome.losses)
-        self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(self.parameters.values(), self.recipe.max_grad_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update(number)
-        losses = {name: value.detach() for name, value in outcome.losses.items()}
-        return {"loss": loss.detach(), **losses, **logs, "gradient_norm": norm, "learning_rate": torch.tensor(rate)}
+    def train(self, quiet: bool = False) -> None:
+        """Train from the next step to the last one."""
+        config = self.config
+        accelerator = self.accelerator
+        steps = range(self.next_step, config.steps)
+        batches = DataLoader(self.train_dataset, batch_size=None, sampler=steps, num_workers=config.workers)
+        hide_bar = quiet or not accelerator.is_main_process
+        bar = tqdm(batches, config.stage, config.steps, initial=self.next_step, disable=hide_bar)
+        logger.info("%.2f h of audio, step %d of %d", self.train_dataset.seconds / 3600, self.next_step, config.steps)
+        for step, batch in zip(steps, bar, strict=True):
+            # Dropout and random crops depend only on the seed and the step, so a resumed run repeats them.
+            torch.manual_seed(hash((config.seed, step, accelerator.process_index)))
+            learning_rate = self.schedule.rate(step)
 
-    def total(self, losses: dict[str, Tensor]) -> Tensor:
-        """The weighted sum of the losses."""
-        r = self.recipe
-        weights = {
-            "mse": r.feature_weight,
-            "entropy_loss": r.entropy_weight,
-            "mel": r.mel_weight,
-            "stft": r.stft_weight,
-            "generator": r.adversarial_weight,
-            "matching": r.matching_weight,
-            "teacher": r.teacher_weight,
-            "posterior": r.posterior_weight,
-            "ctc": 1.0,
-        }
-        return torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+            # Forward pass: all losses but those of discriminators.
+            self.stage.train()
+            output = self.stage(batch.to(accelerator.device))
+
+            # Discriminators are updated first, then they score what the codec generated.
+            discriminator_metrics = {}
+            if self.gan is not None:
+                real = output.target_audio
+                generated = output.decoded
+                if config.stage == "quantizer":
+                    real = output.target_features
+                    generated = output.features
+                discriminator_loss = self.gan.discriminator_step(real, generated, learning_rate)
+                discriminator_metrics["discriminator"] = discriminator_loss
+                output.losses |= self.gan.generator_losses(real, generated)
+
+            # Backward pass and update.
+            loss = weighted_sum(output.losses, self.loss_weights)
+            self.optimizer.zero_grad()
+            accelerator.backward(loss)
+            gradient_norm = accelerator.clip_grad_norm_(self.parameters.values(), config.max_grad_norm)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update(step)
+
+            # Evaluation, log, checkpoint.
+            self.next_step = step + 1
+            is_last = self.next_step == config.steps
+            is_evaluation = is_last or self.next_step % config.evaluate_every == 0
+            metrics: dict[str, Any] = {"loss": loss.detach()}
+            for name, value in output.losses.items():
+                metrics[name] = value.detach()
+            metrics |= {**discriminator_metrics, "gradient_norm": gradient_norm, "learning_rate": learning_rate}
+            if is_evaluation:
+                metrics |= self.evaluate()
+            if is_evaluation or self.next_step % _LOG_EVERY == 0:
+                self.run_logger.write(self.next_step, metrics)
+            if accelerator.is_main_process and (is_last or self.next_step % config.checkpoint_every == 0):
+                save_checkpoint(self.run_logger.folder, self.state_dict())
+        accelerator.wait_for_everyone()
+        self.run_logger.close()
+
+    def evaluate(self) -> dict[str, float]:
+        """Evaluate the stage, and let the schedule know about its loss."""
+        with self.eval_mode() as stage:
+            metrics, outputs = self.validation(stage, self.loss_weights, self.accelerator.device)
+        self.schedule.observe(metrics["validation_loss"])
+        self.run_logger.write_samples(self.next_step, outputs)
+        return metrics
 
     @contextlib.contextmanager
-    def eval_mode(self) -> Any:
-        """Within this, the stage is in evaluation mode, with the averaged weights if there are any; yields it."""
+    def eval_mode(self) -> Iterator[nn.Module]:
+        """Within this context, the stage is in evaluation mode, with averaged weights if there are any; yields it."""
         stage = self.accelerator.unwrap_model(self.stage)
-        training = stage.training
+        was_training = stage.training
         with self.average.applied() if self.average is not None else contextlib.nullcontext():
             stage.eval()
             yield stage
-        stage.train(training)
+        stage.train(was_training)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold: nothing that is frozen."""
+        """Return what a checkpoint holds: no frozen weights."""
         return {
-            "weights": {name: p.detach() for name, p in self.parameters.items()},
+            "step": self.next_step,
+            "weights": {name: parameter.detach() for name, parameter in self.parameters.items()},
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
-            "adversary": self.adversary.state_dict() if self.adversary is not None else None,
+            "gan": self.gan.state_dict() if self.gan is not None else None,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where a checkpoint was written."""
+    def restore(self) -> None:
+        """Continue from the checkpoint in the run's folder, if there is one."""
+        state = load_checkpoint(self.run_logger.folder)
+        if state is None:
+            return
+        self.next_step = state["step"]
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(state["weights"][name])
@@ -107,5 +226,28 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        if self.adversary is not None:
-            self.adversary.load_state_dict(state["adversary"])
+        if self.gan is not None:
+            self.gan.load_state_dict(state["gan"])
+
+
+def loss_weights(config: StageConfig) -> dict[str, float]:
+    """Return the weight of each loss that a stage can have."""
+    if config.stage == "teacher":
+        return {"ctc": 1.0}
+    if config.stage == "position" or config.stage == "encoder":
+        return {"mse": 1.0}
+    weights = {}
+    if config.stage == "quantizer" or config.stage == "joint":
+        weights["mse"] = config.feature_weight
+        if config.entropy is not None:
+            weights["entropy_loss"] = config.entropy.weight
+    if config.stage == "decoder" or config.stage == "joint":
+        weights["mel"] = config.mel_weight
+        weights["stft"] = config.stft_weight
+    if config.teacher is not None:
+        weights["teacher"] = config.teacher.hidden_weight
+        weights["posterior"] = config.teacher.posterior_weight
+    if config.gan is not None:
+        weights["generator"] = config.gan.weight
+        weights["matching"] = config.gan.matching_weight
+    return weights

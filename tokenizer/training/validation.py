@@ -1,33 +1,36 @@
-"""What a stage is worth on recordings that it did not learn from, each of them whole. T samples."""
+"""Evaluation of a stage on whole recordings that it was not trained on. T samples."""
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .dataset import Batch
-from .stages import Outcome
-from .trainer import Trainer
+from .losses import weighted_sum
+from .stages import StageOutput
 
 logger = logging.getLogger(__name__)
 
-Recogniser = Callable[[np.ndarray, int], str]  # audio (T,), rate in Hz -> text
-Embed = Callable[[np.ndarray, int], np.ndarray]  # audio (T,), rate in Hz -> the voice, a vector of unit length
+TranscribeFunction = Callable[[np.ndarray, int], str]  # audio (T,), rate in Hz -> text
+EmbedFunction = Callable[[np.ndarray, int], np.ndarray]  # audio (T,), rate in Hz -> speaker embedding of unit length
+
+# Share of the codes that uniform use would show below which a warning is logged.
+_MIN_CODE_SHARE = 0.5
 
 
 class Validation:
-    """Held-out recordings.
+    """Evaluates a stage on recordings of its own.
 
     Args:
         batches: one recording each.
-        sampling_rate: of what is decoded, in Hz.
+        sampling_rate: of decoded audio, in Hz.
         codebook_size: number of codes, 0 if there are none.
-        recognise: what hears words, for dWER: words that change between a recording and what is decoded of it.
-        embed: what hears voices, for their similarity.
+        asr: transcribes audio, for the share of words that change between a recording and its decoded version (dWER).
+        embed: gives speaker embeddings, for the similarity of the two.
     """
 
     def __init__(
@@ -35,67 +38,98 @@ class Validation:
         batches: Sequence[Batch],
         sampling_rate: int,
         codebook_size: int = 0,
-        recognise: Recogniser | None = None,
-        embed: Embed | None = None,
+        asr: TranscribeFunction | None = None,
+        embed: EmbedFunction | None = None,
     ) -> None:
-        self.batches, self.sampling_rate, self.codebook_size = batches, sampling_rate, codebook_size
-        self.recognise, self.embed = recognise, embed
-        self._references: list[list[str]] = []
+        self.batches = batches
+        self.sampling_rate = sampling_rate
+        self.codebook_size = codebook_size
+        self.asr = asr
+        self.embed = embed
+        self._references: list[list[str]] = []  # words of the recordings, transcribed once
 
     @torch.no_grad()
-    def __call__(self, trainer: Trainer) -> tuple[dict[str, float], list[Outcome]]:
-        """-> metrics, and the outcome of every recording"""
-        with trainer.eval_mode() as stage:
-            outcomes = [stage(batch.to(trainer.accelerator.device)) for batch in self.batches]
-        names = outcomes[0].losses
-        means = {name: torch.stack([o.losses[name] for o in outcomes]).mean() for name in names}
-        metrics = {f"validation_{name}": float(value) for name, value in means.items()}
-        metrics["validation_loss"] = float(trainer.total(means))
-        if outcomes[0].tokens is not None:
-            metrics |= self._use(torch.cat([o.tokens for o in outcomes]), trainer.recipe.usage_floor)
-        if outcomes[0].recognised:
-            metrics["validation_letter_errors"] = self._letter_errors(outcomes)
-        if self.recognise is not None and outcomes[0].generated is not None:
-            metrics["validation_dwer"] = self._changed_words(outcomes, self.recognise)
-        if self.embed is not None and outcomes[0].generated is not None:
-            metrics["validation_similarity"] = self._similarity(outcomes, self.embed)
-        return metrics, outcomes
+    def __call__(
+        self, stage: nn.Module, loss_weights: Mapping[str, float], device: torch.device
+    ) -> tuple[dict[str, float], list[StageOutput]]:
+        """Evaluate a stage that is in evaluation mode.
 
-    def _use(self, tokens: Tensor, floor: float) -> dict[str, float]:
-        """How evenly the codes are used, and a word about it if they are not."""
-        use = code_use(tokens, self.codebook_size)
-        if use["code_share"] < floor:
+        Args:
+            stage: of which every recording is evaluated.
+            loss_weights: of the total loss.
+            device: of the stage.
+
+        Returns:
+            The metrics by name, and the output of every recording.
+        """
+        outputs: list[StageOutput] = [stage(batch.to(device)) for batch in self.batches]
+        first = outputs[0]
+        means = {}
+        metrics = {}
+        for name in first.losses:
+            means[name] = torch.stack([output.losses[name] for output in outputs]).mean()
+            metrics[f"validation_{name}"] = float(means[name])
+        metrics["validation_loss"] = float(weighted_sum(means, loss_weights))
+        tokens = [output.tokens for output in outputs if output.tokens is not None]
+        if tokens:
+            usage = code_use(torch.cat(tokens), self.codebook_size)
+            metrics |= usage
+            self._warn_of_collapse(usage)
+        if first.transcripts:
+            metrics["validation_letter_errors"] = self._letter_error_rate(outputs)
+        if first.decoded is not None and self.asr is not None:
+            metrics["validation_dwer"] = self._changed_words(outputs, self.asr)
+        if first.decoded is not None and self.embed is not None:
+            metrics["validation_similarity"] = self._similarity(outputs, self.embed)
+        return metrics, outputs
+
+    def _warn_of_collapse(self, usage: Mapping[str, float]) -> None:
+        if usage["code_share"] < _MIN_CODE_SHARE:
             logger.warning(
-                "%d codes are in use, %.0f %% of those that even use of all %d would show in %d tokens: the codebook "
-                "is collapsing. From scratch, waveform losses reach the decoder before the codes carry anything, and "
-                "it learns to do without them. Train the stages quantizer and decoder first and name them in "
-                "parts_from, raise entropy_weight or feature_weight, or lower learning_rate",
-                use["codes_used"], 100 * use["code_share"], self.codebook_size, len(tokens),
+                "%d codes are in use, %.0f %% of those that uniform use of all %d would show in %d tokens: the "
+                "codebook is collapsing. From scratch, waveform losses reach the decoder before the codes carry "
+                "anything, and it learns to do without them. Train the stages quantizer and decoder first and name "
+                "them in parts_from, raise entropy.weight or feature_weight, or lower learning_rate",
+                usage["codes_used"], 100 * usage["code_share"], self.codebook_size, usage["tokens"],
             )  # fmt: skip
-        return use
 
-    def _letter_errors(self, outcomes: Sequence[Outcome]) -> float:
-        texts = [text.lower() for batch in self.batches for text in batch.texts]
-        found = [text for outcome in outcomes for text in outcome.recognised]
-        return sum(map(edit_distance, found, texts)) / max(1, sum(map(len, texts)))
+    def _letter_error_rate(self, outputs: Sequence[StageOutput]) -> float:
+        errors = 0
+        num_letters = 0
+        for batch, output in zip(self.batches, outputs, strict=True):
+            for text, transcript in zip(batch.texts, output.transcripts, strict=True):
+                errors += edit_distance(transcript, text.lower())
+                num_letters += len(text)
+        return errors / max(1, num_letters)
 
-    def _changed_words(self, outcomes: Sequence[Outcome], recognise: Recogniser) -> float:
+    def _changed_words(self, outputs: Sequence[StageOutput], asr: TranscribeFunction) -> float:
         if not self._references:
-            self._references = [self._words(recognise, batch.spoken) for batch in self.batches]
-        heard = [self._words(recognise, o.generated) for o in outcomes if o.generated is not None]
-        return sum(map(edit_distance, heard, self._references)) / max(1, sum(map(len, self._references)))
+            self._references = [self._words(asr, batch.target_audio) for batch in self.batches]
+        errors = 0
+        num_words = 0
+        for output, reference in zip(outputs, self._references, strict=True):
+            assert output.decoded is not None
+            errors += edit_distance(self._words(asr, output.decoded), reference)
+            num_words += len(reference)
+        return errors / max(1, num_words)
 
-    def _similarity(self, outcomes: Sequence[Outcome], embed: Embed) -> float:
-        pairs = [(o.generated, o.real) for o in outcomes if o.generated is not None and o.real is not None]
-        voices = [[embed(wave[0].float().cpu().numpy(), self.sampling_rate) for wave in pair] for pair in pairs]
-        return float(np.mean([generated @ real for generated, real in voices]))
+    def _similarity(self, outputs: Sequence[StageOutput], embed: EmbedFunction) -> float:
+        similarities = []
+        for output in outputs:
+            assert output.decoded is not None
+            assert output.target_audio is not None
+            decoded = embed(output.decoded[0].float().cpu().numpy(), self.sampling_rate)
+            target = embed(output.target_audio[0].float().cpu().numpy(), self.sampling_rate)
+            similarities.append(decoded @ target)
+        return float(np.mean(similarities))
 
-    def _words(self, recognise: Recogniser, waveform: Tensor) -> list[str]:
-        return re.findall(r"[\w']+", recognise(waveform[0].float().cpu().numpy(), self.sampling_rate).lower())
+    def _words(self, asr: TranscribeFunction, waveform: Tensor) -> list[str]:
+        transcript = asr(waveform[0].float().cpu().numpy(), self.sampling_rate)
+        return re.findall(r"[\w']+", transcript.lower())
 
 
 def code_use(tokens: Tensor, codebook_size: int) -> dict[str, float]:
-    """How many codes occur, their share of those that even use would show, and the entropy of their frequencies."""
+    """Return how many codes occur, their share of those that uniform use would show, and the entropy of the codes."""
     counts = torch.bincount(tokens, minlength=codebook_size).double()
     p = counts[counts > 0] / counts.sum()
     entropy = float(-(p * p.log2()).sum())
@@ -111,10 +145,13 @@ def code_use(tokens: Tensor, codebook_size: int) -> dict[str, float]:
 
 
 def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """Least number of insertions, deletions and substitutions from a to b."""
+    """Return the least number of insertions, deletions and substitutions from a to b."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
-        diagonal, row[0] = row[0], i
+        diagonal = row[0]
+        row[0] = i
         for j, y in enumerate(b, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
+            substitution = diagonal + (x != y)
+            diagonal = row[j]
+            row[j] = min(row[j] + 1, row[j - 1] + 1, substitution)
     return row[-1]

@@ -16,7 +16,7 @@ from ....data.token_store import describe_codec
 from ....lm.embeddings import code_vectors
 from ....tokenizer import AudioTokenizer
 from ....tokenizer.files import load_config, write_whole
-from ....tokenizer.training.machine import remember_machine
+from ....tokenizer.training.checkpoint import write_machine
 from ..results import bootstrap
 from .data import LABEL_COLUMNS, CharacterTarget, ClassTarget, Target, read_splits
 from .probe_config import ProbeConfig
@@ -58,7 +58,7 @@ def probe(task: str, store: Path, run: Path, recipe: Path | None, codec: str, qu
     codec_hash = describe_codec(audio_tokenizer)["weights_sha256"]
     _write_run_settings(run, task, config, codec_hash, splits)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    remember_machine(run, device, processes=1)
+    write_machine(run, device, num_processes=1)
 
     # The initial weights depend only on the recipe and the codec.
     torch.manual_seed(config.seed)
