@@ -82,7 +82,7 @@ def test_a_run_goes_on_with_the_corpus_that_it_began_with(run, corpus, tmp_path)
     lines = (corpus / "manifest.jsonl").read_text().splitlines()
     other = corpus / "other.jsonl"
     other.write_text("\n".join(lines[:3]))
-    with pytest.raises(ValueError, match=r"was trained on another corpus, 4 utterances.*this one has 3"):
+    with pytest.raises(ValueError, match=r"was trained on another corpus of 4 utterances.*this one has 3"):
         train_stages(CHAIN, other, run, None, None, quiet=True)
 
 
