@@ -4,13 +4,13 @@ B is the number of rows in a batch, L the length of its longest row, M the numbe
 the width of a feature.
 """
 
+import itertools
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 
@@ -72,7 +72,7 @@ def packing_efficiency(lengths: Sequence[int], rows: Sequence[Sequence[int]]) ->
     """
     row_lengths = []
     for row in rows:
-        row_lengths.append(sum(lengths[example] for example in row))
+        row_lengths.append(sum(map(lengths.__getitem__, row)))
     return sum(row_lengths) / (len(row_lengths) * max(row_lengths))
 
 
@@ -149,16 +149,24 @@ class PackCollator:
             there are any.
         """
         if self.flat:
-            rows = [[example for row in rows for example in row]]
+            rows = [list(itertools.chain.from_iterable(rows))]
         input_ids = []
         labels = []
         positions = []
         features = []
         for row in rows:
-            input_ids.append(_concatenate(row, "input_ids"))
-            labels.append(_concatenate(row, "labels"))
-            positions.append(torch.cat([torch.arange(len(example["input_ids"])) for example in row]))
-            features += [example["features"] for example in row if "features" in example]
+            row_ids: list[int] = []
+            row_labels: list[int] = []
+            row_positions: list[int] = []
+            for example in row:
+                row_ids.extend(example["input_ids"])
+                row_labels.extend(example["labels"])
+                row_positions.extend(range(len(example["input_ids"])))
+                if "features" in example:
+                    features.append(example["features"])
+            input_ids.append(torch.tensor(row_ids))
+            labels.append(torch.tensor(row_labels))
+            positions.append(torch.tensor(row_positions))
         batch: dict[str, Any] = {
             "input_ids": pad_sequence(input_ids, batch_first=True, padding_value=self.pad_id),
             "labels": pad_sequence(labels, batch_first=True, padding_value=_IGNORED_LABEL),
@@ -168,10 +176,3 @@ class PackCollator:
         if features:
             batch["features"] = torch.cat(features)
         return batch
-
-
-def _concatenate(row: Sequence[Example], key: str) -> Tensor:
-    values: list[int] = []
-    for example in row:
-        values.extend(example[key])
-    return torch.tensor(values)

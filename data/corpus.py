@@ -216,12 +216,11 @@ def _read_csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
 
 def _read_ljspeech_rows(content: str) -> Iterator[tuple[int, Row]]:
     """Read lines `id|text|normalized text` without header or quoting. The audio is in `wavs/`."""
-    lines = [line for line in content.splitlines() if line]
+    lines = filter(None, content.splitlines())
     for line_number, line in enumerate(lines, start=1):
         utterance_id, *texts = line.split("|")
         # The last text is the normalized one, where there is one.
-        non_empty = [text for text in texts if text]
-        text = non_empty[-1] if non_empty else None
+        text = next(filter(None, reversed(texts)), None)
         yield line_number, {"id": utterance_id, "audio": f"wavs/{utterance_id}.wav", "text": text}
 
 
@@ -243,10 +242,10 @@ def _open_dataset(path: Path) -> "Dataset | None":
 
     if is_saved_dataset:
         return Dataset.load_from_disk(str(path))
-    splits = sorted({_split_name(file) for file in files})
+    splits = sorted(set(map(_split_name, files)))
     if len(splits) > 1:
         raise ValueError(f"{path} holds the splits {', '.join(splits)}: name a file, or give each a folder of its own")
-    dataset: Any = Dataset.from_parquet([str(file) for file in files])
+    dataset: Any = Dataset.from_parquet(list(map(str, files)))
     return dataset
 
 
@@ -291,7 +290,7 @@ def _read_dataset(dataset: "Dataset", columns: Columns) -> list[Utterance]:
 def _check_columns(columns: Columns, found: Collection[str], where: str) -> None:
     """Check that `audio` and every column that the user has named exist."""
     wanted = {"audio": "audio", **columns}
-    missing = [name for name in wanted.values() if name not in found]
+    missing = sorted(set(wanted.values()) - set(found))
     if missing:
         raise ValueError(
             f"{where} has no column {', '.join(missing)}; it has {', '.join(map(str, found)) or 'none'}. Name the "
@@ -301,9 +300,12 @@ def _check_columns(columns: Columns, found: Collection[str], where: str) -> None
 
 def _to_fields(row: Mapping[str, Any], columns: Columns, where: str) -> dict[str, Any]:
     """Return the arguments of an `Utterance`, None where unknown, with all other columns in `extra`."""
-    names = {field: columns.get(field, field) for field in FIELDS}
-    fields: dict[str, Any] = {field: row.get(name) for field, name in names.items()}
-    fields["extra"] = {key: value for key, value in row.items() if key not in names.values()}
+    extra = dict(row)
+    fields: dict[str, Any] = {"extra": extra}
+    for field in FIELDS:
+        name = columns.get(field, field)
+        fields[field] = row.get(name)
+        extra.pop(name, None)
     for field in ("id", "text", "speaker"):
         if fields[field] is not None:
             fields[field] = str(fields[field])
@@ -319,7 +321,8 @@ def _to_fields(row: Mapping[str, Any], columns: Columns, where: str) -> dict[str
 
 
 def _keep_speakers(corpus: list[Utterance], speakers: set[str]) -> list[Utterance]:
-    known = {utterance.speaker for utterance in corpus if utterance.speaker is not None}
+    known = {utterance.speaker for utterance in corpus}
+    known.discard(None)
     if not speakers or not speakers <= known:
         raise ValueError(
             f"speakers {sorted(speakers - known)} are not in this corpus, which has {len(known)}: {sorted(known)[:10]}"

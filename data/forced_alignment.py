@@ -71,10 +71,15 @@ def align_store(folder: Path, texts: Iterable[str] = (), language: str = "en-us"
     store = TokenStore(folder)
     if "features" not in store.columns:
         raise ValueError(f"{folder} has no features: make it with\n  focallm tokenize CORPUS {folder} --features")
-    rows = [row for row in store if row["text"]]
+    rows = []
+    store_texts = []
+    for row in store:
+        if row["text"]:
+            rows.append(row)
+            store_texts.append(row["text"])
     if not rows:
         raise ValueError(f"{folder} has no texts: tokenize a corpus with transcripts (a manifest with the key text)")
-    lexicon = build_lexicon([*(row["text"] for row in rows), *texts], language)
+    lexicon = build_lexicon([*store_texts, *texts], language)
 
     ids: list[str] = []
     features: list[Features] = []
@@ -91,14 +96,15 @@ def align_store(folder: Path, texts: Iterable[str] = (), language: str = "en-us"
 
     max_frames = _MAX_PHONEME_S * store.manifest["codec"]["frame_rate"]
     aligned = []
+    num_units = 0
     for row_id, row_units, frames in zip(ids, units, align(features, units, progress), strict=True):
         if _is_plausible(row_units, frames, max_frames):
             aligned.append({"id": row_id, "units": row_units, "frames": frames})
+            num_units += len(row_units)
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(aligned), buffer)
     write_whole(folder / ALIGNMENT_FILE, buffer.getvalue())
     write_whole(folder / LEXICON_FILE, json.dumps(lexicon, ensure_ascii=False, indent=0).encode())
-    num_units = sum(len(row["units"]) for row in aligned)
     return (
         f"{folder / ALIGNMENT_FILE}: {len(aligned)} of {len(store)} utterances, {num_units} units; "
         f"{folder / LEXICON_FILE}: {len(lexicon)} words"
@@ -162,7 +168,7 @@ def align(features: Sequence[Features], units: Sequence[Sequence[str]], progress
 
     # The Gaussians see the change over time as well; the network sees the neighbors themselves.
     subset = slice(_NUM_GAUSSIAN_UTTERANCES)
-    with_slopes = [_append_slopes(utterance_frames) for utterance_frames in frames[subset]]
+    with_slopes = list(map(_append_slopes, frames[subset]))
     for _ in trange(_GAUSSIAN_ROUNDS, desc="align: gaussians", disable=not progress):
         targets = _class_per_frame(classes[subset], ends[subset])
         score = _fit_gaussians(np.concatenate(with_slopes), targets, num_classes)
@@ -210,12 +216,13 @@ def _to_classes(units: Sequence[Sequence[str]]) -> tuple[list[Indices], int]:
     """Return the class of each unit, (U,) per utterance, and the number of classes."""
     symbols = []
     for utterance_units in units:
-        symbols.append([_sounding_symbol(unit) for unit in utterance_units])
-    class_of = {symbol: index for index, symbol in enumerate(sorted(set().union(*symbols)))}
+        symbols.append(list(map(_sounding_symbol, utterance_units)))
+    # Sorted, so that the same corpus always gives the same classes.
+    table = sorted(set().union(*symbols))
     classes = []
     for utterance_symbols in symbols:
-        classes.append(np.array([class_of[symbol] for symbol in utterance_symbols]))
-    return classes, len(class_of)
+        classes.append(np.searchsorted(table, utterance_symbols))
+    return classes, len(table)
 
 
 def _sounding_symbol(unit: str) -> str:
@@ -273,7 +280,7 @@ def _train_network(utterances: Sequence[Features], targets: Indices, num_classes
     # The same weights for the same data, without a change of the caller's random state.
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        frames = torch.cat([_with_neighbors(utterance) for utterance in utterances])
+        frames = torch.cat(list(map(_with_neighbors, utterances)))
         labels = torch.from_numpy(targets)
         network = nn.Sequential(nn.Linear(frames.shape[1], 256), nn.ReLU(), nn.Linear(256, num_classes))
         num_updates = max(600, 2 * len(frames) // _TRAINING_BATCH_SIZE)
@@ -300,15 +307,17 @@ def _with_neighbors(frames: Features) -> Tensor:
 def _viterbi(frames: Sequence[Features], classes: Sequence[Indices], score: Score) -> list[Indices]:
     """Return the most likely end of each unit, (U,) per utterance. A unit ends before the frame of this index."""
     # Utterances of similar length share a batch, so that there is little padding.
-    order = np.argsort([len(utterance) for utterance in frames])
+    num_frames = np.array(list(map(len, frames)))
+    num_units = np.array(list(map(len, classes)))
+    order = np.argsort(num_frames)
     ends: list[Indices] = [np.zeros(0, np.int64)] * len(frames)
     for start in range(0, len(order), _VITERBI_BATCH_SIZE):
         batch = order[start : start + _VITERBI_BATCH_SIZE]
-        max_frames = max(len(frames[i]) for i in batch)
-        max_units = max(len(classes[i]) for i in batch)
+        max_frames = num_frames[batch].max()
+        max_units = num_units[batch].max()
         likelihoods = np.full((max_frames, len(batch), max_units), _IMPOSSIBLE, np.float32)
         for row, i in enumerate(batch):
-            likelihoods[: len(frames[i]), row, : len(classes[i])] = score(frames[i])[:, classes[i]]
+            likelihoods[: num_frames[i], row, : num_units[i]] = score(frames[i])[:, classes[i]]
 
         # best[row, u]: log likelihood of the best path that is in unit u at this frame. A path starts in unit 0 and
         # stays in a unit or moves on to the next.
@@ -321,7 +330,7 @@ def _viterbi(frames: Sequence[Features], classes: Sequence[Indices], score: Scor
             np.greater(from_previous, best, out=moved[n])
             best = np.maximum(from_previous, best) + likelihoods[n]
         for row, i in enumerate(batch):
-            ends[i] = _trace_back(moved[: len(frames[i]), row], len(classes[i]))
+            ends[i] = _trace_back(moved[: num_frames[i], row], num_units[i])
     return ends
 
 

@@ -25,7 +25,10 @@ def read_librispeech(folder: Path) -> list[Utterance]:
     """
     files = find_audio(folder, ".flac")
     texts = _read_librispeech_texts({file.with_name(_librispeech_text_name(file.stem)) for file in files})
-    return [Utterance(file.stem, file, texts.get(file.stem), file.parent.parent.name) for file in files]
+    corpus = []
+    for file in files:
+        corpus.append(Utterance(file.stem, file, texts.get(file.stem), file.parent.parent.name))
+    return corpus
 
 
 def _librispeech_text_name(utterance_id: str) -> str:
@@ -182,7 +185,7 @@ def read_voicebank(folder: Path) -> list[Utterance]:
     folder = folder.resolve()
     if folder.name.startswith("noisy_"):
         return _read_voicebank_set(folder)
-    noisy_folders = sorted(path for path in folder.glob("noisy_*") if path.is_dir())
+    noisy_folders = sorted(filter(Path.is_dir, folder.glob("noisy_*")))
     if not noisy_folders:
         raise ValueError(
             f"{folder} has no noisy_testset_wav nor noisy_trainset_28spk_wav, it has {_list_names(folder)}: unpack the "
@@ -199,20 +202,23 @@ def _read_voicebank_set(noisy_folder: Path) -> list[Utterance]:
     clean_folder = noisy_folder.with_name(f"clean_{set_name}")
     noisy_files = find_audio(noisy_folder)
     clean_files = {file.name: file for file in find_audio(clean_folder)} if clean_folder.is_dir() else {}
-    missing = [file.name for file in noisy_files if file.name not in clean_files]
+    text_folder = noisy_folder.with_name(f"{set_name.removesuffix('_wav')}_txt")
+    text_files = {path.stem: path for path in text_folder.rglob("*.txt")}
+    corpus = []
+    missing = []
+    for file in noisy_files:
+        if file.name not in clean_files:
+            missing.append(file.name)
+            continue
+        text = read_text(text_files[file.stem]) if file.stem in text_files else None
+        speaker = file.stem.partition("_")[0]
+        clean = Utterance(file.stem, clean_files[file.name], text, speaker)
+        corpus.append(Utterance(file.stem, file, text, speaker, sources=(clean,)))
     if missing:
         raise ValueError(
             f"{len(missing)} of {len(noisy_files)} recordings of {noisy_folder} are not in {clean_folder}, first "
             f"{missing[0]}: unpack {clean_folder.name}.zip beside it"
         )
-    text_folder = noisy_folder.with_name(f"{set_name.removesuffix('_wav')}_txt")
-    text_files = {path.stem: path for path in text_folder.rglob("*.txt")}
-    corpus = []
-    for file in noisy_files:
-        text = read_text(text_files[file.stem]) if file.stem in text_files else None
-        speaker = file.stem.partition("_")[0]
-        clean = Utterance(file.stem, clean_files[file.name], text, speaker)
-        corpus.append(Utterance(file.stem, file, text, speaker, sources=(clean,)))
     return corpus
 
 
@@ -302,7 +308,7 @@ def _read_librimix_texts(folder: Path, files: list[Path]) -> dict[str, str]:
         return {}
     wanted: set[str] = set()
     for file in files:
-        wanted.update(_librispeech_text_name(utterance_id) for utterance_id in file.stem.split("_"))
+        wanted.update(map(_librispeech_text_name, file.stem.split("_")))
     return _read_librispeech_texts(path for path in library.glob("*/*/*/*.trans.txt") if path.name in wanted)
 
 

@@ -48,7 +48,7 @@ def text_to_units(text: str, pronounce: Callable[[str], str]) -> list[str]:
         ValueError: The text contains no word.
     """
     parts = spell_out(text)
-    if all(part in PAUSES for part in parts):
+    if PAUSES.keys() >= set(parts):
         raise ValueError(f"there is no word in {text!r}: give at least one")
     if parts[-1] not in PAUSES:
         parts.append(".")
@@ -74,10 +74,15 @@ def split_units(units: Sequence[str], max_units: int) -> list[list[str]]:
     pieces: list[list[str]] = []
     rest = list(units)
     while len(rest) > max_units:
-        after_pauses = [i + 1 for i in range(1, max_units) if rest[i] in PAUSES]
-        word_starts = [i for i in range(2, max_units + 1) if rest[i].startswith(WORD_START)]
+        after_pause = None
+        word_start = None
+        for i in range(1, max_units + 1):
+            if i < max_units and rest[i] in PAUSES:
+                after_pause = i + 1
+            if i > 1 and rest[i].startswith(WORD_START):
+                word_start = i
         # A single word may be longer than a piece; it is cut anywhere.
-        end = (after_pauses or word_starts or [max_units])[-1]
+        end = after_pause or word_start or max_units
         pieces.append(rest[:end])
         rest = [WORD_START, *rest[end:]]
     return [*pieces, rest]
@@ -99,13 +104,13 @@ def build_lexicon(texts: Iterable[str], language: str = "en-us") -> dict[str, st
         ImportError: The extra is not installed.
     """
     sentences = []
-    for text in texts:
-        sentences.append([word for word in spell_out(text) if word not in PAUSES])
     counts: dict[str, Counter[str]] = {}
-    for words in sentences:
+    for text in texts:
+        words = [part for part in spell_out(text) if part not in PAUSES]
+        sentences.append(words)
         for word in words:
             counts[word] = Counter()
-    spoken_sentences = _run_espeak([" ".join(words) for words in sentences], language)
+    spoken_sentences = _run_espeak(list(map(" ".join, sentences)), language)
     for words, spoken in zip(sentences, spoken_sentences, strict=True):
         phonemes = spoken.split()
         # espeak-ng runs some words together. Such a sentence tells nothing about single words.

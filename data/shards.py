@@ -224,23 +224,40 @@ def write_manifest(
     Raises:
         ValueError: No utterance could be read.
     """
-    records = [shard.record() for shard in shards]
     skipped: list[list[str]] = []
-    for record in records:
+    num_utterances = 0
+    wall_s = 0.0
+    shard_entries = []
+    for shard in shards:
+        record = shard.record()
         skipped += record["skipped"]
+        num_utterances += record["utterances"]
+        wall_s += record["wall_s"]
+        shard_entries.append(
+            {
+                "file": shard.path.name,
+                "sha256": record["sha256"],
+                "bytes": record["bytes"],
+                "utterances": record["utterances"],
+                "tokens": record["tokens"],
+            }
+        )
     if skipped:
         _write_skipped(store / "skipped.tsv", skipped)
-    if not any(record["utterances"] for record in records):
+    if not num_utterances:
         raise ValueError(
             f"none of {len(skipped)} files could be read; the first: {skipped[0][2]}. All are in "
             f"{store / 'skipped.tsv'}; repair them and delete this folder before the next attempt"
         )
+    counts = _count(shards, codec, len(skipped))
     manifest = {
         "format": FORMAT,
         "codec": codec,
         **sections,
-        **_count(shards, records, codec),
-        "shards": [_shard_entry(shard, record) for shard, record in zip(shards, records, strict=True)],
+        **counts,
+        "wall_s": wall_s,  # of all processes together
+        "real_time_factor": counts["seconds"] / wall_s,  # seconds of audio per second of one process
+        "shards": shard_entries,
     }
     write_whole(store / MANIFEST, json.dumps(manifest, indent=1).encode())
     # Processes that were killed while they wrote leave temporary files behind.
@@ -257,7 +274,7 @@ def _write_skipped(path: Path, skipped: list[list[str]]) -> None:
     write_whole(path, "".join(lines).encode())
 
 
-def _count(shards: Sequence[Shard], records: list[dict[str, Any]], codec: dict[str, Any]) -> dict[str, Any]:
+def _count(shards: Sequence[Shard], codec: dict[str, Any], num_skipped: int) -> dict[str, Any]:
     code_counts = np.zeros(codec["vocab_size"], np.int64)
     tokens_of_shards = []
     samples_of_shards = []
@@ -273,10 +290,9 @@ def _count(shards: Sequence[Shard], records: list[dict[str, Any]], codec: dict[s
         num_with_text += len(table) - table.column("text").null_count
     num_tokens = np.concatenate(tokens_of_shards)
     seconds = np.concatenate(samples_of_shards) / codec["sampling_rate"]
-    wall_s = sum(record["wall_s"] for record in records)
     return {
         "num_utterances": len(num_tokens),
-        "num_skipped": sum(len(record["skipped"]) for record in records),
+        "num_skipped": num_skipped,
         "num_with_text": num_with_text,
         "num_speakers": len(speakers - {None}),
         "seconds": float(seconds.sum()),
@@ -284,16 +300,7 @@ def _count(shards: Sequence[Shard], records: list[dict[str, Any]], codec: dict[s
         "codes_used": int(np.count_nonzero(code_counts)),
         "unigram_entropy_bits": _entropy_bits(code_counts),
         "lengths": {"tokens": _quantiles(num_tokens), "seconds": _quantiles(seconds)},
-        "wall_s": wall_s,  # of all processes together
-        "real_time_factor": float(seconds.sum()) / wall_s,  # seconds of audio per second of one process
     }
-
-
-def _shard_entry(shard: Shard, record: dict[str, Any]) -> dict[str, Any]:
-    entry = {"file": shard.path.name}
-    for key in ("sha256", "bytes", "utterances", "tokens"):
-        entry[key] = record[key]
-    return entry
 
 
 def _entropy_bits(counts: np.ndarray) -> float:

@@ -64,11 +64,11 @@ class TokenStore:
     def __init__(self, folder: str | Path, *, verify: bool = False) -> None:
         self.folder = Path(folder)
         self.manifest = _read_manifest(self.folder)
-        names = [shard["file"] for shard in self.manifest["shards"]]
-        missing = [name for name in names if not (self.folder / name).is_file()]
+        shards = self.manifest["shards"]
+        missing = [shard["file"] for shard in shards if not (self.folder / shard["file"]).is_file()]
         if missing:
             raise FileNotFoundError(
-                f"{self.folder} lacks {len(missing)} of {len(names)} shards, first {missing[0]}: copy the whole "
+                f"{self.folder} lacks {len(missing)} of {len(shards)} shards, first {missing[0]}: copy the whole "
                 "folder, or run the same tokenize command again, which makes only what is missing"
             )
         if verify:
@@ -108,11 +108,9 @@ class TokenStore:
         columns = self.columns if columns is None else list(columns)
         if not set(columns) & set(FEATURES):
             return Dataset(pa.concat_tables([pq.read_table(path, columns=columns) for path in self._shard_paths]))
-        mapped: Any = Dataset.from_parquet(
-            [str(path.absolute()) for path in self._shard_paths],
-            columns=columns,
-            cache_dir=str((self.folder / "arrow").absolute()),
-        )
+        folder = self.folder.absolute()
+        files = [str(folder / path.name) for path in self._shard_paths]
+        mapped: Any = Dataset.from_parquet(files, columns=columns, cache_dir=str(folder / "arrow"))
         return mapped
 
     def split(
@@ -143,9 +141,9 @@ class TokenStore:
                 f"{self.folder} holds one utterance: at least two are needed, one for training and one for evaluation"
             )
         utterance_ids = self.dataset([self.utterance_column])[self.utterance_column]
-        positions = [_hash_to_unit(f"{seed}:{utterance_id}") for utterance_id in utterance_ids]
+        positions = np.array([_hash_to_unit(f"{seed}:{utterance_id}") for utterance_id in utterance_ids])
         order = np.argsort(positions, kind="stable")
-        num_eval = sum(position < eval_fraction for position in positions)
+        num_eval = np.count_nonzero(positions < eval_fraction)
         if eval_fraction:
             num_eval = min(max(num_eval, 1), len(self) - 1)
         dataset = self.dataset(columns)

@@ -5,7 +5,9 @@ number of samples, N50 the number of feature frames and D the feature width.
 """
 
 import io
+import itertools
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -184,13 +186,10 @@ class Encoder:
         encoded = self.tokenizer(signals, sampling_rate=self.tokenizer.sampling_rate)
         ids = encoded["input_ids"].cpu().numpy()
         masks = encoded["attention_mask"].cpu().numpy().astype(bool)
+        codes = iter([row[mask] for row, mask in zip(ids, masks, strict=True)])
         rows: list[Row | str] = []
-        start = 0
         for example in examples:
-            end = start + len(example.signals)
-            codes = [ids[i][masks[i]] for i in range(start, end)]
-            rows.append(self._make_row(example, codes))
-            start = end
+            rows.append(self._make_row(example, list(itertools.islice(codes, len(example.signals)))))
         return rows
 
     def _make_row(self, example: AudioExample, codes: list[NDArray[Any]]) -> Row:
@@ -237,18 +236,22 @@ def _make_shard(
         bar.update(len(batch))
     rows: list[Row] = []
     skipped = []
+    num_tokens = 0
+    num_samples = 0
     for utterance, result in zip(shard.utterances, results, strict=True):
         if isinstance(result, str):
             skipped.append((utterance.id, str(utterance.audio), result))
         else:
             rows.append(result)
+            num_tokens += len(result["codes"])
+            num_samples += result["num_samples"]
     content = _to_parquet(rows, schema)
     record = {
         "sha256": sha256(content),
         "bytes": len(content),
         "utterances": len(rows),
-        "tokens": sum(len(row["codes"]) for row in rows),
-        "samples": sum(row["num_samples"] for row in rows),
+        "tokens": num_tokens,
+        "samples": num_samples,
         "wall_s": perf_counter() - start,
         "skipped": skipped,
     }
@@ -340,15 +343,14 @@ def _write_listening(
     """
     rows = TokenStore(store).dataset(["id", "codes", "num_samples"]).with_format("numpy")
     max_samples = _MAX_LISTEN_S * tokenizer.sampling_rate
-    short = [index for index, num_samples in enumerate(rows["num_samples"]) if num_samples <= max_samples]
-    if not short:
+    short = np.flatnonzero(np.asarray(rows["num_samples"][:]) <= max_samples)
+    if not len(short):
         return
     utterance_of = {utterance.id: utterance for utterance in utterances}
-    positions = {int(position) for position in np.linspace(0, len(short) - 1, number)}
-    for position in sorted(positions):
-        index = short[position]
+    positions = np.linspace(0, len(short) - 1, number).astype(int)
+    for index in short[np.unique(positions)].tolist():
         row = rows[index]
-        safe_id = "".join(char if char.isalnum() or char in "-_." else "_" for char in row["id"])
+        safe_id = re.sub(r"[^\w.-]", "_", row["id"])
         stem = store / "listen" / f"{index:06d}_{safe_id[:80]}"
         # The last file to be written: a restarted run leaves what is complete.
         decoded_path = stem.with_name(f"{stem.name}.decoded.wav")

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,8 @@ class Mixer:
         section = json.loads(json.dumps(dataclasses.asdict(self.config)))  # tuples become lists, as in the file
         section["noise_sha256"] = None
         if self.noise:
-            recordings = json.dumps([[recording.id, recording.seconds] for recording in self.noise])
-            section["noise_sha256"] = hashlib.sha256(recordings.encode()).hexdigest()
+            recordings = [(recording.id, recording.seconds) for recording in self.noise]
+            section["noise_sha256"] = hashlib.sha256(json.dumps(recordings).encode()).hexdigest()
         return section
 
     def example(self, row: Utterance, sampling_rate: int) -> AudioExample:
@@ -134,32 +135,40 @@ class Mixer:
         self, utterance: Utterance, rate: int, rng: np.random.Generator
     ) -> tuple[AudioExample, MixDetails]:
         talkers = self._draw_talkers(utterance, rng)
-        waves = [_read_audible(talker, rate) for talker in talkers]
-        # The utterance itself stays at its level and starts at 0.
-        gains_db = [0.0]
-        starts = [0]
-        for wave in waves[1:]:
-            difference_db = _draw_uniform(self.config.level_difference_db, rng)
-            gains_db.append(active_level_db(waves[0], rate) + difference_db - active_level_db(wave, rate))
-            starts.append(round(_draw_uniform(self.config.offset_s, rng) * rate))
-        tracks = _place_on_tracks(waves, gains_db, starts)
+        waves: list[Waveform] = []
+        gains_db: list[float] = []
+        starts: list[int] = []
+        length = 0
+        for talker in talkers:
+            wave = _read_audible(talker, rate)
+            # The first talker is the utterance itself, which stays at its level and starts at 0.
+            gain_db = 0.0
+            start = 0
+            if waves:
+                difference_db = _draw_uniform(self.config.level_difference_db, rng)
+                gain_db = active_level_db(waves[0], rate) + difference_db - active_level_db(wave, rate)
+                start = round(_draw_uniform(self.config.offset_s, rng) * rate)
+            waves.append(wave)
+            gains_db.append(gain_db)
+            starts.append(start)
+            length = max(length, start + len(wave))
 
-        # Sort by the first sound of each talker; a recording that starts first may begin with silence.
-        onsets = [onset_s(track, rate) for track in tracks]
-        order = sorted(range(len(tracks)), key=onsets.__getitem__)
-        details = {
-            "utterances": [talkers[i].id for i in order],
-            "offsets_s": [starts[i] / rate for i in order],
-            "onsets_s": [onsets[i] for i in order],
-            "gains_db": [gains_db[i] for i in order],
-        }
-        columns = {
-            "texts": [talkers[i].text for i in order],
-            "speakers": [talkers[i].speaker for i in order],
-        }
-        first, *others = [tracks[i] for i in order]
-        input_audio = self._add_noise(np.sum(tracks, axis=0, dtype=np.float32), talkers, rate, rng, details)
-        return AudioExample(talkers[order[0]], first, input_audio, tuple(others), columns), details
+        speech = np.zeros(length, np.float32)
+        tracks = []
+        for talker, wave, gain_db, start in zip(talkers, waves, gains_db, starts, strict=True):
+            audio = np.pad(amplify(wave, gain_db), (start, length - start - len(wave)))
+            speech += audio
+            tracks.append(_Track(talker, audio, onset_s(audio, rate), start / rate, gain_db))
+        # Sort by the first sound, not by the start of the recording, which may begin with silence.
+        tracks.sort(key=lambda track: track.onset_s)
+        details: MixDetails = {"utterances": [], "offsets_s": [], "onsets_s": [], "gains_db": []}
+        for track in tracks:
+            details["utterances"].append(track.talker.id)
+            details["offsets_s"].append(track.offset_s)
+            details["onsets_s"].append(track.onset_s)
+            details["gains_db"].append(track.gain_db)
+        input_audio = self._add_noise(speech, talkers, rate, rng, details)
+        return _mixture_example(tracks[0].talker, tracks, input_audio), details
 
     def _make_disguised(
         self, utterance: Utterance, rate: int, rng: np.random.Generator
@@ -196,9 +205,13 @@ class Mixer:
             index = int(rng.integers(len(self.noise)))
             return cut_noise(self._read_noise(index, rate), length, rate, rng), self.noise[index].id
         lowest, highest = _NUM_BABBLE_VOICES
-        voices = [self._draw_other_speaker(talkers, rng) for _ in range(rng.integers(lowest, highest + 1))]
-        waves = [_read_audible(voice, rate) for voice in voices]
-        return babble_noise(waves, length, rate, rng), [voice.id for voice in voices]
+        waves = []
+        ids = []
+        for _ in range(rng.integers(lowest, highest + 1)):
+            voice = self._draw_other_speaker(talkers, rng)
+            waves.append(_read_audible(voice, rate))
+            ids.append(voice.id)
+        return babble_noise(waves, length, rate, rng), ids
 
     def _draw_talkers(self, utterance: Utterance, rng: np.random.Generator) -> list[Utterance]:
         assert self.config.talkers is not None, "MixConfig checks this"
@@ -211,7 +224,7 @@ class Mixer:
 
     def _draw_other_speaker(self, talkers: list[Utterance], rng: np.random.Generator) -> Utterance:
         """Draw an utterance of a speaker who is not among the talkers."""
-        taken = {_speaker_key(talker) for talker in talkers}
+        taken = set(map(_speaker_key, talkers))
         # The constructor has checked that there are enough speakers, so this ends.
         while True:
             other = self.corpus[int(rng.integers(len(self.corpus)))]
@@ -223,7 +236,7 @@ class Mixer:
         gain_db = 0.0
         if self.config.level_db is not None:
             gain_db = _draw_uniform(self.config.level_db, rng) - active_level_db(example.target, rate)
-        peak_db = 20 * np.log10(max(np.abs(signal).max() for signal in example.signals))
+        peak_db = 20 * np.log10(np.abs(example.signals).max())
         return min(gain_db, -float(peak_db))
 
     def _check_noise(self) -> None:
@@ -237,13 +250,15 @@ class Mixer:
             raise ValueError("noise recordings were given with --noise, but noise.recorded of the recipe is 0")
 
     def _check_speakers(self) -> None:
-        mixed = [utterance.id for utterance in self.corpus if utterance.sources]
-        if mixed:
-            raise ValueError(
-                f"the corpus already consists of mixed speech ({mixed[0]} has its sources): leave out --mix, or name a "
-                "folder of clean speech"
-            )
-        unnamed = [utterance.id for utterance in self.corpus if utterance.speaker is None]
+        unnamed = []
+        for utterance in self.corpus:
+            if utterance.sources:
+                raise ValueError(
+                    f"the corpus already consists of mixed speech ({utterance.id} has its sources): leave out --mix, "
+                    "or name a folder of clean speech"
+                )
+            if utterance.speaker is None:
+                unnamed.append(utterance.id)
         if self.config.kind == "mixture" and unnamed:
             raise ValueError(
                 f"a mixture needs different speakers, and {len(unnamed)} utterances name none, first {unnamed[0]}: add "
@@ -254,7 +269,7 @@ class Mixer:
         if self.config.noise.get("babble", 0) > 0:
             needed += 1
             purpose += " and another speaker for babble"
-        num_speakers = len({_speaker_key(utterance) for utterance in self.corpus})
+        num_speakers = len(set(map(_speaker_key, self.corpus)))
         # An empty corpus is reported by the tokenization.
         if 0 < num_speakers < needed:
             raise ValueError(
@@ -305,7 +320,7 @@ class Premixed:
             OSError, ValueError: A recording cannot be read, is silent, or differs from the others in length.
         """
         input_audio, _ = row.read(sampling_rate)
-        waves = []
+        tracks = []
         for source in row.sources:
             wave, _ = source.read(sampling_rate)
             if len(wave) != len(input_audio):
@@ -313,32 +328,48 @@ class Premixed:
                     f"{source.audio} has {len(wave)} samples and {row.audio} {len(input_audio)} at {sampling_rate} Hz: "
                     "a source must be as long as the recording it is part of"
                 )
-            waves.append(wave)
-        onsets = [onset_s(wave, sampling_rate) for wave in waves]
-        order = sorted(range(len(waves)), key=onsets.__getitem__)
-        talkers = [row.sources[i] for i in order]
-        tracks = [waves[i] for i in order]
-        mix = {
-            "utterances": [talker.id for talker in talkers],
-            "onsets_s": [round(onsets[i], 6) for i in order],
-        }
-        columns = {
-            "utterance": talkers[0].id,
-            "mix": json.dumps(mix),
-            "texts": [talker.text for talker in talkers],
-            "speakers": [talker.speaker for talker in talkers],
-        }
-        utterance = Utterance(row.id, row.audio, talkers[0].text, talkers[0].speaker, extra=row.extra)
-        return AudioExample(utterance, tracks[0], input_audio, tuple(tracks[1:]), columns)
+            tracks.append(_Track(source, wave, onset_s(wave, sampling_rate)))
+        tracks.sort(key=lambda track: track.onset_s)
+        mix: MixDetails = {"utterances": [], "onsets_s": []}
+        for track in tracks:
+            mix["utterances"].append(track.talker.id)
+            mix["onsets_s"].append(round(track.onset_s, 6))
+        first = tracks[0].talker
+        utterance = Utterance(row.id, row.audio, first.text, first.speaker, extra=row.extra)
+        example = _mixture_example(utterance, tracks, input_audio)
+        columns = {"utterance": first.id, "mix": json.dumps(mix), **example.columns}
+        return dataclasses.replace(example, columns=columns)
 
 
-def _place_on_tracks(waves: list[Waveform], gains_db: list[float], starts: list[int]) -> list[Waveform]:
-    """Amplify each recording and pad it to one common length. Returns (T,) each."""
-    length = max(start + len(wave) for start, wave in zip(starts, waves, strict=True))
-    tracks = []
-    for wave, gain_db, start in zip(waves, gains_db, starts, strict=True):
-        tracks.append(np.pad(amplify(wave, gain_db), (start, length - start - len(wave))))
-    return tracks
+@dataclass(frozen=True)
+class _Track:
+    """One talker of a mixture.
+
+    Args:
+        talker: the utterance.
+        audio: (T,), with silence before it starts and after it ends.
+        onset_s: time of the first sound.
+        offset_s: time at which the recording starts.
+        gain_db: gain relative to the recording.
+    """
+
+    talker: Utterance
+    audio: Waveform
+    onset_s: float
+    offset_s: float = 0.0
+    gain_db: float = 0.0
+
+
+def _mixture_example(utterance: Utterance, tracks: list[_Track], input_audio: Waveform) -> AudioExample:
+    """Return an example with one target per track."""
+    columns: dict[str, list[str | None]] = {"texts": [], "speakers": []}
+    others = []
+    for track in tracks:
+        columns["texts"].append(track.talker.text)
+        columns["speakers"].append(track.talker.speaker)
+        others.append(track.audio)
+    target = others.pop(0)
+    return AudioExample(utterance, target, input_audio, tuple(others), columns)
 
 
 def _speaker_key(utterance: Utterance) -> str:
