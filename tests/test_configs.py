@@ -144,7 +144,7 @@ def test_probe_recipe(path):
     assert (config.hidden_size, config.max_grad_norm) == ((128, 1.0) if path.stem.startswith("mini") else (512, 0.01))
 
 
-def test_a_corpus_is_heard_again_in_other_voices(tmp_path):
+def test_more_voices_changes_the_pace_of_a_corpus(tmp_path):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     for i in range(2):
@@ -161,7 +161,7 @@ def test_a_corpus_is_heard_again_in_other_voices(tmp_path):
     assert (rate, round(len(slow_audio) / 1000), round(len(fast_audio) / 100)) == (16000, 18, 145)
 
 
-def test_test_sets_are_chosen_by_name(tmp_path):
+def test_evaluation_sets_are_chosen_by_hash(tmp_path):
     rng = np.random.default_rng(0)
     for folder, count in (("heldout", 60), ("real", 51), ("noise", 7)):
         (tmp_path / folder).mkdir()
@@ -172,7 +172,7 @@ def test_test_sets_are_chosen_by_name(tmp_path):
         rows = [{"id": str(i), "audio": f"{i}.wav", "text": "a"} for i in range(count)]
         (tmp_path / folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = [tmp_path / name for name in ("heldout", "real", "noise", "out")]
-    subprocess.run([sys.executable, SCRIPTS / "test_sets.py", *words], check=True)
+    subprocess.run([sys.executable, SCRIPTS / "evaluation_sets.py", *words], check=True)
     assert len(read_corpus(tmp_path / "out" / "mixed")) == 100
     sides = {side: {p.name for p in (tmp_path / "out" / "noise" / side).iterdir()} for side in ("train", "test")}
     assert sides["test"] == {"3.wav", "0.wav", "5.wav"}  # the longest; every fifth of the short ones, it among them
