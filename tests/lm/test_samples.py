@@ -20,7 +20,7 @@ from focallm.tokenizer import AudioTokenizer
 def lm(monkeypatch):
     """A model of two codebooks, that answers as it is told, and the arguments of its calls."""
     tokenizer = SimpleNamespace(codebook_sizes=(8, 8), num_codebooks=2, vocab_size=16, tokens_per_second=100)
-    tokenizer.codec = None
+    tokenizer.codec = SimpleNamespace(is_binary=False)
     tokenizer.sampling_rate = tokenizer.output_sampling_rate = 16000
     tokenizer.decode = lambda codes: np.zeros(320 * len(codes) // 2, np.float32)
     made = SpeechLM.from_config("tiny", tokenizer, Vocabulary.characters(["abc"], (8, 8)))
