@@ -1,6 +1,7 @@
-"""The first thing a newcomer runs: all that the weights in the package can do, on one page, to hear and to see."""
+"""The demo: everything that the included weights can do, on one page with audio players and spectrograms."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,123 +11,159 @@ from tqdm import tqdm
 from ..data.mixing.mix_config import MixConfig
 from ..data.mixing.mixer import Mixer
 from ..data.utterance import Utterance
-from ..lm import SpeechLM
 from ..lm.loading import INSIDE
-from ..tokenizer import read_audio, write_audio
+from ..lm.model import SpeechLM
+from ..tokenizer.audio import read_audio, write_audio
 from ..tokenizer.files import write_whole
 from .inference.enhance import enhance
 from .inference.separate import separate
 from .inference.speak import speak
 from .page import Clip, Section, render_page
 
+# Two synthetic voices that are in no training set.
 SAMPLES = Path(__file__).parent / "samples"
-SAMPLE, TALKER = SAMPLES / "sample.flac", SAMPLES / "talker.flac"  # synthetic voices that no training set holds
+SAMPLE = SAMPLES / "sample.flac"
+OTHER_SPEAKER = SAMPLES / "talker.flac"
 SENTENCES = (
     "The quick brown fox jumps over the lazy dog.",
     "She asked the captain what time the ship would leave the harbor.",
     "Nobody has ever written these words before, and the model says them anyway.",
 )
-LONGEST_S = 10.0  # of a recording of one's own
+MAX_S = 10.0  # of a user's recording
+_RATE = 16000  # of mixed examples, in Hz
 
 
 def run_demo(audio: Path | None, out: Path, progress: bool = False) -> str:
-    """Write `index.html` and the sounds in it; -> what was done, in lines for people.
+    """Write `index.html` and its audio files.
 
     Args:
-        audio: a recording to encode, to imitate, to clean and to take apart; by default there is one for each.
-        out: folder, made if needed.
-        progress: show a bar.
+        audio: Recording to encode, imitate, enhance and separate. The default is a bundled recording for each.
+        out: Folder to write into. It is made if needed.
+        progress: Show a progress bar.
+
+    Returns:
+        What was done, one line for each section of the page.
     """
-    steps = {
-        "codec": _codec,
-        "speech": _speech,
-        "voice": _voice,
-        "enhancement": _enhancement,
-        "separation": _separation,
+    sections: dict[str, Callable[[dict[str, SpeechLM], Path | None], Section]] = {
+        "codec": codec_section,
+        "speech": speech_section,
+        "voice": voice_section,
+        "enhancement": enhancement_section,
+        "separation": separation_section,
     }
     out.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     models = {name: SpeechLM.from_pretrained(name) for name in INSIDE}
-    sections, said = [], []
-    for name, step in (bar := tqdm(steps.items(), disable=not progress)):
+    finished = []
+    messages = []
+    bar = tqdm(sections.items(), disable=not progress)
+    for name, make_section in bar:
         bar.set_description(name)
-        section = step(models, audio)
-        for i, clip in enumerate(section.clips):
-            write_audio(out / f"{name}_{i + 1}.wav", clip.audio, clip.sampling_rate)
-        sections.append(section)
-        said.append(f"{section.title}: {out}/{name}_*.wav ({section.text})")
-    measured = "\n\n".join((folder / "measured.md").read_text().strip() for folder in INSIDE.values())
+        section = make_section(models, audio)
+        for i, clip in enumerate(section.clips, 1):
+            write_audio(out / f"{name}_{i}.wav", clip.audio, clip.sampling_rate)
+        finished.append(section)
+        messages.append(f"{section.title}: {out}/{name}_*.wav ({section.text})")
+
+    results = [(folder / "measured.md").read_text().strip() for folder in INSIDE.values()]
     introduction = (
-        f"Made on this machine in {time.perf_counter() - began:.0f} seconds, with the weights in the package and "
-        "without a network. Every sound was decoded from 50 tokens of 13 bits per second."
+        f"Made on this machine in {time.perf_counter() - start_time:.0f} seconds, with the weights in the package and "
+        "without a network. Every recording was decoded from 50 tokens of 13 bits per second."
     )
-    write_whole(out / "index.html", render_page("focallm", introduction, sections, measured).encode())
-    return "\n".join([*said, f"open {out}/index.html in a browser to hear and see all of it"])
+    page = render_page("focallm", introduction, finished, "\n\n".join(results))
+    write_whole(out / "index.html", page.encode())
+    return "\n".join([*messages, f"open {out}/index.html in a browser to hear and see all of it"])
 
 
-def _codec(models: dict[str, SpeechLM], audio: Path | None) -> Section:
+def codec_section(models: dict[str, SpeechLM], audio: Path | None) -> Section:
+    """A recording before and after the codec."""
     codec = models["mini"].audio_tokenizer
     original, rate = read_audio(audio or SAMPLE, codec.sampling_rate)
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     encoded = codec(original)
     decoded = codec.decode(encoded["input_ids"][0], num_samples=len(original))
-    seconds, elapsed = len(original) / rate, time.perf_counter() - began
+    elapsed_s = time.perf_counter() - start_time
+    duration_s = len(original) / rate
     text = (
-        f"{seconds:.1f} s became {encoded['input_ids'].shape[1]} tokens ({codec.bits_per_second:.0f} bit/s instead of "
-        f"{16 * rate}) and sound again, {seconds / elapsed:.0f} times faster than real time"
+        f"{duration_s:.1f} s as {encoded['input_ids'].shape[1]} tokens ({codec.bits_per_second:.0f} bit/s instead of "
+        f"{16 * rate}), encoded and decoded {duration_s / elapsed_s:.0f} times faster than real time"
     )
     clips = [Clip("original", original, rate), Clip("through the codec", decoded, codec.output_sampling_rate)]
     return Section("Codec", text, "focallm encode in.wav tokens.npz && focallm decode tokens.npz out.wav", clips)
 
 
-def _speech(models: dict[str, SpeechLM], audio: Path | None) -> Section:
-    results = [speak(sentence, models["mini"]) for sentence in SENTENCES]
-    factor = np.mean([result.stats["real_time_factor"] for result in results])
-    text = f"voice {results[0].stats['voice']}, real-time factor {factor:.2f} (below 1 is faster than real time)"
-    clips = [Clip(s, result.audio, result.sampling_rate) for s, result in zip(SENTENCES, results, strict=True)]
+def speech_section(models: dict[str, SpeechLM], audio: Path | None) -> Section:
+    """Sentences in the main voice of the model."""
+    clips = []
+    factors = []
+    for sentence in SENTENCES:
+        result = speak(sentence, models["mini"])
+        clips.append(Clip(sentence, result.audio, result.sampling_rate))
+        factors.append(result.stats["real_time_factor"])
+    text = f"voice {result.stats['voice']}, real-time factor {np.mean(factors):.2f} (below 1 is faster than real time)"
     return Section("Text to speech", text, f'focallm speak "{SENTENCES[0]}"', clips)
 
 
-def _voice(models: dict[str, SpeechLM], audio: Path | None) -> Section:
-    reference, rate = read_audio(audio or TALKER)
+def voice_section(models: dict[str, SpeechLM], audio: Path | None) -> Section:
+    """A sentence in the voice of a recording."""
+    reference, rate = read_audio(audio or OTHER_SPEAKER)
     result = speak(SENTENCES[0], models["mini"], reference=reference, sampling_rate=rate)
-    text = "the same sentence in the voice of a recording, of which the model hears three seconds"
-    clips = [Clip("the voice", _cut(reference, rate), rate), Clip(SENTENCES[0], result.audio, result.sampling_rate)]
+    clips = [
+        Clip("the voice", _shorten(reference, rate), rate),
+        Clip(SENTENCES[0], result.audio, result.sampling_rate),
+    ]
+    text = "the same sentence in the voice of a recording, of which the model reads three seconds"
     return Section("Zero-shot voice", text, f'focallm speak "{SENTENCES[0]}" --reference voice.wav', clips)
 
 
-def _enhancement(models: dict[str, SpeechLM], audio: Path | None) -> Section:
-    recipe = MixConfig("noisy", seed=1, level_db=(-25, -25), noise={"babble": 1.0}, snr_db=(5, 5))
-    noisy, rate = _own(audio) if audio else _mixed(recipe)
+def enhancement_section(models: dict[str, SpeechLM], audio: Path | None) -> Section:
+    """A noisy recording and the enhanced one."""
+    if audio is None:
+        config = MixConfig("noisy", seed=1, level_db=(-25, -25), noise={"babble": 1.0}, snr_db=(5, 5))
+        noisy = _mix_samples(config)
+        rate = _RATE
+        text = "a voice over another one that is five decibels quieter"
+    else:
+        noisy, rate = _read_start(audio)
+        text = "your recording"
     result: Any = enhance(noisy, models["mini-rewriting"], rate)
     clips = [Clip("noisy", noisy, rate), Clip("enhanced", result.audio, result.sampling_rate)]
-    text = "your recording" if audio else "a voice behind another one, five decibels below it"
     return Section("Enhancement", text, "focallm enhance noisy.wav clean.wav", clips)
 
 
-def _separation(models: dict[str, SpeechLM], audio: Path | None) -> Section:
-    recipe = MixConfig("mixture", level_db=(-25, -25), talkers=(2, 2), offset_s=(0.3, 0.3), level_difference_db=(0, 0))
-    mixture, rate = _own(audio) if audio else _mixed(recipe)
+def separation_section(models: dict[str, SpeechLM], audio: Path | None) -> Section:
+    """A mixture of two speakers and each of them alone."""
+    if audio is None:
+        config = MixConfig(
+            "mixture", level_db=(-25, -25), talkers=(2, 2), offset_s=(0.3, 0.3), level_difference_db=(0, 0)
+        )
+        mixture = _mix_samples(config)
+        rate = _RATE
+        text = "two overlapping speakers, in order of who speaks first"
+    else:
+        mixture, rate = _read_start(audio)
+        text = "your recording, as if it had two speakers"
     result: Any = separate(mixture, models["mini-rewriting"], 2, rate)
-    talkers = [Clip(f"talker {i + 1}", wave, result.sampling_rate) for i, wave in enumerate(result.audio)]
-    text = "your recording, as if two were talking" if audio else "two talkers at once, the first to speak first"
-    return Section(
-        "Separation", text, "focallm separate mixture.wav talker.wav", [Clip("mixture", mixture, rate), *talkers]
-    )
+    clips = [Clip("mixture", mixture, rate)]
+    for i, wave in enumerate(result.audio, 1):
+        clips.append(Clip(f"speaker {i}", wave, result.sampling_rate))
+    return Section("Separation", text, "focallm separate mixture.wav speaker.wav", clips)
 
 
-def _own(audio: Path) -> tuple[np.ndarray, int]:
+def _read_start(audio: Path) -> tuple[np.ndarray, int]:
+    """Read the first seconds of a user's recording."""
     wave, rate = read_audio(audio)
-    return _cut(wave, rate), rate
+    return _shorten(wave, rate), rate
 
 
-def _cut(wave: np.ndarray, rate: int) -> np.ndarray:
-    return wave[: round(LONGEST_S * rate)]
+def _shorten(wave: np.ndarray, rate: int) -> np.ndarray:
+    return wave[: round(MAX_S * rate)]
 
 
-def _mixed(recipe: MixConfig) -> tuple[np.ndarray, int]:
-    """The two bundled recordings, as a recipe mixes them."""
-    mixer = Mixer(recipe, [Utterance(path.stem, path, speaker=path.stem) for path in (SAMPLE, TALKER)])
-    mixture = mixer.example(mixer.rows[0], 16000).input_audio
-    assert mixture is not None
-    return mixture, 16000
+def _mix_samples(config: MixConfig) -> np.ndarray:
+    """Mix the two bundled recordings."""
+    utterances = [Utterance(path.stem, path, speaker=path.stem) for path in (SAMPLE, OTHER_SPEAKER)]
+    mixer = Mixer(config, utterances)
+    example = mixer.example(mixer.rows[0], _RATE)
+    assert example.input_audio is not None
+    return example.input_audio

@@ -1,4 +1,4 @@
-"""A page of sounds in one file: players, spectrograms, figures and the commands behind them. T samples."""
+"""An HTML page in one file: audio players, spectrograms, tables and commands. T samples."""
 
 import base64
 import html
@@ -27,7 +27,7 @@ td { border-bottom: 1px solid #ccc; padding: .3rem .6rem }
 
 @dataclass(frozen=True)
 class Clip:
-    """Audio (T,) with its rate in Hz, and what it is."""
+    """Audio (T,) with its rate in Hz and a title."""
 
     title: str
     audio: np.ndarray
@@ -36,7 +36,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Section:
-    """Clips side by side, what they show, and the command that makes such ones."""
+    """Clips side by side, a text about them, and the command that makes such clips."""
 
     title: str
     text: str
@@ -44,47 +44,63 @@ class Section:
     clips: list[Clip]
 
 
-def render_page(title: str, introduction: str, sections: list[Section], measured: str) -> str:
-    """-> HTML that needs no other file and no network
+def render_page(title: str, introduction: str, sections: list[Section], results: str) -> str:
+    """Render a page that needs no other file and no network.
 
     Args:
-        measured: Markdown: paragraphs and tables.
+        title: Title of the page.
+        introduction: Paragraph below the title.
+        sections: Sections of the page, in order.
+        results: Markdown with paragraphs and tables, for the end of the page.
+
+    Returns:
+        HTML.
     """
-    body = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(introduction)}</p>", *map(_section, sections)]
-    body += ["<section><h2>How good the weights are</h2>", _markdown(measured), "</section>"]
+    lines = [
+        "<!doctype html>",
+        '<html lang="en">',
+        f'<head><meta charset="utf-8"><title>{html.escape(title)}</title>',
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>',
+        "<body>",
+        f"<h1>{html.escape(title)}</h1>",
+        f"<p>{html.escape(introduction)}</p>",
+    ]
+    for section in sections:
+        lines += [
+            f"<section><h2>{html.escape(section.title)}</h2>",
+            f"<p>{html.escape(section.text)}</p>",
+            f"<p><code>{html.escape(section.command)}</code></p>",
+            '<div class="row">',
+        ]
+        for clip in section.clips:
+            lines.append(render_clip(clip))
+        lines.append("</div></section>")
+    lines += [
+        "<section><h2>How good the weights are</h2>",
+        markdown_to_html(results),
+        "</section>",
+        "</body>",
+        "</html>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def render_clip(clip: Clip) -> str:
+    """Render a player above a spectrogram. Both are embedded."""
+    audio_file = io.BytesIO()
+    soundfile.write(audio_file, clip.audio, clip.sampling_rate, format="WAV", subtype="PCM_16")
+    title = html.escape(clip.title)
+    image = spectrogram(clip.audio, clip.sampling_rate)
     return (
-        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n<body>\n'
-        + "\n".join(body)
-        + "\n</body>\n</html>\n"
+        f"<figure><figcaption>{title}</figcaption>"
+        f'<audio controls src="{_data_url("audio/wav", audio_file.getvalue())}"></audio>'
+        f'<img alt="spectrogram: {title}" src="{_data_url("image/png", image)}"></figure>'
     )
-
-
-def _section(section: Section) -> str:
-    clips = "\n".join(map(_figure, section.clips))
-    return (
-        f"<section><h2>{html.escape(section.title)}</h2>\n<p>{html.escape(section.text)}</p>\n"
-        f'<p><code>{html.escape(section.command)}</code></p>\n<div class="row">\n{clips}\n</div></section>'
-    )
-
-
-def _figure(clip: Clip) -> str:
-    sound = io.BytesIO()
-    soundfile.write(sound, clip.audio, clip.sampling_rate, format="WAV", subtype="PCM_16")
-    name, image = html.escape(clip.title), spectrogram(clip.audio, clip.sampling_rate)
-    return (
-        f"<figure><figcaption>{name}</figcaption>"
-        f'<audio controls src="{_inline("audio/wav", sound.getvalue())}"></audio>'
-        f'<img alt="spectrogram: {name}" src="{_inline("image/png", image)}"></figure>'
-    )
-
-
-def _inline(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def spectrogram(audio: np.ndarray, sampling_rate: int) -> bytes:
-    """A log-mel spectrogram of (T,) audio as a PNG file."""
+    """Draw a log-mel spectrogram of (T,) audio as a PNG file."""
+    # matplotlib takes half a second to import.
     from matplotlib.figure import Figure
 
     mel = log_mel(torch.from_numpy(audio).float()[None], sampling_rate, 1024, 256, 80)[0]
@@ -93,22 +109,35 @@ def spectrogram(audio: np.ndarray, sampling_rate: int) -> bytes:
     extent = (0.0, len(audio) / sampling_rate, 0.0, 80.0)
     axes.imshow(mel.T.numpy(), origin="lower", aspect="auto", extent=extent, vmin=-9, vmax=1, cmap="magma")
     axes.set(xlabel="time, s", ylabel="mel band")
-    content = io.BytesIO()
-    figure.savefig(content, dpi=90, format="png")
-    return content.getvalue()
+    file = io.BytesIO()
+    figure.savefig(file, dpi=90, format="png")
+    return file.getvalue()
 
 
-def _markdown(text: str) -> str:
-    """Paragraphs and tables only."""
-    blocks = [block.splitlines() for block in text.split("\n\n") if block.strip()]
-    return "\n".join(_table(lines) if lines[0].startswith("|") else _paragraph(lines) for lines in blocks)
+def markdown_to_html(text: str) -> str:
+    """Convert Markdown that has only paragraphs and tables, with an empty line between them."""
+    blocks = []
+    for block in text.split("\n\n"):
+        lines = block.splitlines()
+        if not lines:
+            continue
+        if lines[0].startswith("|"):
+            blocks.append(_table_to_html(lines))
+        else:
+            blocks.append(f"<p>{html.escape(' '.join(lines))}</p>")
+    return "\n".join(blocks)
 
 
-def _paragraph(lines: list[str]) -> str:
-    return f"<p>{html.escape(' '.join(lines))}</p>"
+def _table_to_html(lines: list[str]) -> str:
+    rows = []
+    for line in lines:
+        # The line of dashes separates the header from the rows.
+        if "---" in line:
+            continue
+        cells = line.removeprefix("|").removesuffix("|").split("|")
+        rows.append("<tr>" + "".join(f"<td>{html.escape(cell.strip())}</td>" for cell in cells) + "</tr>")
+    return f"<table>{''.join(rows)}</table>"
 
 
-def _table(lines: list[str]) -> str:
-    rows = [line.removeprefix("|").removesuffix("|").split("|") for line in lines if "---" not in line]
-    cells = ["".join(f"<td>{html.escape(cell.strip())}</td>" for cell in row) for row in rows]
-    return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+def _data_url(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

@@ -1,14 +1,24 @@
-"""The house rules that can be read off the source: arrows one way, light imports, hints and docstrings."""
+"""Rules of the house that can be read off the source: arrows, circles, chains, hints and docstrings."""
 
 import ast
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ["tokenizer", "data", "lm", "tasks"]  # each may import from those before it
+TASK_LAYERS = [  # the same inside tasks
+    {"definitions"},
+    {"inference"},
+    {"training", "evaluation", "paper", "benchmarks", "release", "demo", "page", "info"},
+    {"cli"},
+    {"__main__"},
+]
 FORBIDDEN = {"torchaudio", "torchcodec", "librosa"}
+LONGEST_CHAIN = 15
 FILES = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -17,18 +27,62 @@ def _name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def test_there_is_something_to_read() -> None:
+@pytest.fixture(scope="module")
+def measure_code() -> ModuleType:
+    """The functions of scripts/measure_code.py."""
+    spec = importlib.util.spec_from_file_location("measure_code", ROOT / "scripts" / "measure_code.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def graph(measure_code: ModuleType) -> dict[str, set[str]]:
+    """Module -> the modules that it imports, also inside functions, by names such as `lm.training.trainer`."""
+    return measure_code.import_graph()
+
+
+def test_there_is_something_to_read(graph: dict[str, set[str]]) -> None:
     assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(LAYERS)
+    assert len(graph) == len(FILES) + 1
+
+
+def test_arrows_between_packages_point_one_way(graph: dict[str, set[str]]) -> None:
+    wrong = []
+    for module, target in _edges(graph):
+        if LAYERS.index(module.split(".")[0]) < LAYERS.index(target.split(".")[0]):
+            wrong.append(f"{module} imports {target}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_arrows_inside_tasks_point_one_way(graph: dict[str, set[str]]) -> None:
+    wrong = []
+    for module, target in _edges(graph):
+        inside = module.startswith("tasks.") and target.startswith("tasks.")
+        if inside and _task_layer(module) < _task_layer(target):
+            wrong.append(f"{module} imports {target}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_import_circle(graph: dict[str, set[str]], measure_code: ModuleType) -> None:
+    assert measure_code.find_circles(graph) == []
+
+
+def test_the_longest_import_chain_is_short(graph: dict[str, set[str]], measure_code: ModuleType) -> None:
+    chain = measure_code.longest_chain(graph)
+    assert len(chain) < LONGEST_CHAIN, " -> ".join(chain)
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
-def test_arrows_point_one_way(path: Path) -> None:
-    layer = path.relative_to(ROOT).parts[0]
-    above = set(LAYERS[LAYERS.index(layer) + 1 :])
-    for line, module in _imports(path):
-        parts = module.split(".")
-        assert parts[0] not in FORBIDDEN, f"{_name(path)}:{line} imports {module}"
-        assert parts[0] != "focallm" or not above & set(parts[1:2]), f"{_name(path)}:{line} imports {module}"
+def test_imports_are_relative_and_light(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module]
+        for name in names:
+            assert name.split(".")[0] not in {*FORBIDDEN, "focallm"}, f"{_name(path)}:{node.lineno} imports {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
@@ -44,16 +98,21 @@ def test_what_is_public_has_hints_and_a_docstring(path: Path) -> None:
     assert not faults, "\n".join(faults)
 
 
-def _imports(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, absolute name) of everything imported, also inside functions; relative names are resolved."""
-    package = ["focallm", *path.relative_to(ROOT).parts[:-1]]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            base = base + (node.module.split(".") if node.module else [])
-            yield from ((node.lineno, ".".join([*base, alias.name])) for alias in node.names)
+def _edges(graph: dict[str, set[str]]) -> Iterator[tuple[str, str]]:
+    """All imports between modules of the four packages, without those of `focallm`, which has only the version."""
+    for module, targets in graph.items():
+        for target in targets:
+            if "focallm" not in (module, target):
+                yield module, target
+
+
+def _task_layer(module: str) -> int:
+    """The layer of a module of tasks, as an index into TASK_LAYERS."""
+    name = module.split(".")[1]
+    for i, names in enumerate(TASK_LAYERS):
+        if name in names:
+            return i
+    raise AssertionError(f"{module}: add {name} to TASK_LAYERS, at its place")
 
 
 def _public(body: list[ast.stmt], owner: str = "") -> Iterator[tuple[str, ast.ClassDef | Function]]:

@@ -1,8 +1,9 @@
-"""What the README shows is executed: its Python, and its commands on a small corpus."""
+"""The README and the pages of docs/ are executed: their Python, and their commands on a small corpus."""
 
 import json
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,13 +16,24 @@ from focallm.tasks.demo import SAMPLE
 from focallm.tokenizer import AudioTokenizer, read_audio, write_audio
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+FIXTURES = ROOT / "tests" / "fixtures"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def find_blocks(language: str) -> list:
+    """Page and text of all code blocks of a language, as parameters of a test with names such as `tasks.md-1`."""
+    blocks = []
+    for page in PAGES:
+        found = re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+        blocks += [pytest.param(page.stem, block, id=f"{page.name}-{i}") for i, block in enumerate(found, 1)]
+    return blocks
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, codec, tiny_codec):
-    """A folder with everything that the README's examples name."""
-    folder = tmp_path_factory.mktemp("readme")
+    """A folder for each page, with everything that its examples name."""
+    folder = tmp_path_factory.mktemp("readme") / "README"
+    folder.mkdir()
     audio, rate = read_audio(SAMPLE)
     write_audio(folder / "a.wav", audio, rate)
     write_audio(folder / "b.flac", audio[: rate // 2], rate)
@@ -39,41 +51,55 @@ def place(tmp_path_factory, codec, tiny_codec):
     write_audio(folder / "noise" / "hiss.wav", np.random.default_rng(0).normal(0, 0.1, rate).astype(np.float32), rate)
     AudioTokenizer(codec("mel")).save_pretrained(folder / "runs" / "ablation" / "focal" / "model")
     (folder / "configs").symlink_to(ROOT / "configs")
-    return folder
+    for page in PAGES[1:]:
+        shutil.copytree(folder, folder.parent / page.stem, symlinks=True)
+    return folder.parent
 
 
-@pytest.mark.parametrize("block", [code for kind, code in BLOCKS if kind == "python"], ids=lambda code: code[:40])
-def test_python(block, place, monkeypatch):
-    monkeypatch.chdir(place)
+@pytest.mark.parametrize(("page", "block"), find_blocks("python"))
+def test_python(page, block, place, monkeypatch):
+    monkeypatch.chdir(place / page)
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 6400)).astype(np.float32)) * 0.1
-    given = {"waveform": noise, "padding_mask": torch.ones_like(noise, dtype=torch.bool)}
-    given["features_of_another_speaker"] = torch.randn(1, 20, 32)
-    exec(compile(block, "README.md", "exec"), given)
+    names = {
+        "waveform": noise,
+        "padding_mask": torch.ones_like(noise, dtype=torch.bool),
+        "features_of_another_speaker": torch.randn(1, 20, 32),
+    }
+    exec(compile(block, "README.md", "exec"), names)
 
 
-@pytest.mark.parametrize("script", [code for kind, code in BLOCKS[1:] if kind == "bash"], ids=lambda code: code[:40])
-def test_commands(script, place, monkeypatch):
-    """All but the two of the installation; with recipes that take seconds, and scorers that need nothing else.
+@pytest.mark.parametrize(("page", "script"), find_blocks("bash")[1:])
+def test_commands(page, script, place, monkeypatch):
+    """All but the two of the installation; with recipes that take seconds, and metrics that need nothing else.
 
     In this process, as the installed script calls them: a process for each would spend its time on imports.
     """
-    monkeypatch.chdir(place)
+    monkeypatch.chdir(place / page)
     lines = [line.split("#")[0].strip() for line in script.replace("\\\n", " ").splitlines()]
     for line in filter(None, lines):
-        quick = re.sub(r"configs/(lm/\w+|mini/speech)\.yaml", "configs/lm/smoke.yaml", line)
-        quick = quick.replace("configs/codec/mini.yaml", str(ROOT / "tests" / "fixtures" / "codec_chain.yaml"))
-        words = shlex.split(quick.replace("--scorers offline", "--scorers mel"))
+        quick = re.sub(r"configs/(lm/\w+|mini/speech)\.yaml", str(FIXTURES / "quick_lm.yaml"), line)
+        quick = quick.replace("configs/codec/mini.yaml", str(FIXTURES / "codec_chain.yaml"))
+        words = shlex.split(quick.replace("--scorers offline", "--scorers mel").replace(" --others", ""))
         assert words[0] == "focallm"
         monkeypatch.setattr(sys, "argv", words)
         cli.main()
         if "--out" in words:
-            assert len(read_audio(place / words[words.index("--out") + 1])[0]) > 0
+            assert len(read_audio(place / page / words[words.index("--out") + 1])[0]) > 0
 
 
 def test_the_first_block_is_the_two_set_up_commands():
-    kind, code = BLOCKS[0]
-    assert kind == "bash"
-    assert re.findall(r"^(.*?)\s+#", code, re.MULTILINE) == [
+    block = find_blocks("bash")[0].values[1]
+    assert re.findall(r"^(.*?)\s+#", block, re.MULTILINE) == [
         "pip install -e . && focallm demo",
         "pip install -e '.[test]' && pytest",
     ]
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200

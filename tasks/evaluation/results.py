@@ -4,7 +4,6 @@ import json
 import subprocess
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from importlib import metadata
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ... import __version__
 from ...data.token_store import weights_hash
 from .metrics.codec import code_figures
 from .metrics.words import word_counter
@@ -51,7 +51,7 @@ def code_version() -> str:
     """The commit of this checkout, with a + if files differ from it; or the version that is installed."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
-        return metadata.version("focallm")
+        return __version__
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", "-C", str(root), *words], check=True, capture_output=True, text=True)
