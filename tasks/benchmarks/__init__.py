@@ -1,1 +1,1 @@
-"""How fast the codec and the language model are."""
+"""Measure the speed of a codec and of a language model on this machine."""

@@ -1,4 +1,4 @@
-"""Speed and memory of a codec on this machine."""
+"""Measure the speed and the peak memory of a codec on this machine. B batch, T samples."""
 
 import subprocess
 import sys
@@ -8,59 +8,59 @@ from collections.abc import Callable
 
 import torch
 
-from ...tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
+from ...tokenizer.audio_tokenizer import AudioTokenizer
+from ...tokenizer.focalcodec.configuration import FocalCodecConfig
+from ...tokenizer.focalcodec.modeling import FocalCodecModel
 
 try:
     import psutil
 except ImportError:
     raise ImportError("the memory benchmark needs psutil: pip install 'focallm[eval]'") from None
 
-CASES = ((1, 1.0), (1, 10.0), (8, 10.0))  # items, seconds of each
+CASES = ((1, 1.0), (1, 10.0), (8, 10.0))  # batch size, seconds of each item
 MEMORY_S = 60.0
 _REPEATS = 3
 
 
 def benchmark_codec(source: str, threads: int) -> str:
-    """A Markdown table of real-time factors (best of three) and the peak memory of a minute.
+    """Return a Markdown table of real-time factors (the best of three), and the peak memory for a minute of audio.
 
     Args:
-        source: "focalcodec_50hz" for the full-size configuration with random weights (speed does not depend on
-            them), or anything that `AudioTokenizer.from_pretrained` takes.
+        source: "focalcodec_50hz" for the full-size model with random weights, which are as fast as trained ones; or
+            anything that `AudioTokenizer.from_pretrained` accepts.
         threads: CPU threads.
     """
     torch.set_num_threads(threads)
     model = _load(source)
-    config = model.config
     lines = [
         f"{source}, {model.num_parameters() / 1e6:.1f} M parameters, {threads} threads",
         "",
         "| input | encode, x real time | decode, x real time |",
         "|---|---|---|",
     ]
-    for items, seconds in CASES:
-        waveform = torch.randn(items, round(seconds * config.sampling_rate)) * 0.1
+    for batch_size, seconds in CASES:
+        waveform = _noise(model, batch_size, seconds)
         codes = model.encode(waveform).audio_codes
-        encoding = _best(lambda w: model.encode(w), waveform)
-        decoding = _best(lambda c: model.decode(c), codes)
-        lines.append(
-            f"| {items} x {seconds:g} s | {items * seconds / encoding:.1f} | {items * seconds / decoding:.1f} |"
-        )
-    lines += [
-        "",
-        f"peak memory above the loaded model, {MEMORY_S:g} s: {_memory_in_fresh_process(source, threads):.0f} MB",
-    ]
+        encode_s = _best_time(model.encode, waveform)
+        decode_s = _best_time(model.decode, codes)
+        audio_s = batch_size * seconds
+        lines.append(f"| {batch_size} x {seconds:g} s | {audio_s / encode_s:.1f} | {audio_s / decode_s:.1f} |")
+    megabytes = _memory_in_fresh_process(source, threads)
+    lines += ["", f"peak memory above the loaded model, {MEMORY_S:g} s: {megabytes:.0f} MB"]
     return "\n".join(lines)
 
 
 def measure_memory(source: str, threads: int) -> float:
-    """MB that the process grows by, at most, while a minute is encoded and decoded; in a fresh process."""
+    """Return by how many MB this process grows at most while a minute of audio is encoded and decoded."""
     torch.set_num_threads(threads)
     model = _load(source)
-    second = torch.randn(1, model.config.sampling_rate) * 0.1
-    model.decode(model.encode(second).audio_codes)  # libraries allocate their own buffers once
-    waveform = torch.randn(1, round(MEMORY_S * model.config.sampling_rate)) * 0.1
-    process, done = psutil.Process(), threading.Event()
-    before = peak = process.memory_info().rss
+    # The first call allocates buffers of libraries, which do not grow with the audio.
+    model.decode(model.encode(_noise(model, 1, 1.0)).audio_codes)
+    waveform = _noise(model, 1, MEMORY_S)
+    process = psutil.Process()
+    before = process.memory_info().rss
+    peak = before
+    done = threading.Event()
 
     def watch() -> None:
         nonlocal peak
@@ -82,15 +82,21 @@ def _load(source: str) -> FocalCodecModel:
     return AudioTokenizer.from_pretrained(source).codec
 
 
-def _best(call: Callable[[torch.Tensor], object], argument: torch.Tensor) -> float:
+def _noise(model: FocalCodecModel, batch_size: int, seconds: float) -> torch.Tensor:
+    """Return noise (B, T) at the level of speech; the speed does not depend on the audio."""
+    return torch.randn(batch_size, round(seconds * model.config.sampling_rate)) * 0.1
+
+
+def _best_time(call: Callable[[torch.Tensor], object], argument: torch.Tensor) -> float:
     times = []
     for _ in range(_REPEATS):
-        began = time.perf_counter()
+        start = time.perf_counter()
         call(argument)
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
     return min(times)
 
 
 def _memory_in_fresh_process(source: str, threads: int) -> float:
+    # In this process, memory that was freed before would be used again and not counted.
     code = f"from {__name__} import measure_memory; print(measure_memory({source!r}, {threads}))"
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)

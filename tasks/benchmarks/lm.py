@@ -1,4 +1,7 @@
-"""Speed of writing with a language model, side by side with `transformers.generate`, on this machine."""
+"""Measure the generation speed of a language model on this machine, beside `transformers.generate`.
+
+B batch, L length of a prompt.
+"""
 
 import statistics
 import time
@@ -6,22 +9,23 @@ import time
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from ...lm import Sampling, SpeechLM
 from ...lm.decoding import is_llama_shaped
 from ...lm.features import language_model
+from ...lm.model import SpeechLM
+from ...lm.sampling import Sampling
 from ...lm.templates import Phase, Prompt
 
 _REPEATS = 7
-_PROMPT = 40  # ids, about a sentence in characters
+_PROMPT_LENGTH = 40  # ids, as many as a sentence has characters
 
 
 class _OnlyCodes(LogitsProcessor):
-    """What transformers needs to write codes only: one addition."""
+    """Restrict `transformers.generate` to audio codes with one addition."""
 
     def __init__(self, lm: SpeechLM) -> None:
-        rows = language_model(lm.model).get_input_embeddings().weight.shape[0]
+        num_rows = language_model(lm.model).get_input_embeddings().weight.shape[0]
         first = lm.vocabulary.audio_offset
-        self.mask = torch.full((rows,), -torch.inf, device=lm.device)
+        self.mask = torch.full((num_rows,), -torch.inf, device=lm.device)
         self.mask[first : first + lm.vocabulary.audio_vocab_size] = 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -29,16 +33,16 @@ class _OnlyCodes(LogitsProcessor):
 
 
 def benchmark_lm(model: str | SpeechLM, batch: int, tokens: int, threads: int) -> str:
-    """A Markdown table of tokens per second, greedily; both write in turn, so that other work disturbs both alike.
+    """Return a Markdown table of tokens per second with greedy decoding.
 
     Args:
-        model: "mini", a folder or a hub id.
-        batch: items at once.
-        tokens: codes to write for each.
+        model: "mini", a folder, a hub id, or a loaded model.
+        batch: B, prompts at once.
+        tokens: codes to generate for each prompt.
         threads: CPU threads.
 
     Raises:
-        ValueError: a model with several codebooks, for which transformers has no constraint, or too many tokens.
+        ValueError: The model has several codebooks, for which transformers has no constraint.
     """
     torch.set_num_threads(threads)
     lm = model if isinstance(model, SpeechLM) else SpeechLM.from_pretrained(model)
@@ -46,15 +50,22 @@ def benchmark_lm(model: str | SpeechLM, batch: int, tokens: int, threads: int) -
         raise ValueError("several codebooks cannot be compared: transformers does not take turns between them")
     generator = torch.Generator().manual_seed(0)
     first = lm.vocabulary.audio_offset
-    ids = torch.randint(first, first + lm.vocabulary.audio_vocab_size, (batch, _PROMPT), generator=generator)
-    ours, theirs, alike = [], [], 0
-    for _ in range(1 + _REPEATS):  # the first is a rehearsal
-        seconds, written = _ours(lm, ids, tokens)
-        ours.append(seconds)
-        seconds, expected = _theirs(lm, ids, tokens)
-        theirs.append(seconds)
-        alike = sum(int((a != b).any()) == 0 for a, b in zip(written, expected, strict=True))
-    ratios = [b / a for a, b in zip(ours[1:], theirs[1:], strict=True)]
+    prompts = torch.randint(first, first + lm.vocabulary.audio_vocab_size, (batch, _PROMPT_LENGTH), generator=generator)
+
+    # Both generate in turn, so that other work on the machine disturbs both alike.
+    our_times = []
+    their_times = []
+    ratios = []
+    for i in range(1 + _REPEATS):
+        our_seconds, our_ids = _generate(lm, prompts, tokens)
+        their_seconds, their_ids = _generate_with_transformers(lm, prompts, tokens)
+        # The first repeat is a warm-up.
+        if i > 0:
+            our_times.append(our_seconds)
+            their_times.append(their_seconds)
+            ratios.append(their_seconds / our_seconds)
+    num_equal = int((our_ids == their_ids).all(dim=1).sum())
+
     kind = "written-out step" if is_llama_shaped(language_model(lm.model)) else "the model's own forward"
     lines = [
         f"{lm.model.num_parameters() / 1e6:.1f} M parameters, {lm.device}, {threads} threads, batch {batch}, {tokens} "
@@ -63,37 +74,37 @@ def benchmark_lm(model: str | SpeechLM, batch: int, tokens: int, threads: int) -
         "| | tokens/s, median | best |",
         "|---|---|---|",
     ]
-    for name, times in (("transformers.generate", theirs[1:]), ("focallm", ours[1:])):
-        rate = [batch * tokens / seconds for seconds in times]
-        lines.append(f"| {name} | {statistics.median(rate):.0f} | {max(rate):.0f} |")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"ratio: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}; "
-            f"same tokens: {alike} of {batch} items",
-        ]
-    )
+    for name, times in (("transformers.generate", their_times), ("focallm", our_times)):
+        median = batch * tokens / statistics.median(times)
+        best = batch * tokens / min(times)
+        lines.append(f"| {name} | {median:.0f} | {best:.0f} |")
+    lines += [
+        "",
+        f"ratio: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}; "
+        f"same tokens: {num_equal} of {batch} items",
+    ]
+    return "\n".join(lines)
 
 
-def _ours(lm: SpeechLM, ids: torch.Tensor, tokens: int) -> tuple[float, torch.Tensor]:
-    """-> seconds, ids (batch, tokens)"""
+def _generate(lm: SpeechLM, prompts: torch.Tensor, tokens: int) -> tuple[float, torch.Tensor]:
+    """Return the seconds that `SpeechLM.generate` takes for prompts (B, L), and the new ids (B, tokens)."""
     phases = (Phase("codes", tokens, tokens, lm.vocabulary.control("end")),)
-    prompts = [Prompt(row, phases) for row in ids.tolist()]
-    began = time.perf_counter()
-    generations = lm.generate(prompts, sampling=Sampling(temperature=0))
-    seconds = time.perf_counter() - began
+    lm_prompts = [Prompt(ids, phases) for ids in prompts.tolist()]
+    start = time.perf_counter()
+    generations = lm.generate(lm_prompts, sampling=Sampling(temperature=0))
+    seconds = time.perf_counter() - start
     return seconds, torch.stack([generation.codes for generation in generations]) + lm.vocabulary.audio_offset
 
 
-def _theirs(lm: SpeechLM, ids: torch.Tensor, tokens: int) -> tuple[float, torch.Tensor]:
-    """-> seconds, ids (batch, tokens)"""
-    model, ids = language_model(lm.model), ids.to(lm.device)
+def _generate_with_transformers(lm: SpeechLM, prompts: torch.Tensor, tokens: int) -> tuple[float, torch.Tensor]:
+    """Return the seconds that `transformers.generate` takes for prompts (B, L), and the new ids (B, tokens)."""
+    model = language_model(lm.model)
+    ids = prompts.to(lm.device)
     only_codes = LogitsProcessorList([_OnlyCodes(lm)])
     config = GenerationConfig(max_new_tokens=tokens, do_sample=False, pad_token_id=lm.vocabulary.control("pad"))
-    began = time.perf_counter()
-    written = model.generate(  # type: ignore[operator]  # transformers types it as a tensor
+    start = time.perf_counter()
+    generated = model.generate(  # type: ignore[operator]  # transformers types it as a tensor
         ids, attention_mask=torch.ones_like(ids), generation_config=config, logits_processor=only_codes
     )
-    seconds = time.perf_counter() - began
-    return seconds, written[:, ids.shape[1] :].cpu()
+    seconds = time.perf_counter() - start
+    return seconds, generated[:, ids.shape[1] :].cpu()

@@ -112,7 +112,8 @@ def tables(
         out: Folder to write the tables to, in all formats.
         quiet: Hide the progress bars.
     """
-    from ..paper import TableConfig, make_tables
+    from ..paper.table_config import TableConfig
+    from ..paper.tables import make_tables
 
     config = TableConfig(
         tuple(codecs or ["mini"]), tuple(data or ()), layout, scorers, asr, utmos, limit, seed, record,

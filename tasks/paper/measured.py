@@ -1,15 +1,21 @@
-"""From what was measured of items to the cells of a row. T samples."""
+"""Measured rows: the results of items become the cells of a row."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 
 import numpy as np
 
-from ..evaluation.metrics import code_figures
+from ...data.mixing.mixer import Mixer, Premixed
+from ...data.utterance import Utterance
+from ..evaluation.metrics.codec import code_figures
 from ..evaluation.results import ItemResult, bootstrap, mean_interval
 from .rendering import Cell, Interval, Row
 
-# Key of a line -> key of the column, and a factor: means over the items that have it.
-MEANS = {
+REFERENCE = "Reference"  # name of the recordings themselves in the paper's tables
+
+# Key of a result -> column and unit of its mean over the items.
+_MEANS = {
     "bit_rate": ("bit_rate", 1e-3),
     "utmos": ("utmos", 1.0),
     "p808": ("dnsmos", 1.0),
@@ -17,41 +23,66 @@ MEANS = {
     "mel": ("mel", 1.0),
     "rtf": ("rtf", 1.0),
 }
-_PLAIN = ("bit_rate", "rtf")  # without an interval: properties of the codec and of the machine
+# Properties of the codec and of the machine have no confidence interval.
+_WITHOUT_INTERVAL = ("bit_rate", "rtf")
 
 
-def measured(name: str, lines: Sequence[ItemResult], seed: int, **others: Cell) -> Row:
-    """The row of a system.
+def item_ids(test_set: str, items: Sequence[Utterance], mixer: Mixer | Premixed | None = None) -> list[str]:
+    """Return the ids of items in a record, which say where they come from and how they are mixed."""
+    prefix = f"{test_set}/"
+    if mixer is not None:
+        settings = json.dumps(mixer.describe(), sort_keys=True)
+        digest = hashlib.sha256(settings.encode()).hexdigest()
+        prefix += f"{mixer.input_name} {digest[:8]}/"
+    return [prefix + item.id for item in items]
+
+
+def measured_row(name: str, results: Sequence[ItemResult], seed: int, **cells: Cell) -> Row:
+    """Return the row of a system.
 
     Args:
-        name: what stands in the first column.
-        lines: one for each item.
-        seed: of the intervals.
-        others: further cells.
+        name: text of the first column.
+        results: one for each item.
+        seed: for the confidence intervals.
+        cells: further cells of the row.
     """
-    cells: dict[str, Cell] = dict(others)
-    for key, (column, factor) in MEANS.items():
-        values = [line[key] for line in lines if key in line]
-        if values:
-            mean, ends = float(np.mean(values)), mean_interval(values, seed)
-            cells[column] = factor * mean if key in _PLAIN else Interval(*(factor * x for x in (mean, *ends)))
-    for key, column in (("errors", "wer"), ("dwer_errors", "dwer")):
-        if lines and all(key in line for line in lines):
-            cells[column] = _rate([line[key] for line in lines], [line[f"{key[:-6]}words"] for line in lines], seed)
-    if "wer" in cells:
-        cells["failed"] = 100 * float(np.mean([line["errors"] > 0.5 * line["words"] for line in lines]))
-    return Row(name, cells | _use(lines))
+    for key, (column, unit) in _MEANS.items():
+        values = [result[key] for result in results if key in result]
+        if not values:
+            continue
+        mean = float(np.mean(values))
+        if key in _WITHOUT_INTERVAL:
+            cells[column] = unit * mean
+        else:
+            low, high = mean_interval(values, seed)
+            cells[column] = Interval(unit * mean, unit * low, unit * high)
+
+    wer = _error_rate(results, "errors", "words", seed)
+    if wer is not None:
+        is_failed = [result["errors"] > 0.5 * result["words"] for result in results]
+        cells["wer"] = wer
+        cells["failed"] = 100 * float(np.mean(is_failed))
+    dwer = _error_rate(results, "dwer_errors", "dwer_words", seed)
+    if dwer is not None:
+        cells["dwer"] = dwer
+
+    if results and "codes" in results[0]:
+        figures = code_figures(results)
+        cells["code_usage"] = 100 * figures["code_usage"]
+        cells["normalised_entropy"] = 100 * figures["normalised_entropy"]
+    return Row(name, cells)
 
 
-def _rate(errors: Sequence[int], words: Sequence[int], seed: int) -> Interval:
-    """In %, with its interval."""
+def _error_rate(results: Sequence[ItemResult], errors_key: str, words_key: str, seed: int) -> Interval | None:
+    """Return errors per word in % over all items, or None if their words were not counted."""
+    errors = []
+    words = []
+    for result in results:
+        if errors_key not in result:
+            return None
+        errors.append(result[errors_key])
+        words.append(result[words_key])
+    if not errors:
+        return None
     low, high = bootstrap(errors, words, seed)
     return Interval(100 * sum(errors) / sum(words), 100 * low, 100 * high)
-
-
-def _use(lines: Sequence[ItemResult]) -> dict[str, Cell]:
-    """Code usage and normalised entropy in %, the means over the codebooks."""
-    if not lines or "codes" not in lines[0]:
-        return {}
-    figures = code_figures(lines)
-    return {key: 100 * figures[key] for key in ("code_usage", "normalised_entropy")}

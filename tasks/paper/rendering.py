@@ -1,9 +1,9 @@
-"""Tables of published and of measured figures, written as Markdown, LaTeX, CSV or plain text."""
+"""Tables, their rows and columns, and how they are written as Markdown, LaTeX, CSV or plain text."""
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 try:
@@ -11,18 +11,18 @@ try:
 except ImportError:
     raise ImportError("tables need tabulate: pip install 'focallm[eval]'") from None
 
-WIDTH = 40  # characters of a cell on the terminal, before it wraps
+_MAX_CELL_WIDTH = 40  # characters on a terminal; longer cells wrap
 
 
 class Interval(NamedTuple):
-    """A measured value with the ends of its confidence interval."""
+    """A measured value with its confidence interval."""
 
     value: float
     low: float
     high: float
 
 
-Cell = float | Interval | str | None  # None, like a key that is absent: there is no such figure
+Cell = float | Interval | str | None  # None, like a missing key, means that there is no such figure
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Column:
 
     Args:
         key: of its cells in `Row.cells`, and its name in CSV.
-        heading: with the unit, as "dWER, %".
-        digits: behind the point, more where they would leave less than two; None for text.
+        heading: with the unit, such as "dWER, %".
+        digits: digits after the decimal point; None for text. Small values get more, so that two are significant.
     """
 
     key: str
@@ -45,9 +45,9 @@ class Row:
     """A row of a table.
 
     Args:
-        name: what stands in the first column, such as a codec.
-        cells: by the key of their column; what no column asks for is not shown.
-        source: where the figures are published; "" if they are measured here.
+        name: text of the first column, such as the name of a codec.
+        cells: by the keys of their columns.
+        source: where the figures were published; "" if they were measured here.
     """
 
     name: str
@@ -57,66 +57,139 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """What `FORMATS` writes.
+    """A table.
+
+    Every format starts with two columns that are not in `columns`: the name of the row, and whether it is published or
+    measured.
 
     Args:
         title: one line.
-        columns: beside the names of the rows and whether these are published or measured, which are always shown.
-        rows: in their order.
-        notes: sentences below the table: n, seed, scorers, stand-ins, machine.
+        columns: the other columns, in order. Cells without a column are not shown.
+        rows: in order.
+        notes: sentences below the table, such as n, seed and metrics.
     """
 
     title: str
     columns: Sequence[Column]
     rows: Sequence[Row]
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
 
     def sources(self) -> list[str]:
-        """Of its published rows, each once, in the order of the rows."""
-        return list(dict.fromkeys(row.source for row in self.rows if row.source))
+        """Return the sources of the published rows without repetition, in the order of the rows."""
+        sources = []
+        for row in self.rows:
+            if row.source and row.source not in sources:
+                sources.append(row.source)
+        return sources
+
+
+_COLUMNS = [
+    Column("test_set", "test set"),
+    Column("task", "task"),
+    Column("input", "input"),
+    Column("compressor", "compressor"),
+    Column("activation", "activation"),
+    Column("quantizer", "quantizer"),
+    Column("decoder", "decoder"),
+    Column("causal", "causal"),
+    Column("training_data", "training data"),
+    Column("hours", "hours"),
+    Column("multilingual", "multilingual"),
+    Column("domain", "domain"),
+    Column("checkpoint", "checkpoint"),
+    Column("licence", "licence"),
+    Column("bit_rate", "kbps", 2),
+    Column("sampling_rate", "kHz", 0),
+    Column("frame_rate", "frames/s", 1),
+    Column("codebooks", "codebooks", 0),
+    Column("codebook_size", "codes", 0),
+    Column("code_width", "code width", 0),
+    Column("params", "parameters, M", 0),
+    Column("macs", "MACs, G", 0),
+    Column("chunk_ms", "chunk, ms", 0),
+    Column("wer", "WER, %", 2),
+    Column("er", "ER, %", 2),
+    Column("utmos", "UTMOS", 2),
+    Column("dnsmos", "DNSMOS P.808", 2),
+    Column("dwer", "dWER, %", 2),
+    Column("failed", "items above 50 %, %", 0),
+    Column("similarity", "Sim x100", 1),
+    Column("mel", "mel distance", 3),
+    Column("code_usage", "code usage, %", 1),
+    Column("normalised_entropy", "norm. entropy, %", 1),
+    Column("rtf", "RTF", 0),
+]
+COLUMNS = {column.key: column for column in _COLUMNS}
+
+
+def used_columns(rows: Iterable[Row]) -> list[Column]:
+    """Return the columns that have a figure in any of the rows, in the order of `COLUMNS`."""
+    rows = list(rows)
+    columns = []
+    for key, column in COLUMNS.items():
+        if any(row.cells.get(key) is not None for row in rows):
+            columns.append(column)
+    return columns
 
 
 def to_markdown(table: Table) -> str:
-    """-> a title, a table in pipes, and a list of notes"""
-    grid = tabulate(_grid(table, lambda text: text.replace("|", "\\|")), tablefmt="pipe", **_options(table))
-    notes = [f"- {note}" for note in _notes(table)]
-    return "\n".join([f"**{table.title}**", "", grid, *([""] if notes else []), *notes])
+    """Return a title, a pipe table, and a list of notes."""
+    grid = _grid(table, lambda text: text.replace("|", "\\|"))
+    lines = [f"**{table.title}**", "", tabulate(grid, tablefmt="pipe", **_tabulate_options(table))]
+    notes = _numbered_notes(table)
+    if notes:
+        lines.append("")
+    for note in notes:
+        lines.append(f"- {note}")
+    return "\n".join(lines)
 
 
 def to_latex(table: Table) -> str:
-    """-> a `table` environment for the package booktabs; what is special to LaTeX is escaped"""
-    grid = tabulate(_grid(table), tablefmt="latex_booktabs", **_options(table))
-    notes = [f"\\par\\footnotesize {_escape(note)}" for note in _notes(table)]
-    caption = f"\\caption{{{_escape(table.title)}}}"
-    return "\n".join(["\\begin{table}", "\\centering", caption, grid, *notes, "\\end{table}"])
+    """Return a `table` environment for the package booktabs, with special characters escaped."""
+    lines = ["\\begin{table}", "\\centering", f"\\caption{{{_escape_latex(table.title)}}}"]
+    # tabulate escapes the cells itself.
+    lines.append(tabulate(_grid(table), tablefmt="latex_booktabs", **_tabulate_options(table)))
+    for note in _numbered_notes(table):
+        lines.append(f"\\par\\footnotesize {_escape_latex(note)}")
+    lines.append("\\end{table}")
+    return "\n".join(lines)
 
 
 def to_text(table: Table) -> str:
-    """-> aligned columns for a terminal; long cells wrap"""
-    grid = tabulate(_grid(table), tablefmt="simple", maxcolwidths=WIDTH, **_options(table))
-    return "\n".join([table.title, "", grid, "", *_notes(table)]).rstrip()
+    """Return aligned columns for a terminal; long cells wrap."""
+    grid = tabulate(_grid(table), tablefmt="simple", maxcolwidths=_MAX_CELL_WIDTH, **_tabulate_options(table))
+    return "\n".join([table.title, "", grid, "", *_numbered_notes(table)]).rstrip()
 
 
 def to_csv(table: Table) -> str:
-    """-> lines of comments (#: the title and the notes), then CSV as the published tables have it
+    """Return comments (lines with #: the title and the notes), then CSV in the form of the published tables.
 
-    The columns are `row`, the keys, and `source`, which is empty in measured rows. Figures are whole, not rounded; a
-    column with intervals is followed by `<key>_low` and `<key>_high`.
+    The columns are `row`, the keys, and `source`, which is empty in measured rows. Figures are not rounded. A column
+    with intervals is followed by `<key>_low` and `<key>_high`.
     """
-    wide = {column.key for column in table.columns for row in table.rows if isinstance(_cell(row, column), Interval)}
-    names = [name for column in table.columns for name in _names(column.key, column.key in wide)]
+    names = ["row"]
+    for column in table.columns:
+        names.append(column.key)
+        if any(isinstance(row.cells.get(column.key), Interval) for row in table.rows):
+            names += [f"{column.key}_low", f"{column.key}_high"]
+    names.append("source")
+
     out = io.StringIO()
-    out.writelines(f"# {line}\n" for line in [table.title, *table.notes])
-    writer = csv.DictWriter(out, ["row", *names, "source"], lineterminator="\n")
+    for line in [table.title, *table.notes]:
+        out.write(f"# {line}\n")
+    writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
     for row in table.rows:
-        line: dict[str, Cell] = {"row": row.name, "source": row.source}
+        fields: dict[str, Cell] = {"row": row.name, "source": row.source}
         for column in table.columns:
-            cell = _cell(row, column)
-            line |= (
-                zip(_names(column.key, True), cell, strict=True) if isinstance(cell, Interval) else {column.key: cell}
-            )
-        writer.writerow(line)
+            cell = row.cells.get(column.key)
+            if isinstance(cell, Interval):
+                fields[column.key] = cell.value
+                fields[f"{column.key}_low"] = cell.low
+                fields[f"{column.key}_high"] = cell.high
+            else:
+                fields[column.key] = cell
+        writer.writerow(fields)
     return out.getvalue().rstrip()
 
 
@@ -129,44 +202,52 @@ FORMATS: dict[str, Callable[[Table], str]] = {
 
 
 def _grid(table: Table, escape: Callable[[str], str] = str) -> list[list[str]]:
-    """The headings and the rows, as they are shown."""
-    marks = {source: f"published [{i}]" for i, source in enumerate(table.sources(), 1)}
-    lines = [["", "figures", *(column.heading for column in table.columns)]]
+    """Return the headings and the rows as text."""
+    labels = {"": "measured"}
+    for i, source in enumerate(table.sources(), 1):
+        labels[source] = f"published [{i}]"
+    headings = ["", "figures"]
+    for column in table.columns:
+        headings.append(escape(column.heading))
+    grid = [headings]
     for row in table.rows:
-        cells = [_shown(_cell(row, column), column.digits) for column in table.columns]
-        lines.append([row.name, marks.get(row.source, "measured"), *cells])
-    return [[escape(text) for text in line] for line in lines]
+        line = [escape(row.name), labels[row.source]]
+        for column in table.columns:
+            cell = _format_cell(row.cells.get(column.key), column.digits)
+            line.append(escape(cell))
+        grid.append(line)
+    return grid
 
 
-def _options(table: Table) -> dict:
-    align = ["left" if column.digits is None else "right" for column in table.columns]
-    return {"headers": "firstrow", "disable_numparse": True, "colalign": ["left", "left", *align]}
-
-
-def _notes(table: Table) -> list[str]:
-    return [*(f"[{i}] {source}" for i, source in enumerate(table.sources(), 1)), *table.notes]
-
-
-def _cell(row: Row, column: Column) -> Cell:
-    return row.cells.get(column.key)
-
-
-def _names(key: str, wide: bool) -> list[str]:
-    return [key, f"{key}_low", f"{key}_high"] if wide else [key]
-
-
-def _shown(cell: Cell, digits: int | None) -> str:
+def _format_cell(cell: Cell, digits: int | None) -> str:
     if cell is None:
         return "-"
     if isinstance(cell, Interval):
-        value, low, high = (_shown(number, digits) for number in cell)
-        return f"{value} ({low} to {high})"
+        value = _format_cell(cell.value, digits)
+        return f"{value} ({_format_cell(cell.low, digits)} to {_format_cell(cell.high, digits)})"
     if isinstance(cell, str) or digits is None:
         return str(cell)
-    if 0 < abs(cell) < 10 ** (1 - digits):  # small ones keep two: 0.62 in a column of whole numbers is not 1
+    # Small values keep two significant digits: 0.62 in a column of whole numbers is not 1.
+    if 0 < abs(cell) < 10 ** (1 - digits):
         return f"{cell:.2g}"
     return f"{cell:.{digits}f}"
 
 
-def _escape(text: str) -> str:
+def _tabulate_options(table: Table) -> dict:
+    alignment = ["left", "left"]
+    for column in table.columns:
+        alignment.append("left" if column.digits is None else "right")
+    # Numbers are formatted already: tabulate would parse and change them.
+    return {"headers": "firstrow", "disable_numparse": True, "colalign": alignment}
+
+
+def _numbered_notes(table: Table) -> list[str]:
+    """Return the sources by the numbers that rows refer to, then the notes."""
+    notes = []
+    for i, source in enumerate(table.sources(), 1):
+        notes.append(f"[{i}] {source}")
+    return [*notes, *table.notes]
+
+
+def _escape_latex(text: str) -> str:
     return text.translate(str.maketrans(LATEX_ESCAPE_RULES))

@@ -1,74 +1,243 @@
-"""Tables 2 and 3: what codecs leave of clean and of noisy speech."""
+"""Tables 2, 3, 6, 8 and 9: what codecs preserve of speech. T samples."""
 
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+import torch
 
-from ...data.utterance import Utterance
-from ..evaluation.baselines import RATE, Baseline, unchanged
-from ..evaluation.evaluate import evaluate_systems
-from ..evaluation.results import ItemResult
+from ...data.mixing.mixer import Mixer, Premixed
+from ...data.utterance import AudioExample, Utterance
+from ...tokenizer.audio import resample
+from ...tokenizer.audio_tokenizer import AudioTokenizer
+from ...tokenizer.codecs.ts3_codec import TS3Codec, TS3CodecConfig, TS3CodecModel
+from ..evaluation.baselines import Baseline, codec_baseline, fit_length, unchanged
+from ..evaluation.metrics.metric import RATE
 from ..evaluation.systems import baseline_system
-from .columns import columns_of
-from .measured import measured
-from .published import published
-from .rendering import Row, Table
-from .table_config import TableConfig, names_of
+from ..inference.inputs import load_waves
+from .codec_facts import codec_facts
+from .measured import REFERENCE, item_ids, measured_row
+from .published import published_rows
+from .rendering import Cell, Row, Table, used_columns
+from .table_config import TableConfig
 
-REFERENCE = "Reference"
+# The rows of Table 6: names of the recipes in configs/codec/ablation.
+ABLATIONS = ("focal", "hifigan", "lfq", "leaky_relu", "conformer", "amp", "linear", "wavenext")
+_ABLATION_NOTE = (
+    "A measured row differs from focal in one part; all published ones but focal have HiFi-GAN, from lfq on LFQ, too."
+)
+
+_CHUNKS_MS = (125.0, 250.0, 500.0)  # of codecs that are not causal
+_STREAMING_NOTE = (
+    "Measured chunks of a codec that is not causal are encoded and decoded each by itself, without context. A causal "
+    "FocalCodec is streamed at its own chunk size: what it gives is what it gives offline."
+)
 
 
 def clean_table(config: TableConfig) -> Table:
-    """Table 2: every codec on every corpus, beside the recordings themselves."""
-    rows = published(2)
-    for name, items in config.corpora.items():
-        rows += resynthesised(config, name, items, [unchanged(REFERENCE), *config.baselines])
-    return Table("Table 2: clean speech resynthesised", columns_of(rows), rows, notes(config))
+    """Return Table 2: every codec on every corpus, and the recordings themselves."""
+    rows = published_rows(2)
+    for test_set, corpus in config.corpora.items():
+        rows += resynthesis_rows(config, test_set, corpus, [unchanged(REFERENCE), *config.baselines])
+    return Table("Table 2: clean speech resynthesised", used_columns(rows), rows, config.notes())
+
+
+def resynthesis_rows(
+    config: TableConfig, test_set: str, corpus: list[Utterance], baselines: Sequence[Baseline]
+) -> list[Row]:
+    """Measure codecs on clean speech, and return a row for each.
+
+    Args:
+        config: what to measure with.
+        test_set: name of the corpus.
+        corpus: its utterances; the config may choose a few of them.
+        baselines: the codecs.
+    """
+    items = config.choose(corpus)
+
+    # The recording is the input of a codec and what its output is compared with.
+    @lru_cache(maxsize=1)
+    def recording(i: int) -> np.ndarray:
+        audio, _ = items[i].read(RATE)
+        return audio
+
+    systems = [baseline_system(baseline, items, recording, recording) for baseline in baselines]
+    results = config.evaluate(systems, items, item_ids(test_set, items))
+    rows = []
+    for name, item_results in results.items():
+        rows.append(measured_row(name, item_results, config.seed, test_set=test_set))
+    return rows
 
 
 def noisy_table(config: TableConfig) -> Table:
-    """Table 3: every codec on noisy recordings, judged against the clean ones; beside clean and noisy themselves."""
-    rows = published(3)
-    for name, items in config.corpora.items():
-        for mixer in config.mixers(items, "noisy"):
-            chosen = config.some(mixer.rows)
-            ids = names_of(name, chosen, mixer)
-            example = lru_cache(maxsize=1)(lambda i, mixer=mixer, chosen=chosen: mixer.example(chosen[i], RATE))
-            clean = lambda i, example=example: example(i).target  # noqa: E731
-            heard = lambda i, example=example: example(i).input_audio  # noqa: E731
-            found = judged(config, chosen, ids, clean, clean, [unchanged(REFERENCE)])
-            found |= judged(config, chosen, ids, heard, clean, [unchanged("noisy"), *config.baselines])
-            rows += [measured(system, lines, config.seed, test_set=name) for system, lines in found.items()]
-    return Table("Table 3: noisy speech resynthesised", columns_of(rows), rows, notes(config))
+    """Return Table 3: every codec on noisy recordings, compared with the clean ones; and both kinds of recordings."""
+    rows = published_rows(3)
+    for test_set, corpus in config.corpora.items():
+        for mixer in config.mixers(corpus, "noisy"):
+            rows += _noisy_rows(config, test_set, mixer)
+    return Table("Table 3: noisy speech resynthesised", used_columns(rows), rows, config.notes())
 
 
-def resynthesised(
-    config: TableConfig, test_set: str, items: list[Utterance], baselines: Sequence[Baseline]
-) -> list[Row]:
-    """A row for what every baseline leaves of a corpus."""
-    chosen = config.some(items)
-    audio = lru_cache(maxsize=1)(lambda i: chosen[i].read(RATE)[0])
-    found = judged(config, chosen, names_of(test_set, chosen), audio, audio, baselines)
-    return [measured(name, lines, config.seed, test_set=test_set) for name, lines in found.items()]
+def _noisy_rows(config: TableConfig, test_set: str, mixer: Mixer | Premixed) -> list[Row]:
+    items = config.choose(mixer.rows)
+
+    # An example holds both, and mixing it takes longer than most codecs.
+    @lru_cache(maxsize=1)
+    def example(i: int) -> AudioExample:
+        return mixer.example(items[i], RATE)
+
+    def noisy(i: int) -> np.ndarray:
+        audio = example(i).input_audio
+        assert audio is not None
+        return audio
+
+    def clean(i: int) -> np.ndarray:
+        return example(i).target
+
+    systems = [baseline_system(unchanged(REFERENCE), items, clean, clean)]
+    for baseline in [unchanged("noisy"), *config.baselines]:
+        systems.append(baseline_system(baseline, items, noisy, clean))
+    results = config.evaluate(systems, items, item_ids(test_set, items, mixer))
+    rows = []
+    for name, item_results in results.items():
+        rows.append(measured_row(name, item_results, config.seed, test_set=test_set))
+    return rows
 
 
-def judged(
-    config: TableConfig,
-    items: Sequence[Utterance],
-    ids: Sequence[str],
-    heard: Callable[[int], np.ndarray],
-    clean: Callable[[int], np.ndarray],
-    baselines: Sequence[Baseline],
-) -> dict[str, list[ItemResult]]:
-    """-> the lines of every baseline, by its name"""
-    systems = [baseline_system(one, items, heard, clean) for one in baselines]
-    return evaluate_systems(systems, ids, config.metrics(items), config.seed, config.record, config.progress)
+def ablation_table(config: TableConfig) -> Table:
+    """Return Table 6: the codecs that are trained in `RUNS/ablation/ROW`, and the commands that train the others.
+
+    Raises:
+        ValueError: The config names no folder of runs.
+        OSError: No row is trained.
+    """
+    if config.runs is None:
+        raise ValueError("Table 6 is of trained codecs: give --runs FOLDER, which holds ablation/ROW each")
+    runs = config.runs / "ablation"
+    tokenizers = {}
+    commands = []
+    # The decoder of vocos.yaml is part of most rows, so it is trained first. It is no row itself.
+    for name in ("vocos", *ABLATIONS):
+        model = runs / name / "model"
+        if not model.is_dir():
+            commands.append(f"focallm train-codec configs/codec/ablation/{name}.yaml CORPUS {runs}/{name}")
+        elif name != "vocos":
+            tokenizers[name] = AudioTokenizer.from_pretrained(model)
+    if not tokenizers:
+        raise OSError(f"{runs} holds no row of the ablation; train them first:\n" + "\n".join(commands))
+
+    baselines = [unchanged(REFERENCE)]
+    for name, tokenizer in tokenizers.items():
+        baselines.append(codec_baseline(name, tokenizer))
+    test_set, corpus = config.first_corpus
+    rows = published_rows(6)
+    for row in resynthesis_rows(config, test_set, corpus, baselines):
+        parts: dict[str, Cell] = {}
+        if row.name in tokenizers:
+            parts = _codec_parts(tokenizers[row.name])
+        rows.append(Row(row.name, {**parts, **row.cells}))
+    notes = [*config.notes(), _ABLATION_NOTE]
+    for command in commands:
+        notes.append(f"Not trained yet: {command}")
+    return Table("Table 6: the parts of FocalCodec", used_columns(rows), rows, notes)
 
 
-def notes(config: TableConfig) -> list[str]:
-    """What stands below a table that was measured."""
-    n = ", ".join(f"{name} {len(config.some(items))}" for name, items in config.corpora.items())
-    metrics = [metric for items in config.corpora.values() for metric in config.metrics(items)]
-    judges = sorted({f"{metric.name}: {metric.checkpoint}" for metric in metrics})
-    return [f"n: {n}; seed {config.seed}; 95 % bootstrap intervals.", *judges]
+def _codec_parts(tokenizer: AudioTokenizer) -> dict[str, Cell]:
+    config = tokenizer.codec.config
+    return {
+        "compressor": config.compressor.get("type", "focal"),
+        "activation": config.compressor_config.activation,
+        "quantizer": config.quantizer_config.type,
+        "decoder": config.decoder["type"],
+        "params": sum(parameter.numel() for parameter in tokenizer.codec.parameters()) / 1e6,
+    }
+
+
+def ts3_table(config: TableConfig) -> Table:
+    """Return Table 8: TS3-Codec beside the other codecs, with their figures of Tables 1 and 2."""
+    # Only the architecture is measured, as there are no public weights.
+    ts3_tokenizer = AudioTokenizer(TS3Codec(TS3CodecModel(TS3CodecConfig())))
+    rows = [*published_rows(8), Row("TS3-Codec (X2)", codec_facts(ts3_tokenizer))]
+    facts = {}
+    for baseline in config.baselines:
+        if baseline.tokenizer is not None:
+            facts[baseline.name] = codec_facts(baseline.tokenizer)
+    clean = clean_table(config)
+    for row in clean.rows:
+        if not row.source:
+            rows.append(Row(row.name, {**facts.get(row.name, {}), **row.cells}))
+    notes = [*clean.notes, "TS3-Codec has no public weights: what is measured of it is its architecture."]
+    return Table("Table 8: TS3-Codec", used_columns(rows), rows, notes)
+
+
+def streaming_table(config: TableConfig) -> Table:
+    """Return Table 9: every codec on the first corpus, offline and in chunks."""
+    test_set, corpus = config.first_corpus
+    rows = published_rows(9)
+    rows += resynthesis_rows(config, test_set, corpus, [unchanged(REFERENCE)])
+    for baseline in config.baselines:
+        tokenizer = baseline.tokenizer
+        if tokenizer is None:
+            continue
+        causal = tokenizer.codec.is_causal
+        # A causal codec gives the same output at any chunk size that it supports.
+        chunks_ms = [stream_chunk_ms(tokenizer)] if causal else _CHUNKS_MS
+        variants = [baseline]
+        for chunk_ms in chunks_ms:
+            variants.append(_chunked(baseline, tokenizer, chunk_ms))
+        measured = resynthesis_rows(config, test_set, corpus, variants)
+        for chunk_ms, row in zip([math.inf, *chunks_ms], measured, strict=True):
+            cells = {**row.cells, "causal": "Yes" if causal else "No", "chunk_ms": chunk_ms}
+            rows.append(Row(baseline.name, cells))
+    return Table("Table 9: offline and in chunks", used_columns(rows), rows, [*config.notes(), _STREAMING_NOTE])
+
+
+def _chunked(baseline: Baseline, tokenizer: AudioTokenizer, chunk_ms: float) -> Baseline:
+    def process(audio: np.ndarray) -> tuple[np.ndarray, dict]:
+        return resynthesize_in_chunks(tokenizer, audio, chunk_ms)
+
+    return Baseline(f"{baseline.name}, {chunk_ms:g} ms", baseline.fingerprint, process)
+
+
+def stream_chunk_ms(tokenizer: AudioTokenizer) -> float:
+    """Return the length of the shortest chunk that a causal FocalCodec encodes."""
+    return 1000 * tokenizer.codec.stream().chunk_length / tokenizer.sampling_rate
+
+
+def resynthesize_in_chunks(
+    tokenizer: AudioTokenizer, audio: np.ndarray, chunk_ms: float
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Encode and decode audio chunk by chunk.
+
+    Args:
+        tokenizer: a causal codec is streamed; any other one encodes each chunk without context.
+        audio: (T,) at `RATE`.
+        chunk_ms: length of a chunk, for codecs that are not causal.
+
+    Returns:
+        The decoded audio (T,) at `RATE`, with its bit rate and its real-time factor.
+    """
+    (wave,) = load_waves(audio, RATE, tokenizer)
+    start = time.perf_counter()
+    if tokenizer.codec.is_causal:
+        decoded = _stream(tokenizer, wave)
+    else:
+        chunks = list(wave.split(round(chunk_ms / 1000 * tokenizer.sampling_rate)))
+        ids = [tokenizer.pattern.apply(codes) for codes in tokenizer.encode_codes(chunks)]
+        decoded = np.concatenate(tokenizer.batch_decode(ids, num_samples=list(map(len, chunks))))
+    seconds = time.perf_counter() - start
+    facts = {"bit_rate": tokenizer.bits_per_second, "rtf": len(audio) / RATE / seconds}
+    return fit_length(resample(decoded, tokenizer.output_sampling_rate, RATE), len(audio)), facts
+
+
+def _stream(tokenizer: AudioTokenizer, wave: torch.Tensor) -> np.ndarray:
+    stream = tokenizer.codec.stream()
+    # The last chunk is filled up with silence.
+    wave = torch.nn.functional.pad(wave, (0, -len(wave) % stream.chunk_length))
+    decoded = []
+    for chunk in wave.split(stream.chunk_length):
+        codes = stream.encode(chunk[None])
+        decoded.append(stream.decode(codes).flatten())
+    return torch.cat(decoded).float().cpu().numpy()

@@ -1,7 +1,5 @@
-"""What a table is asked for."""
+"""What the tables are measured on: codecs, corpora, metrics, mixing recipes and trained models."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -15,28 +13,32 @@ from ...data.mixing.mixer import Mixer, Premixed
 from ...data.utterance import Utterance
 from ...tokenizer.files import load_config
 from ..evaluation.baselines import Baseline, open_baseline
-from ..evaluation.evaluate import choose_items, read_with_texts
-from ..evaluation.metrics import Metric, load_scorers
+from ..evaluation.evaluate import choose_items, evaluate_systems, read_with_texts
+from ..evaluation.metrics import load_scorers
+from ..evaluation.metrics.metric import Metric
+from ..evaluation.results import ItemResult
+from ..evaluation.systems import System
 
 
 @dataclass(frozen=True)
 class TableConfig:
-    """Everything that the tables' functions need; each takes what it is about.
+    """Configuration of the tables. Every table uses only the fields that it needs.
 
     Args:
-        codecs: names as `open_baseline` takes them.
-        data: corpora with transcripts; the first one where a table is of one.
-        layout: how they are laid out, as in `read_corpus`; those that bring what is heard need no recipe.
-        scorers: who judges, as in `load_scorers`.
-        asr, utmos: another ASR model, and a checkout of UTMOS, as there.
-        limit: only so many items of each corpus, chosen by the seed; 0 for all.
-        seed: of the choice and of the intervals.
-        record: a .jsonl file of what was measured of each item.
-        mix: recipes of noise (Tables 3, 5, 10) and of talkers (Tables 5, 10).
-        noise: recordings of noise for the former.
-        runs: folder of what was trained for Tables 5 and 6.
-        model: a speech LM, for Tables 5 and 10.
-        progress: show bars.
+        codecs: names of codecs, as in `open_baseline`.
+        data: corpora with transcripts. Tables 2, 3 and 8 use all of them, the others the first.
+        layout: layout of the corpora, as in `read_corpus`. Layouts with noisy or mixed recordings need no `mix`.
+        scorers: the set of metrics, as in `load_scorers`.
+        asr: another ASR model for word errors, as in `load_scorers`.
+        utmos: a checkout of UTMOS, as in `load_scorers`.
+        limit: measure only this many items of each corpus, chosen by the seed; 0 for all.
+        seed: for the choice of items, for sampling and for the confidence intervals.
+        record: a JSON lines file with the results of each item. Items in it are not measured again.
+        mix: mixing recipes of kind noisy (Tables 3, 5 and 10) and mixture (Tables 5 and 10).
+        noise: recordings of noise for recipes that use them.
+        runs: folder of trained probes, models (Table 5) and codecs (Table 6).
+        model: a speech LM for Table 10.
+        progress: show progress bars.
     """
 
     codecs: Sequence[str] = ("mini",)
@@ -61,62 +63,91 @@ class TableConfig:
 
     @cached_property
     def corpora(self) -> dict[str, list[Utterance]]:
-        """All items of every corpus, by its folder's name.
+        """All utterances of every corpus, by the name of its folder.
 
         Raises:
-            ValueError: there is none, or one has no transcripts.
+            ValueError: There is no corpus, or one has no transcripts.
         """
         if not self.data:
             raise ValueError("this table is measured on recordings with transcripts: give --data FOLDER")
-        return {path.name: read_with_texts(path, self.layout) for path in self.data}
+        corpora = {}
+        for path in self.data:
+            corpora[path.name] = read_with_texts(path, self.layout)
+        return corpora
 
     @property
-    def first(self) -> tuple[str, list[Utterance]]:
-        """The corpus of the tables that are of one: its name and all of its items."""
+    def first_corpus(self) -> tuple[str, list[Utterance]]:
+        """Name and utterances of the corpus that a table with only one test set uses."""
         return next(iter(self.corpora.items()))
 
-    def some(self, items: list[Utterance]) -> list[Utterance]:
-        """Those that are measured."""
+    def choose(self, items: list[Utterance]) -> list[Utterance]:
+        """Return the items that are measured: all, or `limit` of them."""
         return choose_items(items, self.limit, self.seed)
 
     def metrics(self, items: Sequence[Utterance]) -> list[Metric]:
-        """The judges of items, in the language that their corpus names; English, if it names none."""
+        """Return the metrics for items, in the language of their corpus; English if it names none."""
         language = str(items[0].extra.get("language", "en")).lower()
-        return _metrics(self.scorers, self.asr, TO_LANGUAGE_CODE.get(language, language), self.utmos)
+        # Whisper knows languages by code; corpora may spell them out.
+        return _load_scorers(self.scorers, self.asr, TO_LANGUAGE_CODE.get(language, language), self.utmos)
 
     def mixers(self, items: list[Utterance], *kinds: str) -> list[Mixer | Premixed]:
-        """What makes of a corpus the recordings that are heard, one for each recipe of these kinds (noisy, mixture).
+        """Return what turns a corpus into noisy or mixed input: one mixer per recipe of these kinds.
 
-        Of a corpus that brings them, it is what reads them.
+        A corpus that was published with noisy or mixed recordings needs no recipe. Interfering talkers are drawn from
+        all items, so that a mixture does not depend on `limit`.
 
-        Talkers are drawn from the whole corpus, so that a mixture does not depend on how many are measured.
+        Args:
+            items: all utterances of a corpus.
+            kinds: noisy, mixture, or both.
 
         Raises:
-            ValueError: there is no recipe of these kinds.
+            ValueError: There is no recipe of these kinds.
         """
-        if items[0].sources and not self.mix and Premixed(items).input_name in kinds:
-            return [Premixed(items)]
-        recipes = [load_config(MixConfig, path) for path in self.mix]
-        recipes = [recipe for recipe in recipes if recipe.kind in kinds]
-        if not recipes:
+        if items[0].sources and not self.mix:
+            premixed = Premixed(items)
+            if premixed.input_name in kinds:
+                return [premixed]
+        mixers: list[Mixer | Premixed] = []
+        for path in self.mix:
+            recipe = load_config(MixConfig, path)
+            if recipe.kind not in kinds:
+                continue
+            needs_noise = recipe.kind == "noisy" and self.noise is not None
+            mixers.append(Mixer(recipe, items, read_corpus(self.noise) if needs_noise else ()))
+        if not mixers:
             raise ValueError(
-                f"this table needs --mix, recipes of kind {' or '.join(kinds)}, which say how the recordings that are "
-                "heard are made, such as configs/mini/test_enhancement.yaml and configs/mini/test_separation.yaml; or "
-                "a corpus that brings them, such as --layout voicebank or libri2mix"
+                f"this table needs noisy or mixed input. Give --mix with recipes of kind {' or '.join(kinds)}, such as "
+                "configs/mini/test_enhancement.yaml and configs/mini/test_separation.yaml, or a corpus that provides "
+                "it (--layout voicebank or libri2mix)"
             )
-        noises = read_corpus(self.noise) if self.noise else ()
-        return [Mixer(recipe, items, noises if recipe.kind == "noisy" else ()) for recipe in recipes]
+        return mixers
+
+    def evaluate(
+        self, systems: Sequence[System], items: Sequence[Utterance], ids: Sequence[str]
+    ) -> dict[str, list[ItemResult]]:
+        """Measure systems item by item, except for what the record holds already.
+
+        Args:
+            systems: what to evaluate.
+            items: the test items.
+            ids: of the items in the record, from `item_ids`.
+
+        Returns:
+            The results of all items, by the name of the system.
+        """
+        return evaluate_systems(systems, ids, self.metrics(items), self.seed, self.record, self.progress)
+
+    def notes(self) -> list[str]:
+        """Return the notes below measured rows: n, the seed, and the checkpoint of each metric."""
+        counts = []
+        checkpoints = set()
+        for name, items in self.corpora.items():
+            counts.append(f"{name} {len(self.choose(items))}")
+            for metric in self.metrics(items):
+                checkpoints.add(f"{metric.name}: {metric.checkpoint}")
+        return [f"n: {', '.join(counts)}; seed {self.seed}; 95 % bootstrap intervals.", *sorted(checkpoints)]
 
 
-def names_of(test_set: str, rows: Sequence[Utterance], mixer: Mixer | Premixed | None = None) -> list[str]:
-    """What items are called in a record: where they are from, and how they are mixed."""
-    mixed = ""
-    if mixer is not None:
-        digest = hashlib.sha256(json.dumps(mixer.describe(), sort_keys=True).encode()).hexdigest()
-        mixed = f"{mixer.input_name} {digest[:8]}/"
-    return [f"{test_set}/{mixed}{row.id}" for row in rows]
-
-
-@cache  # all tables share the models that judge
-def _metrics(scorers: str, asr: str | None, language: str, utmos: str | None) -> list[Metric]:
+@cache  # All tables share the models of the metrics.
+def _load_scorers(scorers: str, asr: str | None, language: str, utmos: str | None) -> list[Metric]:
     return load_scorers(scorers, asr, language, utmos)

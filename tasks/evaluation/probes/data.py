@@ -45,8 +45,9 @@ class CharacterTarget:
         words = [part for part in spell_out(text) if part not in PAUSES]
         classes = []
         for character in " ".join(words):
-            if character in CHARACTERS:
-                classes.append(1 + CHARACTERS.index(character))
+            index = CHARACTERS.find(character)
+            if index >= 0:
+                classes.append(1 + index)
         return torch.tensor(classes, dtype=torch.long)
 
     def loss(self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor]) -> Tensor:
@@ -59,7 +60,7 @@ class CharacterTarget:
         """
         log_probabilities = logits.log_softmax(-1).transpose(0, 1)
         classes = torch.cat([*targets]).to(logits.device)
-        sizes = torch.tensor([len(target) for target in targets], device=logits.device)
+        sizes = torch.tensor(list(map(len, targets)), device=logits.device)
         loss = F.ctc_loss(log_probabilities, classes, lengths, sizes, reduction="none", zero_infinity=True)
         return loss / sizes
 
@@ -67,8 +68,12 @@ class CharacterTarget:
         """Return the text of the most likely path of each item, from logits (B, N, C) and lengths (B,)."""
         texts = []
         for path, length in zip(logits.argmax(-1).cpu(), lengths.tolist(), strict=True):
-            collapsed = torch.unique_consecutive(path[:length]).tolist()
-            texts.append("".join(CHARACTERS[i - 1] for i in collapsed if i > 0))
+            text = ""
+            # CTC: equal neighbors are one character, then blanks are dropped.
+            for index in torch.unique_consecutive(path[:length]).tolist():
+                if index > 0:
+                    text += CHARACTERS[index - 1]
+            texts.append(text)
         return texts
 
     def count_errors(self, label: str, prediction: str) -> tuple[int, int]:
@@ -142,16 +147,15 @@ def read_splits(
 
     rows = _read_store(task, store, config, audio_tokenizer, codec, rule_columns)
     assigned = _assign_splits(rows, task, rules, config.seed)
-    columns = ["id", "input", "label", "num_samples"]
     splits = {}
     for split in SPLITS:
         if split in other_stores:
             split_rows = _read_store(task, other_stores[split], config, audio_tokenizer, codec)
         else:
             split_rows = rows.select(np.flatnonzero(assigned == split))
-        splits[split] = split_rows.select_columns(columns)
+        splits[split] = split_rows.select_columns(["id", "input", "label", "num_samples"])
 
-    empty = [split for split in SPLITS if len(splits[split]) == 0]
+    empty = [split for split, rows in splits.items() if len(rows) == 0]
     if empty:
         raise ValueError(
             f"{store} gives no rows for {empty}. Use a larger corpus, or other values for `validation` and `test` in "
@@ -207,7 +211,8 @@ def _assign_splits(rows: Dataset, task: str, rules: Mapping[str, SplitRule], see
         if isinstance(rule, dict):
             matches = np.full(len(rows), True)
             for column, wanted in rule.items():
-                matches &= np.array([str(value) == str(wanted) for value in rows[column]], dtype=bool)
+                # Values are compared as text, so that `session: 5` in a recipe matches a column of strings, too.
+                matches &= np.array(list(map(str, rows[column])), dtype=object) == str(wanted)
             assigned[matches] = split
 
     shares = {split: rule for split, rule in rules.items() if isinstance(rule, float)}

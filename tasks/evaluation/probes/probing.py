@@ -71,8 +71,11 @@ def probe(task: str, store: Path, run: Path, recipe: Path | None, codec: str, qu
     log = train_probe(model, collator, splits, config, run, quiet)
 
     _, items = evaluate_probe(model, collator, splits["test"], config.batch_size)
-    errors = [item["errors"] for item in items]
-    totals = [item["total"] for item in items]
+    errors = []
+    totals = []
+    for item in items:
+        errors.append(item["errors"])
+        totals.append(item["total"])
     low, high = bootstrap(errors, totals, config.seed)
     result = {
         "task": task,
@@ -145,7 +148,7 @@ def _write_run_settings(
         previous = json.loads(path.read_text())
         # Tuples become lists in JSON.
         current = json.loads(text)
-        changed = sorted(key for key in current if previous.get(key) != current[key])
+        changed = sorted(key for key, value in current.items() if previous.get(key) != value)
         if changed:
             raise ValueError(
                 f"{run} holds a run that differs in {changed}. Choose another folder, or restore the recipe, the codec "

@@ -84,9 +84,8 @@ class BiLSTM(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int, dropout: float) -> None:
         super().__init__()
-        widths = [input_size] + [2 * hidden_size] * (num_layers - 1)
-        self.forward_layers = nn.ModuleList(nn.LSTM(width, hidden_size, batch_first=True) for width in widths)
-        self.backward_layers = nn.ModuleList(nn.LSTM(width, hidden_size, batch_first=True) for width in widths)
+        self.forward_layers = _lstm_layers(input_size, hidden_size, num_layers)
+        self.backward_layers = _lstm_layers(input_size, hidden_size, num_layers)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
@@ -104,6 +103,16 @@ class BiLSTM(nn.Module):
             right_to_left = right_to_left.gather(1, reversal.expand_as(right_to_left))
             frames = torch.cat([left_to_right, right_to_left], dim=-1)
         return frames
+
+
+def _lstm_layers(input_size: int, hidden_size: int, num_layers: int) -> nn.ModuleList:
+    """Return the layers of one direction."""
+    layers = nn.ModuleList()
+    for i in range(num_layers):
+        # Later layers read both directions of the layer before.
+        width = input_size if i == 0 else 2 * hidden_size
+        layers.append(nn.LSTM(width, hidden_size, batch_first=True))
+    return layers
 
 
 class CodeEmbedding(nn.Module):
@@ -164,7 +173,7 @@ class Collator:
             row = rows[int(index)]
             inputs.append(self._to_tensor(row["input"]))
             targets.append(self.target.encode(str(row["label"])))
-        lengths = torch.tensor([len(item) for item in inputs])
+        lengths = torch.tensor(list(map(len, inputs)))
         return pad_sequence(inputs, batch_first=True).to(self.device), lengths.to(self.device), targets
 
     def _to_tensor(self, values: np.ndarray) -> Tensor:
@@ -233,8 +242,8 @@ def train_probe(
         }
         with whole_file(run / CHECKPOINT) as temporary:
             torch.save(state, temporary)
-        lines = [json.dumps(entry) + "\n" for entry in log]
-        write_whole(run / LOG, "".join(lines).encode())
+        lines = "\n".join(map(json.dumps, log)) + "\n"
+        write_whole(run / LOG, lines.encode())
     probe.load_state_dict(load_file(run / WEIGHTS))
     return log
 
@@ -303,8 +312,12 @@ def evaluate_probe(
 
 def error_rate(results: list[dict[str, Any]]) -> float:
     """Return errors per label of the results of `evaluate_probe`."""
-    errors = sum(result["errors"] for result in results)
-    return errors / sum(result["total"] for result in results)
+    errors = 0
+    total = 0
+    for result in results:
+        errors += result["errors"]
+        total += result["total"]
+    return errors / total
 
 
 def best_epoch(log: list[dict[str, Any]]) -> int:

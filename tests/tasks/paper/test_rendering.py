@@ -8,9 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from focallm.tasks.paper.columns import COLUMNS, columns_of
-from focallm.tasks.paper.published import FOLDER, published
-from focallm.tasks.paper.rendering import FORMATS, Column, Interval, Row, Table, to_csv, to_latex, to_markdown, to_text
+from focallm.tasks.paper.published import FOLDER, published_rows
+from focallm.tasks.paper.rendering import (
+    COLUMNS,
+    FORMATS,
+    Column,
+    Interval,
+    Row,
+    Table,
+    to_csv,
+    to_latex,
+    to_markdown,
+    to_text,
+    used_columns,
+)
 
 BASELINES = ["EnCodec", "DAC", "WavLM6-KM", "SpeechTokenizer", "SemantiCodec", "Mimi", "WavTokenizer", "BigCodec"]
 BASELINES += ["Stable Codec"]
@@ -50,7 +61,7 @@ def _records(text):
 
 @pytest.mark.parametrize("number", range(1, 11))
 def test_every_published_table_has_known_columns_and_a_source_for_each_row(number):
-    rows = published(number)
+    rows = published_rows(number)
     assert rows
     for row in rows:
         assert row.name
@@ -66,7 +77,7 @@ def test_every_published_table_has_known_columns_and_a_source_for_each_row(numbe
 def test_there_are_ten_tables_and_no_other_files():
     assert sorted(path.name for path in FOLDER.iterdir()) == [f"table_{n:02d}.csv" for n in range(1, 11)]
     with pytest.raises(ValueError, match="tables 1 to 10, found 11"):
-        published(11)
+        published_rows(11)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +93,7 @@ def test_there_are_ten_tables_and_no_other_files():
 )
 def test_every_codec_of_the_paper_is_in_every_part_of_its_tables(number, key, groups, extra):
     for group in groups:
-        names = [row.name for row in published(number) if row.cells.get(key) == group]
+        names = [row.name for row in published_rows(number) if row.cells.get(key) == group]
         assert [name for name in names if name != "Reference"] == BASELINES + extra
 
 
@@ -116,20 +127,20 @@ def test_every_codec_of_the_paper_is_in_every_part_of_its_tables(number, key, gr
     ],
 )
 def test_figures_that_are_known_from_elsewhere(number, name, which, cells):
-    (row,) = [row for row in published(number) if row.name == name and which.items() <= row.cells.items()]
+    (row,) = [row for row in published_rows(number) if row.name == name and which.items() <= row.cells.items()]
     assert cells.items() <= row.cells.items()
 
 
 def test_a_bit_rate_follows_from_frames_and_codebooks():
-    for row in published(1):
+    for row in published_rows(1):
         rate, books, size = (row.cells[key] for key in ("frame_rate", "codebooks", "codebook_size"))
         assert rate * books * math.log2(size) / 1000 == pytest.approx(row.cells["bit_rate"], abs=0.01)
 
 
 def test_the_same_figures_stand_in_tables_that_share_them():
-    clean = {row.name: row.cells for row in published(2) if row.cells["test_set"] == "LibriSpeech"}
-    chunks = [row for row in published(9) if row.cells["chunk_ms"] == math.inf]
-    for row in [*published(8), *chunks]:
+    clean = {row.name: row.cells for row in published_rows(2) if row.cells["test_set"] == "LibriSpeech"}
+    chunks = [row for row in published_rows(9) if row.cells["chunk_ms"] == math.inf]
+    for row in [*published_rows(8), *chunks]:
         for key in row.cells.keys() & clean.get(row.name, {}).keys():
             assert row.cells[key] == clean[row.name][key]
 
@@ -170,8 +181,8 @@ def test_every_published_figure_shows_the_digits_that_it_was_printed_with():
     for path in sorted(FOLDER.iterdir()):
         with path.open() as file:
             printed = list(csv.DictReader(line for line in file if not line.startswith("#")))
-        rows = published(int(path.stem[-2:]))
-        columns = columns_of(rows)
+        rows = published_rows(int(path.stem[-2:]))
+        columns = used_columns(rows)
         shown = _markdown_cells(to_markdown(Table("t", columns, rows)))
         for cells, line in zip(shown[1:], printed, strict=True):
             for cell, column in zip(cells[2:], columns, strict=True):
@@ -189,8 +200,8 @@ def test_latex_escapes_the_title_the_cells_and_the_notes():
 @pytest.mark.parametrize("number", range(1, 11))
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_table_of_published_rows_alone_prints(number, name):
-    rows = published(number)
-    text = FORMATS[name](Table(f"Table {number}", columns_of(rows), rows))
+    rows = published_rows(number)
+    text = FORMATS[name](Table(f"Table {number}", used_columns(rows), rows))
     assert rows[0].source in text
     assert "measured" not in text
     if name == "csv":

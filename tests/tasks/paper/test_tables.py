@@ -9,12 +9,13 @@ import pytest
 from focallm.data.utterance import Utterance
 from focallm.tasks.evaluation import baselines as baselines
 from focallm.tasks.evaluation.baselines import PAPER, open_baseline
-from focallm.tasks.paper import TABLES, TableConfig, make_tables
-from focallm.tasks.paper.conversion import other_voices
-from focallm.tasks.paper.measured import measured
-from focallm.tasks.paper.published import published
+from focallm.tasks.paper.conversion import choose_references
+from focallm.tasks.paper.measured import measured_row
+from focallm.tasks.paper.published import published_rows
 from focallm.tasks.paper.rendering import Interval
-from focallm.tasks.paper.streaming import in_chunks
+from focallm.tasks.paper.resynthesis import resynthesize_in_chunks
+from focallm.tasks.paper.table_config import TableConfig
+from focallm.tasks.paper.tables import TABLES, make_tables
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 
@@ -25,7 +26,7 @@ def measured_rows(number: int, config: TableConfig) -> list:
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7, 9, 10])
 def test_a_table_has_the_published_rows_and_measured_ones(table_config, number):
     table = TABLES[number](table_config)
-    assert [row for row in table.rows if row.source] == published(number)
+    assert [row for row in table.rows if row.source] == published_rows(number)
     measured = [row for row in table.rows if not row.source]
     assert bool(measured) == (number != 7)  # of training data nothing is measured
     intervals = [cell for row in measured for cell in row.cells.values() if isinstance(cell, Interval)]
@@ -100,9 +101,9 @@ def test_weights_that_cannot_be_fetched_can_be_named(monkeypatch):
 def test_a_voice_is_the_longest_recording_of_the_next_speaker(tmp_path):
     items = [Utterance(str(i), tmp_path, "", speaker, seconds) for i, (speaker, seconds) in enumerate(
         [("ann", 1.0), ("bob", 2.0), ("bob", 3.0), ("cat", 1.0)])]  # fmt: skip
-    assert [item.id for item in other_voices(items)] == ["2", "3", "3", "0"]
+    assert [item.id for item in choose_references(items)] == ["2", "3", "3", "0"]
     with pytest.raises(ValueError, match="at least two named speakers, found \\['ann'\\]"):
-        other_voices(items[:1])
+        choose_references(items[:1])
 
 
 @pytest.mark.parametrize("name", ["tiny_50hz", "tiny_50hz_causal"])
@@ -110,7 +111,7 @@ def test_a_voice_is_the_longest_recording_of_the_next_speaker(tmp_path):
 def test_in_chunks_lasts_as_long_and_a_causal_codec_gives_what_it_gives_offline(codec, name, samples):
     tokenizer = AudioTokenizer(codec(name))
     wave = 0.1 * np.random.default_rng(0).standard_normal(samples).astype(np.float32)
-    again, _ = in_chunks(tokenizer, wave, 125)
+    again, _ = resynthesize_in_chunks(tokenizer, wave, 125)
     assert again.shape == wave.shape
     if codec(name).config.causal and samples == 16001:
         offline, _ = baselines.codec_baseline(name, tokenizer).process(wave)
@@ -119,10 +120,10 @@ def test_in_chunks_lasts_as_long_and_a_causal_codec_gives_what_it_gives_offline(
 
 def test_cells_are_means_with_intervals_and_rates_over_all_words():
     lines = [{"errors": i, "words": 10, "similarity": 0.5 + 0.1 * i, "bit_rate": 650.0} for i in range(4)]
-    cells = measured("a", lines, 0).cells
+    cells = measured_row("a", lines, 0).cells
     assert cells["wer"].value == 15.0
     assert cells["failed"] == 0.0
-    assert measured("a", [{"errors": 3, "words": 4}, {"errors": 2, "words": 4}], 0).cells["failed"] == 50.0
+    assert measured_row("a", [{"errors": 3, "words": 4}, {"errors": 2, "words": 4}], 0).cells["failed"] == 50.0
     assert cells["wer"].low < 15.0 < cells["wer"].high
     assert cells["similarity"].value == pytest.approx(65.0)
     assert cells["bit_rate"] == 0.65
