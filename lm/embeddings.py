@@ -1,4 +1,7 @@
-"""Where the rows of audio ids start. V audio ids, K codebooks, D width of a code vector, H of an embedding."""
+"""Embedding rows for control and audio ids: adding them to any causal LM, and initializing them.
+
+V audio ids, K codebooks, D width of a code vector, H width of an embedding.
+"""
 
 from collections.abc import Collection
 from typing import Any, Literal
@@ -8,98 +11,118 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from ..tokenizer import AudioTokenizer
-from .features import RESTARTS, SpeechLMForConditionalGeneration
+from .features import RESTART_CONTROLS, SpeechLMForConditionalGeneration
 from .vocabulary import Vocabulary
 
 EmbeddingInit = Literal["mean", "codec"]
 
 
 def new_ids(vocabulary: Vocabulary) -> list[int]:
-    """The control and audio ids: the rows that a text LM does not bring."""
+    """Return the control and audio ids, whose rows a text LM lacks."""
     return sorted({*vocabulary.controls.values(), *vocabulary.audio_range})
 
 
-def fit(
-    model: PreTrainedModel, vocabulary: Vocabulary, feature_size: int | None, known: Collection[int] | None = None
+def adapt_to_vocabulary(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    feature_size: int | None,
+    known_ids: Collection[int] | None = None,
 ) -> PreTrainedModel:
-    """Give a causal LM rows for a vocabulary, a multiple of 64 in all, and a projector if it has to read features.
+    """Add embedding rows for a vocabulary to a causal LM, and a projector if it has to read features.
 
-    New rows start at the mean of the old ones: where they start is the same every time that a base is opened, which
-    adapters rely on.
+    The number of rows becomes a multiple of 64. New rows start at the mean of the old ones. Adapters rely on the new
+    rows being the same every time the base is loaded.
 
     Args:
-        known: ids of the base's tokenizer; its spare rows, which others may take, start at the mean too. By default
-            every row that is there stays as it is.
+        model: a causal LM.
+        vocabulary: text, control and audio ids.
+        feature_size: width of the features, or None for none.
+        known_ids: ids of the base's tokenizer. Spare rows of the base, which the new ids take, start at the mean too.
+            By default all rows of the base stay as they are.
     """
-    _add_rows(model, vocabulary, known)
-    config = model.config.get_text_config()
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    config.tie_word_embeddings = head.weight is embeddings.weight  # what is, not what was meant
-    name_special_ids(model, vocabulary)
+    _add_rows(model, vocabulary, known_ids)
+    head = model.get_output_embeddings()
+    embeddings = model.get_input_embeddings()
+    # Whatever the config of the base says, record what is the case.
+    model.config.get_text_config().tie_word_embeddings = head.weight is embeddings.weight
+    set_special_ids(model, vocabulary)
     if feature_size is None or isinstance(model, SpeechLMForConditionalGeneration):
         return model
-    return with_projector(model, vocabulary, feature_size)
+    return add_projector(model, vocabulary, feature_size)
 
 
-def with_projector(model: PreTrainedModel, vocabulary: Vocabulary, feature_size: int) -> PreTrainedModel:
-    """A causal LM that also reads features, and writes alongside them."""
-    restart_ids = [vocabulary.control(name) for name in RESTARTS]
+def add_projector(model: PreTrainedModel, vocabulary: Vocabulary, feature_size: int) -> PreTrainedModel:
+    """Make a causal LM read features, and align the positions of its output to them."""
+    restart_ids = [vocabulary.control(name) for name in RESTART_CONTROLS]
     return SpeechLMForConditionalGeneration.wrap(model, feature_size, vocabulary.control("feature"), restart_ids)
 
 
-def name_special_ids(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
-    """Padding and end in both configurations; how the base likes to sample (its penalties) is dropped."""
+def set_special_ids(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
+    """Set the padding and end ids of a model; the sampling options of its base, such as penalties, are dropped."""
     ids = {"pad_token_id": vocabulary.control("pad"), "eos_token_id": vocabulary.control("end")}
     model.config.get_text_config().update(ids)
     model.generation_config = GenerationConfig(**ids)
 
 
 @torch.no_grad()
-def _add_rows(model: Any, vocabulary: Vocabulary, known: Collection[int] | None) -> None:
-    old, added = model.get_input_embeddings().weight.shape[0], new_ids(vocabulary)
-    model.resize_token_embeddings(max(old, len(vocabulary)), pad_to_multiple_of=64, mean_resizing=False)
-    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
-    spare = [i for i in added if i < old and known is not None and i not in known]
-    kept = torch.ones(old, dtype=torch.bool)
-    kept[[i for i in added if i < old]] = False
-    tensors = [embeddings.weight] if head.weight is embeddings.weight else [embeddings.weight, head.weight]
-    for tensor in [*tensors, *([] if head.bias is None else [head.bias])]:
-        mean = tensor[:old][kept.to(tensor.device)].float().mean(dim=0).to(tensor.dtype)
-        tensor[spare] = mean
-        tensor[old:] = mean
+def _add_rows(model: Any, vocabulary: Vocabulary, known_ids: Collection[int] | None) -> None:
+    num_old = model.get_input_embeddings().weight.shape[0]
+    model.resize_token_embeddings(max(num_old, len(vocabulary)), pad_to_multiple_of=64, mean_resizing=False)
+    # New ids in old rows: spare rows of the base are overwritten, and no row of a new id counts in the mean.
+    reused_ids = [i for i in new_ids(vocabulary) if i < num_old]
+    spare_ids = [] if known_ids is None else [i for i in reused_ids if i not in known_ids]
+    in_mean = torch.ones(num_old, dtype=torch.bool)
+    in_mean[reused_ids] = False
+
+    embeddings = model.get_input_embeddings()
+    head = model.get_output_embeddings()
+    tensors = [embeddings.weight]
+    if head.weight is not embeddings.weight:
+        tensors.append(head.weight)
+    if head.bias is not None:
+        tensors.append(head.bias)
+    for tensor in tensors:
+        mean = tensor[:num_old][in_mean.to(tensor.device)].float().mean(dim=0).to(tensor.dtype)
+        tensor[spare_ids] = mean
+        tensor[num_old:] = mean
 
 
 def check_init(init: str) -> None:
-    """Raises a ValueError if there is no such way to start."""
+    """Raise a ValueError unless `init` is an `EmbeddingInit`."""
     if init not in ("mean", "codec"):
         raise ValueError(f"embeddings must be 'mean' or 'codec', found {init!r}")
 
 
 @torch.no_grad()
 def init_from_codes(model: PreTrainedModel, vocabulary: Vocabulary, audio_tokenizer: AudioTokenizer) -> None:
-    """Give the audio rows of a model, of embedding and head, the geometry of the codec's code vectors.
+    """Initialize the audio rows of embedding and head from the codec's code vectors.
 
-    They spread around the mean of the other rows as these do, so that the model sees what it is used to.
+    The code vectors are projected to the width of the model, and shifted and scaled to the mean and the deviation of
+    its other rows.
     """
     vectors = code_vectors(audio_tokenizer)
-    both: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
-    weights: dict[int, Tensor] = {id(module.weight): module.weight for module in both}  # one if they are tied
-    for weight in weights.values():
-        others = torch.ones(weight.shape[0], dtype=torch.bool, device=weight.device)
-        others[vocabulary.audio_offset :] = False
-        known = weight[others].float()
-        rows = torch.cat([_project(v, weight.shape[1], k) for k, v in enumerate(vectors)]).to(weight.device)
-        rows = known.mean(0) + rows * (known - known.mean(0)).std()
+    embeddings: Any = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
+    weights: list[Tensor] = [embeddings.weight]
+    if head.weight is not embeddings.weight:
+        weights.append(head.weight)
+    for weight in weights:
+        is_other = torch.ones(weight.shape[0], dtype=torch.bool, device=weight.device)
+        is_other[vocabulary.audio_offset :] = False
+        others = weight[is_other].float()
+        projected = [_project(table, weight.shape[1], seed=k) for k, table in enumerate(vectors)]
+        rows = torch.cat(projected).to(weight.device)
+        rows = others.mean(0) + rows * (others - others.mean(0)).std()
         weight[vocabulary.audio_offset : vocabulary.audio_offset + len(rows)] = rows.to(weight.dtype)
 
 
 def code_vectors(audio_tokenizer: AudioTokenizer) -> list[Tensor]:
-    """What each code stands for inside the codec: (codebook_size, D) for each of K codebooks."""
+    """Return the vectors that codes stand for inside the codec: (codebook_size, D) for each of K codebooks."""
     return [table.detach().float().cpu() for table in audio_tokenizer.codec.code_vectors()]
 
 
 def _project(vectors: Tensor, width: int, seed: int) -> Tensor:
-    """(V, D) -> (V, H) of mean 0 and deviation 1; angles are kept where H >= D."""
+    """Project code vectors (V, D) to (V, H) of mean 0 and deviation 1; angles are kept where H >= D."""
     D = vectors.shape[1]
     noise = torch.randn(max(D, width), min(D, width), generator=torch.Generator().manual_seed(seed))
     basis = torch.linalg.qr(noise).Q  # orthonormal columns

@@ -1,4 +1,7 @@
-"""A causal LM that also reads continuous features. B batch, L length in ids, M features of a batch, D their width."""
+"""A causal LM that also reads continuous features, with positions that align its output to its input.
+
+B batch, L length in ids, M features of a whole batch, D width of a feature, H width of an embedding, V ids.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +13,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationMixi
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-CONTEXT = 6  # features on either side that are read with each one: 0.12 s at 50 Hz, about a phoneme
-RESTARTS = ("speech", "speaker")  # control tokens after which time begins again
+# Features on either side that the projector reads with each one: 0.12 s at 50 Hz, about a phoneme.
+CONTEXT = 6
+# Control tokens at which positions restart, see `aligned_positions`.
+RESTART_CONTROLS = ("speech", "speaker")
 _UNBOUNDED = 1 << 17  # positions assumed for a model whose config states no maximum
 
 
@@ -19,11 +24,11 @@ class SpeechLMConfig(PreTrainedConfig):
     """Configuration of a `SpeechLMForConditionalGeneration`.
 
     Args:
-        text_config: of the causal LM inside, of any type that `AutoModelForCausalLM` knows.
+        text_config: config of the causal LM inside, of any type that `AutoModelForCausalLM` knows.
         feature_size: width D of the features.
-        feature_token_id: the id that holds the place of one feature.
-        feature_context: features on either side that are read together with each one.
-        restart_ids: ids at which positions begin again, see `alignment`.
+        feature_token_id: the id that is the placeholder of one feature.
+        feature_context: features on either side that the projector reads with each one.
+        restart_ids: ids at which positions restart, see `aligned_positions`.
     """
 
     model_type = "focallm_speech_lm"
@@ -38,14 +43,21 @@ class SpeechLMConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if not isinstance(self.text_config, PreTrainedConfig):
             self.text_config = AutoConfig.for_model(**{"model_type": "llama", **(self.text_config or {})})
-        self.tie_word_embeddings = self.text_config.tie_word_embeddings  # peft looks for it here
+        # peft looks for it here.
+        self.tie_word_embeddings = self.text_config.tie_word_embeddings
         super().__post_init__(**kwargs)
 
 
 class FeatureProjector(nn.Module):
-    """Features (M, D), of any scale -> rows (M, H) in the place of embeddings.
+    """Project features (M, D) of any scale to embeddings (M, H).
 
-    Each is read with its neighbours: a causal LM alone would hear what follows a frame only where it writes.
+    Each feature is projected together with its neighbors. A causal LM alone would learn what follows a frame only where
+    it is too late: among its own output.
+
+    Args:
+        feature_size: D.
+        hidden_size: H.
+        context: number of neighbors on either side.
     """
 
     def __init__(self, feature_size: int, hidden_size: int, context: int = 0) -> None:
@@ -53,22 +65,33 @@ class FeatureProjector(nn.Module):
         self.inner = nn.Linear((feature_size + 2) * (2 * context + 1), hidden_size)
         self.outer = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, features: Tensor, around: Tensor) -> Tensor:
-        """around: (M, 2 * context + 1) numbers of the features that each one is read with, see `neighbours`."""
-        # Normalising hides how loud a log-mel frame is, so its mean and deviation are given beside it.
-        level = features.float().mean(-1, keepdim=True)
-        centred = features.float() - level
-        spread = centred.square().mean(-1, keepdim=True).add(1e-5).sqrt()
-        normal = torch.cat([centred / spread, level, spread.log()], dim=-1)[around].flatten(1)
-        return self.outer(F.gelu(self.inner(normal.to(self.inner.weight.dtype))))
+    def forward(self, features: Tensor, neighbors: Tensor) -> Tensor:
+        """Project features.
+
+        Args:
+            features: (M, D).
+            neighbors: (M, 2 * context + 1) indices of the features to read with each one, from `neighbor_indices`.
+
+        Returns:
+            (M, H).
+        """
+        features = features.float()
+        mean = features.mean(-1, keepdim=True)
+        centered = features - mean
+        deviation = centered.square().mean(-1, keepdim=True).add(1e-5).sqrt()
+        # Normalization hides how loud a log-mel frame is, so its mean and deviation come as two more values.
+        normalized = torch.cat([centered / deviation, mean, deviation.log()], dim=-1)
+        windows = normalized[neighbors].flatten(1)
+        return self.outer(F.gelu(self.inner(windows.to(self.inner.weight.dtype))))
 
 
 class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
-    """Any causal LM, with a projector for what stands at its `<|feature|>` ids."""
+    """Any causal LM, with a projector for the features at its `<|feature|>` ids."""
 
     config_class = SpeechLMConfig
     supports_gradient_checkpointing = True
-    _tied_weights_keys: dict[str, str] = {}  # noqa: RUF012  # none here; a dictionary, so that peft looks inside
+    # Empty, but a dictionary, so that peft looks for tied weights inside of the causal LM.
+    _tied_weights_keys: dict[str, str] = {}  # noqa: RUF012
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: SpeechLMConfig) -> None:
@@ -80,24 +103,27 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def wrap(
-        cls, causal: PreTrainedModel, feature_size: int, feature_token_id: int, restart_ids: Sequence[int] = ()
+        cls, causal_lm: PreTrainedModel, feature_size: int, feature_token_id: int, restart_ids: Sequence[int] = ()
     ) -> PreTrainedModel:
-        """Put a fresh projector in front of a causal LM, whose weights are kept."""
+        """Add a freshly initialized projector to a causal LM, whose weights stay as they are."""
         config = SpeechLMConfig(
-            text_config=causal.config,
+            text_config=causal_lm.config,
             feature_size=feature_size,
             feature_token_id=feature_token_id,
             feature_context=CONTEXT,
             restart_ids=list(restart_ids),
-            dtype=causal.dtype,
+            dtype=causal_lm.dtype,
         )
+        # On the meta device the causal LM that `cls` creates, and that is replaced, costs no memory.
         with torch.device("meta"):
             model = cls(config)
-        model.language_model = causal
-        model.projector = FeatureProjector(feature_size, causal.config.hidden_size, CONTEXT)
-        model.projector.to(causal.device, causal.dtype).apply(model._init_weights)
-        model.generation_config = causal.generation_config
-        config.name_or_path, causal.config.name_or_path = causal.config.name_or_path, ""  # saved files hold no path
+        model.language_model = causal_lm
+        model.projector = FeatureProjector(feature_size, causal_lm.config.hidden_size, CONTEXT)
+        model.projector.to(causal_lm.device, causal_lm.dtype).apply(model._init_weights)
+        model.generation_config = causal_lm.generation_config
+        # The path of the base moves to the outer config, so that saved files do not contain it.
+        config.name_or_path = causal_lm.config.name_or_path
+        causal_lm.config.name_or_path = ""
         return model
 
     def forward(
@@ -110,20 +136,24 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """As the causal LM inside; features (M, D) are those of the whole batch, row after row.
+        """Run the causal LM inside, with features in the place of `<|feature|>` ids.
 
-        Without an attention mask, `position_ids` are the places of ids in the examples that a row holds.
+        Args:
+            input_ids: (B, L).
+            features: (M, D) of the whole batch, row after row.
+            attention_mask: (B, L). Without it, `position_ids` tell the examples of a packed row apart.
+            position_ids: (B, L) positions of ids in their own example.
+            inputs_embeds: (B, L, H) instead of `input_ids` and `features`.
+            labels: (B, L).
+            kwargs: as the causal LM takes them.
         """
         if inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = embed(self, input_ids, features)
             if self.config.restart_ids and (position_ids is None or attention_mask is None):
-                attention_mask, position_ids = self._place(
-                    input_ids,
-                    inputs_embeds,
-                    attention_mask,
-                    position_ids,
-                    kwargs.get("cache", kwargs.get("past_key_values")),
+                cache = kwargs.get("cache", kwargs.get("past_key_values"))
+                attention_mask, position_ids = self._mask_and_positions(
+                    input_ids, inputs_embeds, attention_mask, position_ids, cache
                 )
         return self.language_model(
             inputs_embeds=inputs_embeds,
@@ -133,50 +163,55 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             **kwargs,
         )
 
-    def _place(
+    def _mask_and_positions(
         self, ids: Tensor, embeddings: Tensor, mask: Tensor | None, order: Tensor | None, cache: Cache | None
     ) -> tuple[Tensor, Tensor]:
-        """The mask and the positions of sequences that are read from their beginning."""
+        """Return the mask and the aligned positions of whole sequences."""
         if cache is not None and cache.get_seq_length() > 0:
             raise ValueError("with a cache this model needs attention_mask and position_ids, as generate() gives them")
         if order is None:
-            order = position_ids(torch.ones_like(ids) if mask is None else mask)
+            order = positions_from_mask(torch.ones_like(ids) if mask is None else mask)
         if mask is None:
-            # Positions that fall are the boundaries of examples for transformers; here they fall inside one, too.
+            # transformers takes positions that decrease for the boundary of two examples. Aligned positions also
+            # decrease inside an example, so the mask is made from the order here.
             config = self.language_model.config
-            made: Any = create_causal_mask(config, embeddings, None, None, order, allow_is_causal_skip=False)
-            if made is None:
+            packed_mask: Any = create_causal_mask(config, embeddings, None, None, order, allow_is_causal_skip=False)
+            if packed_mask is None:
                 name = config._attn_implementation
                 raise ValueError(f"attention {name!r} takes no mask of examples: load with attn_implementation='sdpa'")
-            mask = made
+            mask = packed_mask
         return mask, aligned_positions(ids, order, self.config.restart_ids)
 
     def prepare_inputs_for_generation(self, *args: Any, features: Tensor | None = None, **kwargs: Any) -> dict:
-        """Features are read in the first step; later ones find them in the cache."""
+        """Prepare a step of `generate`. Features are read in the first step; after that they are in the cache."""
         inputs = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]  # a mixin's self
         if self.config.restart_ids:
-            ids, mask = args[0], kwargs.get("attention_mask")
+            ids = args[0]
+            mask = kwargs.get("attention_mask")
             if mask is None:
-                mask = inputs["attention_mask"] = torch.ones_like(ids)
-            positions = aligned_positions(ids, position_ids(mask), self.config.restart_ids)
+                mask = torch.ones_like(ids)
+                inputs["attention_mask"] = mask
+            positions = aligned_positions(ids, positions_from_mask(mask), self.config.restart_ids)
             inputs["position_ids"] = positions[:, -inputs["input_ids"].shape[1] :]
-        again = not kwargs.get("is_first_iteration") and kwargs.get("use_cache")
-        return inputs if again else {**inputs, "features": features}
+        is_cached = not kwargs.get("is_first_iteration") and kwargs.get("use_cache")
+        if not is_cached:
+            inputs["features"] = features
+        return inputs
 
     def get_input_embeddings(self) -> nn.Module:
-        """Of the causal LM."""
+        """Return the input embeddings of the causal LM."""
         return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Of the causal LM."""
+        """Replace the input embeddings of the causal LM."""
         self.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
-        """Of the causal LM."""
+        """Return the head of the causal LM."""
         return self.language_model.get_output_embeddings()
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Of the causal LM."""
+        """Replace the head of the causal LM."""
         self.language_model.set_output_embeddings(new_embeddings)
 
 
@@ -184,94 +219,111 @@ AutoConfig.register(SpeechLMConfig.model_type, SpeechLMConfig, exist_ok=True)
 AutoModelForCausalLM.register(SpeechLMConfig, SpeechLMForConditionalGeneration, exist_ok=True)
 
 
-def bare(model: nn.Module) -> PreTrainedModel:
-    """The model without a peft wrapper; what peft put inside stays."""
+def without_peft(model: nn.Module) -> PreTrainedModel:
+    """Return the model inside a peft wrapper; adapter layers stay in place."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator,return-value]
 
 
 def language_model(model: nn.Module) -> PreTrainedModel:
-    """The plain causal LM inside a model, also inside a peft wrapper."""
-    inner = bare(model)
+    """Return the plain causal LM inside a model, also inside a peft wrapper."""
+    inner = without_peft(model)
     return inner.language_model if isinstance(inner, SpeechLMForConditionalGeneration) else inner  # type: ignore[return-value]
 
 
 def restart_ids(model: nn.Module) -> Sequence[int]:
-    """Ids at which a model's positions begin again; none for a plain causal LM."""
-    return getattr(bare(model).config, "restart_ids", ())
+    """Return the ids at which positions of a model restart; a plain causal LM has none."""
+    return getattr(without_peft(model).config, "restart_ids", ())
 
 
 def max_positions(model: nn.Module) -> int:
-    """Maximum number of ids that a model can read and write in one sequence, from its config."""
+    """Return the maximum number of ids that a model can read and write in one sequence, from its config."""
     return getattr(language_model(model).config, "max_position_embeddings", None) or _UNBOUNDED
 
 
 def embed(model: nn.Module, input_ids: Tensor, features: Tensor | None = None) -> Tensor:
-    """Ids (B, L) -> inputs_embeds (B, L, H), with the features (M, D) where `<|feature|>` stands, row after row.
+    """Embed ids, with features where `<|feature|>` stands.
+
+    Args:
+        model: a causal LM, with or without projector and adapters.
+        input_ids: (B, L).
+        features: (M, D), one for each `<|feature|>`, row after row.
+
+    Returns:
+        (B, L, H).
 
     Raises:
-        ValueError: features for a model that reads none, of another width, or not one for each `<|feature|>`.
+        ValueError: the model reads no features, or features of another width or number.
     """
-    inner = bare(model)
-    rows = inner.get_input_embeddings()(input_ids)
+    inner = without_peft(model)
+    embeddings = inner.get_input_embeddings()(input_ids)
     if not isinstance(inner, SpeechLMForConditionalGeneration):
         if features is not None and len(features):
             raise ValueError(
                 "this model reads no continuous features: make it with feature_size=..., or use a template of codes"
             )
-        return rows
+        return embeddings
     config = inner.config
     if features is None:
-        features = rows.new_zeros(0, config.feature_size)  # the projector takes part in every step, as DDP asks for
-    places = input_ids == config.feature_token_id
-    expected = (int(places.sum()), config.feature_size)
+        # The projector takes part in every step, even with no feature at all, because DDP requires it.
+        features = embeddings.new_zeros(0, config.feature_size)
+    is_feature = input_ids == config.feature_token_id
+    expected = (int(is_feature.sum()), config.feature_size)
     if features.shape != expected:
         raise ValueError(
             f"{expected[0]} <|feature|> ids need features of shape {expected}, found {tuple(features.shape)}: prompt "
             "and features do not belong together, or the features come from another codec"
         )
-    projected = inner.projector(features.to(rows.device), neighbours(places, config.feature_context))
-    return rows.masked_scatter(places[..., None], projected.to(rows.dtype))
+    neighbors = neighbor_indices(is_feature, config.feature_context)
+    projected = inner.projector(features.to(embeddings.device), neighbors)
+    return embeddings.masked_scatter(is_feature[..., None], projected.to(embeddings.dtype))
 
 
-def neighbours(places: Tensor, context: int) -> Tensor:
-    """Which features stand around each one, in its own run; at its ends the last one stands for those that lack.
+def neighbor_indices(is_feature: Tensor, context: int) -> Tensor:
+    """Return which features surround each one within its own run; at the ends of a run the last one is repeated.
 
     Args:
-        places: (B, L) bool, where features stand; M in all, row after row.
-        context: how many on either side.
+        is_feature: (B, L) bool, true at M features, which are numbered row after row.
+        context: number of neighbors on either side.
 
     Returns:
         (M, 2 * context + 1) int64, numbers of features.
     """
-    index = F.pad(places, (0, 1)).flatten().nonzero()[:, 0]  # padded, so that no run goes on in the next row
-    number = torch.arange(len(index), device=places.device)
-    run = (index - number).unique_consecutive(return_inverse=True)[1]  # gaps between features shift this difference
-    first, last = torch.searchsorted(run, run), torch.searchsorted(run, run, right=True) - 1
-    around = number[:, None] + torch.arange(-context, context + 1, device=places.device)
-    return around.clamp(first[:, None], last[:, None])
+    # A column of padding ends the last run of each row, so that none continues in the next row.
+    index = F.pad(is_feature, (0, 1)).flatten().nonzero()[:, 0]
+    number = torch.arange(len(index), device=is_feature.device)
+    # Within a run, index and number grow alike; a gap between features changes their difference.
+    run = (index - number).unique_consecutive(return_inverse=True)[1]
+    first = torch.searchsorted(run, run)
+    last = torch.searchsorted(run, run, right=True) - 1
+    neighbors = number[:, None] + torch.arange(-context, context + 1, device=is_feature.device)
+    return neighbors.clamp(first[:, None], last[:, None])
 
 
 def aligned_positions(ids: Tensor, order: Tensor, restart_ids: Sequence[int]) -> Tensor:
-    """Positions that begin again at 0 at every restart id.
+    """Return positions that restart at 0 at every restart id.
 
-    In `<|noisy|> x0 x1 ... <|speech|> y0 y1 ...` x and y of the same frame then have the same position, and so have the
-    streams of several talkers: where to listen is a rotation that a model begins with, not a distance that it has to
-    learn for every length. Measured on 1.6 h of noisy speech, features to codes, 256 x 4: 5.03 nats of held-out loss
-    after 2 epochs, against 5.83 with positions that go on (5.44 after 5).
+    In `<|noisy|> x0 x1 ... <|speech|> y0 y1 ...`, x and y of the same frame then have the same position, and so have
+    the streams of several speakers: where to attend is a rotation that the model starts with, not a distance that it
+    has to learn for every length. Measured on 1.6 h of noisy speech, features to codes, 256 x 4: 5.03 nats of eval loss
+    after 2 epochs, against 5.83 with ordinary positions (5.44 after 5).
 
     Args:
         ids: (B, L).
-        order: (B, L) place of each id in its own example, from 0; 0 at padding.
-        restart_ids: with none of them, the positions are the order.
+        order: (B, L) position of each id in its own example, from 0; 0 at padding.
+        restart_ids: if empty, the positions equal the order.
 
     Returns:
         (B, L) int64.
     """
     index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    begins = (order == 0) | torch.isin(ids, torch.tensor(restart_ids, dtype=ids.dtype, device=ids.device))
-    return index - (index * begins).cummax(-1).values
+    restarts = (order == 0) | torch.isin(ids, torch.tensor(restart_ids, dtype=ids.dtype, device=ids.device))
+    return index - (index * restarts).cummax(-1).values
 
 
-def position_ids(mask: Tensor) -> Tensor:
-    """(B, L) attention mask -> place of each id among those that count, from 0; 0 at padding on the left."""
+def positions_from_mask(mask: Tensor) -> Tensor:
+    """Return the position of each id among the unmasked ones (B, L), from 0; 0 at padding on the left.
+
+    Args:
+        mask: (B, L) attention mask.
+    """
     return (mask.cumsum(-1) - 1).clamp(min=0)

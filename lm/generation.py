@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from .constraints import Choice, DecodingConstraint, IdRange, StopReason, allowed_ranges
 from .decoding import CausalDecoder, LlamaDecoder, PromptBatch, prefill
-from .features import aligned_positions, embed, language_model, max_positions, position_ids, restart_ids
+from .features import aligned_positions, embed, language_model, max_positions, positions_from_mask, restart_ids
 from .sampling import Sampling, likeliest_bits, sample
 from .templates import Phase, Prompt
 from .vocabulary import Vocabulary
@@ -196,7 +196,7 @@ def _prefill(
     batch = PromptBatch(
         embeddings=embed(model, ids, torch.cat(features) if features else None),
         mask=mask,
-        positions=aligned_positions(ids, position_ids(mask), restarts),
+        positions=aligned_positions(ids, positions_from_mask(mask), restarts),
         restart_ids=frozenset(restarts),
     )
     return prefill(language_model(model), batch, max(prompt.max_new_ids for prompt in prompts))

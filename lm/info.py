@@ -1,4 +1,4 @@
-"""What a speech LM knows about itself."""
+"""What a speech LM knows about itself besides its weights: tasks, codec, voices, and lengths of speech and text."""
 
 import math
 from dataclasses import dataclass
@@ -7,68 +7,85 @@ from typing import Any
 from .templates import Template
 
 INFO_FILE = "speech_lm.json"
-TEXT_RATE = 30  # ids of text per second of speech: more than anybody speaks, in characters
+# Ids of text per second of speech: an upper bound, in characters, of how fast anybody speaks.
+TEXT_RATE = 30
 
 
 @dataclass(frozen=True)
 class LengthWindow:
-    """How long speech may be for a text: the paces of a corpus, in seconds per character."""
+    """How long the speech for a text may be: the pace of a corpus, in seconds per character.
 
-    fastest: float  # 1st percentile
-    slowest: float  # 99th percentile
+    Args:
+        fastest: 1st percentile of the corpus.
+        slowest: 99th percentile of the corpus.
+    """
+
+    fastest: float
+    slowest: float
 
     @classmethod
-    def learn(cls, characters: list[int], seconds: list[float]) -> "LengthWindow":
-        """From the lengths of texts and of their recordings."""
+    def from_corpus(cls, characters: list[int], seconds: list[float]) -> "LengthWindow":
+        """Measure the pace of a corpus from the lengths of its texts and recordings."""
         paces = sorted(s / max(c, 1) for c, s in zip(characters, seconds, strict=True))
-        return cls(paces[len(paces) // 100], paces[-1 - len(paces) // 100])
+        num_outliers = len(paces) // 100
+        return cls(paces[num_outliers], paces[-1 - num_outliers])
 
     def tokens(self, characters: int, tokens_per_second: float) -> tuple[int, int]:
-        """Fewest and most tokens for a text: half the fastest reading; half again, and a second, over the slowest."""
-        low = 0.5 * self.fastest * characters * tokens_per_second
-        high = (1.5 * self.slowest * characters + 1.0) * tokens_per_second
-        return max(1, math.floor(low)), math.ceil(high)
+        """Return the minimum and maximum number of tokens for a text.
+
+        The minimum is half of the fastest reading. The maximum is one and a half times the slowest, and a second.
+        """
+        min_tokens = 0.5 * self.fastest * characters * tokens_per_second
+        max_tokens = (1.5 * self.slowest * characters + 1.0) * tokens_per_second
+        return max(1, math.floor(min_tokens)), math.ceil(max_tokens)
+
+
+def text_window(seconds: float) -> tuple[int, int]:
+    """Return the minimum and maximum number of ids of the text of a recording."""
+    return 0, 20 + round(TEXT_RATE * seconds)
 
 
 @dataclass(frozen=True)
 class SpeechLMInfo:
-    """What a saved speech LM says about itself (`speech_lm.json`)."""
+    """Description of a speech LM, saved as `speech_lm.json`.
 
-    templates: tuple[Template, ...] = ()  # the tasks it was trained on
-    audio_tokenizer: str = "audio_tokenizer"  # "mini", a hub id, or a path relative to the folder, where a copy stands
-    length_window: LengthWindow | None = None  # seconds of speech per character, seen in training
-    voices: tuple[str, ...] = ()  # speakers seen in training
-    longest_unit_s: float | None = None  # the longest that a unit of text lasted in training, where it is aligned
+    Args:
+        templates: the tasks that the model was trained on.
+        audio_tokenizer: where the codec is: "mini", a hub id, or a path relative to the folder of the model.
+        length_window: pace of the training corpus, for models that speak.
+        voices: names of the speakers in training, the most frequent first.
+        longest_unit_s: longest duration of a unit in training, in seconds, for models of aligned speech.
+    """
+
+    templates: tuple[Template, ...] = ()
+    audio_tokenizer: str = "audio_tokenizer"
+    length_window: LengthWindow | None = None
+    voices: tuple[str, ...] = ()
+    longest_unit_s: float | None = None
 
     def template(self, *names: str) -> Template:
-        """The first of these tasks that the model was trained on.
+        """Return the first of the named tasks that the model was trained on.
 
         Raises:
-            ValueError: none of them.
+            ValueError: the model was trained on none of them.
         """
         known = {template.name: template for template in self.templates}
-        found = next((known[name] for name in names if name in known), None)
-        if found is None:
-            raise ValueError(
-                f"this model was trained for {', '.join(known) or 'nothing'}, not for {' or '.join(names)}: name "
-                "another folder, or train one (focallm train)"
-            )
-        return found
+        for name in names:
+            if name in known:
+                return known[name]
+        raise ValueError(
+            f"this model was trained for {', '.join(known) or 'nothing'}, not for {' or '.join(names)}: name another "
+            "folder, or train one (focallm train)"
+        )
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "SpeechLMInfo":
-        """What `dataclasses.asdict` made, after JSON."""
-        templates = tuple(Template.from_json(template) for template in values["templates"])
+        """Make the description from what `dataclasses.asdict` gives, after JSON."""
         window = values["length_window"]
         return cls(
-            templates,
-            values["audio_tokenizer"],
-            window and LengthWindow(**window),
-            tuple(values["voices"]),
-            values.get("longest_unit_s"),
+            templates=tuple(Template.from_json(template) for template in values["templates"]),
+            audio_tokenizer=values["audio_tokenizer"],
+            length_window=LengthWindow(**window) if window else None,
+            voices=tuple(values["voices"]),
+            longest_unit_s=values.get("longest_unit_s"),
         )
-
-
-def text_window(seconds: float) -> tuple[int, int]:
-    """Fewest and most ids of text for so much speech."""
-    return 0, 20 + round(TEXT_RATE * seconds)

@@ -13,7 +13,7 @@ from transformers.utils import cached_file
 from ..tokenizer.files import write_whole
 from ..tokenizer.focalcodec.checkpoint import load_strictly, read_json
 from . import lora
-from .embeddings import fit, name_special_ids
+from .embeddings import adapt_to_vocabulary, set_special_ids
 from .info import INFO_FILE, SpeechLMInfo
 from .vocabulary import Vocabulary
 
@@ -82,7 +82,7 @@ def load_model(folder: Path, source: str | Path, vocabulary: Vocabulary, options
         return _with_adapter(folder, vocabulary, options)
     model = load_strictly(AutoModelForCausalLM.from_pretrained, folder, (), options, None)
     model.config.name_or_path = reference(source)
-    name_special_ids(model, vocabulary)  # the folder's own configuration is for plain `generate`
+    set_special_ids(model, vocabulary)  # the folder's own configuration is for plain `generate`
     return model
 
 
@@ -91,7 +91,7 @@ def _with_adapter(folder: Path, vocabulary: Vocabulary, options: dict[str, Any])
     base = lora.find_base(folder)
     model = load_base(INSIDE.get(base, base), **options)
     model.config.name_or_path = base
-    return lora.load_adapter(fit(model, vocabulary, getattr(config, "feature_size", None)), folder)
+    return lora.load_adapter(adapt_to_vocabulary(model, vocabulary, getattr(config, "feature_size", None)), folder)
 
 
 def load_base(base: str | Path, **kwargs: Any) -> PreTrainedModel:

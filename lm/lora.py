@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ..tokenizer.focalcodec.checkpoint import read_json
 from .embeddings import new_ids
-from .features import SpeechLMForConditionalGeneration, bare, language_model
+from .features import SpeechLMForConditionalGeneration, language_model, without_peft
 from .vocabulary import Vocabulary
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -66,7 +66,7 @@ def base_of(model: PeftModel, folder: Path) -> str:
     Raises:
         ValueError: the base was never saved, so that nobody could find it.
     """
-    base = bare(model).config.name_or_path
+    base = without_peft(model).config.name_or_path
     if not base:
         raise ValueError("an adapter needs its base: save_pretrained() the model before add_lora(), and load it again")
     return Path(os.path.relpath(base, folder)).as_posix() if Path(base).is_dir() else base
@@ -79,7 +79,7 @@ def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
     config = copy.copy(model.peft_config["default"])
     config.base_model_name_or_path, config.inference_mode = base, True
     config.save_pretrained(str(folder))
-    bare(model).config.save_pretrained(folder)
+    without_peft(model).config.save_pretrained(folder)
 
 
 def find_base(folder: Path) -> str:

@@ -21,7 +21,7 @@ from ..data.phonemes import PAUSES, spell_out, text_to_units
 from ..tokenizer import AudioTokenizer
 from ..tokenizer.files import whole_files, write_whole
 from . import lora
-from .embeddings import EmbeddingInit, check_init, fit, init_from_codes, with_projector
+from .embeddings import EmbeddingInit, adapt_to_vocabulary, add_projector, check_init, init_from_codes
 from .features import language_model, max_positions
 from .generation import Generation, as_prompt, generate, stream
 from .info import INFO_FILE, SpeechLMInfo
@@ -108,7 +108,7 @@ class SpeechLM:
         if embeddings == "codec":
             init_from_codes(model, vocabulary, audio_tokenizer)
         if feature_size is not None:
-            model = with_projector(model, vocabulary, feature_size)
+            model = add_projector(model, vocabulary, feature_size)
         return cls(model, vocabulary, audio_tokenizer, SpeechLMInfo())
 
     @classmethod
@@ -137,7 +137,7 @@ class SpeechLM:
         tokenizer = AutoTokenizer.from_pretrained(base, **hub)
         known = set(tokenizer.get_vocab().values())
         vocabulary = Vocabulary.extend(tokenizer, audio_tokenizer.codebook_sizes, controls)
-        model = fit(load_base(base, **kwargs), vocabulary, feature_size, known)
+        model = adapt_to_vocabulary(load_base(base, **kwargs), vocabulary, feature_size, known)
         if embeddings == "codec":
             init_from_codes(model, vocabulary, audio_tokenizer)
         return cls(model, vocabulary, audio_tokenizer, SpeechLMInfo())

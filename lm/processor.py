@@ -28,7 +28,7 @@ from ..tokenizer.files import write_whole
 from .features import SpeechLMConfig
 from .info import SpeechLMInfo
 from .sampling import Sampling
-from .templates import Prompt, Segment, Template, controls
+from .templates import Prompt, Segment, Template, control_names
 from .vocabulary import Vocabulary
 
 _COPY = "audio_tokenizer"  # where a copy of the codec stands, relative to the folder
@@ -59,7 +59,7 @@ class SpeechLMProcessor(ProcessorMixin):
     ) -> None:
         super().__init__(feature_extractor, tokenizer)
         self.info = SpeechLMInfo.from_json(info) if isinstance(info, dict) else info or SpeechLMInfo()
-        self.vocabulary = Vocabulary(tokenizer, codebook_sizes, controls(self.info.templates))
+        self.vocabulary = Vocabulary(tokenizer, codebook_sizes, control_names(self.info.templates))
         self._codec = audio_codec
         self._source: tuple[str, dict[str, Any]] = (".", {})
 
@@ -197,7 +197,7 @@ class SpeechLMProcessor(ProcessorMixin):
     def _prompt(self, template: Template, row: dict[str, Any]) -> Prompt:
         length = (1, 1)  # plain `generate` has its own
         if len(template.segments) == 1:
-            return template.prompt(self.vocabulary, length, begun=row[template.target.field])
+            return template.prompt(self.vocabulary, length, target_prefix=row[template.target.field])
         return template.prompt(self.vocabulary, length, **row)
 
     # Ids -> audio.

@@ -1,4 +1,4 @@
-"""Drawing the next id from the logits of those that are allowed. B rows, V allowed ids."""
+"""Sampling the next id from the logits of the ids that are allowed. B rows, V allowed ids."""
 
 import math
 from collections.abc import Sequence
@@ -10,25 +10,26 @@ from torch import Generator, Tensor
 
 from .templates import Template
 
-_WIDE = 512  # the nucleus is looked for among this many first: sorting a whole vocabulary takes longer than a step
+# The nucleus is searched among this many of the largest weights first: sorting a vocabulary takes longer than a step.
+_NUCLEUS_SIZE = 512
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next id is drawn.
+    """How the next id is sampled.
 
     Args:
-        temperature: 0 takes the likeliest.
-        top_k: only from this many of the likeliest; 0: from all.
-        top_p: only from the fewest that hold this share of the probability.
-        min_p: only from those with at least this share of the likeliest one's probability.
-        repetition_window: ids to look back at; an id that fills more of them than `repetition_limit` is drawn anew from
-            all ids (repetition-aware sampling of VALL-E 2, arXiv 2406.05370); 0: off.
+        temperature: 0 is greedy: always the likeliest id.
+        top_k: sample from this many of the likeliest ids; 0 for all.
+        top_p: sample from the fewest ids that hold this share of the probability.
+        min_p: sample from ids with at least this share of the probability of the likeliest one.
+        repetition_window: number of last ids to look at. An id that fills more of them than `repetition_limit` is
+            sampled again from all ids (repetition-aware sampling of VALL-E 2, arXiv 2406.05370); 0 turns it off.
         repetition_limit: that share.
-        bitwise: codes are not drawn: each bit of one is that which most of the probability has, so that the fewest
-            wrong bits are to be expected (minimum Bayes risk). What is left to draw is where a span ends. Only for
-            codecs whose codes are bits.
-        guidance: above 1, logits are moved away from those without the given segments (classifier-free guidance).
+        bitwise: do not sample codes. Each bit of a code becomes the value that holds most of the probability, so that
+            the expected number of wrong bits is smallest (minimum Bayes risk). Only the end of a span is still sampled.
+            Needs a codec whose codes are bits.
+        guidance: above 1, move the logits away from those without the given segments (classifier-free guidance).
     """
 
     temperature: float = 0.8
@@ -51,46 +52,51 @@ class Sampling:
                 f"found {self}"
             )
         if self.repetition_window and not self.temperature:
-            raise ValueError("sampling needs temperature > 0 for a repetition_window: greedy ids cannot be drawn anew")
-
-
-_GREEDY = Sampling(temperature=0.0)
-_FAITHFUL = Sampling(temperature=0.6, top_p=0.9)  # greedy, a talker who pauses is silent ever after
-_CLEAR = Sampling(temperature=0.3, top_p=0.9)  # the text is given unit by unit: what is left to choose is how it sounds
+            raise ValueError(
+                "sampling needs temperature > 0 for a repetition_window: greedy ids cannot be sampled again"
+            )
 
 
 def generation_defaults(template: Template, code_bits: int) -> Sampling:
-    """The likeliest text; speech is drawn, the more freely the less of it is given.
+    """Default sampling for a template: greedy for text; for speech, freer the less the input constrains the output.
 
-    Where it is given frame by frame, as another recording or by an aligned text, nothing is drawn if codes are bits;
-    units of an aligned text then last as long as is most usual, which is understood best (docs/lab-notes.md).
+    Args:
+        template: of the task.
+        code_bits: bits of a code if the codec's codes are bits, else 0, see `SpeechLM.code_bits`.
     """
+    greedy = Sampling(temperature=0.0)
     if template.target.kind == "text":
-        return _GREEDY
-    given = {segment.kind for segment in template.segments[:-1]}
-    if template.target.kind != "aligned" and (not given or "text" in given):
-        return Sampling()
+        return greedy
     if template.target.kind == "aligned":
-        return replace(_GREEDY, bitwise=True) if code_bits else _CLEAR
-    return replace(_FAITHFUL, bitwise=code_bits > 0)
+        # The text constrains every unit, so only the sound is left to choose. With greedy sampling units have their
+        # median length, which listeners and recognizers understand best.
+        if code_bits:
+            return replace(greedy, bitwise=True)
+        return Sampling(temperature=0.3, top_p=0.9)
+    given_kinds = {segment.kind for segment in template.segments[:-1]}
+    if not given_kinds or "text" in given_kinds:
+        return Sampling()
+    # Another recording constrains every frame. Greedy sampling is no choice: after a pause it stays silent.
+    return Sampling(temperature=0.6, top_p=0.9, bitwise=code_bits > 0)
 
 
 def sample(
     logits: Tensor, sampling: Sampling, generators: Sequence[Generator], recent: Sequence[Sequence[int]]
 ) -> list[int]:
-    """One column of logits (B, V) for each row.
-
-    A row's draw depends on its logits and its generator only, never on the rows beside it.
+    """Sample one column of the logits for each row, independently of the other rows.
 
     Args:
+        logits: (B, V).
+        sampling: how.
         generators: one for each row, on the CPU.
-        recent: the columns that each row drew last, `repetition_window` of them at most.
+        recent: for each row the columns that it sampled last, at most `repetition_window`.
 
     Raises:
-        ValueError: logits that are not numbers.
+        ValueError: the logits are not finite.
     """
-    peak, likeliest = logits.max(-1, keepdim=True)  # not a number if one of them is not
-    if not all(map(math.isfinite, peak.flatten().tolist())):
+    # The maximum is not a number if one of the logits is not.
+    peak, likeliest = logits.max(-1, keepdim=True)
+    if not all(math.isfinite(value) for value in peak.flatten().tolist()):
         raise ValueError(
             "the model gives logits that are not finite: its weights are damaged or its training diverged; "
             "half precision can overflow too: load it with dtype=torch.float32"
@@ -98,55 +104,59 @@ def sample(
     if not sampling.temperature:
         return likeliest.flatten().tolist()
     probabilities = ((logits - peak).float() / sampling.temperature).softmax(-1)
-    columns = _pick(_truncated(probabilities, sampling), generators)
+    columns = _pick(_truncate(probabilities, sampling), generators)
     if not sampling.repetition_window:
         return columns
+    # Always pick a replacement, so that a row takes the same random numbers whether it needs one or not.
+    replacements = _pick(probabilities, generators)
     limit = sampling.repetition_limit * sampling.repetition_window
-    others = _pick(probabilities, generators)
-    return [b if list(r).count(a) > limit else a for a, b, r in zip(columns, others, recent, strict=True)]
+    for row, column in enumerate(columns):
+        if list(recent[row]).count(column) > limit:
+            columns[row] = replacements[row]
+    return columns
 
 
 def likeliest_bits(logits: Tensor) -> list[int]:
-    """The code of each row (B, 2 ** b) whose every bit is the likelier one; a tie is a 0."""
+    """Return the code of each row (B, 2 ** b) whose every bit is the likelier one; a tie gives 0."""
     width = logits.shape[-1]
-    bits = width.bit_length() - 1
-    assert width == 1 << bits
-    ones = logits.float().softmax(-1) @ _planes(bits, logits.device)
-    return ((ones > 0.5).long() << torch.arange(bits, device=logits.device)).sum(-1).tolist()
+    num_bits = width.bit_length() - 1
+    assert width == 1 << num_bits
+    is_one = logits.float().softmax(-1) @ _code_bits(num_bits, logits.device) > 0.5
+    return (is_one.long() << torch.arange(num_bits, device=logits.device)).sum(-1).tolist()
 
 
 @lru_cache
-def _planes(bits: int, device: torch.device) -> Tensor:
-    """(2 ** b, b) float: the bits of every code; kept, since every id that is written asks for them."""
-    codes, places = torch.arange(1 << bits, device=device), torch.arange(bits, device=device)
-    return ((codes[:, None] >> places) & 1).float()
+def _code_bits(num_bits: int, device: torch.device) -> Tensor:
+    """Return the bits of every code (2 ** b, b) as floats. Cached, since every step needs them."""
+    codes = torch.arange(1 << num_bits, device=device)
+    shifts = torch.arange(num_bits, device=device)
+    return ((codes[:, None] >> shifts) & 1).float()
 
 
-def _truncated(probabilities: Tensor, sampling: Sampling) -> Tensor:
-    """Zero outside of top-k, then of top-p, then of min-p."""
+def _truncate(probabilities: Tensor, sampling: Sampling) -> Tensor:
+    """Set probabilities to zero outside of top-k, then of top-p, then of min-p."""
     kept = probabilities
     if 0 < sampling.top_k < kept.shape[-1]:
         kept = kept.masked_fill(kept < kept.topk(sampling.top_k).values[:, -1:], 0)
     if sampling.top_p < 1:
-        kept = kept.masked_fill(kept < _edge(kept, sampling.top_p), 0)
+        kept = kept.masked_fill(kept < _nucleus_threshold(kept, sampling.top_p), 0)
     if sampling.min_p:
         kept = kept.masked_fill(kept < sampling.min_p * kept.amax(-1, keepdim=True), 0)
     return kept
 
 
-def _edge(weights: Tensor, share: float) -> Tensor:
-    """(B, 1): the smallest weight among the fewest that hold a share of the sum."""
-    size = weights.shape[-1]
+def _nucleus_threshold(weights: Tensor, share: float) -> Tensor:
+    """Return the smallest weight (B, 1) among the fewest that hold a share of the sum."""
     needed = share * weights.sum(-1, keepdim=True)
-    top = weights.topk(min(_WIDE, size)).values
+    top = weights.topk(min(_NUCLEUS_SIZE, weights.shape[-1])).values
     if (top.sum(-1, keepdim=True) < needed).any():
         top = weights.sort(-1, descending=True).values
-    before = top.cumsum(-1) - top
-    return top.masked_fill(before >= needed, torch.inf).amin(-1, keepdim=True)
+    sum_before = top.cumsum(-1) - top
+    return top.masked_fill(sum_before >= needed, torch.inf).amin(-1, keepdim=True)
 
 
 def _pick(weights: Tensor, generators: Sequence[Generator]) -> list[int]:
-    """A column of each row, with a probability in proportion to its weight: where a uniform number falls."""
+    """Pick a column of each row with a probability in proportion to its weight, by inverting the cumulative sum."""
     sums = weights.cpu().cumsum(-1, dtype=torch.float64)
-    points = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
-    return torch.searchsorted(sums, points * sums[:, -1:], right=True).flatten().tolist()
+    uniform = torch.stack([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
+    return torch.searchsorted(sums, uniform * sums[:, -1:], right=True).flatten().tolist()

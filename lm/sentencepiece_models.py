@@ -1,4 +1,4 @@
-"""Sentencepiece models as fast tokenizers: converted by rule, and fresh ones trained from transcripts."""
+"""Sentencepiece models as fast tokenizers of transformers: convert a `.model` file, or train a new one on texts."""
 
 import io
 import re
@@ -11,23 +11,26 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-_MODEL: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]  # made at run time
-_SPACE = "\u2581"  # what sentencepiece writes for a space
+_MODEL: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]  # protobuf makes the class at run time
+_SPACE = "\u2581"  # sentencepiece's symbol for a space
 _PIECE = _MODEL.SentencePiece
-_UNIGRAM, _BPE = 1, 2  # trainer_spec.model_type
+# Values of trainer_spec.model_type.
+_UNIGRAM = 1
+_BPE = 2
 
 
 def train_unigram(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
-    """A fresh unigram tokenizer; text is folded to lower case and NFKC.
+    """Train a unigram tokenizer, which normalizes text to NFKC and lower case.
 
     Args:
-        texts: what it is to write well, one sentence each.
-        size: number of pieces at most; few texts give fewer.
+        texts: sentences to train on.
+        size: maximum number of pieces; few texts give fewer.
 
     Raises:
-        ValueError: no text, or fewer pieces than the texts have characters.
+        ValueError: there is no text, or `size` is smaller than the number of characters in the texts.
     """
     model = io.BytesIO()
+    # The normalization tables of sentencepiece are not exact outside of it, so text is normalized before.
     fold = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " ")])
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -37,8 +40,8 @@ def train_unigram(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
             vocab_size=size,
             hard_vocab_limit=False,
             character_coverage=1.0,
-            normalization_rule_name="identity",  # `fold` does it: the tables of sentencepiece are not exact outside it
-            max_sentence_length=1 << 20,  # bytes; longer ones would be skipped
+            normalization_rule_name="identity",
+            max_sentence_length=1 << 20,  # bytes; sentencepiece skips longer sentences
             bos_id=-1,
             eos_id=-1,
             minloglevel=2,
@@ -54,10 +57,10 @@ def train_unigram(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
 
 
 def load_sentencepiece(path: Path | str) -> PreTrainedTokenizerFast:
-    """A sentencepiece `.model` file, unigram or bpe, as a fast tokenizer that gives the same ids.
+    """Load a sentencepiece `.model` file, unigram or BPE, as a fast tokenizer that gives the same ids.
 
     Raises:
-        ValueError: no such model, or one of a kind that fast tokenizers cannot express.
+        ValueError: the file is no sentencepiece model, or of a kind that fast tokenizers cannot express.
     """
     return _convert(Path(path).read_bytes(), str(path))
 
@@ -66,7 +69,8 @@ def _convert(content: bytes, name: str) -> PreTrainedTokenizerFast:
     proto = _MODEL()
     try:
         proto.ParseFromString(content)
-    except Exception:  # protobuf's own class moved between its versions
+    except Exception:
+        # Any exception: the class of protobuf's error moved between its versions. A cleared model fails the next check.
         proto.Clear()
     kind = proto.trainer_spec.model_type
     if not proto.pieces or kind not in (_UNIGRAM, _BPE) or proto.trainer_spec.treat_whitespace_as_suffix:
@@ -78,6 +82,7 @@ def _convert(content: bytes, name: str) -> PreTrainedTokenizerFast:
     backend.normalizer = _normalizer(proto.normalizer_spec)
     symbols = [piece.piece for piece in proto.pieces if piece.type == _PIECE.USER_DEFINED]
     if symbols and kind == _BPE:
+        # Sentencepiece never merges across a user-defined symbol.
         longest_first = sorted(symbols, key=len, reverse=True)
         backend.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(map(re.escape, longest_first))), "isolated")
     parts = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -90,28 +95,39 @@ def _convert(content: bytes, name: str) -> PreTrainedTokenizerFast:
 
 
 def _unigram(proto: Any) -> models.Unigram:
-    best = max(piece.score for piece in proto.pieces if piece.type == _PIECE.NORMAL)
-    vocabulary = [
-        # As sentencepiece scores its user defined symbols: better than anything else that covers them.
-        (piece.piece, len(piece.piece) * best - 0.1 if piece.type == _PIECE.USER_DEFINED else piece.score)
-        for piece in proto.pieces
-    ]
+    best_score = max(piece.score for piece in proto.pieces if piece.type == _PIECE.NORMAL)
+    vocabulary = []
+    for piece in proto.pieces:
+        score = piece.score
+        if piece.type == _PIECE.USER_DEFINED:
+            # Sentencepiece scores a user-defined symbol above any other pieces that cover it.
+            score = len(piece.piece) * best_score - 0.1
+        vocabulary.append((piece.piece, score))
     return models.Unigram(vocabulary, _unknown(proto), proto.trainer_spec.byte_fallback)
 
 
 def _bpe(proto: Any) -> models.BPE:
-    """Sentencepiece joins the pair whose whole scores best, however it is split; here every split is a merge."""
-    mergeable = {p.piece: p.score for p in proto.pieces if p.type in (_PIECE.NORMAL, _PIECE.UNUSED)}
-    ids = {piece.piece: i for i, piece in enumerate(proto.pieces)}
-    merges = [
-        (-score, ids[whole[:at]], ids[whole[at:]], whole[:at], whole[at:])
-        for whole, score in mergeable.items()
-        for at in range(1, len(whole))
-        if whole[:at] in mergeable and whole[at:] in mergeable
-    ]
+    """Convert a BPE model.
+
+    Sentencepiece merges the pair whose whole scores best, however it is split; here every split is a merge of its own.
+    """
+    scores = {}
+    ids = {}
+    for i, piece in enumerate(proto.pieces):
+        ids[piece.piece] = i
+        if piece.type in (_PIECE.NORMAL, _PIECE.UNUSED):
+            scores[piece.piece] = piece.score
+    merges = []
+    for whole, score in scores.items():
+        for i in range(1, len(whole)):
+            left = whole[:i]
+            right = whole[i:]
+            if left in scores and right in scores:
+                merges.append((-score, ids[left], ids[right], left, right))
+    merges.sort()
     return models.BPE(
         vocab=ids,
-        merges=[(left, right) for _, _, _, left, right in sorted(merges)],
+        merges=[(left, right) for _, _, _, left, right in merges],
         unk_token=proto.pieces[_unknown(proto)].piece,
         fuse_unk=True,
         byte_fallback=proto.trainer_spec.byte_fallback,
@@ -122,7 +138,8 @@ def _bpe(proto: Any) -> models.BPE:
 def _normalizer(spec: Any) -> normalizers.Sequence:
     steps: list[normalizers.Normalizer] = []
     if spec.precompiled_charsmap:
-        steps += [normalizers.NFKC()] if "nfkc" in spec.name else []
+        if "nfkc" in spec.name:
+            steps.append(normalizers.NFKC())
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
         steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
@@ -131,7 +148,8 @@ def _normalizer(spec: Any) -> normalizers.Sequence:
     if spec.escape_whitespaces:
         steps.append(normalizers.Replace(" ", _SPACE))
     if spec.remove_extra_whitespaces:
-        steps.append(normalizers.Replace(Regex(_SPACE + r"+\z"), ""))  # sentencepiece takes those of the text as well
+        # Sentencepiece also removes trailing space symbols that are written in the text.
+        steps.append(normalizers.Replace(Regex(_SPACE + r"+\z"), ""))
     return normalizers.Sequence(steps)
 
 

@@ -1,6 +1,7 @@
 """A task is a template: segments in order, each text, codes or features, each given or to be written.
 
-L length in ids, N token frames, D feature width.
+A `Template` turns a row of a token store into a training example, and given values into a `Prompt` for generation. L
+length in ids, N token frames, K codebooks, D feature width, U units of an aligned text.
 """
 
 import re
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from .vocabulary import Vocabulary
 
-IGNORED = -100  # a label that adds nothing to the loss (transformers' convention)
+IGNORED = -100  # label that adds nothing to the loss, as in transformers
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,12 @@ class Segment:
     """One span of a sequence, opened by its control token.
 
     Args:
-        kind: what it holds; features are continuous and can only be given; aligned are codes with the units of the text
-            that they say between them (`interleaving`), which need the fields `units` and `frames` too.
+        kind: what the span holds. Features are continuous and can only be given. Aligned speech is codes with the units
+            of their text in between, see `interleave`; it also needs the fields `units` and `frames`.
         control: name of the control token.
-        field: column of the token store, and argument of the prompt.
-        target: it is to be written; loss falls on targets, and on the end token after them.
-        streams: the field is a list of equally long spans, and `<|speaker|>` stands between them.
+        field: column of the token store, and keyword of `Template.prompt`.
+        target: whether the model writes the span. The loss covers targets and the end token after them.
+        streams: whether the field is a list of spans of equal length, which `<|speaker|>` separates.
     """
 
     kind: Literal["text", "codes", "features", "aligned"]
@@ -42,13 +43,18 @@ class Segment:
             )
         if not re.fullmatch(r"(?!audio_)[a-z][a-z0-9_]*", self.control):
             raise ValueError(
-                f"segment {self.field!r}: a control is a lower-case word, not of the audio tokens, found "
+                f"segment {self.field!r}: a control is a lower-case word that does not start with audio_, found "
                 f"{self.control!r}"
             )
         if self.kind == "features" and self.target:
-            raise ValueError(f"segment {self.field!r}: features are read, never written: make it a given, or codes")
+            raise ValueError(
+                f"segment {self.field!r}: features are read, never written: set target: false, or kind: codes"
+            )
         if self.kind == "aligned" and (not self.target or self.streams):
-            raise ValueError(f"segment {self.field!r}: aligned is a target of one stream: make it one, or codes")
+            raise ValueError(
+                f"segment {self.field!r}: aligned is a target of one stream: set target: true and streams: false, or "
+                "kind: codes"
+            )
 
 
 @dataclass(frozen=True)
@@ -56,13 +62,14 @@ class Phase:
     """One span that a model has to write.
 
     Args:
-        kind: what it holds.
-        min_length, max_length: in ids.
-        closing: the id that closes it.
-        forced_ids: ids that are read in the place of the closing one; the next phase then goes on with the same span.
-        timed: whether to close is decided first, by the probability that the model gives it. Temperature and nucleus
-            sharpen the choice among ids; where closing is one of them, it comes too early, since all others share what
-            is left.
+        kind: what the span holds.
+        min_length: minimum number of ids.
+        max_length: maximum number of ids.
+        closing_id: the id that closes the span.
+        forced_ids: ids that the model reads in place of the closing id. The next phase then continues the same span.
+        timed: whether to decide on closing first, with the probability that the model gives it. Temperature and nucleus
+            sharpen the choice among ids. If closing is one of these, it comes too early, because all codes share the
+            remaining probability.
     """
 
     kind: Literal["text", "codes"]
@@ -82,13 +89,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is given to a model, and what it has to write after it.
+    """What a model reads, and what it has to write after that.
 
     Args:
-        ids: (L,) ids, up to the control token that opens the target.
+        ids: (L,) ids up to the control token that opens the target.
         phases: the spans to write, in order.
         features: (N, D), one for each `<|feature|>` in `ids`.
-        unconditional: the same ids with every given segment emptied, for classifier-free guidance.
+        unconditional: the ids with every given segment emptied, for classifier-free guidance.
     """
 
     ids: list[int]
@@ -98,11 +105,13 @@ class Prompt:
 
     @property
     def max_new_ids(self) -> int:
-        """Maximum number of ids that may follow the prompt, including those that close a span before another."""
-        return sum(phase.max_length + len(phase.forced_ids[1:]) for phase in self.phases) + len(self.phases) - 1
+        """Maximum number of ids that may follow the prompt, with the closing and forced ids between spans."""
+        num_separators = len(self.phases) - 1
+        # The first forced id takes the place of the closing id.
+        return num_separators + sum(phase.max_length + len(phase.forced_ids[1:]) for phase in self.phases)
 
     def fit(self, num_positions: int) -> "Prompt":
-        """Shorten the maximum length of free spans so that prompt and output fit into `num_positions`."""
+        """Shorten spans of free length so that prompt and output fit into a number of positions."""
         room = num_positions - len(self.ids) - len(self.phases)
         room -= sum(phase.min_length for phase in self.phases)
         phases = []
@@ -114,24 +123,31 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Template:
-    """Segments in order; the last one is the target, and `<|end|>` follows it."""
+    """The segments of a task. The last one is the target, and `<|end|>` follows it.
+
+    Args:
+        name: of the task.
+        segments: given segments, then the target.
+    """
 
     name: str
     segments: tuple[Segment, ...]
 
     def __post_init__(self) -> None:
-        if not self.segments or [segment.target for segment in self.segments] != [False] * self._given + [True]:
+        num_targets = sum(segment.target for segment in self.segments)
+        if num_targets != 1 or not self.target.target:
             raise ValueError(f"template {self.name!r} needs its last segment, and only that, to be a target")
 
     @classmethod
     def from_json(cls, values: Any) -> "Template":
-        """What `dataclasses.asdict` made of a template, after JSON; a recipe writes the same.
+        """Make a template from what `dataclasses.asdict` gives, or from the same mapping in a recipe.
 
         Raises:
-            ValueError: no template.
+            ValueError: the values describe no template.
         """
         try:
-            return cls(**{**values, "segments": tuple(Segment(**segment) for segment in values["segments"])})
+            segments = tuple(Segment(**segment) for segment in values["segments"])
+            return cls(**{**values, "segments": segments})
         except (KeyError, TypeError) as error:
             raise ValueError(
                 "a template is {name, segments: [{kind, control, field, target, streams}, ...]}, found "
@@ -140,31 +156,36 @@ class Template:
 
     @property
     def target(self) -> Segment:
-        """What is to be written."""
+        """The segment that the model writes."""
         return self.segments[-1]
 
     @property
-    def _given(self) -> int:
-        return len(self.segments) - 1
-
-    @property
     def uses_features(self) -> bool:
-        """Whether a model needs a projector to read it."""
+        """Whether a model needs a projector for features."""
         return any(segment.kind == "features" for segment in self.segments)
 
     def example(self, vocabulary: Vocabulary, row: dict[str, Any], empty: bool = False) -> dict[str, Any]:
-        """A row of a token store -> `input_ids` and `labels`, both (L,), and `features` (N, D) if there are any.
+        """Turn a row of a token store into a training example.
 
         Args:
-            empty: leave the given segments empty, so that a model learns what classifier-free guidance compares with.
+            vocabulary: of the model.
+            row: columns of the store.
+            empty: leave the given segments empty, to train the unconditional model of classifier-free guidance.
+
+        Returns:
+            `input_ids` and `labels`, both (L,), and `features` (N, D) if the template has some.
         """
-        ids = self._prefix(vocabulary, row, empty)
+        prefix = self._prefix(vocabulary, row, empty)
         if self.target.kind == "aligned":
-            span, labels = interleave(vocabulary, row["units"], _value(self.target, row), row["frames"])
+            ids, labels = interleave(vocabulary, row["units"], _value(self.target, row), row["frames"])
         else:
-            span = labels = _span(vocabulary, self.target, row)
-        end = vocabulary.control("end")
-        example: dict[str, Any] = {"input_ids": [*ids, *span, end], "labels": [IGNORED] * len(ids) + [*labels, end]}
+            ids = _segment_ids(vocabulary, self.target, row)
+            labels = ids
+        end_id = vocabulary.control("end")
+        example: dict[str, Any] = {
+            "input_ids": [*prefix, *ids, end_id],
+            "labels": [IGNORED] * len(prefix) + [*labels, end_id],
+        }
         if self.uses_features:
             example["features"] = self._features(row, empty)
         return example
@@ -174,115 +195,151 @@ class Template:
         vocabulary: Vocabulary,
         length: tuple[int, int],
         streams: int = 1,
-        begun: Any = None,
+        target_prefix: Any = None,
         **given: Any,
     ) -> Prompt:
-        """Everything that is given, and what follows.
+        """Make the prompt for given values.
 
         Args:
-            length: fewest and most ids to write (of each stream, or of each unit), beside what is begun.
-            streams: how many spans of a target with streams.
-            begun: the beginning of the target, which the model is to continue.
-            given: values of the given segments, by field.
+            vocabulary: of the model.
+            length: minimum and maximum number of ids to write for each stream, or for each unit of an aligned text;
+                `target_prefix` does not count.
+            streams: number of spans, for a target with streams.
+            target_prefix: start of the target, which the model continues.
+            given: values of the given segments, by field; `units` (U,) for an aligned target.
         """
-        if self.target.kind == "aligned":
-            return self._aligned_prompt(vocabulary, length, given)
-        start = [] if begun is None else _ids(vocabulary, self.target.kind, begun)
-        closings = [vocabulary.control(name) for name in ["speaker"] * (streams - 1) + ["end"]]
         kind = self.target.kind
         assert kind != "features"
+        if kind == "aligned":
+            start, phases = _aligned_phases(vocabulary, length, given["units"])
+        else:
+            start = [] if target_prefix is None else _ids(vocabulary, kind, target_prefix)
+            closings = ["speaker"] * (streams - 1) + ["end"]
+            phases = [Phase(kind, *length, vocabulary.control(name)) for name in closings]
         return Prompt(
             ids=self._prefix(vocabulary, given, empty=False) + start,
-            phases=tuple(Phase(kind, *length, closing) for closing in closings),
+            phases=tuple(phases),
             features=self._features(given, empty=False) if self.uses_features else None,
             unconditional=self._prefix(vocabulary, given, empty=True) + start,
         )
 
-    def _aligned_prompt(self, vocabulary: Vocabulary, length: tuple[int, int], given: dict[str, Any]) -> Prompt:
-        """A phase for the frames of every unit, between which the units are read."""
-        first, *others = openings(vocabulary, given["units"])
-        phases = [Phase("codes", *length, vocabulary.control("next"), tuple(opening), timed=True) for opening in others]
-        return Prompt(
-            ids=self._prefix(vocabulary, given, empty=False) + first,
-            phases=(*phases, Phase("codes", *length, vocabulary.control("end"), timed=True)),
-            features=self._features(given, empty=False) if self.uses_features else None,
-            unconditional=self._prefix(vocabulary, given, empty=True) + first,
-        )
-
     def _prefix(self, vocabulary: Vocabulary, row: dict[str, Any], empty: bool) -> list[int]:
-        """The given segments, and the control token of the target."""
+        """Return the ids of the given segments and the control token of the target."""
         ids: list[int] = []
         for segment in self.segments[:-1]:
-            ids += [vocabulary.control(segment.control), *([] if empty else _span(vocabulary, segment, row))]
-        return [*ids, vocabulary.control(self.target.control)]
+            ids.append(vocabulary.control(segment.control))
+            if not empty:
+                ids += _segment_ids(vocabulary, segment, row)
+        ids.append(vocabulary.control(self.target.control))
+        return ids
 
     def _features(self, row: dict[str, Any], empty: bool) -> Tensor:
-        """(N, D) of all segments with features, one after the other."""
+        """Return the features (N, D) of all segments that have some, one after the other."""
         spans = [torch.as_tensor(_value(s, row)).float() for s in self.segments if s.kind == "features"]
-        return torch.cat(spans)[: 0 if empty else None]
+        features = torch.cat(spans)
+        return features[:0] if empty else features
 
 
-def controls(templates: Iterable[Template]) -> list[str]:
-    """Names of the control tokens that open the segments of templates."""
-    return list(dict.fromkeys(segment.control for template in templates for segment in template.segments))
+def control_names(templates: Iterable[Template]) -> list[str]:
+    """Return the names of the control tokens that open the segments of templates."""
+    names: dict[str, None] = {}
+    for template in templates:
+        for segment in template.segments:
+            names[segment.control] = None
+    return list(names)
 
 
-def _span(vocabulary: Vocabulary, segment: Segment, row: dict[str, Any]) -> list[int]:
+def _segment_ids(vocabulary: Vocabulary, segment: Segment, row: dict[str, Any]) -> list[int]:
     value = _value(segment, row)
     if not segment.streams:
         return _ids(vocabulary, segment.kind, value)
     ids: list[int] = []
-    for stream in value:
-        ids += [vocabulary.control("speaker"), *_ids(vocabulary, segment.kind, stream)]
-    return ids[1:]
+    for i, stream in enumerate(value):
+        if i > 0:
+            ids.append(vocabulary.control("speaker"))
+        ids += _ids(vocabulary, segment.kind, stream)
+    return ids
 
 
 def _ids(vocabulary: Vocabulary, kind: str, value: Any) -> list[int]:
     if kind == "features":
         return [vocabulary.control("feature")] * len(value)
-    return vocabulary.text_ids(str(value)) if kind == "text" else vocabulary.audio_ids(value)
+    if kind == "text":
+        return vocabulary.text_ids(str(value))
+    return vocabulary.audio_ids(value)
 
 
 def _value(segment: Segment, row: dict[str, Any]) -> Any:
     value = row.get(segment.field)
     if value is None:
-        found = sorted(k for k, v in row.items() if v is not None)
+        found = sorted(name for name, other in row.items() if other is not None)
         raise ValueError(f"the template needs {segment.field!r}, found only {found}: was the corpus tokenized with it?")
     return value
 
 
-def openings(vocabulary: Vocabulary, units: Sequence[str]) -> list[list[int]]:
-    """The ids that are read before the frames of each unit."""
-    spelt = [vocabulary.text_ids(unit) for unit in units]
-    ahead = [*spelt[1:], [vocabulary.control("next")]]
-    return [spelt[0] + ahead[0], *ahead[1:]]
+# Aligned speech: each unit of a text (a phoneme, or a pause) is followed by its own frames.
+#
+#     u0 u1 [frames of u0] u2 [frames of u1] ... <|next|> [frames of the last unit] <|end|>
+#
+# The model reads a unit one span before its frames, so that it knows what follows while it speaks. Where the next unit
+# stands, the label is `<|next|>` whichever unit it is: the text is given, and the model only chooses *when* to go on.
+# With a whole text in front instead, a small model does not learn from a few hours of speech where it is in the text.
+
+
+def unit_openings(vocabulary: Vocabulary, units: Sequence[str]) -> list[list[int]]:
+    """Return the ids that come before the frames of each unit."""
+    unit_ids = [vocabulary.text_ids(unit) for unit in units]
+    openings = [*unit_ids[1:], [vocabulary.control("next")]]
+    openings[0] = unit_ids[0] + openings[0]
+    return openings
 
 
 def interleave(
     vocabulary: Vocabulary, units: Sequence[str], codes: Sequence[int], frames: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """-> ids and labels, both (L,), without the end
+    """Interleave the units of a text with their codes.
 
     Args:
-        units: (U,) what is said.
-        codes: (N * K,) of the codec.
-        frames: (U,) how many of the N frames each unit lasts.
+        vocabulary: of the model.
+        units: (U,) units of the text.
+        codes: (N * K,) codes.
+        frames: (U,) number of frames of each unit.
+
+    Returns:
+        Ids and labels, both (L,), without the end token.
 
     Raises:
-        ValueError: frames that are not those of the codes or of the units.
+        ValueError: the frames match neither the codes nor the units.
     """
-    per_frame = vocabulary.codebooks
-    if len(units) != len(frames) or sum(frames) * per_frame != len(codes):
+    K = vocabulary.codebooks
+    if len(units) != len(frames) or sum(frames) * K != len(codes):
         raise ValueError(
             f"{len(units)} units of {len(frames)} durations, {sum(frames)} frames in all, do not belong to "
-            f"{len(codes)} codes of {per_frame} codebooks: align the store again"
+            f"{len(codes)} codes of {K} codebooks: align the store again"
         )
-    audio = vocabulary.audio_ids(codes)
-    ids, labels, start = list[int](), list[int](), 0
-    for number, (opening, count) in enumerate(zip(openings(vocabulary, units), frames, strict=True)):
-        end = start + int(count) * per_frame
-        ids += [*opening, *audio[start:end]]
-        first = [vocabulary.control("next")] if number else [IGNORED]
-        labels += [*first, *[IGNORED] * (len(opening) - 1), *audio[start:end]]
-        start = end
+    audio_ids = vocabulary.audio_ids(codes)
+    ids: list[int] = []
+    labels: list[int] = []
+    start = 0
+    for opening, num_frames in zip(unit_openings(vocabulary, units), frames, strict=True):
+        # The first unit is given. Later ones follow a choice of the model, which is the label of their first id.
+        is_first = not ids
+        labels.append(IGNORED if is_first else vocabulary.control("next"))
+        labels += [IGNORED] * (len(opening) - 1)
+        stop = start + int(num_frames) * K
+        ids += [*opening, *audio_ids[start:stop]]
+        labels += audio_ids[start:stop]
+        start = stop
     return ids, labels
+
+
+def _aligned_phases(
+    vocabulary: Vocabulary, length: tuple[int, int], units: Sequence[str]
+) -> tuple[list[int], list[Phase]]:
+    """Return the ids that open aligned speech, and a phase for the frames of every unit."""
+    openings = unit_openings(vocabulary, units)
+    phases = []
+    for opening in openings[1:]:
+        phases.append(Phase("codes", *length, vocabulary.control("next"), tuple(opening), timed=True))
+    phases.append(Phase("codes", *length, vocabulary.control("end"), timed=True))
+    return openings[0], phases

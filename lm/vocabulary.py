@@ -1,4 +1,7 @@
-"""One vocabulary for text, control tokens and speech. *codes* come from a codec, *ids* are rows of this vocabulary."""
+"""One vocabulary for text, control tokens and speech.
+
+*Codes* are integers from a codec, *ids* are rows of this vocabulary. K codebooks, N token frames.
+"""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -11,9 +14,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from ..tokenizer.files import write_whole
 from .sentencepiece_models import load_sentencepiece, train_unigram
 
-# A control is written <|name|>. They open segments, but for: `end` closes the target, `speaker` stands between the
-# streams of separated talkers, `next` between a unit of text and the one after it, `feature` holds the place of one
-# continuous feature, `pad` fills. Templates may name others.
+# Names of control tokens, which are written <|name|>. Most open a segment; a template may name others. The exceptions:
+# `end` closes the target, `speaker` separates the streams of a separation, `next` marks the step from one unit of
+# aligned text to the following, `feature` is the placeholder of one continuous feature, and `pad` is padding.
 CONTROLS = (
     "pad", "end", "text", "speech", "voice", "reference", "source", "noisy", "mixture", "speaker", "next", "feature"
 )  # fmt: skip
@@ -21,22 +24,22 @@ _FILE = "vocabulary.json"
 
 
 def control_string(name: str) -> str:
-    """`"speech"` -> `"<|speech|>"`"""
+    """Return the token of a control: `"speech"` -> `"<|speech|>"`."""
     return f"<|{name}|>"
 
 
 def audio_string(code: int) -> str:
-    """`7` -> `"<|audio_7|>"`; these strings exist for other tools, ids are computed as offset + code."""
+    """Return the token of a code: `7` -> `"<|audio_7|>"`. It is for other tools; here ids are offset + code."""
     return f"<|audio_{code}|>"
 
 
 class Vocabulary:
-    """A text tokenizer, a few control tokens and one contiguous block of audio ids.
+    """A text tokenizer, a few control tokens and one contiguous range of audio ids.
 
     Args:
-        tokenizer: a transformers tokenizer that holds the control and audio tokens already; see `extend`.
-        codebook_sizes: number of codes of each codebook, or of the only one; as many audio ids as all together.
-        controls: names of control tokens beside `CONTROLS`.
+        tokenizer: a transformers tokenizer that already has the control and audio tokens, see `extend`.
+        codebook_sizes: number of codes of each codebook (or of the only one). Each code has an audio id of its own.
+        controls: names of control tokens in addition to `CONTROLS`.
 
     Raises:
         ValueError: a control token is missing, or the audio ids are not contiguous.
@@ -46,39 +49,45 @@ class Vocabulary:
         self, tokenizer: PreTrainedTokenizerBase, codebook_sizes: int | Sequence[int], controls: Iterable[str] = ()
     ) -> None:
         self.tokenizer = tokenizer
-        tokenizer.padding_side = "left"  # what is written follows the last id of a prompt
-        tokenizer.init_kwargs["padding_side"] = "left"  # only what stands there is saved
+        # Generation appends ids to the end of a prompt, so padding has to come first. Only init_kwargs are saved.
+        tokenizer.padding_side = "left"
+        tokenizer.init_kwargs["padding_side"] = "left"
         self.codebook_sizes = (codebook_sizes,) if isinstance(codebook_sizes, int) else tuple(codebook_sizes)
+
         table = tokenizer.get_vocab()
-        needed = dict.fromkeys(["pad", "end", *controls])
-        names = dict.fromkeys([*CONTROLS, *needed])
-        self.controls = {name: table[control_string(name)] for name in names if control_string(name) in table}  # ids
-        missing = [control_string(name) for name in needed if name not in self.controls]
-        audio = [table.get(audio_string(code)) for code in range(self.audio_vocab_size)]
-        if missing or None in audio:
+        required = list(dict.fromkeys(["pad", "end", *controls]))
+        self.controls: dict[str, int] = {}
+        for name in [*CONTROLS, *required]:
+            if control_string(name) in table:
+                self.controls[name] = table[control_string(name)]
+        missing = [control_string(name) for name in required if name not in self.controls]
+        audio_ids = [table.get(audio_string(code)) for code in range(self.audio_vocab_size)]
+        if missing or None in audio_ids:
             raise ValueError(
                 f"the tokenizer lacks {missing or 'audio tokens'}: build it with Vocabulary.extend or .characters"
             )
         self.audio_offset: int = table[audio_string(0)]
-        if audio != list(self.audio_range):
+        if audio_ids != list(self.audio_range):
             raise ValueError("the audio ids are not contiguous: add all <|audio_i|> tokens in one call, in order")
 
     @classmethod
     def extend(
         cls, tokenizer: PreTrainedTokenizerBase, codebook_sizes: int | Sequence[int], controls: Iterable[str] = ()
     ) -> "Vocabulary":
-        """Add the control and audio tokens to any transformers tokenizer (changed in place).
+        """Add the control and audio tokens to a transformers tokenizer, which is changed in place.
 
-        Audio tokens are not "special", so that `skip_special_tokens` keeps them, and not normalised.
+        Raises:
+            ValueError: the tokenizer gives no ids for text.
         """
-        names = list(dict.fromkeys([*CONTROLS, *controls]))
-        added = [AddedToken(control_string(name), special=True, normalized=False) for name in names]
-        total = codebook_sizes if isinstance(codebook_sizes, int) else sum(codebook_sizes)
-        audio = [AddedToken(audio_string(i), special=False, normalized=False) for i in range(total)]
         if not tokenizer("a b", add_special_tokens=False)["input_ids"]:
             raise ValueError("the tokenizer gives no ids for text: its files are incomplete, fetch them again")
-        tokenizer.add_tokens(added, special_tokens=True)
-        tokenizer.add_tokens(audio)
+        names = list(dict.fromkeys([*CONTROLS, *controls]))
+        control_tokens = [AddedToken(control_string(name), special=True, normalized=False) for name in names]
+        # Audio tokens are not "special", so that `skip_special_tokens` keeps them.
+        num_codes = codebook_sizes if isinstance(codebook_sizes, int) else sum(codebook_sizes)
+        audio_tokens = [AddedToken(audio_string(code), special=False, normalized=False) for code in range(num_codes)]
+        tokenizer.add_tokens(control_tokens, special_tokens=True)
+        tokenizer.add_tokens(audio_tokens)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = control_string("pad")
         return cls(tokenizer, codebook_sizes, names)
@@ -87,10 +96,13 @@ class Vocabulary:
     def from_base(
         cls, source: Path | str, codebook_sizes: int | Sequence[int], controls: Iterable[str] = ()
     ) -> "Vocabulary":
-        """Extend the tokenizer that stands in a folder of transformers, on the hub, or in one file.
+        """Load a text tokenizer and extend it.
 
         Args:
-            source: a folder, a hub id, a `tokenizer.json` of `tokenizers`, or a `.model` of sentencepiece.
+            source: a folder or a hub id of transformers, a `tokenizer.json` file of the tokenizers library, or a
+                `.model` file of sentencepiece.
+            codebook_sizes: as in `Vocabulary`.
+            controls: as in `Vocabulary`.
         """
         path = Path(source)
         if not path.is_file():
@@ -103,10 +115,13 @@ class Vocabulary:
     def train(
         cls, texts: Iterable[str], size: int, codebook_sizes: int | Sequence[int], controls: Iterable[str] = ()
     ) -> "Vocabulary":
-        """A fresh vocabulary whose text units are learnt from the given texts, case folded; see `train_unigram`.
+        """Train a text tokenizer on texts, in lower case, and extend it; see `train_unigram`.
 
         Args:
-            size: number of text units at most.
+            texts: what to train on.
+            size: maximum number of text tokens.
+            codebook_sizes: as in `Vocabulary`.
+            controls: as in `Vocabulary`.
         """
         return cls.extend(train_unigram(texts, size), codebook_sizes, controls)
 
@@ -114,10 +129,10 @@ class Vocabulary:
     def characters(
         cls, texts: Sequence[str], codebook_sizes: int | Sequence[int], controls: Iterable[str] = ()
     ) -> "Vocabulary":
-        """A fresh vocabulary whose text units are the lower-cased characters of the given texts."""
+        """Make a vocabulary whose text tokens are the lower-case characters of the given texts."""
         alphabet = sorted(set("".join(texts).lower()) | set(" abcdefghijklmnopqrstuvwxyz'"))
         unknown = "<|unknown|>"
-        table = {unknown: 0, **{character: i + 1 for i, character in enumerate(alphabet)}}
+        table = {token: i for i, token in enumerate([unknown, *alphabet])}
         backend = Tokenizer(models.WordLevel(table, unk_token=unknown))
         backend.normalizer = normalizers.Sequence(
             [normalizers.NFC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
@@ -137,7 +152,7 @@ class Vocabulary:
 
     @property
     def codebooks(self) -> int:
-        """K, ids of a frame."""
+        """Number of codebooks K, which is the number of ids in a frame."""
         return len(self.codebook_sizes)
 
     @property
@@ -147,14 +162,14 @@ class Vocabulary:
 
     @cached_property
     def padded_size(self) -> int:
-        """Rows of the embedding: the next multiple of 64."""
+        """Number of rows of the embedding: the vocabulary size rounded up to a multiple of 64."""
         return -(-len(self) // 64) * 64
 
     def control(self, name: str) -> int:
-        """Id of a control token, by its name without the brackets.
+        """Return the id of a control token by its name, without the brackets.
 
         Raises:
-            ValueError: this vocabulary has no such control.
+            ValueError: the vocabulary has no such control.
         """
         if name not in self.controls:
             raise ValueError(
@@ -164,48 +179,54 @@ class Vocabulary:
         return self.controls[name]
 
     def text_ids(self, text: str) -> list[int]:
-        """Text -> ids, without the tokenizer's own begin and end tokens.
+        """Convert text to ids, without the begin and end tokens of the text tokenizer.
 
-        What looks like a control or audio token in the text is read as the characters that it is written with.
+        Control and audio tokens that are spelled out in the text are read as ordinary characters.
         """
-        if self._plain is None:
+        if self._text_tokenizer is None:
             return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return self._plain.encode(text, add_special_tokens=False).ids
+        return self._text_tokenizer.encode(text, add_special_tokens=False).ids
 
     def unknown_characters(self, text: str) -> list[str]:
-        """Those of a text that no unit of the base vocabulary spells."""
-        unknown = self.tokenizer.unk_token_id
-        return [c for c in dict.fromkeys(text) if not c.isspace() and unknown in self.text_ids(c)]
+        """Return the characters of a text that the text tokenizer cannot spell."""
+        unknown_id = self.tokenizer.unk_token_id
+        return [c for c in dict.fromkeys(text) if not c.isspace() and unknown_id in self.text_ids(c)]
 
     @cached_property
-    def _plain(self) -> Tokenizer | None:
-        """The tokenizer without a way to its special and audio tokens; None if it is one written in Python."""
+    def _text_tokenizer(self) -> Tokenizer | None:
+        """The tokenizer without its control and audio tokens; None for a tokenizer that is written in Python."""
         if not self.tokenizer.is_fast:
-            return None  # these leave out all added tokens when they are told to split special ones
+            # Tokenizers in Python leave out all added tokens when told to split special ones.
+            return None
         state = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        added = state["added_tokens"]
-        for token in added:
+        for token in state["added_tokens"]:
             token["special"] |= token["id"] in self.audio_range
-        if state["model"]["type"] == "Unigram":  # finds every piece of its table in a text, those for control too
+        if state["model"]["type"] == "Unigram":
+            # A unigram model finds every piece of its table in a text, so special pieces are erased from the table.
             table = state["model"]["vocab"]
-            inside = [token for token in added if token["special"] and token["id"] < len(table)]
-            for token in inside:
-                table[token["id"]][0] = ""
-            state["added_tokens"] = [token for token in added if token not in inside]
-        plain = Tokenizer.from_str(json.dumps({**state, "truncation": None, "padding": None}))
-        plain.encode_special_tokens = True  # that is: as text
-        return plain
+            kept_tokens = []
+            for token in state["added_tokens"]:
+                if token["special"] and token["id"] < len(table):
+                    table[token["id"]][0] = ""
+                else:
+                    kept_tokens.append(token)
+            state["added_tokens"] = kept_tokens
+        state["truncation"] = None
+        state["padding"] = None
+        tokenizer = Tokenizer.from_str(json.dumps(state))
+        tokenizer.encode_special_tokens = True  # encodes special tokens as text
+        return tokenizer
 
     def audio_ids(self, codes: Sequence[int]) -> list[int]:
-        """Codes (flattened over codebooks) -> ids."""
+        """Convert codes, flattened over codebooks, to ids."""
         return [self.audio_offset + int(code) for code in codes]
 
     def codes(self, ids: Sequence[int]) -> list[int]:
-        """Ids -> codes; ids that are not audio are left out."""
+        """Convert ids to codes; ids that are not audio are left out."""
         return [int(i) - self.audio_offset for i in ids if int(i) in self.audio_range]
 
     def save(self, folder: Path | str) -> None:
-        """Write the tokenizer's files and `vocabulary.json` into a folder."""
+        """Write the files of the tokenizer and `vocabulary.json` into a folder."""
         folder = Path(folder)
         self.tokenizer.save_pretrained(folder)
         values = {
@@ -217,7 +238,12 @@ class Vocabulary:
 
     @classmethod
     def load(cls, folder: Path | str) -> "Vocabulary":
-        """Read what `save` wrote."""
+        """Load a folder that `save` wrote.
+
+        Raises:
+            OSError: the folder has no `vocabulary.json`.
+            ValueError: the tokenizer gives other ids than when it was saved.
+        """
         path = Path(folder) / _FILE
         if not path.is_file():
             raise OSError(f"{folder} holds no {_FILE}: the folder is incomplete, copy it again")
@@ -225,8 +251,8 @@ class Vocabulary:
         vocabulary = cls(AutoTokenizer.from_pretrained(folder), values["codebook_sizes"], values.get("controls", ()))
         if vocabulary.audio_offset != values["audio_offset"]:
             raise ValueError(
-                f"the audio ids in {folder} begin at {vocabulary.audio_offset}, but were saved at "
-                f"{values['audio_offset']}: the tokenizer renumbered its ids while loading, because "
-                "they have gaps; use a base tokenizer without"
+                f"the audio ids in {folder} start at {vocabulary.audio_offset}, but started at "
+                f"{values['audio_offset']} when they were saved: the tokenizer renumbered its ids on loading because "
+                "they have gaps; use a base tokenizer without gaps"
             )
         return vocabulary

@@ -15,7 +15,7 @@ from ..embeddings import EmbeddingInit
 from ..features import max_positions
 from ..lora import LoRA
 from ..model import SpeechLM
-from ..templates import Template, controls
+from ..templates import Template, control_names
 from ..vocabulary import Vocabulary
 
 # Fields of TrainingArguments that a recipe cannot set, because `training_arguments` does.
@@ -144,7 +144,7 @@ def build_model(
         ValueError: `max_length` exceeds the positions of the model.
     """
     set_seed(recipe.seed)
-    task_controls = controls(recipe.templates)
+    task_controls = control_names(recipe.templates)
     if recipe.base:
         lm = SpeechLM.from_base(recipe.base, audio_tokenizer, feature_size, recipe.embeddings, task_controls)
     else:

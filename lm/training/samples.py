@@ -150,7 +150,7 @@ def sample_prompt(lm: SpeechLM, template: Template, row: dict[str, Any]) -> Prom
     num_codes = len(spans[0])
     if not inputs:
         begun = _begun_codes(lm, template, row)
-        return template.prompt(lm.vocabulary, (1, 2 * (num_codes - len(begun))), begun=begun)
+        return template.prompt(lm.vocabulary, (1, 2 * (num_codes - len(begun))), target_prefix=begun)
     if not any(segment.kind == "text" for segment in inputs):
         return template.prompt(lm.vocabulary, (num_codes, num_codes), streams=len(spans), **fields)
     length = (1, 2 * num_codes)

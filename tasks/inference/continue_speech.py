@@ -52,7 +52,7 @@ def continue_speech(
     waves = load_waves(audio, sampling_rate, tokenizer)
     start_time = time.perf_counter()
     recordings = encode_ids(tokenizer, waves)
-    prompts = [template.prompt(lm.vocabulary, (K, max_ids), begun=ids) for ids in recordings]
+    prompts = [template.prompt(lm.vocabulary, (K, max_ids), target_prefix=ids) for ids in recordings]
     generations = lm.generate(prompts, sampling=sampling, seed=[seed] * len(prompts))
 
     whole = []

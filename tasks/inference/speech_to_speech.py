@@ -154,7 +154,7 @@ def _window_prompt(lm: SpeechLM, template: Template, fields: dict[str, Any], num
         lm.vocabulary,
         (num_ids, num_ids),
         streams,
-        begun=output[0, start * K :] if num_done else None,
+        target_prefix=output[0, start * K :] if num_done else None,
         **{template.segments[0].field: recording[start * input_per_frame : end * input_per_frame]},
         **shared_fields,
     )

@@ -184,7 +184,7 @@ def _describe_voices(lm: SpeechLM, data: list[TaskData]) -> None:
             for speaker in item.train_dataset["speaker"]:
                 voices[str(speaker)] += item.repeat
     if text_lengths:
-        window = LengthWindow.learn(text_lengths, seconds)
+        window = LengthWindow.from_corpus(text_lengths, seconds)
         names = tuple(name for name, _ in voices.most_common())
         lm.info = replace(lm.info, length_window=window, voices=names)
 

@@ -17,7 +17,7 @@ from transformers import (
 
 from focallm.lm import decoding
 from focallm.lm.decoding import CausalDecoder, LlamaDecoder, PromptBatch, is_llama_shaped, prefill
-from focallm.lm.features import position_ids
+from focallm.lm.features import positions_from_mask
 
 SHAPE = {
     "vocab_size": 96,
@@ -91,7 +91,7 @@ def worst(model, lengths=(7, 3, 1), steps=9):
     width = max(lengths)
     padded = torch.tensor([[0] * (width - len(row)) + row for row in ids])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
-    reader = prefill(model, PromptBatch(model.get_input_embeddings()(padded), mask, position_ids(mask)), steps)
+    reader = prefill(model, PromptBatch(model.get_input_embeddings()(padded), mask, positions_from_mask(mask)), steps)
     difference = 0.0
     for step in range(steps + 1):
         found = reader.logits(range(len(ids)), 5, 90)
@@ -110,7 +110,7 @@ def worst(model, lengths=(7, 3, 1), steps=9):
 
 @pytest.mark.parametrize("name", FAST)
 def test_the_written_out_step_gives_the_logits_of_transformers(name, monkeypatch):
-    monkeypatch.setattr(decoding, "_ROOM", 4)  # the cache grows on the way
+    monkeypatch.setattr(decoding, "_CACHE_GROWTH", 4)  # the cache grows on the way
     model = made(FAST[name])
     assert is_llama_shaped(model)
     assert worst(model) < 1e-4
@@ -150,7 +150,7 @@ def test_rows_of_scores_can_be_chosen():
         ids = torch.randint(1, 96, (3, 4))
         with torch.no_grad():
             mask = torch.ones_like(ids)
-            reader = prefill(model, PromptBatch(model.get_input_embeddings()(ids), mask, position_ids(mask)), 2)
+            reader = prefill(model, PromptBatch(model.get_input_embeddings()(ids), mask, positions_from_mask(mask)), 2)
         assert type(reader) is kind
         every = reader.logits([0, 1, 2], 10, 20)
         assert torch.allclose(reader.logits([0, 2], 10, 20), every[[0, 2]], atol=1e-5)

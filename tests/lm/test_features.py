@@ -18,7 +18,7 @@ from focallm.lm.features import (
     SpeechLMForConditionalGeneration,
     embed,
     language_model,
-    neighbours,
+    neighbor_indices,
 )
 from focallm.lm.lora import LoRA, add_lora
 
@@ -63,7 +63,7 @@ def test_what_was_saved_loads_with_every_weight_and_buffer(name, batch, tmp_path
 
 def test_features_stand_where_their_ids_stand_row_after_row(batch):
     model, (ids, features) = model_with_features(), batch
-    around = neighbours(ids == PLACE, model.config.feature_context)
+    around = neighbor_indices(ids == PLACE, model.config.feature_context)
     rows, projected = embed(model, ids, features), model.projector(features, around)
     assert torch.equal(rows[0, :3], projected[:3])
     assert torch.equal(rows[1, 2:4], projected[3:])
@@ -87,10 +87,10 @@ def test_features_of_any_scale_and_dtype_are_read_and_their_level_is_not_lost():
 
 def test_each_feature_is_read_with_its_neighbours_of_the_same_run():
     places = torch.tensor([[1, 1, 1, 0, 1], [1, 0, 0, 1, 1]]).bool()
-    assert neighbours(places, 1).tolist() == [
+    assert neighbor_indices(places, 1).tolist() == [
         [0, 0, 1], [0, 1, 2], [1, 2, 2], [3, 3, 3], [4, 4, 4], [5, 5, 6], [5, 6, 6],
     ]  # fmt: skip
-    assert neighbours(places & False, 3).shape == (0, 7)
+    assert neighbor_indices(places & False, 3).shape == (0, 7)
 
 
 def test_what_follows_a_feature_changes_its_row_and_another_recording_does_not(batch):

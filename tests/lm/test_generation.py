@@ -369,7 +369,7 @@ def test_an_impossible_stream_is_refused_at_once(vocabulary):
 
 def test_the_length_window_holds_the_corpus_it_was_learnt_from():
     characters, seconds = [10, 20, 40], [1.0, 1.6, 2.4]
-    window = LengthWindow.learn(characters, seconds)
+    window = LengthWindow.from_corpus(characters, seconds)
     for c, s in zip(characters, seconds, strict=True):
         low, high = window.tokens(c, 50)
         assert low <= s * 50 <= high

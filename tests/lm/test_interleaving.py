@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from focallm.lm import Sampling, Vocabulary
 from focallm.lm.constraints import DecodingConstraint, allowed_ranges
 from focallm.lm.generation import generate, stream
-from focallm.lm.templates import IGNORED, interleave, openings
+from focallm.lm.templates import IGNORED, interleave, unit_openings
 from focallm.tasks.definitions import TEMPLATES
 
 UNITS = ["▁", "▁ˈa", "b", "."]
@@ -151,7 +151,7 @@ def test_streamed_codes_are_those_of_the_whole(vocabulary):
 
 
 def test_openings_say_all_units_once(vocabulary):
-    said = [i for opening in openings(vocabulary, UNITS) for i in opening]
+    said = [i for opening in unit_openings(vocabulary, UNITS) for i in opening]
     assert say(vocabulary, said) == "▁▁ˈab.<|next|>"
 
 

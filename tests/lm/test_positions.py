@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from focallm.lm import features
-from focallm.lm.features import SpeechLMForConditionalGeneration, aligned_positions, position_ids
+from focallm.lm.features import SpeechLMForConditionalGeneration, aligned_positions, positions_from_mask
 from focallm.lm.generation import generate
 from focallm.lm.sampling import Sampling
 from focallm.lm.vocabulary import Vocabulary
@@ -51,7 +51,7 @@ def test_positions_begin_again_at_restarts_and_at_examples():
 def test_padding_on_the_left_moves_nothing():
     mask = torch.tensor([[0, 0, 1, 1, 1, 1]])
     ids = torch.tensor([[9, 9, 1, 7, 9, 5]])  # what stands at padding does not count
-    assert aligned_positions(ids, position_ids(mask), [9])[0, 2:].tolist() == [0, 1, 0, 1]
+    assert aligned_positions(ids, positions_from_mask(mask), [9])[0, 2:].tolist() == [0, 1, 0, 1]
 
 
 def test_frames_of_the_prompt_and_of_every_stream_share_their_positions(vocabulary):

@@ -80,7 +80,7 @@ def test_an_emptied_example_keeps_the_target_and_the_controls(vocabulary):
 
 
 def test_a_target_can_be_begun(vocabulary):
-    prompt = TEMPLATES["continuation"].prompt(vocabulary, (1, 9), begun=[3, 1])
+    prompt = TEMPLATES["continuation"].prompt(vocabulary, (1, 9), target_prefix=[3, 1])
     assert prompt.ids == [vocabulary.control("speech"), *vocabulary.audio_ids([3, 1])]
 
 
