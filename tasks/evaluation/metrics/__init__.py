@@ -1,4 +1,8 @@
-"""Metrics of speech and of codecs."""
+"""Metrics of speech and of codecs.
+
+A `Metric` loads its model when the first sample needs it, measures samples in batches, and names the checkpoint that
+produced the scores. `load_scorers` gives the sets of metrics that users choose from.
+"""
 
 from .codec import Cost, code_figures, codec_cost
 from .fidelity import PESQ, STOI, Distances
@@ -19,30 +23,32 @@ __all__ = [
     "word_counter",
 ]
 
+SCORERS = ("published", "offline", "mel")
+_OFFLINE_DNSMOS_ITEMS = 30  # DNSMOS takes longer than the other offline metrics together
+
 
 def load_scorers(
     name: str, asr: str | None = None, language: str | None = "en", utmos: str | None = None
 ) -> list[Metric]:
-    """-> metrics, whose models are loaded when the first sound needs them
+    """Return a set of metrics. Each loads its model when the first sample needs it.
 
     Args:
-        name: "published": those of the FocalCodec paper. "offline": what can stand in for them without a network, of
-            packages that bring their weights. "mel": distances only.
-        asr: another ASR model, as in `load_asr`; with "mel", words are counted only if it is given.
-        language: of what is said, as Whisper calls it; None: Whisper guesses.
-        utmos: a checkout of UTMOS's repository, as in `UTMOS`; "offline" has none of its own.
+        name: "published": the metrics of the FocalCodec paper, with PESQ and STOI. "offline": replacements from
+            packages that contain their weights. "mel": distances only, and words if `asr` is given.
+        asr: Other ASR model, as in `load_asr`.
+        language: Language of the speech, as a code of Whisper; None lets Whisper detect it.
+        utmos: Checkout of UTMOS's repository, as in `UTMOS`; without it, "offline" skips UTMOS.
 
     Raises:
-        ValueError: another name.
+        ValueError: The name is unknown.
     """
-    own = [Words(asr, language)] if asr else []
-    published = own or [Words(PUBLISHED_ASR, language)]
-    stand_in = own or [Words(BUNDLED_ASR, language, stands_in_for=PUBLISHED_ASR)]
-    scorers: dict[str, list[Metric]] = {
-        "published": [*published, UTMOS(utmos or PUBLISHED_UTMOS), DNSMOS(), XVectors(), PESQ(), STOI(), Distances()],
-        "offline": [*stand_in, UTMOS(utmos), DNSMOS(limit=30), Resemblyzer(), PESQ(), STOI(), Distances()],
-        "mel": [*own, Distances()],
-    }
-    if name not in scorers:
-        raise ValueError(f"the scorers are called {', '.join(scorers)}, found {name!r}")
-    return scorers[name]
+    if name == "published":
+        words = Words(asr or PUBLISHED_ASR, language)
+        return [words, UTMOS(utmos or PUBLISHED_UTMOS), DNSMOS(), XVectors(), PESQ(), STOI(), Distances()]
+    if name == "offline":
+        words = Words(asr, language) if asr else Words(BUNDLED_ASR, language, stands_in_for=PUBLISHED_ASR)
+        dnsmos = DNSMOS(limit=_OFFLINE_DNSMOS_ITEMS)
+        return [words, UTMOS(utmos), dnsmos, Resemblyzer(), PESQ(), STOI(), Distances()]
+    if name == "mel":
+        return [Words(asr, language), Distances()] if asr else [Distances()]
+    raise ValueError(f"unknown scorers {name!r}: choose one of {', '.join(SCORERS)}")

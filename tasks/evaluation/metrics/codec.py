@@ -1,7 +1,7 @@
-"""Code usage and computational cost of a codec. K codebooks, L ids, T samples."""
+"""Computational cost and code usage of a codec. K codebooks, L ids, T samples."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,12 @@ from ....tokenizer.training.validation import code_use
 
 @dataclass(frozen=True)
 class Cost:
-    """What a codec costs.
+    """Size and computational cost of a codec.
 
     Args:
-        parameters: of the whole codec.
-        encoder_macs: multiply-accumulate operations per second of audio, of matrix products and convolutions.
-        decoder_macs: the same, of decoding.
+        parameters: Number of parameters of the whole codec.
+        encoder_macs: Multiply-accumulate operations per second of audio, of matrix products and convolutions.
+        decoder_macs: The same for decoding.
     """
 
     parameters: int
@@ -30,7 +30,7 @@ class Cost:
 
 
 def codec_cost(tokenizer: AudioTokenizer, seconds: float = 10.0) -> Cost:
-    """Measured on noise, which costs as much as speech."""
+    """Measure the cost of a codec on `seconds` of noise, which costs as much as speech."""
     generator = torch.Generator().manual_seed(0)
     wave = 0.1 * torch.randn(round(seconds * tokenizer.sampling_rate), generator=generator)
     ids = tokenizer(wave)["input_ids"][0]
@@ -42,32 +42,45 @@ def codec_cost(tokenizer: AudioTokenizer, seconds: float = 10.0) -> Cost:
 
 
 def macs(call: Callable[[], object]) -> float:
-    """Multiply-accumulate operations of a call: half of the floating-point operations that torch counts."""
-    # It counts only what is made of matrix products and convolutions, as fused attention and LSTMs are not.
+    """Count the multiply-accumulate operations of a call: half of the floating-point operations that torch counts."""
+    # The counter sees matrix products and convolutions, but not fused attention and LSTMs: turn the fused kernels off.
     fused_off = torch.backends.mkldnn.flags(enabled=False)
     with warnings.catch_warnings(), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        warnings.filterwarnings("ignore", "TF32")  # which is none of ours, but set along
+        # Setting the mkldnn flags also sets TF32, which warns.
+        warnings.filterwarnings("ignore", "TF32")
         with sdpa_kernel(SDPBackend.MATH), fused_off:
             call()
     return counter.get_total_flops() / 2
 
 
-def code_figures(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """`codes_used` of `codes` in `tokens`, and `code_usage`, their share.
-
-    `entropy_bits`, `normalised_entropy` (divided by the logarithm of the number of codes that occur) and `code_share`
-    (of those that even use would show) are means over the codebooks.
+def code_figures(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Measure how evenly a codec uses its codes.
 
     Args:
-        lines: with `codes`, the ids (L,) of an `AudioTokenizer`, and `codebook_sizes` of its K codebooks.
+        results: Results of one system, with `codes`, the ids (L,) of an `AudioTokenizer`, and `codebook_sizes` of its K
+            codebooks.
+
+    Returns:
+        `tokens`: Number of ids.
+        `codes_used`, `codes`, `code_usage`: Number of codes that occur, of all codes, and their ratio.
+        `entropy_bits`, `normalised_entropy`, `code_share`: Means over the codebooks of the entropy, of the entropy
+            divided by the logarithm of the number of codes that occur, and of the number of codes that occur divided by
+            the number expected under uniform use.
     """
-    sizes = lines[0]["codebook_sizes"]
-    ids = torch.tensor([code for line in lines for code in line["codes"]])
-    starts = np.cumsum([0, *sizes[:-1]]).tolist()
-    books = [ids[(ids >= start) & (ids < start + size)] - start for start, size in zip(starts, sizes, strict=True)]
-    uses = [code_use(book, size) for book, size in zip(books, sizes, strict=True)]
-    used = int(sum(use["codes_used"] for use in uses))
-    means = {
-        key: float(np.mean([use[key] for use in uses])) for key in ("code_share", "entropy_bits", "normalised_entropy")
-    }
-    return {"tokens": len(ids), "codes_used": used, "codes": sum(sizes), "code_usage": used / sum(sizes), **means}
+    sizes = results[0]["codebook_sizes"]
+    all_codes: list[int] = []
+    for result in results:
+        all_codes += result["codes"]
+    ids = torch.tensor(all_codes)
+    # The ids of codebook k follow those of codebook k - 1.
+    use_by_codebook = []
+    start = 0
+    for size in sizes:
+        codebook_ids = ids[(ids >= start) & (ids < start + size)] - start
+        use_by_codebook.append(code_use(codebook_ids, size))
+        start += size
+    codes_used = int(sum(use["codes_used"] for use in use_by_codebook))
+    figures = {"tokens": len(ids), "codes_used": codes_used, "codes": sum(sizes), "code_usage": codes_used / sum(sizes)}
+    for key in ("code_share", "entropy_bits", "normalised_entropy"):
+        figures[key] = float(np.mean([use[key] for use in use_by_codebook]))
+    return figures

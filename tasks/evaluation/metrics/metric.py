@@ -1,4 +1,4 @@
-"""What every metric has in common, and the samples that metrics take. B batch, T samples."""
+"""The interface of all metrics, and the sample that they measure. B batch, T samples."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -14,22 +14,22 @@ from torch import Tensor
 
 from ....tokenizer import resample
 
-RATE = 16000  # Hz, what the models that judge listen at
+RATE = 16000  # Hz, the input rate of all pretrained evaluation models
 
-
-Scores = dict[str, Any]  # what a metric measured of one sample, by key
+Scores = dict[str, Any]  # the values of a metric for one sample, by name
 
 
 @dataclass(frozen=True)
 class EvalSample:
-    """What is judged.
+    """One piece of audio to evaluate.
 
     Args:
-        audio: (T,) at `rate` Hz.
-        text: what it is to say.
-        target: (T,) at the same rate, what it is to sound like.
-        voices: key of a line -> (T,) at the same rate, a recording whose voice is compared with that of the sound.
-        facts: what else its line is to hold.
+        audio: (T,) at `rate`.
+        rate: Sampling rate in Hz.
+        text: Reference transcript, or "" if there is none.
+        target: (T,) reference audio at the same rate, or None.
+        voices: Recordings (T,) at the same rate whose voice is compared with that of `audio`, by the name of the score.
+        facts: Further values for the result of this sample, such as its duration.
     """
 
     audio: np.ndarray
@@ -40,23 +40,26 @@ class EvalSample:
     facts: Scores = field(default_factory=dict)
 
     def at(self, rate: int) -> np.ndarray:
-        """The audio (T',) float32 at another rate in Hz."""
+        """Resample the audio to another rate in Hz. Returns (T',) float32."""
         return resample(np.asarray(self.audio, np.float32), self.rate, rate)
 
     def pair(self, rate: int) -> tuple[np.ndarray, np.ndarray]:
-        """The target and the audio (T',) float32 at another rate in Hz; what one lasts longer is cut."""
+        """Resample target and audio to another rate in Hz, and cut the longer one. Returns (T',) and (T',) float32."""
         assert self.target is not None
-        target, audio = (resample(np.asarray(wave, np.float32), self.rate, rate) for wave in (self.target, self.audio))
+        target = resample(np.asarray(self.target, np.float32), self.rate, rate)
+        audio = self.at(rate)
         size = min(len(target), len(audio))
         return target[:size], audio[:size]
 
 
 class Metric:
-    """A judge of sounds, whose model is loaded when the first sound needs it.
+    """A metric. Its model is loaded when the first sample needs it.
+
+    Subclasses set `name` and implement `checkpoint` and `measure`; some also restrict `accepts`.
 
     Attributes:
-        name: what its judge is called in a record.
-        limit: judge the first items only, since it is slow; 0 for all.
+        name: Name of the metric in a record.
+        limit: Measure only the first `limit` items, for slow metrics; 0 measures all.
     """
 
     name: ClassVar[str]
@@ -64,97 +67,73 @@ class Metric:
 
     @property
     def checkpoint(self) -> str:
-        """Which model of which version judges: figures of the same one can be compared."""
+        """Model and version, for the record. Only scores of the same checkpoint can be compared."""
         raise NotImplementedError
 
-    def fits(self, sound: EvalSample) -> bool:
-        """Whether a sound has what it takes to be judged."""
-        return len(sound.audio) > 0
+    def accepts(self, sample: EvalSample) -> bool:
+        """Return whether the sample has everything that the metric needs."""
+        return len(sample.audio) > 0
 
-    def measure(self, sounds: Sequence[EvalSample]) -> list[Scores]:
-        """What is measured of each of these sounds, which all fit."""
+    def measure(self, samples: Sequence[EvalSample]) -> list[Scores]:
+        """Measure samples that are all accepted. Batching must not change the scores."""
         raise NotImplementedError
 
-    def __call__(self, sounds: Sequence[EvalSample]) -> list[Scores]:
-        """What is measured of each sound: the same as of each alone; nothing of those that do not fit."""
-        fitting = [sound for sound in sounds if self.fits(sound)]
-        lines = iter(self.measure(fitting) if fitting else [])
-        return [next(lines) if self.fits(sound) else {} for sound in sounds]
+    def __call__(self, samples: Sequence[EvalSample]) -> list[Scores]:
+        """Measure each sample. Samples that the metric does not accept get no scores."""
+        accepted = [sample for sample in samples if self.accepts(sample)]
+        if not accepted:
+            return [{} for _ in samples]
+        measured = iter(self.measure(accepted))
+        return [next(measured) if self.accepts(sample) else {} for sample in samples]
 
 
-def by_length(model: Callable[[Tensor], Tensor], waves: Sequence[np.ndarray]) -> list[Tensor]:
-    """What a model (B, T) -> (B, ...) says of each wave (T,), in batches of one length.
+def run_by_length(model: Callable[[Tensor], Tensor], waves: Sequence[np.ndarray]) -> list[Tensor]:
+    """Run a model (B, T) -> (B, ...) on waves (T,), in batches of equal length.
 
-    Nothing is padded: wav2vec 2.0 and its like normalise over time, and would hear the padding.
+    Waves are not padded, because models such as wav2vec 2.0 normalize over time, so padding would change their output.
     """
-    answers: list[Any] = [None] * len(waves)
+    outputs: list[Any] = [None] * len(waves)
     for size in {len(wave) for wave in waves}:
         index = [i for i, wave in enumerate(waves) if len(wave) == size]
+        stacked = np.stack([waves[i] for i in index])
         with torch.no_grad():
-            batch = model(torch.from_numpy(np.stack([waves[i] for i in index])).to(device()))
-        for i, answer in zip(index, batch.float().cpu(), strict=True):
-            answers[i] = answer
-    return answers
+            batch = model(torch.from_numpy(stacked).to(device()))
+        for i, output in zip(index, batch.float().cpu(), strict=True):
+            outputs[i] = output
+    return outputs
 
 
 def device() -> str:
-    """Where models listen."""
+    """Return the device of the evaluation models."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @lru_cache
 def name_of(source: str) -> str:
-    """A hub id as it is; of a folder its name and a hash of the weights in it."""
-    weights = sorted(path for kind in ("*.bin", "*.safetensors") for path in Path(source).glob(kind))
+    """Return a hub id unchanged, and for a folder its name with a hash of its weights."""
+    folder = Path(source)
+    weights = sorted([*folder.glob("*.bin"), *folder.glob("*.safetensors")])
+    if not weights:
+        return source
     digest = hashlib.sha256()
     for path in weights:
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
-    return f"{Path(source).name} ({digest.hexdigest()[:8]})" if weights else source
+    return f"{folder.name} ({digest.hexdigest()[:8]})"
 
 
 def version(package: str, install: str = "'focallm[eval]'") -> str:
-    """Name and version of an installed package, for a checkpoint; `install` is what pip would have to.
+    """Return name and version of an installed package.
+
+    Args:
+        package: Name of the package.
+        install: Argument of `pip install` for the error message.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: The package is not installed.
     """
     try:
         return f"{package} {metadata.version(package)}"
     except metadata.PackageNotFoundError:
         raise ImportError(f"{package} is not installed: pip install {install}") from None
-
-
-Scores = dict[str, Any]  # what is known of one sound, by key
-
-
-@dataclass(frozen=True)
-class EvalSample:
-    """What is judged.
-
-    Args:
-        audio: (T,) at `rate` Hz.
-        text: what it is to say.
-        target: (T,) at the same rate, what it is to sound like.
-        voices: key of a line -> (T,) at the same rate, a recording whose voice is compared with that of the sound.
-        facts: what else its line is to hold.
-    """
-
-    audio: np.ndarray
-    rate: int
-    text: str = ""
-    target: np.ndarray | None = None
-    voices: dict[str, np.ndarray] = field(default_factory=dict)
-    facts: Scores = field(default_factory=dict)
-
-    def at(self, rate: int) -> np.ndarray:
-        """The audio (T',) float32 at another rate in Hz."""
-        return resample(np.asarray(self.audio, np.float32), self.rate, rate)
-
-    def pair(self, rate: int) -> tuple[np.ndarray, np.ndarray]:
-        """The target and the audio (T',) float32 at another rate in Hz; what one lasts longer is cut."""
-        assert self.target is not None
-        target, audio = (resample(np.asarray(wave, np.float32), self.rate, rate) for wave in (self.target, self.audio))
-        size = min(len(target), len(audio))
-        return target[:size], audio[:size]

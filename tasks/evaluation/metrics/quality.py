@@ -9,19 +9,22 @@ from typing import Any
 
 import torch
 
-from .metric import RATE, EvalSample, Metric, Scores, by_length, device, version
+from .metric import RATE, EvalSample, Metric, Scores, device, run_by_length, version
 
-# What speechmos calls them -> key of a line.
-_KEYS = {"ovrl_mos": "quality", "sig_mos": "signal", "bak_mos": "background", "p808_mos": "p808"}
+PUBLISHED_UTMOS = "tarepan/SpeechMOS:v1.2.0"
+
+# Name of a score in speechmos -> our name.
+_DNSMOS_SCORES = {"ovrl_mos": "quality", "sig_mos": "signal", "bak_mos": "background", "p808_mos": "p808"}
 
 
 class DNSMOS(Metric):
-    """Mean opinion scores, 1 to 5: `quality` (overall), `signal` and `background` of P.835, and `p808`.
+    """DNSMOS P.835 and P.808 (Reddy et al., 2022, arXiv 2110.01763): mean opinion scores, 1 to 5.
 
-    Windows of 9.01 s with a hop of 1 s; shorter sounds are repeated. The paper's DNSMOS is P.808.
+    Measures `quality` (overall), `signal` and `background` of P.835, and `p808`, the DNSMOS of the FocalCodec paper.
+    Windows last 9.01 s with a hop of 1 s; shorter samples are repeated.
 
     Args:
-        limit: as in `Metric`; it takes longer than everything else together.
+        limit: Measure only the first `limit` items; DNSMOS is slower than all other metrics together.
     """
 
     name = "dnsmos"
@@ -31,32 +34,32 @@ class DNSMOS(Metric):
 
     @property
     def checkpoint(self) -> str:
-        """The package that the models come with."""
+        """Models and the package that contains them."""
         return f"DNSMOS P.835 sig_bak_ovr and P.808 model_v8, {version('speechmos')}"
 
-    def measure(self, sounds: Sequence[EvalSample]) -> list[Scores]:
-        """The four scores of each.
+    def measure(self, samples: Sequence[EvalSample]) -> list[Scores]:
+        """Measure the four scores.
 
         Raises:
-            ImportError: the extra is not installed.
+            ImportError: speechmos is not installed.
         """
         try:
             from speechmos import dnsmos
         except ImportError:
             raise ImportError("DNSMOS needs speechmos: pip install 'focallm[eval]'") from None
-        found = [dnsmos.run(sound.at(RATE).clip(-1, 1), sr=RATE) for sound in sounds]
-        return [{key: float(scores[theirs]) for theirs, key in _KEYS.items()} for scores in found]
-
-
-PUBLISHED_UTMOS = "tarepan/SpeechMOS:v1.2.0"
+        scores = []
+        for sample in samples:
+            measured = dnsmos.run(sample.at(RATE).clip(-1, 1), sr=RATE)
+            scores.append({ours: float(measured[theirs]) for theirs, ours in _DNSMOS_SCORES.items()})
+        return scores
 
 
 class UTMOS(Metric):
-    """A mean opinion score, 1 to 5: `utmos`, by the strong learner of UTMOS22.
+    """UTMOS22 strong (Saeki et al., 2022, arXiv 2204.02152): `utmos`, a mean opinion score, 1 to 5.
 
     Args:
-        source: a repository for torch.hub, or the folder of a checkout of it (its weights are then those in
-            $TORCH_HOME/hub/checkpoints, if they are there). None: nobody judges, and the record says so.
+        source: Repository for torch.hub, or the folder of a checkout of it; with a checkout, torch.hub takes the
+            weights from $TORCH_HOME/hub/checkpoints if they are there. None skips UTMOS and says so in the record.
     """
 
     name = "utmos"
@@ -66,26 +69,34 @@ class UTMOS(Metric):
 
     @property
     def checkpoint(self) -> str:
-        """The repository, if there is one."""
-        return f"utmos22_strong of {self.source}" if self.source else "nobody (no weights without a network)"
+        """The repository, or a note that UTMOS was not measured."""
+        if self.source is None:
+            return "not measured (no weights without a network)"
+        return f"utmos22_strong of {self.source}"
 
-    def fits(self, sound: EvalSample) -> bool:
-        """Every sound, if there is a model."""
-        return self.source is not None and super().fits(sound)
+    def accepts(self, sample: EvalSample) -> bool:
+        """Accept every sample if there is a model."""
+        return self.source is not None and super().accepts(sample)
 
-    def measure(self, sounds: Sequence[EvalSample]) -> list[Scores]:
-        """The score of each."""
-        scores = by_length(lambda waves: self._model(waves, RATE), [sound.at(RATE) for sound in sounds])
+    def measure(self, samples: Sequence[EvalSample]) -> list[Scores]:
+        """Measure the score.
+
+        Raises:
+            ImportError: torchaudio, which the published model needs, is not installed.
+        """
+        waves = [sample.at(RATE) for sample in samples]
+        scores = run_by_length(lambda batch: self._model(batch, RATE), waves)
         return [{"utmos": float(score)} for score in scores]
 
     @cached_property
     def _model(self) -> Any:
-        """(B, T), rate -> (B,)"""
-        where = "local" if Path(str(self.source)).is_dir() else "github"
+        """The model: (B, T) and the rate -> (B,)."""
+        location = "local" if Path(str(self.source)).is_dir() else "github"
         try:
             with _without_speechmos():
-                model = torch.hub.load(self.source, "utmos22_strong", source=where, trust_repo=True)
-        except (RuntimeError, ImportError) as error:  # torch.hub has an error of its own for what is missing
+                model = torch.hub.load(self.source, "utmos22_strong", source=location, trust_repo=True)
+        except (RuntimeError, ImportError) as error:
+            # torch.hub raises a RuntimeError of its own for missing dependencies.
             if "torchaudio" not in str(error):
                 raise
             raise ImportError("the published UTMOS needs torchaudio: pip install torchaudio") from None
@@ -94,14 +105,15 @@ class UTMOS(Metric):
 
 @contextmanager
 def _without_speechmos() -> Iterator[None]:
-    """The repository has a package `speechmos`, and so has PyPI (DNSMOS): neither is to be taken for the other."""
+    """Hide the PyPI package `speechmos` (DNSMOS), because the UTMOS repository has a package of the same name."""
 
-    def take() -> dict[str, Any]:
-        return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "speechmos"}
+    def pop_modules() -> dict[str, Any]:
+        names = [name for name in sys.modules if name.partition(".")[0] == "speechmos"]
+        return {name: sys.modules.pop(name) for name in names}
 
-    others = take()
+    hidden = pop_modules()
     try:
         yield
     finally:
-        take()
-        sys.modules.update(others)
+        pop_modules()
+        sys.modules.update(hidden)

@@ -1,5 +1,4 @@
-"""Whether two recordings have the same voice: WavLM x-vectors (Chen et al., 2022, arXiv 2110.13900), or Resemblyzer
-(GE2E, Wan et al., 2018, arXiv 1710.10467). D width, T samples."""
+"""Speaker similarity: cosine similarity of speaker embeddings. D width, T samples."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,57 +10,76 @@ import torch
 from torch import Tensor
 
 from ....tokenizer import resample
-from .metric import RATE, EvalSample, Metric, Scores, by_length, device, name_of, version
+from .metric import RATE, EvalSample, Metric, Scores, device, name_of, run_by_length, version
 
 PUBLISHED_XVECTORS = "microsoft/wavlm-base-sv"
-_INSTALL = "librosa webrtcvad-wheels; pip install --no-deps resemblyzer"
+_INSTALL_RESEMBLYZER = "librosa webrtcvad-wheels; pip install --no-deps resemblyzer"
 
 
-class Voice(Metric):
-    """Cosine similarity of a sound's voice to each of `EvalSample.voices`, under their keys."""
+class SpeakerSimilarity(Metric):
+    """Cosine similarity of a sample's voice to each of `EvalSample.voices`, under their names.
+
+    Subclasses implement `embed`.
+    """
 
     name = "voice"
 
     def __init__(self) -> None:
-        self._known: dict[str, np.ndarray] = {}  # one recording is compared with what many systems make of it
+        # Embeddings by the hash of their wave: one recording is the reference of many systems.
+        self._cache: dict[str, np.ndarray] = {}
 
-    def fits(self, sound: EvalSample) -> bool:
-        """Whether there is a voice to compare with."""
-        return super().fits(sound) and bool(sound.voices)
+    def accepts(self, sample: EvalSample) -> bool:
+        """Accept samples with a voice to compare with."""
+        return super().accepts(sample) and bool(sample.voices)
 
-    def measure(self, sounds: Sequence[EvalSample]) -> list[Scores]:
-        """The similarities of each."""
-        waves = [wave for sound in sounds for wave in (sound.audio, *sound.voices.values())]
-        rates = [sound.rate for sound in sounds for _ in range(1 + len(sound.voices))]
+    def measure(self, samples: Sequence[EvalSample]) -> list[Scores]:
+        """Measure the similarity to each voice."""
+        waves: list[np.ndarray] = []
+        rates: list[int] = []
+        for sample in samples:
+            waves += [sample.audio, *sample.voices.values()]
+            rates += [sample.rate] * (1 + len(sample.voices))
         vectors = iter(self.vectors(waves, rates))
-        lines = []
-        for sound in sounds:
-            own = next(vectors)
-            lines.append({key: float(own @ next(vectors)) for key in sound.voices})
-        return lines
+        scores = []
+        for sample in samples:
+            vector = next(vectors)
+            scores.append({name: float(vector @ next(vectors)) for name in sample.voices})
+        return scores
 
     def vectors(self, waves: Sequence[np.ndarray], rates: Sequence[int]) -> list[np.ndarray]:
-        """Recordings (T,) at these rates in Hz -> their voices (D,), of unit length."""
+        """Embed the voices of recordings.
+
+        Args:
+            waves: (T,) each.
+            rates: Sampling rate of each in Hz.
+
+        Returns:
+            (D,) each, of unit length.
+        """
         keys = [hashlib.sha256(wave.tobytes()).hexdigest() for wave in waves]
-        new = {key: (wave, rate) for key, wave, rate in zip(keys, waves, rates, strict=True) if key not in self._known}
-        heard = [resample(np.asarray(wave, np.float32), rate, RATE) for wave, rate in new.values()]
-        self._known.update(zip(new, self.embed(heard), strict=True))
-        return [self._known[key] for key in keys]
+        missing: dict[str, np.ndarray] = {}
+        for key, wave, rate in zip(keys, waves, rates, strict=True):
+            if key not in self._cache and key not in missing:
+                missing[key] = resample(np.asarray(wave, np.float32), rate, RATE)
+        if missing:
+            embedded = self.embed(list(missing.values()))
+            self._cache.update(zip(missing, embedded, strict=True))
+        return [self._cache[key] for key in keys]
 
     def vector(self, audio: np.ndarray, rate: int) -> np.ndarray:
-        """One of them."""
+        """Embed the voice of one recording (T,). Returns (D,), of unit length."""
         return self.vectors([audio], [rate])[0]
 
     def embed(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The same, of waves at 16 kHz that were not heard before."""
+        """Compute the embeddings (D,), of unit length, of waves (T,) at 16 kHz."""
         raise NotImplementedError
 
 
-class XVectors(Voice):
-    """By x-vectors on WavLM, as published.
+class XVectors(SpeakerSimilarity):
+    """Similarity by WavLM x-vectors (Chen et al., 2022, arXiv 2110.13900), as in the FocalCodec paper.
 
     Args:
-        source: folder or hub id of a `WavLMForXVector` of transformers.
+        source: Folder or hub id of a `WavLMForXVector` of transformers.
     """
 
     def __init__(self, source: str = PUBLISHED_XVECTORS) -> None:
@@ -70,18 +88,18 @@ class XVectors(Voice):
 
     @property
     def checkpoint(self) -> str:
-        """The model, and the program that runs it."""
+        """Model and version of transformers."""
         return f"{name_of(self.source)}, {version('transformers')}"
 
     def embed(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """As `Voice.embed`."""
-        return [vector.numpy() for vector in by_length(self._embed, [self._prepare(wave) for wave in waves])]
-
-    def _prepare(self, wave: np.ndarray) -> np.ndarray:
+        """Compute the embeddings, as in `SpeakerSimilarity.embed`."""
         extractor, _ = self._models
-        return np.asarray(extractor(wave, sampling_rate=RATE).input_values[0], np.float32)
+        prepared = []
+        for wave in waves:
+            prepared.append(np.asarray(extractor(wave, sampling_rate=RATE).input_values[0], np.float32))
+        return [vector.numpy() for vector in run_by_length(self._embed_batch, prepared)]
 
-    def _embed(self, waves: Tensor) -> Tensor:
+    def _embed_batch(self, waves: Tensor) -> Tensor:
         _, model = self._models
         return torch.nn.functional.normalize(model(waves).embeddings, dim=-1)
 
@@ -93,21 +111,25 @@ class XVectors(Voice):
         return AutoFeatureExtractor.from_pretrained(self.source), model
 
 
-class Resemblyzer(Voice):
-    """By the d-vectors of Resemblyzer, whose weights are in its package."""
+class Resemblyzer(SpeakerSimilarity):
+    """Similarity by Resemblyzer's d-vectors (GE2E, Wan et al., 2018, arXiv 1710.10467).
+
+    Its weights are part of its package, so it needs no network.
+    """
 
     @property
     def checkpoint(self) -> str:
-        """The package that the model comes with."""
-        return f"{version('Resemblyzer', _INSTALL)} (stand-in for {PUBLISHED_XVECTORS})"
+        """The package, and the model that it replaces."""
+        return f"{version('Resemblyzer', _INSTALL_RESEMBLYZER)} (stand-in for {PUBLISHED_XVECTORS})"
 
     def embed(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """As `Voice.embed`."""
+        """Compute the embeddings, as in `SpeakerSimilarity.embed`."""
         vectors = []
         for wave in waves:
             preprocess, encoder = self._models
-            spoken = preprocess(wave, source_sr=RATE)  # louder, and without pauses
-            vectors.append(encoder.embed_utterance(spoken if len(spoken) else wave))
+            # Preprocessing normalizes the loudness and cuts pauses, which may leave nothing.
+            speech = preprocess(wave, source_sr=RATE)
+            vectors.append(encoder.embed_utterance(speech if len(speech) else wave))
         return vectors
 
     @cached_property
@@ -115,5 +137,5 @@ class Resemblyzer(Voice):
         try:
             from resemblyzer import VoiceEncoder, preprocess_wav
         except ImportError:
-            raise ImportError(f"voices need Resemblyzer: pip install {_INSTALL}") from None
+            raise ImportError(f"voices need Resemblyzer: pip install {_INSTALL_RESEMBLYZER}") from None
         return preprocess_wav, VoiceEncoder("cpu", verbose=False)
