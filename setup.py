@@ -12,6 +12,7 @@ def list_packages() -> list[str]:
     """Names of all packages as they are installed, such as `focallm.lm.training`."""
     packages = ["focallm"]
     for folder in FOLDERS:
+        # Only folders with an __init__.py count, which leaves weights and samples out.
         packages += [f"focallm.{name}" for name in find_packages(include=[folder, f"{folder}.*"])]
     return packages
 

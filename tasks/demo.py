@@ -53,6 +53,7 @@ def run_demo(audio: Path | None, out: Path, progress: bool = False) -> str:
     }
     out.mkdir(parents=True, exist_ok=True)
     start_time = time.perf_counter()
+    # Loaded once for all sections.
     models = {name: SpeechLM.from_pretrained(name) for name in INSIDE}
     finished = []
     messages = []
@@ -84,6 +85,7 @@ def codec_section(models: dict[str, SpeechLM], audio: Path | None) -> Section:
     decoded = codec.decode(encoded["input_ids"][0], num_samples=len(original))
     elapsed_s = time.perf_counter() - start_time
     duration_s = len(original) / rate
+    # The rate of the original counts 16 bits for each sample.
     text = (
         f"{duration_s:.1f} s as {encoded['input_ids'].shape[1]} tokens ({codec.bits_per_second:.0f} bit/s instead of "
         f"{16 * rate}), encoded and decoded {duration_s / elapsed_s:.0f} times faster than real time"
@@ -162,6 +164,7 @@ def _shorten(wave: np.ndarray, rate: int) -> np.ndarray:
 
 def _mix_samples(config: MixConfig) -> np.ndarray:
     """Mix the two bundled recordings."""
+    # Babble and mixtures are made of recordings by other speakers, so each recording gets a speaker of its own.
     utterances = [Utterance(path.stem, path, speaker=path.stem) for path in (SAMPLE, OTHER_SPEAKER)]
     mixer = Mixer(config, utterances)
     example = mixer.example(mixer.rows[0], _RATE)

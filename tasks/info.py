@@ -21,6 +21,7 @@ def describe_model(source: str) -> str:
         f"vocabulary      {len(lm.vocabulary)} ids, audio from {lm.vocabulary.audio_offset}",
         f"voices          {', '.join(lm.info.voices)}",
     ]
+    # Models that do not speak have no length window.
     window = lm.info.length_window
     if window is not None:
         lines.append(f"pace            {window.fastest:.3f} to {window.slowest:.3f} s per character")

@@ -52,6 +52,7 @@ def release_codec(recipe: Path, run: Path, out: Path, license: str, evaluations:
     if missing:
         raise OSError(f"not trained yet: {missing}. Train them with focallm train-codec {recipe} CORPUS {run}")
 
+    # Stages build on each other, so the last one holds the finished codec.
     last, config = list(stages.items())[-1]
     AudioTokenizer.from_pretrained(result_folder(last, config), dtype="float16").save_pretrained(out)
     # Rounding to half precision changes the weights, so the record of an evaluation is looked up with the saved ones.
@@ -112,6 +113,7 @@ def release_lm(recipe: Path, run: Path, out: Path, license: str, evaluations: Se
 
     values = json.loads((run / "recipe.json").read_text())
     tasks = [source["template"]["name"] for source in values["sources"]]
+    # A model of several tasks is listed under the one that most people look for.
     speaks = any(task.startswith(("tts", "zero-shot")) for task in tasks)
     lines = [
         *_metadata(license, "transformers", "text-to-speech" if speaks else "audio-to-audio"),
@@ -174,6 +176,7 @@ def _stage_row(folder: Path, config: StageConfig) -> str:
         for line in file:
             values = json.loads(line)
             times.append(values["time"])
+            # Later validations replace earlier ones.
             if "validation_loss" in values:
                 validation = values
     figures = []

@@ -1,4 +1,4 @@
-"""What the tests share: the golden fixtures, and tiny codecs whose weights are seeded."""
+"""Fixtures of all tests: golden models, and tiny codecs with seeded random weights."""
 
 import functools
 import os
@@ -13,13 +13,14 @@ from focallm.tokenizer import codecs
 from focallm.tokenizer.codec import Codec
 from focallm.tokenizer.focalcodec import FocalCodecConfig, FocalCodecModel
 
-settings.register_profile("repeatable", derandomize=True, deadline=None)  # a gate gives the same answer twice
+# Hypothesis draws the same examples in every run, so that the gate gives the same answer twice.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 FIXTURES = Path(__file__).parent / "fixtures" / "focalcodec"
 
-# Every codec, tiny: golden models, and fields of the configs of random ones. A codec that joins them here is tokenized,
-# trained on and described by the tests that take `any_codec`.
+# Every codec with tiny weights: golden models, and config fields of random ones. The tests that take `any_codec` tokenize
+# with each of them, train on its tokens and describe it, so a new codec needs an entry here.
 _CODECS = FIXTURES.parent / "codecs"
 _GOLDEN = {
     "focalcodec": functools.partial(FocalCodecModel.from_pretrained, FIXTURES / "tiny_25hz"),
@@ -56,23 +57,25 @@ _RANDOM = {
     "neucodec": (codecs.NeuCodec, _XCODEC2),
 }
 
-os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: sums differ with it in the last bit
+# For processes that tests start: the number of threads changes the last bit of sums.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other; benchmarks change it
+    # With tiny models, more threads only wait for each other. Benchmarks change the number, so each test sets it again.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
-    """Folder of the golden fixtures: one checkpoint with its tensors per released kind of model."""
+    """Folder of the golden fixtures: a checkpoint and its tensors for each released kind of model."""
     return FIXTURES
 
 
 @pytest.fixture(scope="session")
 def codec() -> Callable[[str], FocalCodecModel]:
-    """`codec("tiny_50hz")` and so on: a golden model, loaded once; `codec("mel")`: the one without WavLM."""
+    """`codec("tiny_50hz")` loads a golden model once; `codec("mel")` is a random model without WavLM."""
     return functools.cache(
         lambda name: _mel_codec() if name == "mel" else FocalCodecModel.from_pretrained(FIXTURES / name)
     )

@@ -25,6 +25,7 @@ def main() -> None:
     Raises:
         SystemExit: With status 2 for a wrong command line, and status 1 and one line for any other mistake of a user.
     """
+    # Only one command is parsed, so that its options and no others are built.
     words = sys.argv[1:] or ["--help"]
     command = words[0]
     if command in ("-h", "--help"):
@@ -44,6 +45,7 @@ def main() -> None:
         message = function(**arguments)
         if message:
             print(message)
+    # A wrong value, a file or a missing extra: the user can fix these. Any other error is ours and keeps its traceback.
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"focallm: {error}")
 
@@ -71,8 +73,10 @@ def help_text() -> str:
 
 def show_progress_as_lines() -> None:
     """Log as plain lines, and leave progress bars to the commands."""
+    # transformers takes a second to import, which `focallm --help` should not wait for.
     from transformers.utils import logging as transformers_logging
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("focallm").setLevel(logging.INFO)
+    # transformers shows a bar for each model that it loads, even for small ones.
     transformers_logging.disable_progress_bar()

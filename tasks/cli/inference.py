@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from ...lm import Sampling
+    from ...lm.sampling import Sampling
     from ..inference.result import SpeechResult, Transcript
 
 
@@ -37,13 +37,14 @@ def speak(
         seed: Seed of the sampling.
     """
     check_audio_suffix(out)
-    from ...lm import Sampling
+    from ...lm.sampling import Sampling
     from ..inference.inputs import open_model
     from ..inference.speak import default_sampling
     from ..inference.speak import speak as speak_text
     from ..inference.stream_speech import stream_speech
 
     lm = open_model(model)
+    # An option that is given replaces the model's default sampling as a whole.
     options = {}
     if temperature is not None:
         options["temperature"] = temperature
@@ -57,6 +58,7 @@ def speak(
 
     stream = stream_speech(text, lm, voice, reference, reference_text, None, sampling, seed)
     for piece in stream:
+        # aplay and other players read 16-bit little-endian integers.
         sys.stdout.buffer.write((piece.clip(-1, 1) * 32767).astype("<i2").tobytes())
         sys.stdout.buffer.flush()
     # The standard output holds samples, so figures go to the standard error.
@@ -163,6 +165,7 @@ def transcribe(audio: Path, out: Path | None = None, model: str = "mini", seed: 
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, f"{result.text}\n".encode())
+    # The standard output gets the text alone, so that it can be piped.
     print(summary(str(audio), result), file=sys.stderr)
     return result.text
 
@@ -188,7 +191,7 @@ def continue_speech(
         seed: Seed of the sampling.
     """
     check_audio_suffix(out)
-    from ...lm import Sampling
+    from ...lm.sampling import Sampling
     from ..inference.continue_speech import continue_speech
 
     sampling = Sampling(temperature, top_p=top_p)
@@ -264,13 +267,14 @@ def check_audio_suffix(out: Path) -> None:
     """Refuse a name that is not an audio file before a model is loaded."""
     from ...tokenizer.audio import check_suffix
 
+    # - is the standard output.
     if str(out) != "-":
         check_suffix(out)
 
 
 def sampling_at(temperature: float | None) -> "Sampling | None":
     """Nucleus sampling at a temperature, or None for the model's default."""
-    from ...lm import Sampling
+    from ...lm.sampling import Sampling
 
     if temperature is None:
         return None

@@ -36,6 +36,7 @@ def parse_arguments(function: Callable[..., Any], command: str, words: Sequence[
     hints = get_type_hints(function)
     for parameter in inspect.signature(function).parameters.values():
         _add_argument(parser, parameter, hints[parameter.name], descriptions[parameter.name])
+    # argparse's own message for an unknown option does not name the options that exist.
     values, unknown = parser.parse_known_args(words)
     if unknown:
         parser.error(unknown_message("argument", unknown[0], parser.option_names()))
@@ -61,6 +62,7 @@ def split_docstring(docstring: str) -> tuple[str, dict[str, str]]:
 
 def unknown_message(kind: str, word: str, known: Sequence[str]) -> str:
     """Describe an unknown word with the known one that is closest, or else with all of them."""
+    # With a lower cutoff, --foo would be taken for a misspelled --out.
     close = difflib.get_close_matches(word.partition("=")[0], known, n=1, cutoff=0.7)
     if close:
         return f"unknown {kind} {word!r}; did you mean {close[0]}?"
@@ -78,9 +80,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _add_argument(parser: argparse.ArgumentParser, parameter: inspect.Parameter, hint: Any, description: str) -> None:
+    # argparse formats the help text with the operator %.
     settings: dict[str, Any] = {"help": description.replace("%", "%%")}
     kind = _without_none(hint)
     if kind is bool:
+        # This action adds --no-NAME.
         settings["action"] = argparse.BooleanOptionalAction
     elif get_origin(kind) is Literal:
         settings["choices"] = get_args(kind)
@@ -100,6 +104,7 @@ def _add_argument(parser: argparse.ArgumentParser, parameter: inspect.Parameter,
     elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:
         parser.add_argument(option, required=True, **settings)
     else:
+        # For a positional argument, the name says more than the type.
         settings["metavar"] = parameter.name.upper()
         parser.add_argument(parameter.name, **settings)
 

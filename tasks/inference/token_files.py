@@ -28,6 +28,7 @@ def encode_file(audio: Path, out: Path, codec: str = "mini") -> str:
         raise ValueError(f"a token file ends in .npz, found {out}: name the file {out.with_suffix('.npz')}")
     tokenizer = AudioTokenizer.from_pretrained(codec)
     encoded = tokenizer(audio)
+    # No codec has more ids than 32 bits can count, and token files are half as large as with 64.
     codes = encoded["input_ids"][0].numpy().astype(np.int32)
     num_samples = int(encoded["num_samples"][0])
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +55,7 @@ def decode_file(tokens: Path, out: Path, codec: str = "mini") -> str:
     """
     if not tokens.is_file():
         raise FileNotFoundError(f"there is no token file {tokens}: make one with focallm encode")
+    # A file that is no .npz, or a damaged one, fails in one of five ways.
     try:
         with np.load(tokens, allow_pickle=False) as file:
             codes = file["codes"]
