@@ -44,25 +44,27 @@ def evaluate(
         utmos: Checkout of github.com/tarepan/SpeechMOS. Without it, published downloads one, and offline omits UTMOS.
         quiet: Hide the progress bar.
     """
-    from ..evaluation.evaluate import evaluate_task
+    from ..evaluation.evaluate import EvaluationConfig
+    from ..evaluation.evaluate import evaluate as run_evaluation
 
-    return evaluate_task(
-        task,
-        data,
-        model,
-        limit,
-        scorers,
-        seed,
+    config = EvaluationConfig(
+        task=task,
+        data=data,
+        model=model,
+        limit=limit,
+        scorers=scorers,
+        seed=seed,
         mix=mix,
         noise=noise,
         asr=asr,
         language=language,
-        others=others,
+        baselines=others,
         record=record,
-        progress=not quiet,
         layout=layout,
         utmos=utmos,
+        progress=not quiet,
     )
+    return run_evaluation(config)
 
 
 def probe(
@@ -131,21 +133,9 @@ def tables(
     from ..paper.tables import make_tables
 
     config = TableConfig(
-        codecs=codecs or ["mini"],
-        data=data or [],
-        layout=layout,
-        scorers=scorers,
-        asr=asr,
-        utmos=utmos,
-        limit=limit,
-        seed=seed,
-        record=record,
-        mix=mix or [],
-        noise=noise,
-        runs=runs,
-        model=model,
-        progress=not quiet,
-    )
+        tuple(codecs or ["mini"]), tuple(data or ()), layout, scorers, asr, utmos, limit, seed, record,
+        tuple(mix or ()), noise, runs, model, progress=not quiet,
+    )  # fmt: skip
     return make_tables(name, config, format, out)
 
 
@@ -169,7 +159,6 @@ def benchmark(
     if what == "codec":
         from ..benchmarks.codec import benchmark_codec
 
-        # Speed does not depend on the weights, so the full-size codec needs no download.
         return benchmark_codec(model or "focalcodec_50hz", threads)
     from ..benchmarks.lm import benchmark_lm
 

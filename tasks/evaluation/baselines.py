@@ -179,7 +179,7 @@ def speak_with_program(program: str, text: str) -> tuple[np.ndarray, int]:
 
 
 def _run(*command: str | Path) -> None:
-    subprocess.run([str(word) for word in command], check=True, capture_output=True)
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
 
 
 def spectral_gating(audio: np.ndarray, rate: int) -> np.ndarray:

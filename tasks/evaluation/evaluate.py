@@ -1,8 +1,15 @@
-"""Evaluate codecs and speech LMs on recordings with transcripts. T samples."""
+"""Evaluate a codec or a speech LM on recordings with transcripts.
+
+`evaluate` follows five steps: read the items, make the systems (`systems.py`), measure every item of every system
+(`metrics/`), add the results to the record, and print the table (`results.py`). Nothing is chosen by looking at the
+reference, except in the row that says so. T samples.
+"""
 
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,82 +23,142 @@ from ...tokenizer.files import load_config
 from ..inference.inputs import open_model
 from .metrics import EvalSample, Metric, load_scorers
 from .results import ItemResult, append_to_record, code_version, read_record, table_of_results
-from .systems import System, codec_systems, mixed_systems, speech_systems
+from .systems import TASK_INPUT, System, codec_systems, mixed_systems, speech_systems
 
 TASKS = ("codec", "tts", "se", "ss")
+_BATCH_ITEMS = 8  # items that are measured and recorded at once
 
 
-_BATCH = 8  # items that are judged together
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Settings of an evaluation.
+
+    Args:
+        task: "codec", "tts", "se" (enhancement) or "ss" (separation).
+        data: Corpus with transcripts.
+        model: "mini", a folder or a hub id.
+        limit: Number of items, chosen by the seed; 0 for all.
+        scorers: Set of metrics, as in `load_scorers`.
+        seed: Seed of the choice of items, of the sampling and of the confidence intervals.
+        mix: YAML file that makes noisy or mixed input from the corpus, for "se" and "ss".
+        noise: Corpus of noise recordings, for mix files that need one.
+        asr: Other ASR model than that of the scorers, as in `load_asr`.
+        language: Language of the recordings, as a code of Whisper.
+        baselines: Evaluate baselines on the same items.
+        record: JSON-lines file of results. Results that it holds are not measured again, and new ones are added.
+        layout: Name of a published corpus, if `data` has its layout.
+        utmos: Checkout of UTMOS's repository.
+        progress: Show a progress bar.
+    """
+
+    task: str
+    data: Path
+    model: str = "mini"
+    limit: int = 0
+    scorers: str = "mel"
+    seed: int = 0
+    mix: Path | None = None
+    noise: Path | None = None
+    asr: str | None = None
+    language: str = "en"
+    baselines: bool = False
+    record: Path | None = None
+    layout: str | None = None
+    utmos: str | None = None
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the task.
+
+        Raises:
+            ValueError: The task is unknown, or takes no `mix`.
+        """
+        if self.task not in TASKS:
+            raise ValueError(f"unknown task {self.task!r}: `evaluate` takes one of {', '.join(TASKS)}")
+        if self.mix is not None and self.task not in TASK_INPUT:
+            raise ValueError(
+                f"`evaluate {self.task}` does not take --mix, found {self.mix}. Only `evaluate se` and `evaluate ss` "
+                "have noisy or mixed input: leave out --mix"
+            )
 
 
-def evaluate_task(
-    task: str,
-    data: Path,
-    model: str,
-    limit: int,
-    scorers: str,
-    seed: int,
-    mix: Path | None = None,
-    noise: Path | None = None,
-    asr: str | None = None,
-    language: str = "en",
-    others: bool = False,
-    record: Path | None = None,
-    progress: bool = False,
-    layout: str | None = None,
-    utmos: str | None = None,
-) -> str:
-    """-> a heading and a Markdown table; see `focallm evaluate --help` for the arguments.
+def evaluate(config: EvaluationConfig) -> str:
+    """Run an evaluation. Returns a heading and a Markdown table.
 
     Raises:
-        ValueError: unknown task or scorers, recordings without transcripts, or a recipe that is missing or of no use.
-        ImportError: a scorer or something to compare with is not installed.
+        ValueError: The scorers are unknown, the recordings have no transcripts, or they do not fit the task.
+        ImportError: A metric or a baseline is not installed.
     """
-    if task not in TASKS:
-        raise ValueError(f"codec, tts, se and ss can be evaluated, found {task!r}")
-    metrics = load_scorers(scorers, asr, language, utmos)
-    items = read_with_texts(data, layout)
-    rewrites, sources = task in ("se", "ss"), len(items[0].sources)
-    if rewrites != (mix is not None or sources > (task == "codec")):
-        raise ValueError(
-            "se and ss, and only they, need --mix: how the recordings that the model hears are made; or a corpus that "
-            "has them, such as voicebank (a codec may hear that, too) and libri2mix with --layout"
-        )
-    mixer: Mixer | Premixed | None = None
-    if mix is not None:
-        mixer = Mixer(load_config(MixConfig, mix), items, read_corpus(noise) if noise else ())
-    elif rewrites:
-        mixer = Premixed(items)
-    items = choose_items(items if mixer is None else mixer.rows, limit, seed)
+    metrics = load_scorers(config.scorers, config.asr, config.language, config.utmos)
+    corpus = read_with_texts(config.data, config.layout)
+    mixer = _open_mixer(config, corpus)
+    items = choose_items(corpus if mixer is None else mixer.rows, config.limit, config.seed)
+
     if mixer is not None:
-        systems = mixed_systems(task, mixer, items, open_model(model, task), others)
-    elif task == "codec":
-        systems = codec_systems(items, AudioTokenizer.from_pretrained(model), model, others)
+        systems = mixed_systems(config.task, mixer, items, open_model(config.model, config.task), config.baselines)
+    elif config.task == "codec":
+        systems = codec_systems(items, AudioTokenizer.from_pretrained(config.model), config.model, config.baselines)
     else:
-        systems = speech_systems(items, open_model(model, task), seed, others)
-    lines = evaluate_systems(systems, [item.id for item in items], metrics, seed, record, progress)
-    heading = f"{task} {model} on {data.name}, scorers: {scorers}"
-    return f"{heading}\n\n{table_of_results(lines, seed)}"
+        systems = speech_systems(items, open_model(config.model, config.task), config.seed, config.baselines)
+
+    ids = [item.id for item in items]
+    results = evaluate_systems(systems, ids, metrics, config.seed, config.record, config.progress)
+    heading = f"{config.task} {config.model} on {config.data.name}, scorers: {config.scorers}"
+    return f"{heading}\n\n{table_of_results(results, config.seed)}"
 
 
 def read_with_texts(data: Path, layout: str | None = None) -> list[Utterance]:
-    """The utterances of a corpus that have a transcript, of every talker.
+    """Read the utterances of a corpus that have a transcript for every speaker.
 
     Raises:
-        ValueError: none has.
+        ValueError: There are none.
     """
-    corpus = read_corpus(data, layout=layout)
-    items = [item for item in corpus if all(one.text for one in item.sources or (item,))]
+    items = []
+    for item in read_corpus(data, layout=layout):
+        speakers = item.sources or (item,)
+        if all(speaker.text for speaker in speakers):
+            items.append(item)
     if not items:
-        raise ValueError(f"{data} has no transcripts: evaluation needs a text for each recording")
+        raise ValueError(
+            f"{data} has no transcripts, but evaluation needs a text for each recording. Add the column text to the "
+            "manifest of the corpus, or name the layout of a published corpus with --layout"
+        )
     return items
 
 
 def choose_items(items: list[Utterance], limit: int, seed: int) -> list[Utterance]:
-    """At most `limit` of them, chosen by the seed; all for 0."""
+    """Return at most `limit` items, chosen by the seed and in their order; all items for 0."""
     if not 0 < limit < len(items):
         return items
-    return [items[i] for i in sorted(np.random.default_rng(seed).choice(len(items), limit, replace=False))]
+    chosen = np.random.default_rng(seed).choice(len(items), limit, replace=False)
+    return [items[i] for i in sorted(chosen)]
+
+
+def _open_mixer(config: EvaluationConfig, corpus: list[Utterance]) -> Mixer | Premixed | None:
+    """Open what makes or reads noisy or mixed input; None for tasks without it.
+
+    Raises:
+        ValueError: The task needs such input and there is none, or the corpus has more than the task can use.
+    """
+    num_sources = len(corpus[0].sources)
+    if config.task in TASK_INPUT:
+        if config.mix is not None:
+            noise = read_corpus(config.noise) if config.noise else ()
+            return Mixer(load_config(MixConfig, config.mix), corpus, noise)
+        if num_sources == 0:
+            raise ValueError(
+                "`evaluate se` and `evaluate ss` need noisy or mixed input. Pass --mix RECIPE.yaml, or a corpus that "
+                "provides it (--layout voicebank, libri2mix)."
+            )
+        return Premixed(corpus)
+    # A codec also takes noisy speech with its clean source, but no mixtures of speakers.
+    if num_sources > (1 if config.task == "codec" else 0):
+        kind = "noisy speech" if num_sources == 1 else "mixtures of speakers"
+        raise ValueError(
+            f"`evaluate {config.task}` needs clean recordings, but {config.data} holds {kind}. Pass another corpus, or "
+            f"use `evaluate {'se' if num_sources == 1 else 'ss'}`"
+        )
+    return None
 
 
 def evaluate_systems(
@@ -102,72 +169,112 @@ def evaluate_systems(
     record: Path | None = None,
     progress: bool = False,
 ) -> dict[str, list[ItemResult]]:
-    """-> the lines of every system, by its name, in the order of the items
+    """Measure every item of every system.
 
-    A line holds the `id` of its item, `system`, `key`, `seed` and `commit` of the code, the facts of its sound, what
-    was measured of it, `judges`, the checkpoints of the metrics by their names, and `config`, a hash of them. A line of
-    a record is taken if none of its judges has another checkpoint now; metrics that it lacks are added.
+    Results of the record are used again if they have the same seed and no metric has another checkpoint now. Metrics
+    that such a result lacks are added to it.
 
     Args:
-        ids: of the items.
-        metrics: as `load_scorers` gives them.
-        seed: that the systems were made with.
-        record: JSON lines, read if they are there and added to.
-        progress: show a bar.
+        systems: What to evaluate.
+        ids: Ids of the items.
+        metrics: As from `load_scorers`.
+        seed: Seed that the systems were made with.
+        record: JSON-lines file, read if it exists and appended to.
+        progress: Show a progress bar.
+
+    Returns:
+        The results of each system, by its name, in the order of the items; one result for each speaker.
 
     Raises:
-        ImportError: what a metric needs is not installed.
+        ImportError: A package that a metric needs is not installed.
     """
-    judges = {metric.name: metric.checkpoint for metric in metrics}
-    known = {place: lines for place, lines in read_record(record).items() if _agrees(lines[0], judges, seed)}
-    found: dict[str, list[ItemResult]] = {}
+    checkpoints = {metric.name: metric.checkpoint for metric in metrics}
+    known = {}
+    for key, recorded in read_record(record).items():
+        if _is_reusable(recorded[0], checkpoints, seed):
+            known[key] = recorded
+
+    results: dict[str, list[ItemResult]] = {}
     for system in systems:
-        own = {i: known.get((name, system.name, system.fingerprint), []) for i, name in enumerate(ids)}
+        by_item: list[list[ItemResult]] = []
+        for item_id in ids:
+            by_item.append(known.get((item_id, system.name, system.fingerprint), []))
         with tqdm(total=len(ids), desc=system.name, unit="item", disable=not progress) as bar:
-            for start in range(0, len(ids), _BATCH):
-                batch = {i: own[i] for i in range(start, min(start + _BATCH, len(ids)))}
-                for i, lines in _evaluate_batch(system, batch, metrics).items():
-                    about = {"id": ids[i], "system": system.name, "fingerprint": system.fingerprint, "seed": seed}
-                    own[i] = [{**about, **line, "commit": code_version(), "config": _config(line)} for line in lines]
-                    append_to_record(record, own[i])
+            for start in range(0, len(ids), _BATCH_ITEMS):
+                batch = by_item[start : start + _BATCH_ITEMS]
+                for i, item_results in _evaluate_batch(system, start, batch, metrics).items():
+                    identity = {"id": ids[i], "system": system.name, "fingerprint": system.fingerprint, "seed": seed}
+                    by_item[i] = []
+                    for result in item_results:
+                        by_item[i].append(_complete(identity, result))
+                    # Written at once, so that an evaluation that is killed loses one batch at most.
+                    append_to_record(record, by_item[i])
                 bar.update(len(batch))
-        found[system.name] = [line for lines in own.values() for line in lines]
-    return found
+        results[system.name] = list(chain.from_iterable(by_item))
+    return results
 
 
-def _agrees(line: ItemResult, judges: dict[str, str], seed: int) -> bool:
-    """Whether a line is of this seed, and nobody who judged it has become another. Lines of old name no judges."""
-    if "metrics" not in line or line["seed"] != seed:
+def _is_reusable(result: ItemResult, checkpoints: dict[str, str], seed: int) -> bool:
+    """Return whether a recorded result has this seed and was measured with the checkpoints of today."""
+    if result["seed"] != seed:
         return False
-    return all(judges.get(name, checkpoint) == checkpoint for name, checkpoint in line["metrics"].items())
+    return all(checkpoints.get(name, checkpoint) == checkpoint for name, checkpoint in result["metrics"].items())
 
 
 def _evaluate_batch(
-    system: System, batch: dict[int, list[ItemResult]], metrics: Sequence[Metric]
+    system: System, start: int, batch: Sequence[list[ItemResult]], metrics: Sequence[Metric]
 ) -> dict[int, list[ItemResult]]:
-    """Items and what is known of them -> the lines of those that are judged now, by more metrics"""
-    missing = {i: _missing(i, lines, metrics) for i, lines in batch.items()}
-    sounds = {i: system.make(i) for i, lines in batch.items() if missing[i] or not lines}
-    judged = {i: [_facts(sound) for sound in made] for i, made in sounds.items()}
-    for i, lines in judged.items():
-        judged[i] = [{**old, **new} for old, new in zip(batch[i] or [{"metrics": {}}] * len(lines), lines, strict=True)]
+    """Make the samples of a batch and measure what is missing.
+
+    Args:
+        system: What makes the samples.
+        start: Index of the first item of the batch.
+        batch: Known results of each item, one for each speaker; empty if there are none.
+        metrics: All metrics.
+
+    Returns:
+        Index of an item -> its results, only of the items that were measured now.
+    """
+    missing: dict[int, list[Metric]] = {}
+    samples: dict[int, list[EvalSample]] = {}
+    results: dict[int, list[ItemResult]] = {}
+    for i, known in enumerate(batch, start):
+        missing[i] = _missing_metrics(i, known, metrics)
+        if known and not missing[i]:
+            continue
+        samples[i] = system.make(i)
+        before = known or [{"metrics": {}}] * len(samples[i])
+        results[i] = []
+        for result, sample in zip(before, samples[i], strict=True):
+            duration = {"seconds": len(sample.audio) / sample.rate}
+            results[i].append({**result, **duration, "text": sample.text, **sample.facts})
+
+    # A metric gets the samples of all items at once, because large batches are faster.
     for metric in metrics:
-        asked = [i for i in sounds if metric in missing[i]]
-        measured = metric([sound for i in asked for sound in sounds[i]])
-        for line, values in zip((line for i in asked for line in judged[i]), measured, strict=True):
-            line.update(values, metrics={**line["metrics"], metric.name: metric.checkpoint})
-    return judged
+        metric_samples: list[EvalSample] = []
+        metric_results: list[ItemResult] = []
+        for i in samples:
+            if metric in missing[i]:
+                metric_samples += samples[i]
+                metric_results += results[i]
+        for result, scores in zip(metric_results, metric(metric_samples), strict=True):
+            result.update(scores)
+            result["metrics"] = {**result["metrics"], metric.name: metric.checkpoint}
+    return results
 
 
-def _missing(i: int, lines: list[ItemResult], metrics: Sequence[Metric]) -> list[Metric]:
-    """Those metrics that have yet to judge an item."""
-    judges = lines[0]["metrics"] if lines else {}
-    return [metric for metric in metrics if metric.name not in judges and (not metric.limit or i < metric.limit)]
+def _missing_metrics(i: int, known: list[ItemResult], metrics: Sequence[Metric]) -> list[Metric]:
+    """Return the metrics that item `i` still needs."""
+    measured = known[0]["metrics"] if known else {}
+    missing = []
+    for metric in metrics:
+        within_limit = not metric.limit or i < metric.limit
+        if within_limit and metric.name not in measured:
+            missing.append(metric)
+    return missing
 
 
-def _facts(sound: EvalSample) -> ItemResult:
-    return {"seconds": len(sound.audio) / sound.rate, "text": sound.text, **sound.facts}
-
-
-def _config(line: ItemResult) -> str:
-    return hashlib.sha256(json.dumps(line["metrics"], sort_keys=True).encode()).hexdigest()[:12]
+def _complete(identity: ItemResult, result: ItemResult) -> ItemResult:
+    """Add to a result what it is of, the code version, and a hash of the metrics' checkpoints."""
+    config = hashlib.sha256(json.dumps(result["metrics"], sort_keys=True).encode()).hexdigest()[:12]
+    return {**identity, **result, "commit": code_version(), "config": config}

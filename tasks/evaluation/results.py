@@ -1,66 +1,35 @@
-"""Item results, their JSON-lines record, and tables of them."""
+"""Item results, their JSON-lines record, and the tables made from them."""
 
 import json
 import subprocess
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import permutations
+from itertools import chain, permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from ... import __version__
+from focallm import __version__
+
 from ...data.token_store import weights_hash
 from .metrics.codec import code_figures
 from .metrics.words import word_counter
 
-ItemResult = dict[str, Any]  # what is known about one sample, by key
+# Everything known about one sample (one speaker of one item), by name. "id", "system", "fingerprint" and "seed" tell
+# what it is of, "seconds" and "text" describe it. "metrics" maps metrics to checkpoints, "config" is a hash of that,
+# and "commit" is the code version. All other values are scores of the metrics and facts of the system.
+ItemResult = dict[str, Any]
 
-
+# Names of rows.
 RECORDING = "recording"
-
-
 CEILING = "recording through the codec"
+SPOKEN = "spoken"
+ENHANCED = "enhanced"
+SEPARATED = "separated"
 
-
-ENHANCED, SEPARATED = "enhanced", "separated"
-
-
-def read_record(record: Path | None) -> dict[tuple[str, str, str], list[ItemResult]]:
-    """Lines, one for each sound, by item, system and its key; of several such the last."""
-    found: dict[tuple[str, str, str], list[ItemResult]] = {}
-    if record is not None and record.exists():
-        whole = [text for text in record.read_text().splitlines() if text.endswith("]")]  # a kill cuts the last
-        for lines in map(json.loads, whole):
-            found[lines[0]["id"], lines[0]["system"], lines[0]["fingerprint"]] = lines
-    return found
-
-
-def append_to_record(record: Path | None, lines: list[ItemResult]) -> None:
-    """Add the lines of an item."""
-    if record is not None:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        with record.open("a") as file:
-            file.write(json.dumps(lines) + "\n")
-
-
-@lru_cache(maxsize=1)
-def code_version() -> str:
-    """The commit of this checkout, with a + if files differ from it; or the version that is installed."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return __version__
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *words], check=True, capture_output=True, text=True)
-        return done.stdout.strip()
-
-    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-
-
-# key of a line -> heading of its column, and digits of the mean; beside the word errors.
+# Score -> heading of its column, and digits of its mean. Word error rates have columns of their own.
 COLUMNS = {
     "bit_rate": ("bit/s", 0),
     "utmos": ("UTMOS", 2),
@@ -72,168 +41,289 @@ COLUMNS = {
     "si_sdr": ("SI-SDR, dB", 1),
     "stft": ("STFT distance", 3),
     "mel": ("mel distance", 3),
-    "duration": ("duration, of the recording's", 2),
-    "unfinished": ("without an end", 2),
-    "num_spans_at_max": ("spans at their maximum", 2),
+    "duration": ("duration relative to the recording", 2),
+    "stopped_at_max": ("stopped at the maximum length", 2),
+    "num_spans_at_max": ("spans at their maximum length", 2),
     "real_time_factor": ("real-time factor", 2),
-    "first_sound_s": ("first sound after, s", 2),
+    "time_to_first_audio_s": ("time to first audio, s", 2),
 }
 
 
+def read_record(record: Path | None) -> dict[tuple[str, str, str], list[ItemResult]]:
+    """Read a record.
+
+    Args:
+        record: JSON-lines file with one list of results for each item of a system. None or a missing file is empty.
+
+    Returns:
+        The results (one for each speaker) by item id, system name and fingerprint; of repeated ones the last.
+
+    Raises:
+        ValueError: An older version of focallm wrote the record.
+    """
+    results: dict[tuple[str, str, str], list[ItemResult]] = {}
+    if record is None or not record.exists():
+        return results
+    for line in record.read_text().splitlines():
+        # The last line is incomplete if the evaluation was killed while it wrote.
+        if not line.endswith("]"):
+            continue
+        item_results = json.loads(line)
+        first = item_results[0]
+        missing = {"id", "system", "fingerprint", "metrics"} - set(first)
+        if missing:
+            raise ValueError(
+                f"{record} has a line without {', '.join(sorted(missing))}: an older version of focallm wrote it. "
+                "Evaluate again with --record and a new file"
+            )
+        results[first["id"], first["system"], first["fingerprint"]] = item_results
+    return results
+
+
+def append_to_record(record: Path | None, item_results: list[ItemResult]) -> None:
+    """Append the results of an item to a record, if there is one."""
+    if record is None:
+        return
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with record.open("a") as file:
+        file.write(json.dumps(item_results) + "\n")
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """Return the commit of this checkout, with a + if files differ from it; or the installed version."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return __version__
+
+    def git(*arguments: str) -> str:
+        process = subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True)
+        return process.stdout.strip()
+
+    is_changed = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "HEAD") + ("+" if is_changed else "")
+
+
 def bootstrap(errors: Sequence[float], words: Sequence[float], seed: int, draws: int = 1000) -> tuple[float, float]:
-    """95 % percentile interval of the sum of errors per word over items drawn with replacement."""
-    e, w = np.asarray(errors), np.asarray(words)
-    index = np.random.default_rng(seed).integers(len(e), size=(draws, len(e)))
-    low, high = np.percentile(e[index].sum(1) / w[index].sum(1), [2.5, 97.5])
+    """Compute the 95 % percentile interval of sum(errors) / sum(words) over items drawn with replacement."""
+    error_counts = np.asarray(errors)
+    word_counts = np.asarray(words)
+    num_items = len(error_counts)
+    index = np.random.default_rng(seed).integers(num_items, size=(draws, num_items))
+    rates = error_counts[index].sum(1) / word_counts[index].sum(1)
+    low, high = np.percentile(rates, [2.5, 97.5])
     return float(low), float(high)
 
 
 def mean_interval(values: Sequence[float], seed: int) -> tuple[float, float]:
-    """95 % percentile interval of the mean over items drawn with replacement."""
+    """Compute the 95 % percentile interval of the mean over items drawn with replacement."""
     return bootstrap(values, [1] * len(values), seed)
 
 
-def table(lines: dict[str, list[ItemResult]], seed: int) -> str:
-    """Markdown: a row for every system, a column for whatever was measured, and who judged."""
-    everything = [line for own in lines.values() for line in own]
-    columns = [key for key in COLUMNS if any(key in line for line in everything)]
-    has_dwer = any("dwer_errors" in line for line in everything)
-    first = next(iter(lines.values()))
-    headings = ["", "word error rate, % (95 % interval)", "items above 50 %"]
-    headings += [*(["dWER, %"] if has_dwer else []), *(COLUMNS[key][0] for key in columns)]
-    heard = sum("quality" in line for line in first)
-    about = f"n = {len(first)}, {sum(line['seconds'] for line in first) / 60:.1f} minutes"
-    return "\n".join(
-        [
-            f"{about}{f'; DNSMOS of the first {heard}' if heard else ''}; seed {seed}",
-            "",
-            f"| {' | '.join(headings)} |",
-            f"|{'---|' * len(headings)}",
-            *(row(name, own, columns, seed, has_dwer) for name, own in lines.items()),
-            *checkpoints_of(everything),
-        ]
-    )
+def table_of_results(results: dict[str, list[ItemResult]], seed: int) -> str:
+    """Make the table of an evaluation, with an oracle's row for each separation, and the remarks below it.
 
-
-def checkpoints_of(lines: Iterable[ItemResult]) -> list[str]:
-    """What stands below a table: which model judged what, and what it stands in for."""
-    judges = dict.fromkeys(pair for line in lines for pair in line.get("metrics", {}).items())
-    return ["", "Judges: " + "; ".join(f"{name}: {checkpoint}" for name, checkpoint in judges) + "."] if judges else []
-
-
-def row(name: str, lines: Sequence[ItemResult], columns: Iterable[str], seed: int, has_dwer: bool = False) -> str:
-    """The cells of a system."""
-    dwer = [rate_cell(lines, seed, "dwer_errors", "dwer_words")] if has_dwer else []
-    means = [mean_cell(lines, key, COLUMNS[key][1], seed) for key in columns]
-    return f"| {' | '.join([name, *word_cells(lines, seed), *dwer, *means])} |"
-
-
-def word_cells(lines: Sequence[ItemResult], seed: int) -> list[str]:
-    """Word error rate in % with its interval, and the share of items above 50 %; two dashes if nobody listened."""
-    if not all("errors" in line for line in lines):
-        return ["-", "-"]
-    failed = np.mean([line["errors"] > 0.5 * line["words"] for line in lines])
-    return [rate_cell(lines, seed), f"{100 * failed:.0f}"]
-
-
-def rate_cell(lines: Sequence[ItemResult], seed: int, errors: str = "errors", words: str = "words") -> str:
-    """Errors per word in % with their interval, by the keys of both; nothing if a line has none."""
-    if not all(errors in line for line in lines):
-        return ""
-    e, w = ([line[key] for line in lines] for key in (errors, words))
-    low, high = bootstrap(e, w, seed)
-    return f"{100 * sum(e) / sum(w):.1f} ({100 * low:.1f} to {100 * high:.1f})"
-
-
-def mean_cell(lines: Iterable[ItemResult], key: str, digits: int, seed: int) -> str:
-    """The mean, and its interval if not all are the same, of those lines that have it; nothing if none has."""
-    lines = [line for line in lines if key in line]
-    low, high = mean_interval([line[key] for line in lines], seed) if lines else (0.0, 0.0)
-    return mean(lines, key, digits) + (f" ({low:.{digits}f} to {high:.{digits}f})" if low < high else "")
-
-
-def mean(lines: Iterable[ItemResult], key: str, digits: int) -> str:
-    """Of those lines that have it; nothing if none has."""
-    values = [line[key] for line in lines if key in line]
-    return f"{np.mean(values):.{digits}f}" if values else ""
-
-
-def table_of_results(lines: dict[str, list[ItemResult]], seed: int) -> str:
-    """The table of what was measured, with an oracle's row for each separation, and remarks."""
-    separated = {name: own for name, own in lines.items() if name.startswith(SEPARATED) and "transcript" in own[0]}
-    best = {f"{name}, in the order that fits the texts best": in_best_order(own) for name, own in separated.items()}
-    return "\n".join([table({**lines, **best}, seed), *remarks(lines)])
+    Args:
+        results: Results of each system, by its name.
+        seed: Seed of the confidence intervals.
+    """
+    rows = dict(results)
+    for name, system_results in results.items():
+        if name.startswith(SEPARATED) and "transcript" in system_results[0]:
+            rows[f"{name}, best permutation (oracle)"] = best_permutation(system_results)
+    return "\n".join([table(rows, seed), *remarks(results)])
 
 
 def table_of_record(record: Path, weights: Sequence[nn.Module], seed: int) -> str:
-    """The table of what a record holds of a model, of those that it uses, and of systems without any.
+    """Make the table of a record, with the systems of a model, of its parts, and those without weights.
 
-    Of systems heard on all of it: the recordings and what the codec leaves of them first, what the model makes last.
+    Only systems with results for all items are shown: the recordings and the codec ceiling first, the model last.
 
     Args:
-        record: as `focallm evaluate --record` wrote it.
-        weights: the model, then those that it uses.
-        seed: of the intervals.
+        record: As `focallm evaluate --record` wrote it.
+        weights: The model, then its parts, such as its codec.
+        seed: Seed of the confidence intervals.
 
     Raises:
-        ValueError: the record holds nothing of the model.
+        ValueError: The record holds no results of the model.
     """
-    keys, known = [*map(weights_hash, weights)], read_record(record)
-    if keys and keys[0] not in {key for *_, key in known}:
+    fingerprints = [weights_hash(module) for module in weights]
+    recorded = read_record(record)
+    results: dict[str, list[ItemResult]] = {}
+    holds_model = False
+    for (_, name, fingerprint), item_results in recorded.items():
+        # Systems without weights, such as the recordings, have the fingerprint "".
+        if fingerprint in ("", *fingerprints):
+            results.setdefault(name, []).extend(item_results)
+        holds_model = holds_model or fingerprint == fingerprints[0]
+    if not holds_model:
         raise ValueError(
-            f"{record} holds {len(known)} measured sounds and none of these weights: it is of other ones, or not what "
-            f"--record wrote. Measure them: focallm evaluate ... --record {record}"
+            f"{record} holds {len(recorded)} results, but none of these weights: other weights were evaluated, or "
+            f"--record did not write this file. Evaluate them: focallm evaluate ... --record {record}"
         )
-    lines: dict[str, list[ItemResult]] = {}
-    for (_, name, key), found in known.items():
-        if key in ("", *keys):
-            lines.setdefault(name, []).extend(found)
-    whole = max(map(len, lines.values()))
-    order = sorted((name for name, own in lines.items() if len(own) == whole), key=_place)
-    return table_of_results({name: lines[name] for name in order}, seed)
+    num_results = max(map(len, results.values()))
+    complete = {}
+    for name in sorted(results, key=_row_order):
+        if len(results[name]) == num_results:
+            complete[name] = results[name]
+    return table_of_results(complete, seed)
 
 
-def _place(name: str) -> int:
-    first, last = (RECORDING, CEILING), ("spoken", ENHANCED, SEPARATED)
-    return first.index(name) - 2 if name in first else int(name.startswith(last))
+def _row_order(name: str) -> int:
+    """Sort recordings and the codec ceiling first, models last."""
+    if name == RECORDING:
+        return 0
+    if name == CEILING:
+        return 1
+    return 3 if name.startswith((SPOKEN, ENHANCED, SEPARATED)) else 2
 
 
-def in_best_order(lines: Sequence[ItemResult]) -> list[ItemResult]:
-    """The same answers, those of each mixture in the order whose words are right most often: an oracle, as the field
-    reports it (permutation-invariant)."""
-    count, best = word_counter(), list[ItemResult]()
-    for name in dict.fromkeys(line["id"] for line in lines):
-        own = [line for line in lines if line["id"] == name]
-        texts = [line["text"] for line in own]
-        orders = [
-            [(line, *count(text, line["transcript"])) for text, line in zip(texts, p, strict=True)]
-            for p in permutations(own)
-        ]
-        chosen = min(orders, key=lambda order: sum(wrong for _, wrong, _ in order))
-        best += [
-            {"id": name, "seconds": line["seconds"], "errors": wrong, "words": words} for line, wrong, words in chosen
-        ]
+def table(results: dict[str, list[ItemResult]], seed: int) -> str:
+    """Make a Markdown table with a row for each system and a column for each score, and name the checkpoints below.
+
+    Args:
+        results: Results of each system, by its name.
+        seed: Seed of the confidence intervals.
+    """
+    all_results = list(chain.from_iterable(results.values()))
+    measured = set(chain.from_iterable(all_results))
+    columns = [key for key in COLUMNS if key in measured]
+    has_dwer = "dwer_errors" in measured
+
+    headings = ["", "word error rate, % (95 % interval)", "items above 50 % WER, %"]
+    if has_dwer:
+        headings.append("dWER, %")
+    for key in columns:
+        heading, _ = COLUMNS[key]
+        headings.append(heading)
+    lines = [_cells(headings), "|" + "---|" * len(headings)]
+    for name, system_results in results.items():
+        cells = [name, *word_cells(system_results, seed)]
+        if has_dwer:
+            cells.append(rate_cell(system_results, seed, "dwer_errors", "dwer_words"))
+        for key in columns:
+            _, digits = COLUMNS[key]
+            cells.append(mean_cell(system_results, key, digits, seed))
+        lines.append(_cells(cells))
+
+    first = next(iter(results.values()))
+    minutes = sum(_values(first, "seconds")) / 60
+    caption = f"n = {len(first)}, {minutes:.1f} minutes"
+    # DNSMOS may be limited to the first items.
+    num_dnsmos = len(_values(first, "quality"))
+    if num_dnsmos:
+        caption += f"; DNSMOS of the first {num_dnsmos}"
+    return "\n".join([f"{caption}; seed {seed}", "", *lines, *_checkpoints(all_results)])
+
+
+def _cells(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _checkpoints(results: Iterable[ItemResult]) -> list[str]:
+    """Return the lines below a table that name the checkpoint of each metric, and what it stands in for."""
+    names: dict[str, None] = {}  # an ordered set
+    for result in results:
+        for metric, checkpoint in result.get("metrics", {}).items():
+            names[f"{metric}: {checkpoint}"] = None
+    return ["", f"Metrics: {'; '.join(names)}."] if names else []
+
+
+def word_cells(results: Sequence[ItemResult], seed: int) -> list[str]:
+    """Return word error rate and catastrophic failure rate, the share of items above 50 %, both in %.
+
+    Without an ASR model both are "-".
+    """
+    errors = np.asarray(_values(results, "errors"))
+    words = np.asarray(_values(results, "words"))
+    if len(errors) < len(results):
+        return ["-", "-"]
+    failure_rate = np.mean(errors > 0.5 * words)
+    return [rate_cell(results, seed), f"{100 * failure_rate:.0f}"]
+
+
+def rate_cell(results: Sequence[ItemResult], seed: int, errors: str = "errors", words: str = "words") -> str:
+    """Return the word error rate in % with its interval; "" if a result lacks it.
+
+    Args:
+        results: Results of a system.
+        seed: Seed of the interval.
+        errors: Name of the number of errors.
+        words: Name of the number of words.
+    """
+    error_counts = _values(results, errors)
+    word_counts = _values(results, words)
+    if len(error_counts) < len(results):
+        return ""
+    low, high = bootstrap(error_counts, word_counts, seed)
+    return f"{100 * sum(error_counts) / sum(word_counts):.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def mean_cell(results: Iterable[ItemResult], key: str, digits: int, seed: int) -> str:
+    """Return the mean of the results that have a score, with its interval unless all are equal; "" if none has it."""
+    values = _values(results, key)
+    if not values:
+        return ""
+    cell = f"{np.mean(values):.{digits}f}"
+    low, high = mean_interval(values, seed)
+    if low < high:
+        cell += f" ({low:.{digits}f} to {high:.{digits}f})"
+    return cell
+
+
+def _values(results: Iterable[ItemResult], key: str) -> list[Any]:
+    """Return the values of a score, of the results that have it."""
+    return [result[key] for result in results if key in result]
+
+
+def best_permutation(results: Sequence[ItemResult]) -> list[ItemResult]:
+    """Assign the outputs of each mixture to the speakers so that the fewest words are wrong.
+
+    This is an oracle, since it looks at the texts. Papers report it as permutation-invariant evaluation.
+    """
+    count = word_counter()
+    by_item: dict[str, list[ItemResult]] = {}
+    for result in results:
+        by_item.setdefault(result["id"], []).append(result)
+
+    best: list[ItemResult] = []
+    for item_id, outputs in by_item.items():
+        candidates = []
+        for order in permutations(outputs):
+            candidate = []
+            for speaker, output in zip(outputs, order, strict=True):
+                errors, words = count(speaker["text"], output["transcript"])
+                candidate.append({"id": item_id, "seconds": output["seconds"], "errors": errors, "words": words})
+            candidates.append(candidate)
+        best += min(candidates, key=_num_errors)
     return best
 
 
-def remarks(lines: dict[str, list[ItemResult]]) -> list[str]:
-    """What stands below a table: how alike voices are by themselves, and how codes are used."""
-    said = []
-    same, other = (mean(lines.get(RECORDING, []), key, 3) for key in ("same", "other"))
+def _num_errors(results: Sequence[ItemResult]) -> int:
+    return sum(_values(results, "errors"))
+
+
+def remarks(results: dict[str, list[ItemResult]]) -> list[str]:
+    """Return the lines below a table about the voices of the recordings and the codes of the codecs."""
+    lines = []
+    recorded = results.get(RECORDING, [])
+    same = _values(recorded, "same")
+    other = _values(recorded, "other")
     if same or other:
-        said.append(
-            f"Voice similarity of two recordings of one speaker: {same or 'none'}; of two speakers: {other or 'none'}."
-        )
-    for name, own in lines.items():
-        if "codes" in own[0]:
-            said.append(_use(name, own))
-    return ["", *said] if said else []
+        same_mean = f"{np.mean(same):.3f}" if same else "none"
+        other_mean = f"{np.mean(other):.3f}" if other else "none"
+        lines.append(f"Voice similarity of two recordings of one speaker: {same_mean}; of two speakers: {other_mean}.")
+    for name, system_results in results.items():
+        if "codes" in system_results[0]:
+            lines.append(_code_remark(name, system_results))
+    return ["", *lines] if lines else []
 
 
-def _use(name: str, lines: Sequence[ItemResult]) -> str:
-    use = code_figures(lines)
+def _code_remark(name: str, results: Sequence[ItemResult]) -> str:
+    figures = code_figures(results)
     return (
-        f"Codes of {name}: {use['codes_used']} of {use['codes']} ({100 * use['code_usage']:.1f} %) in {use['tokens']} "
-        f"tokens, {100 * use['code_share']:.1f} % of those that even use would show; entropy {use['entropy_bits']:.2f} "
-        f"bits, normalised by the codes in use {use['normalised_entropy']:.3f}."
+        f"Codes of {name}: {figures['codes_used']} of {figures['codes']} ({100 * figures['code_usage']:.1f} %) in "
+        f"{figures['tokens']} tokens, {100 * figures['code_share']:.1f} % of the number expected under uniform use; "
+        f"entropy {figures['entropy_bits']:.2f} bits, normalized by the codes in use "
+        f"{figures['normalised_entropy']:.3f}."
     )

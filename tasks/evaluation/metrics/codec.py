@@ -74,12 +74,13 @@ def code_figures(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     ids = torch.tensor(all_codes)
     # The ids of codebook k follow those of codebook k - 1.
     use_by_codebook = []
+    codes_used = 0
     start = 0
     for size in sizes:
         codebook_ids = ids[(ids >= start) & (ids < start + size)] - start
         use_by_codebook.append(code_use(codebook_ids, size))
+        codes_used += int(use_by_codebook[-1]["codes_used"])
         start += size
-    codes_used = int(sum(use["codes_used"] for use in use_by_codebook))
     figures = {"tokens": len(ids), "codes_used": codes_used, "codes": sum(sizes), "code_usage": codes_used / sum(sizes)}
     for key in ("code_share", "entropy_bits", "normalised_entropy"):
         figures[key] = float(np.mean([use[key] for use in use_by_codebook]))

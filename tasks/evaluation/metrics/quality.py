@@ -13,9 +13,6 @@ from .metric import RATE, EvalSample, Metric, Scores, device, run_by_length, ver
 
 PUBLISHED_UTMOS = "tarepan/SpeechMOS:v1.2.0"
 
-# Name of a score in speechmos -> our name.
-_DNSMOS_SCORES = {"ovrl_mos": "quality", "sig_mos": "signal", "bak_mos": "background", "p808_mos": "p808"}
-
 
 class DNSMOS(Metric):
     """DNSMOS P.835 and P.808 (Reddy et al., 2022, arXiv 2110.01763): mean opinion scores, 1 to 5.
@@ -47,10 +44,18 @@ class DNSMOS(Metric):
             from speechmos import dnsmos
         except ImportError:
             raise ImportError("DNSMOS needs speechmos: pip install 'focallm[eval]'") from None
-        scores = []
+        scores: list[Scores] = []
         for sample in samples:
+            # Loud resampled audio may exceed 1, which speechmos rejects.
             measured = dnsmos.run(sample.at(RATE).clip(-1, 1), sr=RATE)
-            scores.append({ours: float(measured[theirs]) for theirs, ours in _DNSMOS_SCORES.items()})
+            scores.append(
+                {
+                    "quality": float(measured["ovrl_mos"]),
+                    "signal": float(measured["sig_mos"]),
+                    "background": float(measured["bak_mos"]),
+                    "p808": float(measured["p808_mos"]),
+                }
+            )
         return scores
 
 
@@ -108,8 +113,11 @@ def _without_speechmos() -> Iterator[None]:
     """Hide the PyPI package `speechmos` (DNSMOS), because the UTMOS repository has a package of the same name."""
 
     def pop_modules() -> dict[str, Any]:
-        names = [name for name in sys.modules if name.partition(".")[0] == "speechmos"]
-        return {name: sys.modules.pop(name) for name in names}
+        modules = {}
+        for name in list(sys.modules):
+            if name.partition(".")[0] == "speechmos":
+                modules[name] = sys.modules.pop(name)
+        return modules
 
     hidden = pop_modules()
     try:

@@ -1,6 +1,5 @@
 """Speaker similarity: cosine similarity of speaker embeddings. D width, T samples."""
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -9,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....tokenizer import resample
-from .metric import RATE, EvalSample, Metric, Scores, device, name_of, run_by_length, version
+from .metric import RATE, CachedModel, EvalSample, Metric, Scores, device, name_of, run_by_length, version
 
 PUBLISHED_XVECTORS = "microsoft/wavlm-base-sv"
 _INSTALL_RESEMBLYZER = "librosa webrtcvad-wheels; pip install --no-deps resemblyzer"
@@ -25,8 +23,7 @@ class SpeakerSimilarity(Metric):
     name = "voice"
 
     def __init__(self) -> None:
-        # Embeddings by the hash of their wave: one recording is the reference of many systems.
-        self._cache: dict[str, np.ndarray] = {}
+        self._cached_embed = CachedModel(self.embed)
 
     def accepts(self, sample: EvalSample) -> bool:
         """Accept samples with a voice to compare with."""
@@ -56,15 +53,7 @@ class SpeakerSimilarity(Metric):
         Returns:
             (D,) each, of unit length.
         """
-        keys = [hashlib.sha256(wave.tobytes()).hexdigest() for wave in waves]
-        missing: dict[str, np.ndarray] = {}
-        for key, wave, rate in zip(keys, waves, rates, strict=True):
-            if key not in self._cache and key not in missing:
-                missing[key] = resample(np.asarray(wave, np.float32), rate, RATE)
-        if missing:
-            embedded = self.embed(list(missing.values()))
-            self._cache.update(zip(missing, embedded, strict=True))
-        return [self._cache[key] for key in keys]
+        return self._cached_embed(waves, rates)
 
     def vector(self, audio: np.ndarray, rate: int) -> np.ndarray:
         """Embed the voice of one recording (T,). Returns (D,), of unit length."""

