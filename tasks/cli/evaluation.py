@@ -133,9 +133,21 @@ def tables(
     from ..paper.tables import make_tables
 
     config = TableConfig(
-        tuple(codecs or ["mini"]), tuple(data or ()), layout, scorers, asr, utmos, limit, seed, record,
-        tuple(mix or ()), noise, runs, model, progress=not quiet,
-    )  # fmt: skip
+        codecs=codecs or ["mini"],
+        data=data or [],
+        layout=layout,
+        scorers=scorers,
+        asr=asr,
+        utmos=utmos,
+        limit=limit,
+        seed=seed,
+        record=record,
+        mix=mix or [],
+        noise=noise,
+        runs=runs,
+        model=model,
+        progress=not quiet,
+    )
     return make_tables(name, config, format, out)
 
 
@@ -159,6 +171,7 @@ def benchmark(
     if what == "codec":
         from ..benchmarks.codec import benchmark_codec
 
+        # Speed does not depend on the weights, so the full-size codec needs no download.
         return benchmark_codec(model or "focalcodec_50hz", threads)
     from ..benchmarks.lm import benchmark_lm
 
