@@ -3,11 +3,18 @@
 from pathlib import Path
 
 from ...tokenizer.files import write_whole
-from .codec_facts import codecs_table, training_data_table
+from .codecs import (
+    ablation_table,
+    clean_table,
+    codecs_table,
+    noisy_table,
+    streaming_table,
+    training_data_table,
+    ts3_table,
+)
 from .conversion import conversion_table
 from .downstream import downstream_table, inputs_table
 from .rendering import FORMATS
-from .resynthesis import ablation_table, clean_table, noisy_table, streaming_table, ts3_table
 from .table_config import TableConfig
 
 TABLES = {

@@ -17,7 +17,7 @@ from focallm.tasks.evaluation.evaluate import evaluate_systems
 from focallm.tasks.evaluation.metrics import Metric
 from focallm.tasks.evaluation.results import remarks, table
 from focallm.tasks.evaluation.systems import codec_systems
-from focallm.tasks.paper.resynthesis import ablation_table
+from focallm.tasks.paper.codecs import ablation_table
 from focallm.tasks.paper.table_config import TableConfig
 from focallm.tasks.release import release_codec, training_hours
 from focallm.tasks.training.train_codec import train_stages

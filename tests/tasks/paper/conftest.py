@@ -14,8 +14,8 @@ from focallm.data.mixing.mixer import Mixer
 from focallm.data.tokenization import tokenize_corpus
 from focallm.lm.loading import INSIDE
 from focallm.tasks.evaluation.probes.probing import probe
+from focallm.tasks.paper.codecs import ABLATIONS
 from focallm.tasks.paper.downstream import LM_TASKS, PROBES
-from focallm.tasks.paper.resynthesis import ABLATIONS
 from focallm.tasks.paper.table_config import TableConfig
 from focallm.tasks.training.train_codec import train_stages
 from focallm.tasks.training.train_lm import train_task

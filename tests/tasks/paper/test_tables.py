@@ -9,11 +9,11 @@ import pytest
 from focallm.data.utterance import Utterance
 from focallm.tasks.evaluation import baselines as baselines
 from focallm.tasks.evaluation.baselines import PAPER, open_baseline
+from focallm.tasks.paper.codecs import resynthesize_in_chunks
 from focallm.tasks.paper.conversion import choose_references
 from focallm.tasks.paper.measured import measured_row
 from focallm.tasks.paper.published import published_rows
 from focallm.tasks.paper.rendering import Interval
-from focallm.tasks.paper.resynthesis import resynthesize_in_chunks
 from focallm.tasks.paper.table_config import TableConfig
 from focallm.tasks.paper.tables import TABLES, make_tables
 from focallm.tokenizer import AudioTokenizer, write_audio

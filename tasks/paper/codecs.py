@@ -1,8 +1,8 @@
-"""Tables 2, 3, 6, 8 and 9: what codecs preserve of speech. T samples."""
+"""Tables 1 to 3 and 6 to 9: facts about codecs, and what they preserve of speech. T samples."""
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -14,10 +14,10 @@ from ...tokenizer.audio import resample
 from ...tokenizer.audio_tokenizer import AudioTokenizer
 from ...tokenizer.codecs.ts3_codec import TS3Codec, TS3CodecConfig, TS3CodecModel
 from ..evaluation.baselines import Baseline, codec_baseline, fit_length, unchanged
+from ..evaluation.metrics.codec import codec_cost
 from ..evaluation.metrics.metric import RATE
 from ..evaluation.systems import baseline_system
 from ..inference.inputs import load_waves
-from .codec_facts import codec_facts
 from .measured import REFERENCE, item_ids, measured_row
 from .published import published_rows
 from .rendering import Cell, Row, Table, used_columns
@@ -34,6 +34,32 @@ _STREAMING_NOTE = (
     "Measured chunks of a codec that is not causal are encoded and decoded each by itself, without context. A causal "
     "FocalCodec is streamed at its own chunk size: what it gives is what it gives offline."
 )
+
+
+def codecs_table(config: TableConfig) -> Table:
+    """Return Table 1: rates, sizes and costs of every codec."""
+    rows = published_rows(1)
+    for baseline in config.baselines:
+        if baseline.tokenizer is not None:
+            rows.append(Row(baseline.name, codec_facts(baseline.tokenizer)))
+    notes = ["MACs: of a second of audio, encoded and decoded."]
+    return Table("Table 1: the codecs", used_columns(rows), rows, notes)
+
+
+def codec_facts(tokenizer: AudioTokenizer) -> Mapping[str, Cell]:
+    """Return the cells that depend only on the codec: kbps, kHz, frames/s, million parameters and GMACs."""
+    first_codebook, *_ = tokenizer.codec.code_vectors()
+    cost = codec_cost(tokenizer)
+    return {
+        "bit_rate": tokenizer.bits_per_second / 1000,
+        "sampling_rate": tokenizer.sampling_rate / 1000,
+        "frame_rate": tokenizer.frame_rate,
+        "codebooks": tokenizer.num_codebooks,
+        "codebook_size": tokenizer.codec.config.codebook_size,
+        "code_width": first_codebook.shape[1],
+        "params": cost.parameters / 1e6,
+        "macs": (cost.encoder_macs + cost.decoder_macs) / 1e9,
+    }
 
 
 def clean_table(config: TableConfig) -> Table:
@@ -153,6 +179,12 @@ def _codec_parts(tokenizer: AudioTokenizer) -> dict[str, Cell]:
         "decoder": config.decoder["type"],
         "params": sum(parameter.numel() for parameter in tokenizer.codec.parameters()) / 1e6,
     }
+
+
+def training_data_table(config: TableConfig) -> Table:
+    """Return Table 7: what the codecs were trained on. All rows are published."""
+    rows = published_rows(7)
+    return Table("Table 7: training data of the codecs", used_columns(rows), rows)
 
 
 def ts3_table(config: TableConfig) -> Table:
