@@ -256,6 +256,7 @@ def read_stages(path: Path | str, run: Path) -> dict[Path, StageConfig]:
         ValueError: as `load_stage`; the message names the stage.
     """
     values = read_yaml(path)
+    # A recipe of a single stage, or a mistake that `load_stage` reports.
     if not isinstance(values, dict) or "stages" not in values:
         return {run: load_stage(values, str(path))}
     stages = values["stages"]

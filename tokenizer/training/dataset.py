@@ -58,6 +58,7 @@ class FileRecording:
 
     def read(self, start: int, size: int) -> Waveform:
         """Return up to `size` samples from `start` on."""
+        # Rounded down and up, so that the range covers the clip whatever the ratio of the rates.
         first = start * self.file_rate // self.sampling_rate
         count = -(-size * self.file_rate // self.sampling_rate)
         data, _ = soundfile.read(self.path, count, first, dtype="float32", always_2d=True)
@@ -284,30 +285,32 @@ def open_datasets(
     Raises:
         ValueError: there are too few files, or none that is short enough.
     """
-    num_files = len(paths)
-    pairs = list(zip(paths, texts or [None] * num_files, strict=True))
-    if config.stage == "teacher":
-        pairs = [(path, text) for path, text in pairs if text and text.strip()]
-        if len(pairs) <= config.validation_files:
-            raise ValueError(
-                f"stage teacher learns from transcripts: {len(pairs)} of the {num_files} files have one, not more than "
-                f"validation_files ({config.validation_files})"
-            )
-    if len(pairs) <= config.validation_files:
-        raise ValueError(f"{num_files} audio files are not more than the {config.validation_files} for validation")
-    train_paths = [path for path, _ in pairs[: -config.validation_files]]
-    train_texts = [text or "" for _, text in pairs[: -config.validation_files]]
-    eval_paths = [path for path, _ in pairs[-config.validation_files :]]
-    eval_texts = [text or "" for _, text in pairs[-config.validation_files :]]
+    used_paths = []
+    used_texts = []
+    for path, text in zip(paths, texts or [None] * len(paths), strict=True):
+        if config.stage != "teacher" or (text and text.strip()):
+            used_paths.append(path)
+            used_texts.append(text or "")
+    num_train = len(used_paths) - config.validation_files
+    if num_train <= 0 and config.stage == "teacher":
+        raise ValueError(
+            f"stage teacher learns from transcripts: {len(used_paths)} of the {len(paths)} files have one, not more "
+            f"than validation_files ({config.validation_files})"
+        )
+    if num_train <= 0:
+        raise ValueError(f"{len(paths)} audio files are not more than the {config.validation_files} for validation")
 
+    # Only reading everything into memory takes long enough for a progress bar.
     bar = tqdm if progress and config.in_memory else None
-    recordings, train_texts = open_recordings(train_paths, rates.output, config.in_memory, train_texts, bar)
-    train_dataset = ClipDataset(recordings, config, rates, train_texts, process, num_processes)
+    recordings, kept_texts = open_recordings(
+        used_paths[:num_train], rates.output, config.in_memory, used_texts[:num_train], bar
+    )
+    train_dataset = ClipDataset(recordings, config, rates, kept_texts, process, num_processes)
 
-    recordings, eval_texts = open_recordings(eval_paths, rates.output, texts=eval_texts)
+    recordings, kept_texts = open_recordings(used_paths[num_train:], rates.output, texts=used_texts[num_train:])
     max_samples = round(config.max_seconds * rates.output)
     eval_dataset = []
-    for recording, text in zip(recordings, eval_texts, strict=True):
+    for recording, text in zip(recordings, kept_texts, strict=True):
         # A codec is evaluated on the beginning of a long recording. A transcript belongs to the whole of it.
         if config.stage != "teacher" or len(recording) <= max_samples:
             eval_dataset.append(make_batch([recording.read(0, max_samples)], rates, (text,)))
@@ -346,6 +349,7 @@ def _read_at_speed(recording: Recording, start: int, size: int, speed: float) ->
 def _add_reverb(clip: Waveform, sampling_rate: int, rng: np.random.Generator) -> Waveform:
     """Add noise that decays exponentially, the usual model of late reverberation."""
     decay_s = rng.uniform(*_REVERB_S)
+    # An amplitude of 10^-3 is 60 dB down.
     time = np.arange(1, int(decay_s * sampling_rate)) / sampling_rate
     tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / decay_s)
     tail *= 10 ** (-rng.uniform(*_DIRECT_DB) / 20) / np.linalg.norm(tail)

@@ -94,8 +94,14 @@ def write_curves(folder: Path) -> None:
     figure = Figure(figsize=(6, 3.5), dpi=100)
     axis = figure.add_subplot(xlabel="step", ylabel="weighted sum of the losses")
     for name, label in (("loss", "training"), ("validation_loss", "validation")):
-        logged = [row for row in rows if name in row]
-        axis.plot([row["step"] for row in logged], [row[name] for row in logged], ".-", label=label)
+        steps = []
+        values = []
+        for row in rows:
+            # Validation is logged less often than training.
+            if name in row:
+                steps.append(row["step"])
+                values.append(row[name])
+        axis.plot(steps, values, ".-", label=label)
     axis.legend()
     image = io.BytesIO()
     figure.savefig(image, format="png")

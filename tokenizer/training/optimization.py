@@ -29,6 +29,7 @@ class NewBob:
 
     def observe(self, loss: float) -> None:
         """Take in a validation loss."""
+        # Losses may be negative: that of the quantizer contains a negative entropy.
         if self.previous - loss < _MIN_IMPROVEMENT * abs(self.previous):
             if self.num_tolerated == self.patience:
                 self.factor *= self.decay

@@ -120,6 +120,7 @@ class CodecStage(nn.Module):
             Decompressed features (B, T, D).
         """
         quantizer = self.model.quantizer
+        # The state of a streamed codec starts anew for every clip.
         state = self.model._new_state(features)
         latents = quantizer.normalize(self.model.compressor(features, lengths, state).float())
         num_tokens = self.model.compressor.num_frames(lengths)
@@ -176,6 +177,7 @@ class CodecStage(nn.Module):
         size = max(1, round(seconds * config.sampling_rate / config.hop_length))
         last_start = (lengths - size).clamp(min=0)
         starts = (torch.rand(len(last_start)) * (last_start.cpu() + 1)).long().tolist()
+        # The last frame of features may reach beyond the end of the audio.
         audio = F.pad(audio, (0, max(0, features.shape[1] * hop - audio.shape[1])))
         cut_features = []
         cut_audio = []

@@ -113,6 +113,7 @@ class Trainer:
         self.next_step = 0
         self.loss_weights = loss_weights(config)
         self.schedule = Schedule(config, train_dataset.steps_per_epoch)
+        # Frozen parts need no optimizer, no average and no place in a checkpoint.
         trained_model: nn.Module = stage.trained_model
         self.parameters = {name: p for name, p in trained_model.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(
