@@ -321,8 +321,7 @@ def _to_fields(row: Mapping[str, Any], columns: Columns, where: str) -> dict[str
 
 
 def _keep_speakers(corpus: list[Utterance], speakers: set[str]) -> list[Utterance]:
-    known = {utterance.speaker for utterance in corpus}
-    known.discard(None)
+    known = {utterance.speaker for utterance in corpus if utterance.speaker is not None}
     if not speakers or not speakers <= known:
         raise ValueError(
             f"speakers {sorted(speakers - known)} are not in this corpus, which has {len(known)}: {sorted(known)[:10]}"

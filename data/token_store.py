@@ -143,7 +143,7 @@ class TokenStore:
         utterance_ids = self.dataset([self.utterance_column])[self.utterance_column]
         positions = np.array([_hash_to_unit(f"{seed}:{utterance_id}") for utterance_id in utterance_ids])
         order = np.argsort(positions, kind="stable")
-        num_eval = np.count_nonzero(positions < eval_fraction)
+        num_eval = int(np.count_nonzero(positions < eval_fraction))
         if eval_fraction:
             num_eval = min(max(num_eval, 1), len(self) - 1)
         dataset = self.dataset(columns)

@@ -87,8 +87,7 @@ def tokenize_corpus(
             f"0; found {rank=}, {world_size=}, {shard_size=}, {workers=}, {batch_seconds=}, {listen=}"
         )
     store = Path(store_folder)
-    mixer = _find_mixer(corpus)
-    rows = corpus if mixer is None else mixer.rows
+    rows, mixer = _find_mixer(corpus)
     encoder = Encoder(tokenizer, None if mixer is None else mixer.input_name, features)
     make_example = _example_maker(mixer, tokenizer.sampling_rate)
     codec = describe_codec(tokenizer)
@@ -120,12 +119,15 @@ def tokenize_corpus(
     return manifest
 
 
-def _find_mixer(corpus: Sequence[Utterance] | Mixer | Premixed) -> Mixer | Premixed | None:
+def _find_mixer(
+    corpus: Sequence[Utterance] | Mixer | Premixed,
+) -> tuple[Sequence[Utterance], Mixer | Premixed | None]:
+    """Return the rows of the store and what makes their examples, None for plain speech."""
     if isinstance(corpus, Mixer | Premixed):
-        return corpus
+        return corpus.rows, corpus
     if any(utterance.sources for utterance in corpus):
-        return Premixed(corpus)
-    return None
+        return corpus, Premixed(corpus)
+    return corpus, None
 
 
 def _example_maker(mixer: Mixer | Premixed | None, rate: int) -> MakeExample:

@@ -83,7 +83,7 @@ def _frame_powers(wave: Waveform, rate: int) -> NDArray[np.float64]:
     return np.square(framed).mean(axis=1)
 
 
-def _to_db(power: float) -> float:
+def _to_db(power: float | np.floating) -> float:
     return 10 * float(np.log10(power))
 
 
