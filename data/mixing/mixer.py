@@ -183,9 +183,10 @@ class Mixer:
         self, speech: Waveform, talkers: list[Utterance], rate: int, rng: np.random.Generator, details: MixDetails
     ) -> Waveform:
         """Draw a kind of noise and an SNR, write them into `details` and add the noise. It may draw no noise at all."""
-        probabilities = self.config.noise
-        kinds = [*probabilities, None]
-        kind = kinds[int(np.searchsorted(np.cumsum(list(probabilities.values())), rng.random(), side="right"))]
+        # What the probabilities leave of 1 is the probability of no noise.
+        kinds = [*self.config.noise, None]
+        thresholds = np.cumsum(list(self.config.noise.values()))
+        kind = kinds[int(np.searchsorted(thresholds, rng.random(), side="right"))]
         details["noise"] = kind
         if kind is None:
             return speech

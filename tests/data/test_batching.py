@@ -11,7 +11,7 @@ PAD = 0
 
 
 @given(st.lists(st.integers(1, 50), max_size=80), st.integers(50, 120))
-def test_every_example_stands_in_one_row_and_no_row_overflows(lengths, capacity):
+def test_every_example_is_in_one_row_and_no_row_overflows(lengths, capacity):
     rows = pack(lengths, capacity)
     assert sorted(example for row in rows for example in row) == list(range(len(lengths)))
     assert all(sum(lengths[i] for i in row) <= capacity for row in rows)
@@ -48,13 +48,13 @@ def model(kind, attention, dtype=torch.float32):
 
 
 def examples(count=7, seed=0):
-    """Random ids, a random part of which is learnt."""
+    """Random ids, a random part of which has a loss."""
     rng = np.random.default_rng(seed)
     made = []
     for _ in range(count):
         ids = rng.integers(1, 40, rng.integers(2, 12)).tolist()
-        given = int(rng.integers(1, len(ids)))
-        made.append({"input_ids": ids, "labels": [-100] * given + ids[given:]})
+        start = int(rng.integers(1, len(ids)))
+        made.append({"input_ids": ids, "labels": [-100] * start + ids[start:]})
     return made
 
 
@@ -63,7 +63,7 @@ def packed(items, capacity=24, flat=False):
     return PackCollator(PAD, flat)([[items[i] for i in row] for row in rows])
 
 
-def one_by_one(model, items):
+def loss_one_by_one(model, items):
     """The loss and gradients of the examples, each alone, summed over their targets and divided by how many."""
     targets = sum(label != -100 for item in items for label in item["labels"])
     model.zero_grad()
@@ -77,7 +77,7 @@ def one_by_one(model, items):
     return total, [parameter.grad.clone() for parameter in model.parameters()]
 
 
-def together(model, batch):
+def loss_of_batch(model, batch):
     model.zero_grad()
     targets = (batch["labels"] != -100).sum()
     loss = model(**batch, num_items_in_batch=targets).loss
@@ -86,11 +86,11 @@ def together(model, batch):
 
 
 def assert_same(model, batch, items):
-    loss, gradients = together(model, batch)
-    expected, expected_gradients = one_by_one(model, items)
+    loss, gradients = loss_of_batch(model, batch)
+    expected, expected_gradients = loss_one_by_one(model, items)
     assert loss == pytest.approx(expected, abs=1e-5)
-    for one, other in zip(gradients, expected_gradients, strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        assert torch.allclose(gradient, expected_gradient, atol=1e-5)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -107,11 +107,11 @@ def test_a_packed_batch_has_the_loss_and_gradients_of_its_examples(kind, attenti
     assert_same(net, batch, items)
 
 
-def test_without_boundaries_the_loss_would_be_another():
+def test_without_boundaries_the_loss_differs():
     """The comparison above can tell: with a cache, transformers sees no boundaries."""
     net, items = model("llama", "sdpa"), examples()
-    loss, _ = together(net, {**packed(items), "use_cache": True})
-    assert abs(loss - one_by_one(net, items)[0]) > 1e-3
+    loss, _ = loss_of_batch(net, {**packed(items), "use_cache": True})
+    assert abs(loss - loss_one_by_one(net, items)[0]) > 1e-3
 
 
 def test_flex_attention_keeps_examples_apart():
@@ -137,7 +137,7 @@ def test_flex_attention_keeps_examples_apart():
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_features_go_to_the_example_that_they_belong_to(attention):
+def test_features_reach_their_own_example(attention):
     from focallm.lm.features import SpeechLMForConditionalGeneration
 
     net = SpeechLMForConditionalGeneration.wrap(model("llama", attention), 3, 39)

@@ -1,4 +1,4 @@
-"""Every shape of corpus gives the same utterances; what cannot be read is told in one sentence."""
+"""Every shape of corpus gives the same utterances; mistakes are named in one sentence."""
 
 import io
 import json

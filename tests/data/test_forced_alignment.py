@@ -1,4 +1,4 @@
-"""Frames of units: found in signals whose units are known, and kept beside a token store."""
+"""Forced alignment finds the known frames of synthetic units, and is stored with a token store."""
 
 import json
 import sys
@@ -21,19 +21,19 @@ def speak(rng, units, spectra):
 def test_units_are_found_where_they_are():
     rng = np.random.default_rng(0)
     spectra = {unit: rng.standard_normal(16) for unit in ("▁", "a", "b", "c", "d", "e")}
-    spectra |= {"▁a": spectra["a"], ".": spectra["▁"]}  # what stands before a symbol does not change its sound
+    spectra |= {"▁a": spectra["a"], ".": spectra["▁"]}  # a prefix does not change the sound
     texts = [["▁", "a", *rng.permutation(["b", "c", "d", "e"]).tolist(), "▁a", "b", "."] for _ in range(60)]
-    heard = [speak(rng, units, spectra) for units in texts]
-    found = align([features for features, _ in heard], texts, progress=False)
-    assert all(sum(own) == len(features) for own, (features, _) in zip(found, heard, strict=True))
+    features, durations = zip(*(speak(rng, units, spectra) for units in texts), strict=True)
+    found = align(features, texts, progress=False)
+    assert [sum(frames) for frames in found] == [len(utterance) for utterance in features]
     assert min(map(min, found)) >= 1
-    ends, true = (np.concatenate([np.cumsum(own) for own in side]) for side in (found, [own for _, own in heard]))
-    assert np.mean(np.abs(ends - true) <= 1) > 0.9  # equal parts: about a half
-    again = align([features for features, _ in heard], texts, progress=False)
-    assert again == found
+    ends = np.concatenate([np.cumsum(frames) for frames in found])
+    true_ends = np.concatenate([np.cumsum(frames) for frames in durations])
+    assert np.mean(np.abs(ends - true_ends) <= 1) > 0.9  # equal parts: about a half
+    assert align(features, texts, progress=False) == found
 
 
-def test_fewer_frames_than_units_are_no_reading_of_them():
+def test_fewer_frames_than_units_are_refused():
     with pytest.raises(ValueError, match="utterance 1 has 2 frames for 3 units"):
         align([np.zeros((3, 4), np.float32), np.zeros((2, 4), np.float32)], [["a"], ["a", "b", "c"]])
 
@@ -59,7 +59,7 @@ def store(tmp_path_factory):
 def test_a_store_is_aligned_by_command(store):
     alignment, lexicon = read_alignment(store), read_lexicon(store)
     assert set(lexicon) >= {"cat", "dog", "dogs", "really"}
-    assert 0 < len(alignment) <= 12  # four of every six texts have words; whoever lingers on a unit is left out
+    assert 0 < len(alignment) <= 12  # four of every six texts have words; utterances with an overlong unit are left out
     for row in alignment.values():
         assert sum(row["frames"]) == 50
         assert len(row["frames"]) == len(row["units"])

@@ -1,4 +1,4 @@
-"""Corpora in the folders in which they are published, in miniature; what is missing or malformed is named."""
+"""Miniatures of published corpora are read; missing and malformed files are named."""
 
 import json
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_mls_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def _voicebank(folder: Path, nested: str = "") -> dict[str, np.ndarray]:
-    """Two recordings to test on, of which one has a text, and one to train on -> the clean ones by id."""
+    """Write two recordings to test on, one with a text, and one to train on. Returns the clean ones by id."""
     clean = {}
     for part, name in (("testset", "p232_001"), ("testset", "p257_433"), ("trainset_28spk", "p226_001")):
         wave = clean[name] = _write(folder / f"clean_{part}_wav" / nested / f"{name}.wav", _tone(int(name[1:4])))
@@ -113,8 +113,8 @@ def _librimix(root: Path, name: str, kind: str, noise: float = 0.0, subset: str 
     waves = [_tone(200 + 100 * i, 0.2 - 0.1 * i) for i in range(name.count("_") + 1)]
     for number, wave in enumerate(waves, start=1):
         _write(version / subset / f"s{number}" / f"{name}.wav", wave)
-    heard = waves if kind != "mix_single" else waves[:1]
-    _write(version / subset / kind / f"{name}.wav", np.sum(heard, axis=0) + np.float32(noise))
+    mixed = waves if kind != "mix_single" else waves[:1]
+    _write(version / subset / kind / f"{name}.wav", np.sum(mixed, axis=0) + np.float32(noise))
     return version
 
 
@@ -131,17 +131,17 @@ def test_libri2mix_and_libri3mix_bring_their_talkers_and_texts(tmp_path: Path) -
     _librimix(tmp_path, "61-70968-0001_84-1-0002_99-1-0000", "mix_clean")
     (mixture,) = read_corpus(tmp_path, layout="libri2mix")
     assert (mixture.id, mixture.text, mixture.audio.parent.name) == ("61-70968-0000_84-1-0002", None, "mix_clean")
-    assert [(one.id, one.speaker, one.text) for one in mixture.sources] == [
+    assert [(source.id, source.speaker, source.text) for source in mixture.sources] == [
         ("61-70968-0000", "61", "HE BEGAN"), ("84-1-0002", "84", "SHE CAME")
     ]  # fmt: skip
-    total = np.sum([one.read()[0] for one in mixture.sources], axis=0)
+    total = np.sum([source.read()[0] for source in mixture.sources], axis=0)
     np.testing.assert_allclose(mixture.read()[0], total, atol=1e-4)
     for folder in (version.parent.parent, version, version / "test", version / "test" / "mix_clean"):
         assert read_corpus(folder, layout="libri2mix") == [mixture]
     (noisy,) = read_corpus(version / "test" / "mix_both", layout="libri2mix")
     assert (noisy.audio.parent.name, noisy.sources) == ("mix_both", mixture.sources)
     (three,) = read_corpus(tmp_path, layout="libri3mix")
-    assert [one.text for one in three.sources] == ["OTHER", "SHE CAME", None]
+    assert [source.text for source in three.sources] == ["OTHER", "SHE CAME", None]
 
 
 def test_libri1mix_and_mix_single_are_one_talker_in_noise(tmp_path: Path) -> None:
@@ -151,14 +151,14 @@ def test_libri1mix_and_mix_single_are_one_talker_in_noise(tmp_path: Path) -> Non
     assert (noisy.id, noisy.text, noisy.speaker, len(noisy.sources)) == ("61-70968-0000", "HE BEGAN", "61", 1)
     version = _librimix(tmp_path, "84-1-0002_61-70968-0001", "mix_single", noise=0.01, subset="dev")
     (single,) = read_corpus(version / "dev", layout="libri1mix")
-    assert [(one.id, one.text) for one in single.sources] == [("84-1-0002", "SHE CAME")]
+    assert [(source.id, source.text) for source in single.sources] == [("84-1-0002", "SHE CAME")]
 
 
 def test_librimix_without_librispeech_has_no_texts_and_says_what_else_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no mix_clean in .* which has nothing: .*Libri2Mix/wav16k/min/SUBSET"):
         read_corpus(tmp_path, layout="libri2mix")
     version = _librimix(tmp_path, "61-70968-0000_84-1-0002", "mix_clean")
-    assert [one.text for one in read_corpus(tmp_path, layout="libri2mix")[0].sources] == [None, None]
+    assert [source.text for source in read_corpus(tmp_path, layout="libri2mix")[0].sources] == [None, None]
     with pytest.raises(ValueError, match="says a mixture of 2, and the layout is for 3: choose --layout libri2mix"):
         read_corpus(version, layout="libri3mix")
     (version / "test/s2/61-70968-0000_84-1-0002.wav").unlink()
@@ -178,7 +178,7 @@ def _iemocap(folder: Path) -> Path:
     session = folder / "Session5"
     _say(session / "dialog/EmoEvaluation/Ses05F_impro01.txt", labels)
     _say(session / "dialog/EmoEvaluation/._Ses05F_impro01.txt", "what a Mac leaves")
-    _say(session / "dialog/EmoEvaluation/Categorical/e1_Ses05F_impro01.txt", "[of one judge")
+    _say(session / "dialog/EmoEvaluation/Categorical/e1_Ses05F_impro01.txt", "[of one annotator")
     spoken = "Ses05F_impro01_F000 [006.2901-008.2357]: Excuse me.\nM: [LAUGHTER]\n"
     _say(session / "dialog/transcriptions/Ses05F_impro01.txt", spoken)
     for name in ("F000", "M000", "M001", "F002"):

@@ -44,7 +44,7 @@ def test_a_text_without_words_is_refused(text):
         ("the cat", 20, ["."]),
     ],
 )
-def test_long_texts_are_cut_where_one_breathes(text, most, ends):
+def test_long_texts_are_split_at_pauses_or_words(text, most, ends):
     units = text_to_units(text, LEXICON.__getitem__)
     pieces = split_units(units, most)
     assert [piece[-1] for piece in pieces] == ends
@@ -52,11 +52,11 @@ def test_long_texts_are_cut_where_one_breathes(text, most, ends):
     assert [units[0], *(unit for piece in pieces for unit in piece[1:])] == units
 
 
-def test_even_a_word_without_an_end_is_cut():
+def test_a_word_longer_than_a_piece_is_split():
     assert [len(piece) for piece in split_units([WORD_START, *"a" * 25], 10)] == [10, 10, 8]
 
 
-def test_a_lexicon_has_the_commonest_sound_among_neighbours():
+def test_a_lexicon_has_the_most_frequent_phonemes_in_context():
     pytest.importorskip("espeakng_loader")
     lexicon = build_lexicon(["A cat sat.", "A dog and a cat, really."])
     assert set(lexicon) == {"a", "and", "cat", "dog", "really", "sat"}

@@ -65,7 +65,7 @@ def test_rows(store: Path) -> None:
         tokens[10]
 
 
-def test_it_opens_as_a_dataset_with_and_without_us(store: Path, tmp_path: Path) -> None:
+def test_it_opens_as_a_dataset_with_and_without_focallm(store: Path, tmp_path: Path) -> None:
     ours = TokenStore(store).dataset()
     plain = load_dataset("parquet", data_files=str(store / "*.parquet"), split="train", cache_dir=str(tmp_path))
     assert ours.column_names == plain.column_names == ["id", "codes", "num_samples", "text", "speaker", "page"]
@@ -104,7 +104,7 @@ def test_a_split_depends_on_id_and_seed_only(store: Path, tmp_path: Path) -> Non
     assert list(test["id"]) == sorted(test["id"])
 
 
-def test_a_split_leaves_no_side_empty(store: Path) -> None:
+def test_no_split_is_empty(store: Path) -> None:
     assert len(TokenStore(store).split(1e-9)[1]) == 1
     assert len(TokenStore(store).split(1 - 1e-9)[0]) == 1
     assert len(TokenStore(store).split(0.0)[1]) == 0

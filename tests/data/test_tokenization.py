@@ -1,4 +1,4 @@
-"""A token store depends on the corpus and the codec only: not on batches, workers, processes or kills.
+"""A token store depends only on the corpus and the codec: not on batches, workers, processes or kills.
 
 Run as a program (`python test_tokenization.py CORPUS STORE`) this file is the process that gets killed.
 """
@@ -98,7 +98,7 @@ def _hashes(store: Path) -> list[str]:
     return [shard["sha256"] for shard in TokenStore(store, verify=True).manifest["shards"]]
 
 
-def test_the_store_holds_what_the_tokenizer_says_in_corpus_order(corpus: list[Utterance], whole: Path) -> None:
+def test_the_store_holds_the_tokens_in_corpus_order(corpus: list[Utterance], whole: Path) -> None:
     store = TokenStore(whole)
     readable = [item for item in corpus if item.id != "05b"]
     assert [row["id"] for row in store] == [item.id for item in readable]
