@@ -160,6 +160,11 @@ class Template:
         return self.segments[-1]
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """Fields of the segments: columns of a token store, and arguments of `prompt`."""
+        return tuple(segment.field for segment in self.segments)
+
+    @property
     def uses_features(self) -> bool:
         """Whether a model needs a projector for features."""
         return any(segment.kind == "features" for segment in self.segments)

@@ -35,9 +35,15 @@ class TaskDefinition:
     packaged_model: str = "mini"
 
     @property
+    def text_fields(self) -> list[str]:
+        """Columns of a row that are texts. The transcript of a reference comes from another row."""
+        fields = {segment.field for segment in self.template.segments if segment.kind == "text"}
+        return sorted(fields - {"reference_text"})
+
+    @property
     def uses_reference_text(self) -> bool:
         """Whether a reference recording comes with its transcript."""
-        return any(segment.field == "reference_text" for segment in self.template.segments)
+        return "reference_text" in self.template.fields
 
     @property
     def max_reference_s(self) -> float:
@@ -154,12 +160,11 @@ def find_task(name: str, templates: Sequence[Template] = ()) -> TaskDefinition:
 def _tokenize_options(template: Template) -> str:
     """Return the options of the first task of the package that reads the same special column as a recipe's template."""
     options = ""
-    fields = {segment.field for segment in template.segments}
     for definition in TASKS.values():
         special_fields = {definition.template.segments[0].field}
         if definition.template.target.streams:
             special_fields.add(definition.template.target.field)
-        if not options and special_fields & fields:
+        if not options and not special_fields.isdisjoint(template.fields):
             options = definition.tokenize_options
     if template.uses_features and "--features" not in options:
         options = f"{options} --features".strip()

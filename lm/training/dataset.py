@@ -123,7 +123,10 @@ class ExampleDataset(Dataset):
     @cached_property
     def row_lengths(self) -> list[int]:
         """Number of ids of every row."""
-        return [sum(self.lengths[index] for index in row) for row in self.rows]
+        lengths = []
+        for row in self.rows:
+            lengths.append(sum(self.lengths[index] for index in row))
+        return lengths
 
     @property
     def unigram_entropy(self) -> float:

@@ -39,7 +39,7 @@ def preview(lm: SpeechLM, dataset: ExampleDataset, is_new: bool, folder: Path) -
         lines.append(("", _describe_source(source, stats)))
         files = decode_targets(lm, example, folder / name)
         if files:
-            lines.append(("", f"its target, decoded: {', '.join(str(file) for file in files)}"))
+            lines.append(("", f"its target, decoded: {', '.join(map(str, files))}"))
     efficiency = 100 * packing_efficiency(dataset.lengths, dataset.rows)
     lines.append(("rows", f"{len(dataset)} of up to {max(dataset.row_lengths)} ids, {efficiency:.1f} % of them filled"))
     lines.append(("parameters", _describe_parameters(lm)))

@@ -131,8 +131,13 @@ def write_losses(log_history: Iterable[Mapping[str, Any]], unigram_entropy: floa
     figure = Figure(figsize=(6, 3.5), dpi=100, layout="constrained")
     axis = figure.add_subplot()
     for column, label in (("loss", "training"), ("eval_loss", "validation")):
-        logged = [entry for entry in entries if column in entry]
-        axis.plot([entry["step"] for entry in logged], [entry[column] for entry in logged], ".-", label=label)
+        steps = []
+        losses = []
+        for entry in entries:
+            if column in entry:
+                steps.append(entry["step"])
+                losses.append(entry[column])
+        axis.plot(steps, losses, ".-", label=label)
     axis.axhline(unigram_entropy, color="gray", linestyle="--", label="unigram entropy")
     axis.set(xlabel="update", ylabel="nats per target id")
     axis.legend()

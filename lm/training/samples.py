@@ -83,8 +83,8 @@ class SampleWriter:
             originals = _target_spans(template, row)
             audios = list(write_spans(self.lm.audio_tokenizer, spans, name).values())
             write_spans(self.lm.audio_tokenizer, originals, name.with_name(f"{name.name}-original"))
-            num_original_codes = sum(len(span) for span in originals)
-            duration_ratios.append(sum(len(span) for span in spans) / max(num_original_codes, 1))
+            num_original_codes = sum(map(len, originals))
+            duration_ratios.append(sum(map(len, spans)) / max(num_original_codes, 1))
 
             # A continuation may say anything, and the words of several speakers are not told apart.
             has_transcript = len(template.segments) > 1 and row.get("text") and len(audios) == 1

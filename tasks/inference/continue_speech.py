@@ -9,7 +9,7 @@ import torch
 from ...lm.model import SpeechLM
 from ...lm.sampling import Sampling
 from .inputs import encode_ids, load_waves, open_model, unbatch
-from .result import SpeechResult, generation_stats
+from .result import SpeechResult, speech_results
 
 
 def continue_speech(
@@ -32,7 +32,7 @@ def continue_speech(
 
     Returns:
         The recording and its continuation, which begins at `stats["continuation_begins_s"]`. The recording is decoded
-        from its tokens too, so that there is no seam. `stop_reason` is "end", or "max_length" if the model did not
+        from its tokens, too. `stop_reason` is "end", or "max_length" if the model did not
         stop.
 
     Raises:
@@ -55,15 +55,16 @@ def continue_speech(
     prompts = [template.prompt(lm.vocabulary, (K, max_ids), target_prefix=ids) for ids in recordings]
     generations = lm.generate(prompts, sampling=sampling, seed=[seed] * len(prompts))
 
+    # The recording is decoded together with its continuation, so that there is no seam.
     whole = []
+    continuations = []
+    stop_reasons = []
     for ids, generation in zip(recordings, generations, strict=True):
         whole.append(torch.cat([ids, generation.codes.cpu()]))
+        continuations.append(generation.codes)
+        stop_reasons.append(generation.stop_reason)
     audios = tokenizer.batch_decode(whole)
-    rate = tokenizer.output_sampling_rate
-    num_tokens = [len(generation.codes) for generation in generations]
-    stats = generation_stats(start_time, num_tokens, [len(wave) / rate for wave in audios])
-    results = []
-    for i, generation in enumerate(generations):
-        stats[i]["continuation_begins_s"] = len(recordings[i]) / tokenizer.tokens_per_second
-        results.append(SpeechResult(audios[i], rate, generation.stop_reason, stats[i]))
+    results = speech_results(start_time, continuations, audios, tokenizer.output_sampling_rate, stop_reasons)
+    for result, ids in zip(results, recordings, strict=True):
+        result.stats["continuation_begins_s"] = len(ids) / tokenizer.tokens_per_second
     return unbatch(results, audio)

@@ -7,11 +7,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ...lm.generation import StopReason
 from ...lm.model import SpeechLM
 from ...lm.sampling import Sampling
 from ...tokenizer import AudioTokenizer
 from .inputs import encode_ids, load_waves, open_model, unbatch
-from .result import SpeechResult, generation_stats
+from .result import SpeechResult, speech_results
 from .speech_to_speech import WINDOW_S, transform_speech
 
 
@@ -55,6 +56,7 @@ def convert(
         return unbatch(convert_by_knn(lm.audio_tokenizer, waves, voice), audio)
 
     template = lm.info.template("vc")
+    # The reference is part of every prompt, so it must leave room for the window of the recording.
     voice = voice[: round(WINDOW_S * lm.audio_tokenizer.sampling_rate)]
     shared_fields = {"reference_codes": encode_ids(lm.audio_tokenizer, [voice])[0]}
     results = transform_speech(lm, template, waves, 1, shared_fields, sampling, seed)
@@ -79,16 +81,14 @@ def convert_by_knn(tokenizer: AudioTokenizer, waves: list[Tensor], voice: Tensor
     if codec.feature_dim is None:
         raise ValueError(f"'knn' needs the features of a FocalCodec, and this codec is a {type(codec).__name__}")
     start_time = time.perf_counter()
-    rate = tokenizer.output_sampling_rate
     matching_set = codec.extract_features(voice[None].to(codec.device))[0]
     codes = tokenizer.encode_codes(waves)
     audios = []
     for item_codes, wave in zip(codes, waves, strict=True):
         output = codec.decode(item_codes[None].to(codec.device), num_samples=len(wave), matching_set=matching_set)
         audios.append(output["audio_values"].flatten().float().cpu().numpy())
-    num_tokens = [item_codes.numel() for item_codes in codes]
-    stats = generation_stats(start_time, num_tokens, [len(audio) / rate for audio in audios])
-    results = []
-    for audio, item_stats in zip(audios, stats, strict=True):
-        results.append(SpeechResult(audio, rate, "constraint", {**item_stats, "method": "knn"}))
+    stop_reasons: list[StopReason] = ["constraint"] * len(waves)
+    results = speech_results(start_time, codes, audios, tokenizer.output_sampling_rate, stop_reasons)
+    for result in results:
+        result.stats["method"] = "knn"
     return results

@@ -27,6 +27,7 @@ def open_model(model: str | Path | SpeechLM, task: str = "tts") -> SpeechLM:
     """
     if isinstance(model, SpeechLM):
         return model
+    # The package has weights of its own for tasks that the default model was not trained on.
     if str(model) == "mini":
         return SpeechLM.from_pretrained(TASKS[task].packaged_model)
     return SpeechLM.from_pretrained(model)
@@ -91,8 +92,10 @@ def input_fields(template: Template, tokenizer: AudioTokenizer, waves: list[Tens
     """Return the field of the first segment of a template for each recording: its codes or its features (N50, D)."""
     segment = template.segments[0]
     if segment.kind == "codes":
-        return [{segment.field: ids} for ids in encode_ids(tokenizer, waves)]
-    return [{segment.field: _extract_features(tokenizer, wave)} for wave in waves]
+        values = encode_ids(tokenizer, waves)
+    else:
+        values = [_extract_features(tokenizer, wave) for wave in waves]
+    return [{segment.field: value} for value in values]
 
 
 def _extract_features(tokenizer: AudioTokenizer, wave: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ...lm.generation import StopReason
 from ...tokenizer.audio import write_audio
@@ -63,6 +64,31 @@ class Transcript:
     def __repr__(self) -> str:
         duration = f"duration_s={self.stats['seconds']:.2f}, " if "seconds" in self.stats else ""
         return f"Transcript(text={self.text!r}, {duration}stop_reason={self.stop_reason!r})"
+
+
+def speech_results(
+    start_time: float,
+    codes: Sequence[Tensor],
+    audios: Sequence[np.ndarray],
+    sampling_rate: int,
+    stop_reasons: Sequence[StopReason],
+) -> list[SpeechResult]:
+    """Return the results of a batch.
+
+    Args:
+        start_time: `time.perf_counter()` before generation, after the model was loaded.
+        codes: Generated codes of each item, of any shape.
+        audios: Decoded audio (T,) or (speakers, T) of each item.
+        sampling_rate: Rate of the audio in Hz.
+        stop_reasons: Why the generation of each item stopped.
+    """
+    num_tokens = [item.numel() for item in codes]
+    seconds = [audio.shape[-1] / sampling_rate for audio in audios]
+    stats = generation_stats(start_time, num_tokens, seconds)
+    results = []
+    for audio, stop_reason, item_stats in zip(audios, stop_reasons, stats, strict=True):
+        results.append(SpeechResult(audio, sampling_rate, stop_reason, item_stats))
+    return results
 
 
 def generation_stats(start_time: float, num_tokens: Sequence[int], seconds: Sequence[float]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from ...lm.sampling import Sampling, generation_defaults
 from ...lm.templates import Prompt, Template
 from ..definitions import TASKS
 from .inputs import encode_ids, load_waves, open_model
-from .result import SpeechResult, generation_stats
+from .result import SpeechResult, speech_results
 
 logger = logging.getLogger(__name__)
 
@@ -83,37 +83,42 @@ def speak(
         piece_counts.append(len(item_prompts))
     attempts = _generate_with_retries(lm, prompts, sampling, seed)
 
+    # A text consists of the best attempt at each of its pieces.
     codes = []
     stop_reasons = []
-    attempt_counts = []
-    counts_at_max = []
+    stats = []
     first = 0
     for count in piece_counts:
-        piece_attempts = attempts[first : first + count]
+        best_attempts = []
+        max_attempts = 0
+        for piece_attempts in attempts[first : first + count]:
+            best_attempts.append(max(piece_attempts, key=_attempt_quality))
+            max_attempts = max(max_attempts, len(piece_attempts))
         first += count
-        best = [max(generations, key=_attempt_quality) for generations in piece_attempts]
-        codes.append(torch.cat([generation.codes for generation in best]))
-        stop_reasons.append(combined_stop_reason(best))
-        attempt_counts.append(max(len(generations) for generations in piece_attempts))
-        counts_at_max.append(sum(generation.num_spans_at_max for generation in best))
+        speech = join_pieces(best_attempts)
+        codes.append(speech.codes)
+        stop_reasons.append(speech.stop_reason)
+        stats.append({"attempts": max_attempts, "num_spans_at_max": speech.num_spans_at_max})
 
     tokenizer = lm.audio_tokenizer
-    rate = tokenizer.output_sampling_rate
     audios = tokenizer.batch_decode(codes)
-    num_tokens = [len(item) for item in codes]
-    stats = generation_stats(start_time, num_tokens, [len(wave) / rate for wave in audios])
-    results = []
-    for i, wave in enumerate(audios):
-        stats[i]["attempts"] = attempt_counts[i]
-        stats[i]["num_spans_at_max"] = counts_at_max[i]
-        stats[i]["voice"] = voice_values.get("speaker", "of the reference")
-        results.append(SpeechResult(wave, rate, stop_reasons[i], stats[i]))
+    results = speech_results(start_time, codes, audios, tokenizer.output_sampling_rate, stop_reasons)
+    for result, item_stats in zip(results, stats, strict=True):
+        result.stats.update(item_stats, voice=voice_values.get("speaker", "of the reference"))
     return results[0] if isinstance(text, str) else results
 
 
-def combined_stop_reason(pieces: Sequence[Generation]) -> StopReason:
-    """Return the stop reason of a text that was generated in pieces: "max_length" if one of them has no end."""
-    return "max_length" if any(piece.stop_reason == "max_length" for piece in pieces) else "end"
+def join_pieces(pieces: Sequence[Generation]) -> Generation:
+    """Join the pieces of a text to one generation, which stopped at "max_length" if one of them did."""
+    codes = []
+    stop_reason: StopReason = "end"
+    num_spans_at_max = 0
+    for piece in pieces:
+        codes.append(piece.codes)
+        num_spans_at_max += piece.num_spans_at_max
+        if piece.stop_reason == "max_length":
+            stop_reason = "max_length"
+    return Generation((torch.cat(codes),), stop_reason, num_spans_at_max)
 
 
 def _attempt_quality(generation: Generation) -> tuple[bool, int]:
@@ -131,11 +136,12 @@ def voice_fields(
     if reference is None:
         if voice is not None and voice not in lm.info.voices:
             raise ValueError(f"no voice is called {voice!r}: this model knows {', '.join(lm.info.voices) or 'none'}")
+        # The voices are in the order of their frequency in the training data.
         return {"speaker": voice or lm.info.voices[0]}
 
     if voice is not None:
         raise ValueError("a reference excludes a named voice: give one of them")
-    uses_text = any(segment.field == "reference_text" for segment in template.segments)
+    uses_text = "reference_text" in template.fields
     if uses_text and not (reference_text or "").strip():
         raise ValueError("with this model a reference needs reference_text, its transcript")
     references = encode_ids(lm.audio_tokenizer, load_waves(reference, sampling_rate, lm.audio_tokenizer))
@@ -180,10 +186,9 @@ def speech_prompts(lm: SpeechLM, text: str, voice_values: dict[str, Any]) -> lis
 
 def can_speak_as(lm: SpeechLM, by_reference: bool) -> bool:
     """Return whether a model can speak in the voice of a reference, or else in named voices."""
-    tasks = {template.name for template in lm.info.templates}
-    if by_reference:
-        return not tasks.isdisjoint(_REFERENCE_TASKS)
-    return not tasks.isdisjoint(_NAMED_VOICE_TASKS) and bool(lm.info.voices)
+    names = _REFERENCE_TASKS if by_reference else _NAMED_VOICE_TASKS
+    is_trained = any(template.name in names for template in lm.info.templates)
+    return is_trained and (by_reference or bool(lm.info.voices))
 
 
 def default_sampling(lm: SpeechLM, by_reference: bool) -> Sampling:
@@ -219,7 +224,10 @@ def _generate_with_retries(
             break
         seeds = [seed + attempt * _SEED_STEP] * len(unfinished)
         generations = lm.generate([prompts[i] for i in unfinished], sampling=sampling, seed=seeds)
+        still_unfinished = []
         for i, generation in zip(unfinished, generations, strict=True):
             attempts[i].append(generation)
-        unfinished = [i for i in unfinished if attempts[i][-1].stop_reason == "max_length"]
+            if generation.stop_reason == "max_length":
+                still_unfinished.append(i)
+        unfinished = still_unfinished
     return attempts

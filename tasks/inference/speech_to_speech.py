@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from ...lm.features import max_positions
+from ...lm.generation import StopReason
 from ...lm.model import SpeechLM
 from ...lm.sampling import Sampling, generation_defaults
 from ...lm.templates import Prompt, Template
 from .inputs import input_fields
-from .result import SpeechResult, generation_stats
+from .result import SpeechResult, speech_results
 
 WINDOW_S = 10.0  # models are trained on short recordings, so they do not see more at once
 _OVERLAP_S = 2.0  # the end of the output so far, with which the next window begins
@@ -50,27 +51,28 @@ def transform_speech(
     """
     start_time = time.perf_counter()
     tokenizer = lm.audio_tokenizer
-    rate = tokenizer.output_sampling_rate
-    fields = [{**item, **(shared_fields or {})} for item in input_fields(template, tokenizer, waves)]
-    num_frames = [int(tokenizer.codec.num_tokens(len(wave))) for wave in waves]
+    fields = []
+    num_frames = []
+    for wave, item_fields in zip(waves, input_fields(template, tokenizer, waves), strict=True):
+        fields.append({**item_fields, **(shared_fields or {})})
+        num_frames.append(int(tokenizer.codec.num_tokens(len(wave))))
     generated = generate_frames(lm, template, fields, num_frames, streams, sampling, seed)
 
     # All streams of all recordings are decoded in one batch.
     rows: list[Tensor] = []
-    for item_ids in generated:
-        rows.extend(item_ids)
-    num_samples = np.repeat([len(wave) for wave in waves], streams).tolist()
+    num_samples: list[int] = []
+    for wave, item_ids in zip(waves, generated, strict=True):
+        rows += item_ids.unbind()
+        num_samples += [len(wave)] * streams
     decoded = tokenizer.batch_decode(rows, num_samples=num_samples)
-    audios = [np.stack(decoded[i : i + streams]) for i in range(0, len(decoded), streams)]
-
-    num_tokens = [item.numel() for item in generated]
-    stats = generation_stats(start_time, num_tokens, [audio.shape[1] / rate for audio in audios])
-    results = []
-    for audio, item_stats in zip(audios, stats, strict=True):
-        if not template.target.streams:
-            audio = audio[0]
-        results.append(SpeechResult(audio, rate, "constraint", item_stats))
-    return results
+    audios = []
+    for first in range(0, len(decoded), streams):
+        if template.target.streams:
+            audios.append(np.stack(decoded[first : first + streams]))
+        else:
+            audios.append(decoded[first])
+    stop_reasons: list[StopReason] = ["constraint"] * len(waves)
+    return speech_results(start_time, generated, audios, tokenizer.output_sampling_rate, stop_reasons)
 
 
 def generate_frames(
@@ -103,15 +105,20 @@ def generate_frames(
     unfinished = list(range(len(num_frames)))
     window_index = 0
     while unfinished:
-        prompts = [_window_prompt(lm, template, fields[i], num_frames[i], outputs[i]) for i in unfinished]
+        prompts = []
+        for i in unfinished:
+            prompts.append(_window_prompt(lm, template, fields[i], num_frames[i], outputs[i]))
         # Each window has a seed of its own, and an item gets the same seeds whatever else is in the batch.
         generations = lm.generate(prompts, sampling=sampling, seed=[seed + window_index] * len(prompts))
+        still_unfinished = []
         for i, prompt, generation in zip(unfinished, prompts, generations, strict=True):
             # Streams after the first begin with the overlap, which the prompt cannot give them.
             num_new = prompt.phases[0].max_length
             new = torch.stack([span[-num_new:].cpu() for span in generation.spans])
             outputs[i] = torch.cat([outputs[i], new], dim=1)
-        unfinished = [i for i in unfinished if outputs[i].shape[1] < num_frames[i] * K]
+            if outputs[i].shape[1] < num_frames[i] * K:
+                still_unfinished.append(i)
+        unfinished = still_unfinished
         window_index += 1
     return outputs
 

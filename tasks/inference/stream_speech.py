@@ -13,8 +13,8 @@ from ...lm.sampling import Sampling
 from ...lm.templates import Prompt
 from ...tokenizer.chunk_decoder import ChunkDecoder
 from .inputs import open_model
-from .result import SpeechResult, generation_stats
-from .speak import combined_stop_reason, default_sampling, speech_prompts, voice_fields
+from .result import SpeechResult, speech_results
+from .speak import default_sampling, join_pieces, speech_prompts, voice_fields
 
 
 def stream_speech(
@@ -75,6 +75,7 @@ class SpeechStream:
         start_time = time.perf_counter()
         first_audio_time = start_time
         for chunk in self._decode_chunks():
+            # A codec that is not causal holds back the first frames, which depend on later ones.
             if len(chunk) == 0:
                 continue
             if not chunks:
@@ -82,12 +83,11 @@ class SpeechStream:
             chunks.append(chunk)
             yield chunk
         audio = np.concatenate(chunks)
-        num_tokens = sum(len(generation.codes) for generation in self._generations)
-        stats = generation_stats(start_time, [num_tokens], [len(audio) / self.sampling_rate])[0]
-        stats["time_to_first_audio_s"] = first_audio_time - start_time
-        stats["num_spans_at_max"] = sum(generation.num_spans_at_max for generation in self._generations)
-        stop_reason = combined_stop_reason(self._generations)
-        self._result = SpeechResult(audio, self.sampling_rate, stop_reason, stats)
+        speech = join_pieces(self._generations)
+        results = speech_results(start_time, [speech.codes], [audio], self.sampling_rate, [speech.stop_reason])
+        self._result = results[0]
+        self._result.stats["num_spans_at_max"] = speech.num_spans_at_max
+        self._result.stats["time_to_first_audio_s"] = first_audio_time - start_time
 
     @property
     def result(self) -> SpeechResult:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ...lm.features import max_positions
+from ...lm.generation import StopReason
 from ...lm.info import TEXT_RATE, text_window
 from ...lm.model import SpeechLM
 from ...lm.sampling import Sampling, generation_defaults
@@ -66,22 +67,29 @@ def transcribe(
     sampling = sampling or generation_defaults(template, lm.code_bits)
     generations = lm.generate(prompts, sampling=sampling, seed=[seed] * len(prompts))
 
-    texts = []
-    stop_reasons = []
+    transcripts = []
     num_tokens = []
+    seconds = []
     first = 0
-    for count in piece_counts:
-        wave_generations = generations[first : first + count]
+    for wave, count in zip(waves, piece_counts, strict=True):
+        texts = []
+        num_wave_tokens = 0
+        stop_reason: StopReason = "end"
+        for generation in generations[first : first + count]:
+            text = lm.vocabulary.tokenizer.decode(generation.codes, skip_special_tokens=True).strip()
+            if text:
+                texts.append(text)
+            num_wave_tokens += len(generation.codes)
+            if generation.stop_reason == "max_length":
+                stop_reason = "max_length"
         first += count
-        decoded = [lm.vocabulary.tokenizer.decode(g.codes, skip_special_tokens=True) for g in wave_generations]
-        texts.append(" ".join(text.strip() for text in decoded if text.strip()))
-        all_ended = all(generation.stop_reason != "max_length" for generation in wave_generations)
-        stop_reasons.append("end" if all_ended else "max_length")
-        num_tokens.append(sum(len(generation.codes) for generation in wave_generations))
-    seconds = [len(wave) / tokenizer.sampling_rate for wave in waves]
+        transcripts.append(Transcript(" ".join(texts), stop_reason))
+        num_tokens.append(num_wave_tokens)
+        seconds.append(len(wave) / tokenizer.sampling_rate)
     stats = generation_stats(start_time, num_tokens, seconds)
-    results = [Transcript(texts[i], stop_reasons[i], stats[i]) for i in range(len(waves))]
-    return unbatch(results, audio)
+    for transcript, item_stats in zip(transcripts, stats, strict=True):
+        transcript.stats.update(item_stats)
+    return unbatch(transcripts, audio)
 
 
 def split_at_quiet_moments(wave: Tensor, sampling_rate: int, max_piece_s: float) -> list[Tensor]:

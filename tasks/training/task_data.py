@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from ...data.forced_alignment import read_alignment, read_lexicon
 from ...data.token_store import ReferenceDataset, TokenStore, describe_codec
+from ...lm.templates import Template
 from ...lm.training.recipe import ExtraTask, LMRecipe
 from ...tokenizer import AudioTokenizer
 from ..definitions import TaskDefinition, find_task
@@ -49,9 +50,10 @@ class TaskData:
     left_out: dict[str, int]
     store: Path
 
-    def has_field(self, field: str) -> bool:
-        """Return whether the template of the task has a field."""
-        return any(segment.field == field for segment in self.definition.template.segments)
+    @property
+    def template(self) -> Template:
+        """The template of the task."""
+        return self.definition.template
 
 
 def read_task_data(task: ExtraTask, recipe: LMRecipe, audio_tokenizer: AudioTokenizer, codec: str) -> TaskData:
@@ -86,10 +88,10 @@ def _read_token_store(
 ) -> TaskData:
     """Split a token store and drop the rows that the task cannot use."""
     check_codec(tokens, audio_tokenizer, codec)
-    needed = {_REFERENCE_COLUMNS.get(segment.field, segment.field) for segment in definition.template.segments}
+    needed = {_REFERENCE_COLUMNS.get(field, field) for field in definition.template.fields}
     _check_columns(needed, definition, tokens)
     loaded = needed | _COMMON_COLUMNS | {tokens.utterance_column}
-    columns = [name for name in tokens.columns if name in loaded]
+    columns = sorted(loaded & set(tokens.columns), key=tokens.columns.index)
     train_dataset, eval_dataset = tokens.split(recipe.validation_fraction, recipe.seed, columns)
     if "speaker" in needed:
         train_dataset = _name_speakers(train_dataset)
@@ -111,12 +113,13 @@ def _filters(
     """Return the filters of a task in the order in which they are applied, each with the reason why it drops rows."""
     filters: list[tuple[str, Filter]] = []
     template = definition.template
-    text_fields = {segment.field for segment in template.segments if segment.kind == "text"}
-    for field in sorted(text_fields - {"speaker", "reference_text"}):
-        filters.append((f"have no {field}", partial(_drop_empty, field)))
+    for field in definition.text_fields:
+        # Rows without a speaker got a name before.
+        if field != "speaker":
+            filters.append((f"have no {field}", partial(_drop_empty, field)))
     if template.target.kind == "aligned":
         filters.append(("have no alignment", partial(_add_alignment, read_alignment(tokens.folder))))
-    if any(segment.field == "reference_codes" for segment in template.segments):
+    if "reference_codes" in template.fields:
         max_codes = int(definition.max_reference_s * audio_tokenizer.frame_rate) * audio_tokenizer.num_codebooks
         add_references = partial(
             _add_references, max_codes, definition.uses_reference_text, recipe.seed, tokens.utterance_column
@@ -132,10 +135,15 @@ def _drop_empty(field: str, rows: Dataset, train_rows: Dataset) -> Dataset:
 
 def _add_alignment(alignment: dict[str, dict[str, Any]], rows: Dataset, train_rows: Dataset) -> Dataset:
     """Keep the rows that could be aligned, with the columns `units` and `frames`."""
-    rows = rows.select([i for i, row_id in enumerate(rows["id"]) if row_id in alignment])
-    aligned = [alignment[row_id] for row_id in rows["id"]]
-    rows = rows.add_column("units", [row["units"] for row in aligned])
-    return rows.add_column("frames", [row["frames"] for row in aligned])
+    kept = []
+    units = []
+    frames = []
+    for i, row_id in enumerate(rows["id"]):
+        if row_id in alignment:
+            kept.append(i)
+            units.append(alignment[row_id]["units"])
+            frames.append(alignment[row_id]["frames"])
+    return rows.select(kept).add_column("units", units).add_column("frames", frames)
 
 
 def _add_references(
@@ -165,7 +173,10 @@ def check_codec(tokens: TokenStore, audio_tokenizer: AudioTokenizer, name: str) 
     """
     made_by = tokens.manifest["codec"]
     codec = describe_codec(audio_tokenizer)
-    differing = [key for key in codec if key != "name" and codec[key] != made_by[key]]
+    differing = []
+    for key, value in codec.items():
+        if key != "name" and made_by[key] != value:
+            differing.append(key)
     if differing:
         raise ValueError(
             f"{tokens.folder} was made by the codec {made_by['name']}, which differs from {name} in {differing}: give "
@@ -193,8 +204,9 @@ def _read_lexicon(definition: TaskDefinition, store: Path, repeat: int, recipe: 
     texts = []
     phonemes = []
     for group in np.split(words, ends[ends < len(words)]):
-        texts.append(" ".join(group.tolist()))
-        phonemes.append(" ".join(lexicon[word] for word in group.tolist()))
+        row_words = group.tolist()
+        texts.append(" ".join(row_words))
+        phonemes.append(" ".join(lexicon[word] for word in row_words))
     rows = Dataset.from_dict({"text": texts, "phonemes": phonemes})
     splits = rows.train_test_split(test_size=recipe.validation_fraction, seed=recipe.seed)
     return TaskData(definition, splits["train"], splits["test"], repeat, {}, store)
@@ -202,7 +214,10 @@ def _read_lexicon(definition: TaskDefinition, store: Path, repeat: int, recipe: 
 
 def _read_text_file(definition: TaskDefinition, path: Path, repeat: int, validation_fraction: float) -> TaskData:
     """Read a text per line. The last lines are the evaluation rows."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            lines.append(line.strip())
     if len(lines) < 2:
         raise ValueError(f"{path} has {len(lines)} lines of text, but training needs one and evaluation another one")
     rows = Dataset.from_dict({"text": lines})

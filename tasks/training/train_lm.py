@@ -49,7 +49,9 @@ def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, code
 
     # Data: the rows of all tasks, split and without those that a task cannot use.
     tasks = (ExtraTask(task, str(store)), *recipe.extra_tasks)
-    data = [read_task_data(item, recipe, audio_tokenizer, codec) for item in tasks]
+    data = []
+    for extra_task in tasks:
+        data.append(read_task_data(extra_task, recipe, audio_tokenizer, codec))
 
     # Model: its vocabulary has to spell all texts, and it describes itself by the data.
     lm = build_model(recipe, audio_tokenizer, _vocabulary_texts(data), _feature_size(data))
@@ -58,8 +60,13 @@ def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, code
     _describe_voices(lm, data)
 
     # Examples: templates turn the rows into ids when the trainer asks for them.
+    train_sources = []
+    eval_sources = []
+    for item in data:
+        train_sources.append(Source(item.template, item.train_dataset, item.repeat))
+        eval_sources.append(Source(item.template, item.eval_dataset))
     train_dataset = ExampleDataset(
-        [Source(item.definition.template, item.train_dataset, item.repeat) for item in data],
+        train_sources,
         lm.vocabulary,
         recipe.max_length,
         recipe.packing,
@@ -68,12 +75,7 @@ def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, code
         recipe.code_noise,
         recipe.trainer.get("dataloader_num_workers", 0),
     )
-    eval_dataset = ExampleDataset(
-        [Source(item.definition.template, item.eval_dataset) for item in data],
-        lm.vocabulary,
-        recipe.max_length,
-        recipe.packing,
-    )
+    eval_dataset = ExampleDataset(eval_sources, lm.vocabulary, recipe.max_length, recipe.packing)
     _report_left_out(data, train_dataset, eval_dataset, recipe.max_length)
     if not quiet and first_process():
         print(preview(lm, train_dataset, recipe.base is None, run / "preview"))
@@ -109,13 +111,10 @@ def _vocabulary_texts(data: list[TaskData]) -> list[str]:
     """Return everything that a new vocabulary has to spell."""
     texts: list[str] = []
     for item in data:
-        template = item.definition.template
-        fields = {segment.field for segment in template.segments if segment.kind == "text"}
-        # The transcript of a reference is that of another row.
-        for field in sorted(fields - {"reference_text"}):
-            texts += [str(value) for value in item.train_dataset[field]]
-        if template.target.kind == "aligned":
-            texts += ["".join(units) for units in item.train_dataset["units"]]
+        for field in item.definition.text_fields:
+            texts += map(str, item.train_dataset[field])
+        if item.template.target.kind == "aligned":
+            texts += map("".join, item.train_dataset["units"])
     return texts
 
 
@@ -127,7 +126,7 @@ def _feature_size(data: list[TaskData]) -> int | None:
     """
     sizes = set()
     for item in data:
-        for segment in item.definition.template.segments:
+        for segment in item.template.segments:
             if segment.kind == "features" and len(item.train_dataset):
                 sizes.add(np.shape(item.train_dataset[0][segment.field])[1])
     if len(sizes) > 1:
@@ -139,7 +138,7 @@ def _describe_tasks(lm: SpeechLM, data: list[TaskData], codec: str) -> None:
     """Write the tasks and the codec into the model's info."""
     templates = {}
     for item in data:
-        templates[item.definition.template.name] = item.definition.template
+        templates[item.template.name] = item.template
     lm.info = replace(lm.info, templates=tuple(templates.values()))
     # The codec in the package needs no copy in the folder of the model.
     if codec == "mini":
@@ -151,7 +150,7 @@ def _describe_aligned_speech(lm: SpeechLM, data: list[TaskData]) -> None:
     longest_unit = 0
     stores = []
     for item in data:
-        if item.definition.template.target.kind == "aligned" and len(item.train_dataset):
+        if item.template.target.kind == "aligned" and len(item.train_dataset):
             stores.append(item.store)
             for frames in item.train_dataset["frames"]:
                 longest_unit = max(longest_unit, int(max(frames)))
@@ -168,25 +167,26 @@ def _describe_voices(lm: SpeechLM, data: list[TaskData]) -> None:
     spoken = []
     aligned = []
     for item in data:
-        target_kind = item.definition.template.target.kind
+        target_kind = item.template.target.kind
         if target_kind == "aligned":
             aligned.append(item)
-        elif target_kind == "codes" and item.has_field("text"):
+        elif target_kind == "codes" and "text" in item.template.fields:
             spoken.append(item)
 
     text_lengths: list[int] = []
     seconds: list[float] = []
     voices: Counter[str] = Counter()
     for item in [*spoken, *aligned]:
-        text_lengths += [len(text) for text in item.train_dataset["text"]]
-        seconds += [float(number) / lm.audio_tokenizer.sampling_rate for number in item.train_dataset["num_samples"]]
-        if item.has_field("speaker"):
+        text_lengths += map(len, item.train_dataset["text"])
+        for num_samples in item.train_dataset["num_samples"]:
+            seconds.append(float(num_samples) / lm.audio_tokenizer.sampling_rate)
+        if "speaker" in item.template.fields:
             for speaker in item.train_dataset["speaker"]:
                 voices[str(speaker)] += item.repeat
     if text_lengths:
         window = LengthWindow.from_corpus(text_lengths, seconds)
-        names = tuple(name for name, _ in voices.most_common())
-        lm.info = replace(lm.info, length_window=window, voices=names)
+        names = sorted(voices, key=voices.__getitem__, reverse=True)
+        lm.info = replace(lm.info, length_window=window, voices=tuple(names))
 
 
 def _report_left_out(
@@ -202,7 +202,7 @@ def _report_left_out(
         left_out = {**item.left_out, f"are longer than max_length ({max_length} ids)": stats.num_too_long}
         for reason, count in left_out.items():
             if count:
-                reasons.append(f"{item.definition.template.name}: {count} rows {reason}")
+                reasons.append(f"{item.template.name}: {count} rows {reason}")
                 logger.warning("%s and are left out", reasons[-1])
     if not len(train_dataset) or not len(eval_dataset):
         raise ValueError(
