@@ -200,17 +200,17 @@ def test_the_five_causal_stages(speech, full, tmp_path):
             },
         ),
     }
-    learnt = {}
+    changed = {}
     for name, config in runs.items():
-        learnt[name] = moved(config, train_codec(config, speech, tmp_path / name, quiet=True))
+        changed[name] = moved(config, train_codec(config, speech, tmp_path / name, quiet=True))
     position = "encoder.encoder.positional_embedding.conv."
-    assert parts(learnt["decoder"]) == {"decoder"}
-    assert learnt["position"] == {position + "weight", position + "bias"}
-    assert parts(learnt["encoder"]) == {"encoder"}
-    assert not any("positional" in name or "relative_embedding" in name for name in learnt["encoder"])
-    assert parts(learnt["quantizer"]) == {"compressor", "decompressor"}
-    assert parts(learnt["all"]) == {"encoder", "compressor", "decompressor"}
-    assert any("refiner" in name for name in learnt["all"])
+    assert parts(changed["decoder"]) == {"decoder"}
+    assert changed["position"] == {position + "weight", position + "bias"}
+    assert parts(changed["encoder"]) == {"encoder"}
+    assert not any("positional" in name or "relative_embedding" in name for name in changed["encoder"])
+    assert parts(changed["quantizer"]) == {"compressor", "decompressor"}
+    assert parts(changed["all"]) == {"encoder", "compressor", "decompressor"}
+    assert any("refiner" in name for name in changed["all"])
     codec = FocalCodecModel.from_pretrained(tmp_path / "all/model")
     stream = codec.stream()
     assert stream.encode(torch.zeros(1, stream.chunk_length)).shape == (1, 1, 4)
