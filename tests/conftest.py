@@ -19,8 +19,8 @@ settings.load_profile("repeatable")
 
 FIXTURES = Path(__file__).parent / "fixtures" / "focalcodec"
 
-# Every codec with tiny weights: golden models, and config fields of random ones. The tests that take `any_codec` tokenize
-# with each of them, train on its tokens and describe it, so a new codec needs an entry here.
+# Every codec with tiny weights: golden models, and config fields of random ones. The tests that take `any_codec`
+# tokenize with each of them, train on its tokens and describe it, so a new codec needs an entry here.
 _CODECS = FIXTURES.parent / "codecs"
 _GOLDEN = {
     "focalcodec": functools.partial(FocalCodecModel.from_pretrained, FIXTURES / "tiny_25hz"),

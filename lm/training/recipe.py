@@ -122,7 +122,7 @@ def training_arguments(recipe: LMRecipe, run: Path, quiet: bool = False) -> Trai
         "use_cache": True,
     }
     arguments = TrainingArguments(**{**defaults, **recipe.trainer, **reserved})
-    if "tensorboard" in arguments.report_to and find_spec("tensorboard") is None:
+    if "tensorboard" in (arguments.report_to or []) and find_spec("tensorboard") is None:
         raise ImportError(
             "training logs need tensorboard: pip install 'focallm[train]', or set trainer.report_to to []"
         )

@@ -8,7 +8,8 @@ import logging
 import sys
 from collections.abc import Callable
 
-from ... import __version__
+from focallm import __version__
+
 from . import evaluation, inference, training
 from .parser import parse_arguments, split_docstring, unknown_message
 

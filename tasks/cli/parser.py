@@ -104,8 +104,9 @@ def _add_argument(parser: argparse.ArgumentParser, parameter: inspect.Parameter,
     elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:
         parser.add_argument(option, required=True, **settings)
     else:
-        # For a positional argument, the name says more than the type.
-        settings["metavar"] = parameter.name.upper()
+        # For a positional argument, the name says more than the type, but less than a list of choices.
+        if "choices" not in settings:
+            settings["metavar"] = parameter.name.upper()
         parser.add_argument(parameter.name, **settings)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ... import __version__
+from focallm import __version__
+
 from ...data.token_store import weights_hash
 from .metrics.codec import code_figures
 from .metrics.words import word_counter

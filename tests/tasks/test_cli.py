@@ -113,7 +113,7 @@ def test_help_shows_types_and_defaults(capsys):
         (["enhance", "a.wav"], "the following arguments are required: OUT"),
         (["speak", "hi", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
         (["tokenize", "a", "b", "--columns", "text"], "expected JSON such as"),
-        (["benchmark", "packing"], "argument WHAT: invalid choice: 'packing' (choose from"),
+        (["benchmark", "packing"], "argument what: invalid choice: 'packing' (choose from"),
         (["tables", "1", "--format", "pdf"], "invalid choice: 'pdf' (choose from"),
     ],
 )
