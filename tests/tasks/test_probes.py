@@ -70,7 +70,7 @@ def result(run):
 
 
 @pytest.mark.parametrize("codebooks", [1, 3])
-def test_there_are_logits_of_every_frame_or_one_of_all(codebooks):
+def test_logits_are_per_frame_or_per_item(codebooks):
     ids, lengths = torch.randint(10, (2, 7, codebooks)), torch.tensor([7, 4])
     tables = [torch.randn(10, 5) for _ in range(codebooks)]
     assert Probe(TINY, 29, False, tables)(ids, lengths).shape == (2, 7, 29)
@@ -79,7 +79,7 @@ def test_there_are_logits_of_every_frame_or_one_of_all(codebooks):
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_an_item_gets_in_a_batch_what_it_gets_alone(whole):
+def test_batching_does_not_change_logits(whole):
     torch.manual_seed(0)
     model = Probe(TINY, 5, whole, [torch.randn(10, 5) for _ in range(2)])
     ids, lengths = torch.randint(20, (3, 9, 2)), torch.tensor([4, 9, 1])
@@ -89,7 +89,7 @@ def test_an_item_gets_in_a_batch_what_it_gets_alone(whole):
         torch.testing.assert_close(answer if whole else answer[:length], alone)
 
 
-def test_the_lstm_is_that_of_torch():
+def test_bilstm_equals_packed_torch_lstm():
     torch.manual_seed(0)
     ours, theirs = BiLSTM(3, 4, 2, 0.0), nn.LSTM(3, 4, 2, batch_first=True, bidirectional=True)
     for i in range(2):
@@ -104,7 +104,7 @@ def test_the_lstm_is_that_of_torch():
 
 
 @pytest.mark.parametrize("codebooks", [1, 2])
-def test_embeddings_begin_at_the_vectors_of_the_codec_and_are_learnt(codebooks, mel):
+def test_embeddings_start_at_the_code_vectors_and_are_trainable(codebooks, mel):
     codec = AudioTokenizer.from_pretrained(mel if codebooks == 1 else TWO_CODEBOOKS, codebooks)
     tables = code_vectors(codec)
     model = Probe(TINY, 2, True, tables)
@@ -115,16 +115,16 @@ def test_embeddings_begin_at_the_vectors_of_the_codec_and_are_learnt(codebooks, 
 
 
 @pytest.mark.parametrize("codebooks", [1, 2])
-def test_speakers_with_codes_of_their_own_are_told_from_each_other(codebooks, mel, tmp_path):
+def test_speakers_with_distinct_codes_are_recognized(codebooks, mel, tmp_path):
     codec = AudioTokenizer.from_pretrained(mel if codebooks == 1 else TWO_CODEBOOKS, codebooks)
     codec.save_pretrained(tmp_path / "codec")
     store = write_store(tmp_path / "store", tmp_path / "codec", speakers(60, codebooks, codec.codebook_size))
     recipe = write_recipe(tmp_path / "r.yaml", validation=0.2, test=0.2, epochs=8)
-    said = probe("speaker", store, tmp_path / "run", recipe, str(tmp_path / "codec"), quiet=True)
+    summary = probe("speaker", store, tmp_path / "run", recipe, str(tmp_path / "codec"), quiet=True)
     found = result(tmp_path / "run")
     assert found["rate"] <= 0.1
     assert found["low"] <= found["rate"] <= found["high"]
-    assert f"{100 * found['rate']:.1f} % errors" in said
+    assert f"{100 * found['rate']:.1f} % errors" in summary
     assert (found["task"], found["split"], found["n"], found["classes"]) == ("speaker", "test", 12, 2)
     assert found["codec_hash"] == describe_codec(codec)["weights_sha256"]
     assert sum(item["errors"] for item in found["items"]) == round(found["rate"] * 12)
@@ -138,18 +138,18 @@ def letters(count=4):
     return [{"id": str(i), "codes": c, "text": text} for i, (c, text) in enumerate(zip(codes, texts, strict=True))]
 
 
-def test_four_texts_are_learnt_by_heart(mel, tmp_path):
+def test_asr_probe_overfits_four_texts(mel, tmp_path):
     store = write_store(tmp_path / "store", mel, letters())
     splits = {"validation": str(store), "test": str(store)}
     recipe = write_recipe(tmp_path / "r.yaml", hidden_size=24, num_layers=1, epochs=60, **splits)
-    said = probe("asr", store, tmp_path / "run", recipe, str(mel), quiet=True)
+    summary = probe("asr", store, tmp_path / "run", recipe, str(mel), quiet=True)
     found = result(tmp_path / "run")
     assert found["rate"] == 0
     assert all(item["prediction"] == item["label"] for item in found["items"])
-    assert "0.0 % wrong words" in said
+    assert "0.0 % wrong words" in summary
 
 
-def test_features_are_another_input(mel, tmp_path):
+def test_probe_on_features(mel, tmp_path):
     rows = speakers(24)
     for row in rows:
         row["features"] = np.full((len(row["codes"]), 3), 1.0 if row["speaker"] == "ann" else -1.0).tolist()
@@ -160,7 +160,7 @@ def test_features_are_another_input(mel, tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["evaluate_probe", "save_file", "write_whole"])
-def test_a_run_that_was_stopped_ends_with_the_weights_of_an_unbroken_one(moment, mel, tmp_path, monkeypatch):
+def test_a_resumed_run_equals_an_uninterrupted_one(moment, mel, tmp_path, monkeypatch):
     store, recipe = write_store(tmp_path / "store", mel, speakers(20)), write_recipe(tmp_path / "r.yaml", epochs=4)
 
     def run(name):
@@ -186,7 +186,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_an_unbroken_one(moment,
     assert all(torch.equal(whole[name], weight) for name, weight in weights.items())
 
 
-def test_a_run_goes_on_for_longer_but_not_as_another(mel, tmp_path):
+def test_a_run_continues_with_more_epochs_but_not_with_other_settings(mel, tmp_path):
     store = write_store(tmp_path / "store", mel, speakers(20))
     for epochs in (1, 2):
         recipe = write_recipe(tmp_path / "r.yaml", epochs=epochs)
@@ -200,25 +200,25 @@ def read(task, store, recipe, codec):
     return read_splits(task, store, recipe, AudioTokenizer.from_pretrained(codec), str(codec))
 
 
-def test_every_speaker_is_divided_and_the_copies_of_an_utterance_are_together(mel, tmp_path):
+def test_splits_share_every_speaker_but_no_utterance(mel, tmp_path):
     rows = [{**row, "id": f"{row['id']}-{copy}", "utterance": row["id"]} for row in speakers(40) for copy in range(2)]
     store = write_store(tmp_path / "store", mel, rows, mix={})
     splits = read("speaker", store, TINY, mel)
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 64, "validation": 8, "test": 8}
     assert all(list(splits["test"]["label"]).count(name) == 4 for name in ("ann", "bob"))
-    heard = [{name.split("-")[0] for name in rows["id"]} for rows in splits.values()]
-    assert sum(map(len, heard)) == 40
+    utterances = [{name.split("-")[0] for name in rows["id"]} for rows in splits.values()]
+    assert sum(map(len, utterances)) == 40
     assert list(splits["test"]["id"]) == list(read("speaker", store, TINY, mel)["test"]["id"])
     other = read("speaker", store, dataclasses.replace(TINY, seed=1), mel)
     assert list(splits["test"]["id"]) != list(other["test"]["id"])
 
 
-def test_moods_travel_from_the_corpus_to_the_sides(mel, tmp_path, monkeypatch):
+def test_emotions_of_a_corpus_are_probed(mel, tmp_path, monkeypatch):
     rng, rows = np.random.default_rng(0), []
     for i in range(20):
         write_audio(tmp_path / f"{i}.wav", 0.1 * rng.standard_normal(4000).astype(np.float32), 16000)
-        mood = ("sad", "hap", "ang", "neu")[i % 4]
-        rows.append({"audio": f"{i}.wav", "emotion": mood, "session": 4 + i // 10, "gender": "FM"[i // 4 % 2]})
+        emotion = ("sad", "hap", "ang", "neu")[i % 4]
+        rows.append({"audio": f"{i}.wav", "emotion": emotion, "session": 4 + i // 10, "gender": "FM"[i // 4 % 2]})
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["tokenize", tmp_path, tmp_path / "store", "--codec", mel, "--quiet"]
     monkeypatch.setattr(sys, "argv", ["focallm", *map(str, words)])
@@ -234,7 +234,7 @@ def test_moods_travel_from_the_corpus_to_the_sides(mel, tmp_path, monkeypatch):
     assert result(tmp_path / "run")["classes"] == 4
 
 
-def test_what_cannot_be_probed_is_refused(mel, tmp_path, codec):
+def test_unsuitable_stores_are_refused(mel, tmp_path, codec):
     rows = letters(10)
     store = write_store(tmp_path / "store", mel, rows)
     with pytest.raises(ValueError, match=r"asr, speaker, emotion can be probed, found 'age'"):
@@ -256,7 +256,7 @@ def test_what_cannot_be_probed_is_refused(mel, tmp_path, codec):
         probe("asr", store, tmp_path / "run", None, str(tmp_path / "other"))
 
 
-def test_a_speaker_who_is_not_learnt_is_refused(mel, tmp_path):
+def test_a_speaker_without_training_rows_is_refused(mel, tmp_path):
     store = write_store(tmp_path / "store", mel, speakers(20))
     other = write_store(tmp_path / "other", mel, [{**row, "speaker": "eve"} for row in speakers(4)])
     with pytest.raises(
@@ -265,14 +265,14 @@ def test_a_speaker_who_is_not_learnt_is_refused(mel, tmp_path):
         read("speaker", store, dataclasses.replace(TINY, test=str(other)), mel)
 
 
-def test_texts_with_more_letters_than_frames_are_counted(mel, tmp_path, caplog):
+def test_texts_with_more_characters_than_frames_are_counted(mel, tmp_path, caplog):
     rows = [{**row, "codes": row["codes"][:2]} if i < 8 else row for i, row in enumerate(letters(10))]
     store = write_store(tmp_path / "store", mel, rows)
     probe("asr", store, tmp_path / "run", write_recipe(tmp_path / "r.yaml", epochs=1), str(mel), quiet=True)
     assert "of 8 texts have more characters than frames" in caplog.text
 
 
-def test_letters_of_a_best_path():
+def test_character_target_decodes_the_best_path():
     target = CharacterTarget()
     assert "".join(target.predict(torch.eye(29)[None, target.encode("Two, O'Neil! 12")], torch.tensor([99]))) == (
         "two o'neil twelve"
@@ -284,7 +284,7 @@ def test_letters_of_a_best_path():
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "probes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_shipped_recipe_is_read_and_the_published_ones_hold_the_published_values(path):
+def test_published_recipes_have_the_default_values(path):
     recipe = load_config(ProbeConfig, path)
     if not path.stem.startswith("mini"):
         assert recipe == ProbeConfig(validation=recipe.validation, test=recipe.test)
@@ -301,6 +301,6 @@ def test_a_shipped_recipe_is_read_and_the_published_ones_hold_the_published_valu
         ({"hidden_size": 0}, "must be at least 1"),
     ],
 )
-def test_a_recipe_that_makes_no_sense_is_refused(values, message, tmp_path):
+def test_invalid_recipes_are_refused(values, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         load_config(ProbeConfig, write_recipe(tmp_path / "r.yaml", **values))

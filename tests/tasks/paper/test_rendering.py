@@ -33,7 +33,7 @@ TABLE = Table(
         Row("EnCodec", {"dwer": 8.08, "rtf": 109.0, "test_set": "clean"}, "a paper & its copy"),
         Row("SemantiCodec", {"dwer": 8.97, "rtf": 0.62}, "a paper & its copy"),
         Row("Mimi", {"dwer": 5.7}, "another"),
-        Row("mini|tiny", {"dwer": Interval(42.731, 40.004, 44.996), "rtf": 30.4, "unheard": 1.0}),
+        Row("mini|tiny", {"dwer": Interval(42.731, 40.004, 44.996), "rtf": 30.4, "unknown": 1.0}),
     ],
     ["n = 200, seed 0", "50 % of it on 2_cores"],
 )
@@ -60,7 +60,7 @@ def _records(text):
 
 
 @pytest.mark.parametrize("number", range(1, 11))
-def test_every_published_table_has_known_columns_and_a_source_for_each_row(number):
+def test_published_rows_have_known_columns_and_a_source(number):
     rows = published_rows(number)
     assert rows
     for row in rows:
@@ -74,7 +74,7 @@ def test_every_published_table_has_known_columns_and_a_source_for_each_row(numbe
     assert len(set(identity)) == len(rows)
 
 
-def test_there_are_ten_tables_and_no_other_files():
+def test_there_are_ten_published_tables():
     assert sorted(path.name for path in FOLDER.iterdir()) == [f"table_{n:02d}.csv" for n in range(1, 11)]
     with pytest.raises(ValueError, match="tables 1 to 10, found 11"):
         published_rows(11)
@@ -91,7 +91,7 @@ def test_there_are_ten_tables_and_no_other_files():
         (7, None, [None], []),
     ],
 )
-def test_every_codec_of_the_paper_is_in_every_part_of_its_tables(number, key, groups, extra):
+def test_each_table_has_all_codecs_of_the_paper(number, key, groups, extra):
     for group in groups:
         names = [row.name for row in published_rows(number) if row.cells.get(key) == group]
         assert [name for name in names if name != "Reference"] == BASELINES + extra
@@ -126,18 +126,18 @@ def test_every_codec_of_the_paper_is_in_every_part_of_its_tables(number, key, gr
         (10, "FocalCodec@50", {"input": "continuous"}, {"dnsmos": 3.76, "dwer": 17.35, "similarity": 93.8}),
     ],
 )
-def test_figures_that_are_known_from_elsewhere(number, name, which, cells):
+def test_published_figures_match_other_sources(number, name, which, cells):
     (row,) = [row for row in published_rows(number) if row.name == name and which.items() <= row.cells.items()]
     assert cells.items() <= row.cells.items()
 
 
-def test_a_bit_rate_follows_from_frames_and_codebooks():
+def test_bit_rate_follows_from_frame_rate_and_codebooks():
     for row in published_rows(1):
         rate, books, size = (row.cells[key] for key in ("frame_rate", "codebooks", "codebook_size"))
         assert rate * books * math.log2(size) / 1000 == pytest.approx(row.cells["bit_rate"], abs=0.01)
 
 
-def test_the_same_figures_stand_in_tables_that_share_them():
+def test_tables_agree_on_figures_that_they_share():
     clean = {row.name: row.cells for row in published_rows(2) if row.cells["test_set"] == "LibriSpeech"}
     chunks = [row for row in published_rows(9) if row.cells["chunk_ms"] == math.inf]
     for row in [*published_rows(8), *chunks]:
@@ -145,7 +145,7 @@ def test_the_same_figures_stand_in_tables_that_share_them():
             assert row.cells[key] == clean[row.name][key]
 
 
-def test_all_formats_hold_the_same_cells():
+def test_all_formats_have_the_same_cells():
     expected = [
         ["", "figures", "test set", "dWER, %", "RTF"],
         ["EnCodec", "published [1]", "clean", "8.08", "109"],
@@ -162,7 +162,7 @@ def test_all_formats_hold_the_same_cells():
         assert record["dwer"] == "" or f"{float(record['dwer']):.2f}" == line[3].split()[0]
 
 
-def test_csv_holds_whole_figures_and_the_ends_of_intervals():
+def test_csv_has_unrounded_figures_and_interval_bounds():
     records = _records(to_csv(TABLE))
     assert list(records[0]) == ["row", "test_set", "dwer", "dwer_low", "dwer_high", "rtf", "source"]
     measured = records[-1]
@@ -171,13 +171,13 @@ def test_csv_holds_whole_figures_and_the_ends_of_intervals():
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_sources_and_notes_are_in_every_format(name):
+def test_every_format_shows_sources_and_notes(name):
     text = FORMATS[name](TABLE).replace("\\", "")
     for part in (TABLE.title, *TABLE.notes, "a paper & its copy", "another"):
         assert part in text
 
 
-def test_every_published_figure_shows_the_digits_that_it_was_printed_with():
+def test_published_figures_keep_their_printed_digits():
     for path in sorted(FOLDER.iterdir()):
         with path.open() as file:
             printed = list(csv.DictReader(line for line in file if not line.startswith("#")))
@@ -189,7 +189,7 @@ def test_every_published_figure_shows_the_digits_that_it_was_printed_with():
                 assert cell == (line[column.key] or "-") or float(cell) == float(line[column.key])
 
 
-def test_latex_escapes_the_title_the_cells_and_the_notes():
+def test_latex_escapes_title_cells_and_notes():
     text = to_latex(TABLE)
     assert "100 \\% of it\\_all" in text
     assert "2\\_cores" in text
@@ -199,7 +199,7 @@ def test_latex_escapes_the_title_the_cells_and_the_notes():
 
 @pytest.mark.parametrize("number", range(1, 11))
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_table_of_published_rows_alone_prints(number, name):
+def test_a_table_can_have_only_published_rows(number, name):
     rows = published_rows(number)
     text = FORMATS[name](Table(f"Table {number}", used_columns(rows), rows))
     assert rows[0].source in text
@@ -209,6 +209,6 @@ def test_a_table_of_published_rows_alone_prints(number, name):
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1), min_size=1, max_size=4))
-def test_any_text_comes_back_from_csv(names):
+def test_csv_round_trip_of_any_text(names):
     table = Table("t", [Column("task", "task")], [Row("r", {"task": name}) for name in names])
     assert [line["task"] for line in _records(to_csv(table))] == names

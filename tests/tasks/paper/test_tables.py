@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from focallm.data.utterance import Utterance
-from focallm.tasks.evaluation import baselines as baselines
+from focallm.tasks.evaluation import baselines
 from focallm.tasks.evaluation.baselines import PAPER, open_baseline
 from focallm.tasks.paper.codecs import resynthesize_in_chunks
 from focallm.tasks.paper.conversion import choose_references
@@ -24,7 +24,7 @@ def measured_rows(number: int, config: TableConfig) -> list:
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7, 9, 10])
-def test_a_table_has_the_published_rows_and_measured_ones(table_config, number):
+def test_tables_have_published_and_measured_rows(table_config, number):
     table = TABLES[number](table_config)
     assert [row for row in table.rows if row.source] == published_rows(number)
     measured = [row for row in table.rows if not row.source]
@@ -33,14 +33,14 @@ def test_a_table_has_the_published_rows_and_measured_ones(table_config, number):
     assert all(cell.low <= cell.value <= cell.high for cell in intervals)
 
 
-def test_the_codec_in_the_package_is_what_its_card_says(table_config):
+def test_bundled_codec_matches_its_card(table_config):
     (row,) = measured_rows(1, table_config)
     assert (row.name, row.cells["bit_rate"], row.cells["frame_rate"], row.cells["code_width"]) == ("mini", 0.65, 50, 13)
     assert row.cells["params"] == pytest.approx(7.87, abs=0.01)
     assert row.cells["macs"] > 0.1
 
 
-def test_doing_nothing_stands_first_and_the_codec_changes_something(table_config):
+def test_resynthesis_tables_start_with_the_recordings(table_config):
     reference, codec = measured_rows(2, table_config)
     assert (reference.name, codec.name) == ("Reference", "mini")
     assert reference.cells["mel"].value == 0 < codec.cells["mel"].value
@@ -50,7 +50,7 @@ def test_doing_nothing_stands_first_and_the_codec_changes_something(table_config
     assert clean.cells["mel"].value == 0 < noisy.cells["mel"].value
 
 
-def test_what_was_trained_is_in_the_downstream_table_and_what_was_not_is_named(table_config, tmp_path):
+def test_downstream_table_has_trained_tasks_and_commands_for_the_others(table_config, tmp_path):
     rows = measured_rows(5, table_config)
     assert {row.cells["task"] for row in rows} == {"ASR", "SI", "SER", "SE", "SS", "TTS"}
     nothing = TableConfig(data=table_config.data, runs=tmp_path)
@@ -59,26 +59,26 @@ def test_what_was_trained_is_in_the_downstream_table_and_what_was_not_is_named(t
     assert f"Not trained yet: focallm train tts STORE {tmp_path}/mini/tts --codec mini" in notes
 
 
-def test_chunks_are_a_row_each(table_config):
+def test_streaming_table_has_a_row_per_chunk_size(table_config):
     rows = [row for row in measured_rows(9, table_config) if row.name == "mini"]
     assert [row.cells["chunk_ms"] for row in rows] == [math.inf, 125, 250, 500]
     assert len({row.cells["mel"].value for row in rows}) == 4
 
 
-def test_both_inputs_of_a_task_are_a_row_each(table_config):
+def test_inputs_table_has_a_row_per_task_and_input(table_config):
     rows = measured_rows(10, table_config)
     assert {(row.cells["task"], row.cells["input"]) for row in rows if row.cells.get("input")} == {
         (task, way) for task in ("SE", "SS") for way in ("discrete", "continuous")
     }
 
 
-def test_a_second_run_measures_nothing(table_config, monkeypatch):
+def test_a_second_run_reads_all_results_from_the_record(table_config, monkeypatch):
     first = make_tables("2", table_config, "csv", None)
     monkeypatch.setattr(baselines, "_resynthesize", None)
     assert make_tables("2", replace(table_config), "csv", None) == first
 
 
-def test_others_of_the_paper_are_opened_by_name_with_weights_that_are_at_hand(fixtures):
+def test_codecs_of_the_paper_open_by_name_with_local_weights(fixtures):
     folder = fixtures.parent / "codecs" / "bigcodec"
     bigcodec = open_baseline(f"bigcodec={folder}")
     assert bigcodec.name == PAPER["bigcodec"][0] == "BigCodec"
@@ -89,7 +89,7 @@ def test_others_of_the_paper_are_opened_by_name_with_weights_that_are_at_hand(fi
     assert open_baseline(str(folder)).name == str(folder)
 
 
-def test_weights_that_cannot_be_fetched_can_be_named(monkeypatch):
+def test_a_failed_download_says_how_to_pass_local_weights(monkeypatch):
     def nothing(*args):
         raise OSError("no network")
 
@@ -98,7 +98,7 @@ def test_weights_that_cannot_be_fetched_can_be_named(monkeypatch):
         open_baseline("mimi")
 
 
-def test_a_voice_is_the_longest_recording_of_the_next_speaker(tmp_path):
+def test_reference_is_the_longest_recording_of_the_next_speaker(tmp_path):
     items = [Utterance(str(i), tmp_path, "", speaker, seconds) for i, (speaker, seconds) in enumerate(
         [("ann", 1.0), ("bob", 2.0), ("bob", 3.0), ("cat", 1.0)])]  # fmt: skip
     assert [item.id for item in choose_references(items)] == ["2", "3", "3", "0"]
@@ -108,7 +108,7 @@ def test_a_voice_is_the_longest_recording_of_the_next_speaker(tmp_path):
 
 @pytest.mark.parametrize("name", ["tiny_50hz", "tiny_50hz_causal"])
 @pytest.mark.parametrize("samples", [1, 5000, 16001])
-def test_in_chunks_lasts_as_long_and_a_causal_codec_gives_what_it_gives_offline(codec, name, samples):
+def test_chunks_keep_the_length_and_a_causal_codec_streams_exactly(codec, name, samples):
     tokenizer = AudioTokenizer(codec(name))
     wave = 0.1 * np.random.default_rng(0).standard_normal(samples).astype(np.float32)
     again, _ = resynthesize_in_chunks(tokenizer, wave, 125)
@@ -118,7 +118,7 @@ def test_in_chunks_lasts_as_long_and_a_causal_codec_gives_what_it_gives_offline(
         np.testing.assert_allclose(again[:15000], offline[:15000], atol=1e-3)
 
 
-def test_cells_are_means_with_intervals_and_rates_over_all_words():
+def test_cells_are_means_and_error_rates_with_intervals():
     lines = [{"errors": i, "words": 10, "similarity": 0.5 + 0.1 * i, "bit_rate": 650.0} for i in range(4)]
     cells = measured_row("a", lines, 0).cells
     assert cells["wer"].value == 15.0
@@ -130,7 +130,7 @@ def test_cells_are_means_with_intervals_and_rates_over_all_words():
     assert "dwer" not in cells
 
 
-def test_what_a_table_needs_is_said(tmp_path):
+def test_missing_options_are_named(tmp_path):
     with pytest.raises(ValueError, match="give --data FOLDER"):
         TABLES[2](TableConfig())
     with pytest.raises(ValueError, match="Table 5 is of trained probes and models: give --runs"):
@@ -146,7 +146,7 @@ def test_tables_are_written_in_all_formats(table_config, tmp_path):
         make_tables("11", table_config, "text", None)
 
 
-def test_a_corpus_that_brings_its_noise_needs_no_recipe(table_config, tmp_path):
+def test_a_corpus_with_noisy_recordings_needs_no_mixing_recipe(table_config, tmp_path):
     rng = np.random.default_rng(0)
     for folder in ("clean_testset_wav", "noisy_testset_wav", "testset_txt"):
         (tmp_path / folder).mkdir()
