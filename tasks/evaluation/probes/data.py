@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ....data.phonemes import PAUSES, spell_out
 from ....data.token_store import TokenStore
-from ....tokenizer import AudioTokenizer
+from ....tokenizer.audio_tokenizer import AudioTokenizer
 from ...training.task_data import check_codec
 from ..metrics.words import word_counter
 from .probe_config import ProbeConfig, SplitRule

@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from ....data.token_store import describe_codec
 from ....lm.embeddings import code_vectors
-from ....tokenizer import AudioTokenizer
+from ....tokenizer.audio_tokenizer import AudioTokenizer
 from ....tokenizer.files import load_config, write_whole
 from ....tokenizer.training.checkpoint import write_machine
 from ..results import bootstrap
