@@ -136,7 +136,7 @@ def test_the_card_says_where_parts_came_from_that_the_run_did_not_begin(run, cor
 def test_a_record_of_other_weights_is_no_measurement_of_these(run, corpus, tmp_path):
     items, record = read_corpus(corpus), tmp_path / "r.jsonl"
     heard(items, "mini", Judge(), record)
-    with pytest.raises(ValueError, match=r"measured sounds and none of these weights.*--record .*r\.jsonl"):
+    with pytest.raises(ValueError, match=r"holds 8 results, but none of these weights.*--record .*r\.jsonl"):
         release_codec(CHAIN, run, tmp_path / "tiny", "cc0-1.0", [record], seed=0)
 
 
