@@ -9,9 +9,18 @@ import pytest
 import torch
 from hypothesis import settings
 
-from focallm.tokenizer import codecs
+from focallm.tokenizer import FocalCodecConfig, FocalCodecModel
 from focallm.tokenizer.codec import Codec
-from focallm.tokenizer.focalcodec import FocalCodecConfig, FocalCodecModel
+from focallm.tokenizer.codecs.bigcodec import BigCodec
+from focallm.tokenizer.codecs.dac import DacCodec
+from focallm.tokenizer.codecs.encodec import EncodecCodec
+from focallm.tokenizer.codecs.mimi import MimiCodec
+from focallm.tokenizer.codecs.speechtokenizer import SpeechTokenizerCodec
+from focallm.tokenizer.codecs.stable_codec import StableCodec
+from focallm.tokenizer.codecs.ts3_codec import TS3Codec
+from focallm.tokenizer.codecs.wavlm_km import WavLMKM
+from focallm.tokenizer.codecs.wavtokenizer import WavTokenizerCodec
+from focallm.tokenizer.codecs.xcodec2 import NeuCodec, Xcodec2Codec
 
 # Hypothesis draws the same examples in every run, so that the gate gives the same answer twice.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -24,12 +33,12 @@ FIXTURES = Path(__file__).parent / "fixtures" / "focalcodec"
 _CODECS = FIXTURES.parent / "codecs"
 _GOLDEN = {
     "focalcodec": functools.partial(FocalCodecModel.from_pretrained, FIXTURES / "tiny_25hz"),
-    "bigcodec": functools.partial(codecs.BigCodec.from_pretrained, _CODECS / "bigcodec"),
-    "speechtokenizer": functools.partial(codecs.SpeechTokenizerCodec.from_pretrained, _CODECS / "speechtokenizer"),
+    "bigcodec": functools.partial(BigCodec.from_pretrained, _CODECS / "bigcodec"),
+    "speechtokenizer": functools.partial(SpeechTokenizerCodec.from_pretrained, _CODECS / "speechtokenizer"),
     "stable_codec": functools.partial(
-        codecs.StableCodec.from_pretrained, _CODECS / "stable_codec" / "tiny", 2, preset="4x729_1000bps"
+        StableCodec.from_pretrained, _CODECS / "stable_codec" / "tiny", 2, preset="4x729_1000bps"
     ),
-    "wavtokenizer": functools.partial(codecs.WavTokenizerCodec.from_pretrained, _CODECS / "wavtokenizer"),
+    "wavtokenizer": functools.partial(WavTokenizerCodec.from_pretrained, _CODECS / "wavtokenizer"),
 }
 _HEADS = {"num_hidden_layers": 1, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
 _W2V_BERT = {"hidden_size": 16, "output_hidden_size": 16, "conv_depthwise_kernel_size": 7, **_HEADS}
@@ -48,13 +57,13 @@ _WAVLM_KM = {
     **{"num_features": 32, "num_clusters": 24, "dim": 32, "num_layers": 1, "ffn_dim": 48, "vocoder_channels": 32},
 }
 _RANDOM = {
-    "wavlm_km": (codecs.WavLMKM, _WAVLM_KM),
-    "encodec": (codecs.EncodecCodec, {"codebook_size": 64, **_ENCODEC}),
-    "dac": (codecs.DacCodec, {"codebook_size": 32, **_DAC}),
-    "mimi": (codecs.MimiCodec, {"num_filters": 4, "num_quantizers": 4, "codebook_size": 64, **_MIMI, **_HEADS}),
-    "ts3_codec": (codecs.TS3Codec, {"frame_size": 40, "codebook_size": 64, **_TS3}),
-    "xcodec2": (codecs.Xcodec2Codec, _XCODEC2),
-    "neucodec": (codecs.NeuCodec, _XCODEC2),
+    "wavlm_km": (WavLMKM, _WAVLM_KM),
+    "encodec": (EncodecCodec, {"codebook_size": 64, **_ENCODEC}),
+    "dac": (DacCodec, {"codebook_size": 32, **_DAC}),
+    "mimi": (MimiCodec, {"num_filters": 4, "num_quantizers": 4, "codebook_size": 64, **_MIMI, **_HEADS}),
+    "ts3_codec": (TS3Codec, {"frame_size": 40, "codebook_size": 64, **_TS3}),
+    "xcodec2": (Xcodec2Codec, _XCODEC2),
+    "neucodec": (NeuCodec, _XCODEC2),
 }
 
 # For processes that tests start: the number of threads changes the last bit of sums.

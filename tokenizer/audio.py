@@ -1,4 +1,4 @@
-"""Audio files and arrays: read, down-mix, resample, write. T samples, C channels; samples are float32 in [-1, 1]."""
+"""Read, down-mix, resample and write audio. T samples, C channels; samples are float32 in [-1, 1]."""
 
 import io
 import re
@@ -16,14 +16,14 @@ from .files import whole_file
 
 Waveform = NDArray[np.float32]
 
-# Formats that `write_audio` knows, by suffix: soundfile's format and subtype.
+# Formats that `write_audio` supports, by suffix: soundfile's format and subtype.
 _WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 # Integer PCM: value of silence, and full scale.
 _PCM = {"uint8": (128.0, 128.0), "int16": (0.0, 2.0**15), "int32": (0.0, 2.0**31)}
-_MAX_CHANNELS = 8  # 7.1 surround; an array with more is rather a batch
+_MAX_CHANNELS = 8  # 7.1 surround; an array with more is more likely a batch
 _BLOCK = 1 << 18  # frames read or written at a time; libsndfile crashes on Vorbis blocks of a minute
-_UNKNOWN_LENGTH = 1 << 62  # what libsndfile says about a stream whose header states no length
-_STREAMED_WAV = 0x7FFF0000  # data sizes from here on mean "not known when the header was written"
+_UNKNOWN_LENGTH = 1 << 62  # the length that libsndfile reports if a header states none
+_STREAMED_WAV = 0x7FFF0000  # data sizes from here on mean "unknown when the header was written"
 
 
 def read_audio(source: str | Path | BinaryIO, sampling_rate: int | None = None) -> tuple[Waveform, int]:
@@ -31,45 +31,62 @@ def read_audio(source: str | Path | BinaryIO, sampling_rate: int | None = None) 
 
     Args:
         source: path or binary file object.
-        sampling_rate: rate in Hz to resample to; the file's own rate if not given.
+        sampling_rate: rate in Hz to resample to; by default the file's rate.
 
     Returns:
         (T,) float32, the mean of the channels, and its sampling rate in Hz.
 
     Raises:
-        OSError: no such file, a directory, or a file that soundfile cannot read.
-        ValueError: an empty or truncated file, or one with NaN or infinite samples. (An OGG, or an MP3 without a Xing
-            header, does not say how long it should be: what libsndfile finds is returned.)
+        OSError: No such file, a directory, or a file that soundfile cannot read.
+        ValueError: An empty or truncated file, or one with NaN or infinite samples. (An OGG file, or an MP3 file
+            without a Xing header, does not say how long it should be: all that libsndfile finds is returned.)
     """
-    name = str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "the audio given as bytes"))
     if isinstance(source, str | Path):
+        name = str(source)
         _check_path(Path(source))
+    else:
+        name = str(getattr(source, "name", "the audio given as bytes"))
     try:
         file = soundfile.SoundFile(source)
     except soundfile.LibsndfileError:
         raise _unreadable(source, name) from None
     with file:
-        wave, rate = _read_mono(file, name), file.samplerate
+        wave = _read_mono(file, name)
+        rate = file.samplerate
     if not np.isfinite(wave).all():
         raise ValueError(f"{name} holds NaN or infinite samples: repair the file or leave it out")
-    return (wave, rate) if sampling_rate is None else (resample(wave, rate, sampling_rate), sampling_rate)
+    if sampling_rate is None:
+        return wave, rate
+    return resample(wave, rate, sampling_rate), sampling_rate
 
 
 def resample(wave: Waveform, from_rate: int, to_rate: int) -> Waveform:
-    """(T,) at `from_rate` Hz -> (round(T * to_rate / from_rate), at least 1) at `to_rate` Hz."""
+    """Resample a waveform.
+
+    Args:
+        wave: (T,).
+        from_rate: its rate in Hz.
+        to_rate: the wanted rate in Hz.
+
+    Returns:
+        (round(T * to_rate / from_rate),), at least one sample.
+
+    Raises:
+        ValueError: A rate that is not an integer from 100 to 768000.
+    """
     for rate in (from_rate, to_rate):
         if isinstance(rate, bool) or not isinstance(rate, int | np.integer) or not 100 <= rate <= 768_000:
             raise ValueError(f"a sampling rate is an integer from 100 to 768000 Hz, found {rate!r}")
     if from_rate == to_rate:
         return wave
-    # A few samples are shorter than soxr's filter and may come back as none.
+    # A few samples are shorter than soxr's filter, which may return none for them.
     wanted = max(1, round(len(wave) * to_rate / from_rate))
     resampled = soxr.resample(wave, from_rate, to_rate)[:wanted]
     return np.pad(resampled, (0, wanted - len(resampled))).astype(np.float32, copy=False)
 
 
 def check_suffix(path: Path) -> None:
-    """Raises a ValueError if no audio can be written under such a name."""
+    """Raise a ValueError if audio cannot be written to a file with this suffix."""
     if path.suffix.lower() not in _WRITABLE:
         raise ValueError(f"{path}: the suffix must be one of {', '.join(_WRITABLE)}, found {path.suffix!r}")
 
@@ -80,8 +97,8 @@ def write_audio(path: str | Path, wave: ArrayLike, sampling_rate: int) -> None:
     The file appears whole or not at all.
 
     Raises:
-        ValueError: another suffix, or an empty, NaN or infinite wave.
-        OSError: the folder does not exist.
+        ValueError: Another suffix, or a waveform that is empty or holds NaN or infinite samples.
+        OSError: The folder does not exist.
     """
     path = Path(path)
     check_suffix(path)
@@ -89,6 +106,7 @@ def write_audio(path: str | Path, wave: ArrayLike, sampling_rate: int) -> None:
         raise FileNotFoundError(f"{path.parent} is not a folder: create it before writing {path.name}")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name a file to write")
+    # Integer formats would wrap around beyond full scale.
     wave = np.clip(to_mono_float(wave), -1.0, 1.0)
     kind, subtype = _WRITABLE[path.suffix.lower()]
     with (
@@ -100,16 +118,23 @@ def write_audio(path: str | Path, wave: ArrayLike, sampling_rate: int) -> None:
 
 
 def to_mono_float(array: ArrayLike | torch.Tensor) -> Waveform:
-    """One waveform, (T,), (C, T) or (T, C) with the smaller axis as channels -> (T,) float32, the mean of the channels.
+    """Convert one waveform to mono.
 
-    int16, int32 and uint8 are integer PCM and scaled to [-1, 1]; floats are left as they are.
+    Args:
+        array: (T,), (C, T) or (T, C) with the smaller axis as channels. int16, int32 and uint8 are integer PCM and
+            scaled to [-1, 1]; floats are left as they are.
+
+    Returns:
+        (T,) float32, the mean of the channels.
 
     Raises:
-        ValueError: another type or shape; empty, NaN or infinite.
+        ValueError: Another type or shape, no samples, or NaN or infinite samples.
     """
     if isinstance(array, torch.Tensor):
         tensor = array.detach().cpu()
-        array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        if tensor.is_floating_point():
+            tensor = tensor.float()  # numpy has no bfloat16
+        array = tensor.numpy()
     wave = np.asarray(array)
     if wave.size == 0:
         raise ValueError("the audio is empty (0 samples): leave it out")
@@ -131,12 +156,19 @@ def to_mono_float(array: ArrayLike | torch.Tensor) -> Waveform:
 
 
 def load_audio(item: Any, sampling_rate: int | None = None) -> tuple[Any, int | None]:
-    """Any kind of item -> (array or tensor as it is, its rate in Hz, None where nobody knows).
+    """Load an item of any kind.
 
     Args:
         item: a path; a row of `datasets`, {"array", "sampling_rate"}, {"bytes", "path"} or {"path"}; a torchcodec
             `AudioDecoder`; or an array or tensor.
-        sampling_rate: of an item that does not know its own.
+        sampling_rate: rate in Hz of an item that does not state its own.
+
+    Returns:
+        The array or tensor as it is, and its rate in Hz, or None if it is unknown.
+
+    Raises:
+        OSError: A file that is missing or cannot be read.
+        ValueError: A row without audio, or a damaged file.
     """
     if isinstance(item, str | Path):
         return read_audio(item)
@@ -148,16 +180,17 @@ def load_audio(item: Any, sampling_rate: int | None = None) -> tuple[Any, int | 
         if item.get("path") is not None:
             return read_audio(item["path"])
         raise ValueError(f"a row of audio needs 'array', 'bytes' or 'path', found the keys {list(item)}")
-    if hasattr(item, "get_all_samples"):  # an AudioDecoder; to ask for its class would import torchcodec
+    # This is an AudioDecoder; asking for its class would import torchcodec.
+    if hasattr(item, "get_all_samples"):
         samples = item.get_all_samples()
         return samples.data, samples.sample_rate
     return item, sampling_rate
 
 
 def is_batch(audio: Any) -> bool:
-    """Whether `audio` is a list (or another sequence, such as a column of a dataset) of items, not one item.
+    """Whether `audio` is a list (or another sequence, such as a column of a dataset) of items, not a single item.
 
-    A list of numbers is one waveform; arrays and tensors are one waveform whatever their shape.
+    A list of numbers is one waveform, and so are arrays and tensors of any shape.
     """
     if not isinstance(audio, Sequence) or isinstance(audio, str | bytes):
         return False
@@ -165,13 +198,18 @@ def is_batch(audio: Any) -> bool:
 
 
 def with_rates(audio: Any, sampling_rate: int | list[int] | None, called: str = "item") -> list[tuple[Any, int | None]]:
-    """One recording or a list of them -> each with the rate (Hz) that is given for it: one for all, or one each.
+    """Pair each recording with its rate.
 
     Args:
-        called: the word for one of them in the error.
+        audio: one recording or a list of them.
+        sampling_rate: in Hz, one for all or one each.
+        called: the word for a recording in error messages.
+
+    Returns:
+        Recordings and their rates; None where no rate is given.
 
     Raises:
-        ValueError: no recording, or not as many rates.
+        ValueError: No recording, or another number of rates.
     """
     items = list(audio) if is_batch(audio) else [audio]
     rates = list(sampling_rate) if isinstance(sampling_rate, list | tuple) else [sampling_rate] * len(items)
@@ -193,19 +231,22 @@ def _check_path(path: Path) -> None:
 
 
 def _read_mono(file: soundfile.SoundFile, name: str) -> Waveform:
-    """Read to the end, block by block so that only mono is kept, and make sure that the end is the end."""
+    """Read a file to its end, block by block so that only mono is kept, and check that nothing is missing."""
     if file.frames >= _UNKNOWN_LENGTH:
         raise ValueError(f"{name} does not state its length in its header: write it again with a tool that does")
     wave = np.zeros(file.frames, np.float32)
     done = 0
     try:
-        while done < file.frames and len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+        while done < file.frames:
+            block = file.read(_BLOCK, dtype="float32", always_2d=True)
+            if len(block) == 0:
+                break
             wave[done : done + len(block)] = block.mean(axis=1)
             done += len(block)
     except soundfile.LibsndfileError:
-        pass  # the count below tells
+        pass  # the number of frames shows below that some are missing
     promised = file.frames
-    # libsndfile shortens a cut WAV to what is there, and notes it in its log, in bytes.
+    # libsndfile reports only the frames that a cut WAV file holds, but its log says how many bytes there should be.
     data = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
     if data and 0 < int(data[2]) < int(data[1]) < _STREAMED_WAV:
         promised = int(data[1]) * file.frames // int(data[2])
@@ -219,7 +260,7 @@ def _read_mono(file: soundfile.SoundFile, name: str) -> Waveform:
 
 
 def _unreadable(source: str | Path | BinaryIO, name: str) -> OSError:
-    """Say what the first bytes look like, since libsndfile only knows that it does not know."""
+    """Make an error that says what the first bytes look like, since libsndfile does not say what is wrong."""
     if isinstance(source, str | Path):
         with Path(source).open("rb") as file:
             start = file.read(16)
@@ -228,6 +269,7 @@ def _unreadable(source: str | Path | BinaryIO, name: str) -> OSError:
         start = source.read(16)
     if not start:
         return OSError(f"{name} is empty (0 bytes): leave it out")
+    # The signatures of MP4 containers and of AAC frames.
     if start[4:8] == b"ftyp" or start[:2] in (b"\xff\xf1", b"\xff\xf9"):
         return OSError(f"{name} is AAC or MP4 (M4A), which is not supported: convert it to WAV or FLAC first")
     return OSError(

@@ -1,4 +1,7 @@
-"""`AudioTokenizer`: speech to token ids and back, with any codec. B batch, L ids, K codebooks, N frames, T samples."""
+"""`AudioTokenizer`: speech to token ids and back, with any codec.
+
+B batch, T samples, N token frames, K codebooks, L ids of an item.
+"""
 
 import math
 import tempfile
@@ -17,53 +20,65 @@ from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from .audio import Waveform, load_audio, with_rates
 from .codec import Codec
-from .codecs import CodePattern
 from .codecs.auto import load_codec
+from .codecs.pattern import CodePattern
 from .files import whole_files
-from .focalcodec import FocalCodecFeatureExtractor
+from .focalcodec.feature_extraction import FocalCodecFeatureExtractor
 from .long_audio import MAX_WHOLE_S, decode_long, encode_long
 
 Ids = Tensor | NDArray[np.integer] | Sequence[int]
 
-_BATCH_S = 120.0  # audio, padding included, that goes through the codec at once
+_BATCH_S = 120.0  # audio, including padding, that goes through the codec at once
 
 
 class AudioTokenizer:
-    """Speech <-> token ids.
+    """Converts speech to token ids and back.
 
-    Ids are 0 ... vocab_size - 1. With K codebooks a frame is K ids, the codes of codebook k moved up by the sizes of
-    those before it (see `CodePattern`). The ids of an item depend on its own samples only, never on the batch.
+    Ids are 0 ... vocab_size - 1. With K codebooks a frame is K ids: the codes of codebook k, plus the sizes of the
+    codebooks before it (see `CodePattern`). The ids of an item depend on its own samples only, never on the batch.
 
-    Audio up to `MAX_WHOLE_S` (120 s) is encoded and decoded in one pass. Longer audio goes through in windows with 10 s
-    of context on both sides: exact (streamed) for causal FocalCodecs, an approximation for every other codec.
+    Audio up to `MAX_WHOLE_S` (120 s) is encoded and decoded in one pass. Longer audio is processed in windows with 10 s
+    of context on both sides: streamed, which is exact, with causal FocalCodecs, and approximately with other codecs.
 
     Args:
-        codec: a `FocalCodecModel`, or an adapter of `tokenizer.codecs`.
+        codec: a `FocalCodecModel`, or an adapter from `tokenizer.codecs`.
     """
 
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
-        c = codec.config
-        self.feature_extractor = FocalCodecFeatureExtractor(sampling_rate=c.sampling_rate)
-        self.pattern = CodePattern(c.codebook_sizes)
+        self.feature_extractor = FocalCodecFeatureExtractor(sampling_rate=codec.config.sampling_rate)
+        self.pattern = CodePattern(codec.config.codebook_sizes)
+
+    def __repr__(self) -> str:
+        sizes = sorted(set(self.codebook_sizes))
+        codes = " or ".join(str(size) for size in sizes)
+        facts = [
+            f"{self.sampling_rate} Hz -> {self.output_sampling_rate} Hz",
+            f"{self.frame_rate:g} frames/s",
+            f"{self.num_codebooks} codebook{'s' if self.num_codebooks > 1 else ''} of {codes} codes",
+            f"{self.bits_per_second:.0f} bit/s",
+        ]
+        name = self.codec.pretrained_model.name_or_path
+        return f"AudioTokenizer({type(self.codec).__name__} {name!r}: {', '.join(facts)})"
 
     @classmethod
     def from_pretrained(
         cls, source: str | Path = "mini", num_codebooks: int | None = None, **kwargs: Any
     ) -> "AudioTokenizer":
-        """Load a codec, whichever it is.
+        """Load any codec.
 
         Args:
-            source: `"mini"` (the small FocalCodec inside the package), a folder, or a hub id; FocalCodec in our layout
-                or in the official one, or another codec as transformers (EnCodec, DAC, Mimi, X-Codec2, NeuCodec) or
-                its authors lay it out; `"semanticodec"`, with the options of `SemantiCodecConfig` as kwargs.
-            num_codebooks: of a codec with several, how many to use; by default as many as were saved, or else as
-                transformers does (EnCodec 2, DAC and Mimi all).
+            source: `"mini"` (the small FocalCodec inside the package), a folder, or a hub id. It may hold a FocalCodec
+                in our layout or the official one, or another codec in the layout of transformers (EnCodec, DAC, Mimi,
+                X-Codec2, NeuCodec) or of its authors. `"semanticodec"` takes the options of `SemantiCodecConfig` as
+                kwargs.
+            num_codebooks: number of codebooks to use, where there are several. The default is the number with which the
+                codec was saved, or else that of transformers (EnCodec 2, DAC and Mimi all).
             kwargs: as in transformers (`revision`, `cache_dir`, `token`, `dtype`, ...).
 
         Raises:
-            OSError: nothing there, or no safetensors weights.
-            ValueError: an unknown codec, or weights that do not fit.
+            OSError: Nothing there, or no safetensors weights.
+            ValueError: An unknown codec, or weights that do not fit.
         """
         return cls(load_codec(source, num_codebooks, **kwargs))
 
@@ -79,14 +94,14 @@ class AudioTokenizer:
                 self.feature_extractor.save_pretrained(temporary)
 
     def push_to_hub(self, repo: str, **kwargs: Any) -> str:
-        """Upload to the Hugging Face hub; creates the repository where it is missing.
+        """Upload to the Hugging Face hub, to a new repository if there is none of that name.
 
         Args:
             repo: `"owner/name"`.
             kwargs: `token`, `private`; `commit_message`, `revision`, `create_pr` as in `HfApi.upload_folder`.
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
         """
         api = HfApi(token=kwargs.pop("token", None))
         api.create_repo(repo, private=kwargs.pop("private", None), exist_ok=True)
@@ -94,7 +109,7 @@ class AudioTokenizer:
             self.save_pretrained(folder)
             return str(api.upload_folder(repo_id=repo, folder_path=folder, **kwargs))
 
-    # What a language model has to know.
+    # Facts that a language model needs.
 
     @property
     def vocab_size(self) -> int:
@@ -108,7 +123,7 @@ class AudioTokenizer:
 
     @property
     def codebook_size(self) -> int:
-        """Codes of one codebook, of the largest where they differ."""
+        """Number of codes of a codebook, of the largest where they differ."""
         return self.codec.config.codebook_size
 
     @property
@@ -128,12 +143,12 @@ class AudioTokenizer:
 
     @property
     def bits_per_second(self) -> float:
-        """Bitrate of the ids."""
-        return self.frame_rate * sum(map(math.log2, self.codebook_sizes))
+        """Bit rate of the ids."""
+        return self.frame_rate * sum(math.log2(size) for size in self.codebook_sizes)
 
     @property
     def sampling_rate(self) -> int:
-        """Rate of the codec's input in Hz; `num_samples` counts at this rate."""
+        """Rate of the codec's input in Hz; `num_samples` counts samples at this rate."""
         return self.codec.config.sampling_rate
 
     @property
@@ -162,16 +177,16 @@ class AudioTokenizer:
 
         Args:
             audio: an item, or a list of items.
-            sampling_rate: of the arrays and tensors, in Hz, one for all or one each; files and rows know their own.
-                Without it arrays are taken to be at the codec's `sampling_rate`.
+            sampling_rate: rate of the arrays and tensors in Hz, one for all or one each; files and rows have their own.
+                The default is the codec's `sampling_rate`.
 
         Returns:
             input_ids (B, L) int64, attention_mask (B, L) int64, and num_samples (B,) at the codec's `sampling_rate`,
-            for `decode`. All in the CPU's memory; ids of padding are 0.
+            for `decode`. All of them are on the CPU; ids of padding are 0.
 
         Raises:
-            OSError: a file that is missing or cannot be read.
-            ValueError: empty, non-finite or wrongly shaped audio; the message says which item.
+            OSError: A file that is missing or cannot be read.
+            ValueError: Empty, non-finite or wrongly shaped audio; the message says which item.
         """
         items = with_rates(audio, sampling_rate)
         waves = []
@@ -179,45 +194,55 @@ class AudioTokenizer:
             try:
                 waves.append(torch.from_numpy(self.feature_extractor.prepare(*load_audio(item, rate))))
             except (ValueError, OSError) as error:
-                kind = type(error) if isinstance(error, OSError) else ValueError
-                raise kind(f"item {index}: {error}" if len(items) > 1 else str(error)) from None
+                # The class tells callers whether the file or its content is at fault.
+                error_class = type(error) if isinstance(error, OSError) else ValueError
+                raise error_class(f"item {index}: {error}" if len(items) > 1 else str(error)) from None
         ids = [self.pattern.apply(codes) for codes in self.encode_codes(waves)]
+        mask = [torch.ones_like(item) for item in ids]
         return BatchFeature(
             {
                 "input_ids": pad_sequence(ids, batch_first=True),
-                "attention_mask": pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
+                "attention_mask": pad_sequence(mask, batch_first=True),
                 "num_samples": torch.tensor([len(wave) for wave in waves]),
             }
         )
 
     def encode_codes(self, waves: Sequence[Tensor]) -> list[Tensor]:
-        """Waveforms (T,) float32 at the codec's rate -> codes (K, N) int64 each, in the CPU's memory."""
+        """Encode waveforms (T,) float32 at the codec's rate to codes (K, N) int64 each, on the CPU."""
         codes: list[Tensor] = [torch.empty(0)] * len(waves)
-        for batch in _batches([len(wave) / self.sampling_rate for wave in waves]):
-            if len(waves[batch[0]]) > MAX_WHOLE_S * self.sampling_rate:
-                codes[batch[0]] = encode_long(self.codec, waves[batch[0]][None])[0].cpu()
+        for indices in _batch_indices([len(wave) / self.sampling_rate for wave in waves]):
+            first = indices[0]
+            if len(waves[first]) > MAX_WHOLE_S * self.sampling_rate:
+                # An item longer than a batch is alone in its batch.
+                codes[first] = encode_long(self.codec, waves[first][None])[0].cpu()
                 continue
-            features = self.feature_extractor([waves[i] for i in batch], return_tensors="pt").to(self.device)
+            features = self.feature_extractor([waves[i] for i in indices], return_tensors="pt").to(self.device)
             out = self.codec.encode(features["input_values"], features["padding_mask"])
-            for i, item, mask in zip(batch, out["audio_codes"].cpu(), out["audio_codes_mask"].cpu(), strict=True):
-                codes[i] = item[:, mask]
+            batch_codes = out["audio_codes"].cpu()
+            batch_mask = out["audio_codes_mask"].cpu()
+            for row, i in enumerate(indices):
+                codes[i] = batch_codes[row][:, batch_mask[row]]
         return codes
 
     # Ids -> audio.
 
     def decode(self, ids: Ids, num_samples: int | None = None) -> Waveform:
-        """One sequence of ids -> audio (T,) float32 at `output_sampling_rate`.
+        """Decode one sequence of ids.
 
         Args:
             ids: (L,) or (1, L); an incomplete last frame is dropped.
-            num_samples: as `__call__` gave it. The audio then lasts exactly as long (cut, or its last sample repeated),
-                and ids beyond that duration are taken for padding.
+            num_samples: as `__call__` returned it. The audio then lasts exactly as long (it is cut, or its last sample
+                is repeated), and ids beyond that duration count as padding.
+
+        Returns:
+            (T,) float32 at `output_sampling_rate`.
 
         Raises:
-            ValueError: no id, or an id that is no code.
+            ValueError: No id, or an id that is not a code.
         """
         ids = torch.as_tensor(ids)
-        return self.batch_decode(ids if ids.ndim == 2 else ids[None], num_samples=num_samples)[0]
+        batch = ids if ids.ndim == 2 else ids[None]
+        return self.batch_decode(batch, num_samples=num_samples)[0]
 
     def batch_decode(
         self,
@@ -225,29 +250,38 @@ class AudioTokenizer:
         attention_mask: Tensor | NDArray[np.integer] | Sequence[Ids] | None = None,
         num_samples: int | Sequence[int] | Tensor | None = None,
     ) -> list[Waveform]:
-        """Several sequences of ids, (B, L) or a list of any lengths, -> a list of (T,) float32; see `decode`.
+        """Decode several sequences of ids; see `decode`.
 
         Args:
-            attention_mask: (B, L), where ids are real.
+            ids: (B, L), or a list of sequences of any lengths.
+            attention_mask: (B, L), 1 where an id is real.
             num_samples: one for all, or one each.
+
+        Returns:
+            Waveforms (T,) float32 at `output_sampling_rate`.
+
+        Raises:
+            ValueError: An item without ids, or an id that is not a code.
         """
         rows = [torch.as_tensor(row).cpu() for row in ids]
         if attention_mask is not None:
-            rows = [row[torch.as_tensor(m).cpu().bool()] for row, m in zip(rows, attention_mask, strict=True)]
+            if len(attention_mask) != len(rows):
+                raise ValueError(f"attention_mask needs one row per item, found {len(attention_mask)} for {len(rows)}")
+            for i, mask in enumerate(attention_mask):
+                rows[i] = rows[i][torch.as_tensor(mask).cpu().bool()]
         sizes: list[int | None] = [None] * len(rows)
         if num_samples is not None:
             sizes = torch.as_tensor(num_samples).expand(len(rows)).tolist()
-        codes = [self._to_codes(row, size, index) for index, (row, size) in enumerate(zip(rows, sizes, strict=True))]
+        codes = [self._to_codes(row, sizes[i], i) for i, row in enumerate(rows)]
         waves: list[Waveform] = [np.empty(0, np.float32)] * len(rows)
-        for batch in _batches([item.shape[1] / self.frame_rate for item in codes]):
-            for i, wave in zip(
-                batch, self._decode_batch([codes[i] for i in batch], [sizes[i] for i in batch]), strict=True
-            ):
+        for indices in _batch_indices([item.shape[1] / self.frame_rate for item in codes]):
+            decoded = self._decode_batch([codes[i] for i in indices], [sizes[i] for i in indices])
+            for i, wave in zip(indices, decoded, strict=True):
                 waves[i] = wave
         return waves
 
     def _to_codes(self, ids: Tensor, num_samples: int | None, index: int) -> Tensor:
-        """(L,) -> (K, N), without what lies beyond num_samples"""
+        """Check the ids (L,) of an item and turn them into codes (K, N), without those beyond `num_samples`."""
         if ids.ndim != 1 or (len(ids) and (ids.is_floating_point() or ids.dtype == torch.bool)):
             raise ValueError(f"ids of an item must be (L,) integers, found {tuple(ids.shape)} {ids.dtype}")
         ids = ids.long()
@@ -257,35 +291,39 @@ class AudioTokenizer:
             ids = ids[: int(self.codec.num_tokens(num_samples)) * self.num_codebooks]
         if len(ids) < self.num_codebooks:
             raise ValueError(f"item {index} holds {len(ids)} ids, less than the {self.num_codebooks} of one frame")
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= self.vocab_size:
+        lowest = int(ids.min())
+        highest = int(ids.max())
+        if lowest < 0 or highest >= self.vocab_size:
             raise ValueError(
-                f"ids must lie in 0 ... {self.vocab_size - 1}, found {low if low < 0 else high} in item {index}: "
-                "subtract the vocabulary's audio offset, and remove control tokens, before decoding"
+                f"ids must lie in 0 ... {self.vocab_size - 1}, found {lowest if lowest < 0 else highest} in item "
+                f"{index}: subtract the vocabulary's audio offset, and remove control tokens, before decoding"
             )
         return self.pattern.revert(ids)
 
     def _decode_batch(self, codes: list[Tensor], sizes: list[int | None]) -> list[Waveform]:
-        """Codes (K, N) of one batch; the durations in input samples, None for all of an item."""
-        c = self.codec.config
-        if codes[0].shape[1] > MAX_WHOLE_S * c.frame_rate:
+        """Decode codes (K, N) in one batch; `sizes` are durations in input samples, None for all of an item."""
+        config = self.codec.config
+        if codes[0].shape[1] > MAX_WHOLE_S * config.frame_rate:
+            # An item longer than a batch is alone in its batch.
             return [decode_long(self.codec, codes[0][None], sizes[0])[0].numpy()]
-        lengths = [
-            item.shape[1] * c.samples_per_token if n is None else n for item, n in zip(codes, sizes, strict=True)
-        ]
+        lengths = []
+        for item, size in zip(codes, sizes, strict=True):
+            lengths.append(item.shape[1] * config.samples_per_token if size is None else size)
         padded = pad_sequence([item.T for item in codes], batch_first=True).mT.to(self.device)
         mask = pad_sequence([torch.ones(item.shape[1], dtype=torch.bool) for item in codes], batch_first=True)
         out = self.codec.decode(padded, mask.to(self.device), torch.tensor(lengths, device=self.device))
-        waves = out["audio_values"][:, 0].float().cpu().numpy()
-        return [
-            wave[: n * c.output_sampling_rate // c.sampling_rate].copy() for wave, n in zip(waves, lengths, strict=True)
-        ]
+        waves = []
+        for wave, length in zip(out["audio_values"][:, 0].float().cpu().numpy(), lengths, strict=True):
+            output_length = length * config.output_sampling_rate // config.sampling_rate
+            waves.append(wave[:output_length].copy())
+        return waves
 
 
-def _batches(durations_s: Sequence[float]) -> Iterator[list[int]]:
-    """Indices in batches of similar durations, at most `_BATCH_S` of padded audio each, longest first."""
+def _batch_indices(durations_s: Sequence[float]) -> Iterator[list[int]]:
+    """Group items of similar durations into batches of at most `_BATCH_S` of audio with padding, longest first."""
     batch: list[int] = []
     for i in sorted(range(len(durations_s)), key=lambda i: -durations_s[i]):
+        # The first item of a batch is the longest: the others are padded to its duration.
         if batch and (len(batch) + 1) * durations_s[batch[0]] > _BATCH_S:
             yield batch
             batch = []

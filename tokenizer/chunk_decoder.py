@@ -1,12 +1,12 @@
-"""Codes into sound as they come. K codebooks, N frames, T samples.
+"""Decode a sequence of ids piece by piece, while it is generated. K codebooks, N token frames, T samples.
 
-A causal FocalCodec is streamed, and its pieces together are what decoding everything at once gives (to 1e-4).
+A causal FocalCodec is streamed, and its pieces together equal what decoding everything at once gives (to 1e-4).
 
-Every other codec hears the future: a piece is decoded once `lookahead_s` of frames stand after it, together with the
-`context_s` before it, and cross-faded with the one before. That is an approximation. Its largest part is no matter of
-seams: FocalCodec's blocks take means over the whole signal, and a piece knows only the mean until now. With the mini
-weights and a sample of 2.6 s in pieces of 0.5 s, spectra differ by 1.6 dB from those of decoding at once, by 0.5 after
-the first second (the same sound 1 ms later: 0.7), and DNSMOS is 3.09 and 3.06.
+The audio of any other codec depends on the future. A piece is decoded once `lookahead_s` of frames follow it, together
+with the `context_s` before it, and cross-faded with the previous piece. That is an approximation, and the seams are not
+its largest error: FocalCodec's blocks average over the whole signal, and a piece knows only the average so far. With
+the mini weights and a sample of 2.6 s in pieces of 0.5 s, spectra differ by 1.6 dB from those of decoding at once, by
+0.5 dB after the first second (the same audio 1 ms later: 0.7 dB), and DNSMOS is 3.09 instead of 3.06.
 """
 
 import numpy as np
@@ -14,70 +14,91 @@ import torch
 
 from .audio import Waveform
 from .audio_tokenizer import AudioTokenizer, Ids
+from .codec import CodecStream
 
 _FADE_S = 0.02
 
 
 class ChunkDecoder:
-    """Decodes one sequence of ids piece by piece; the pieces together last as long as `AudioTokenizer.decode` makes it.
+    """Decodes one sequence of ids piece by piece. The pieces together are as long as `AudioTokenizer.decode` makes it.
 
     Args:
-        audio_tokenizer: whose ids are pushed.
-        context_s: sound before a piece that is decoded again with it; causal FocalCodecs need none.
-        lookahead_s: sound that must stand after a piece before it is heard; causal FocalCodecs need none.
+        audio_tokenizer: the tokenizer of the ids.
+        context_s: audio before a piece that is decoded again with it; causal FocalCodecs need none.
+        lookahead_s: audio that must follow a piece before it is decoded; causal FocalCodecs need none.
 
     Raises:
-        ValueError: a negative duration.
+        ValueError: A negative duration.
     """
 
     def __init__(self, audio_tokenizer: AudioTokenizer, context_s: float = 4.0, lookahead_s: float = 0.5) -> None:
         if context_s < 0 or lookahead_s < 0:
             raise ValueError(f"context_s and lookahead_s cannot be negative, found {context_s} and {lookahead_s}")
         self.audio_tokenizer = audio_tokenizer
-        codec, c = audio_tokenizer.codec, audio_tokenizer.codec.config
-        self._stream = codec.stream() if codec.is_causal else None
-        self._multiple = self._stream.chunk_length // c.samples_per_token if self._stream else c.frames_per_block
-        self._context = 0 if self._stream else round(context_s * c.frame_rate / self._multiple) * self._multiple
-        self._lookahead = 0 if self._stream else round(lookahead_s * c.frame_rate)
-        self._per_frame = c.samples_per_token * c.output_sampling_rate // c.sampling_rate
-        self._fade = round(_FADE_S * c.output_sampling_rate)
-        self._ids = torch.empty(0, dtype=torch.long)  # the context's, then those not heard yet
-        self._heard = 0  # frames of the context
-        self._tail = np.empty(0, np.float32)  # how the piece before would have gone on
+        codec = audio_tokenizer.codec
+        config = codec.config
+        self._stream: CodecStream | None = codec.stream() if codec.is_causal else None
+        if self._stream is None:
+            self._step = config.frames_per_block
+            self._context = round(context_s * config.frame_rate / self._step) * self._step
+            self._lookahead = round(lookahead_s * config.frame_rate)
+        else:
+            self._step = self._stream.chunk_length // config.samples_per_token
+            self._context = 0
+            self._lookahead = 0
+        self._samples_per_frame = config.samples_per_token * config.output_sampling_rate // config.sampling_rate
+        self._fade = round(_FADE_S * config.output_sampling_rate)
+        # Ids of the context, then those that are not decoded yet.
+        self._ids = torch.empty(0, dtype=torch.long)
+        self._decoded_frames = 0  # frames of the context
+        self._tail = np.empty(0, np.float32)  # how the previous piece would have continued
 
     def push(self, ids: Ids) -> Waveform:
-        """The next ids, any number of them -> the next samples (T,), none while too few frames stand after them.
+        """Add the next ids, and return the next samples.
+
+        Args:
+            ids: any number of ids.
+
+        Returns:
+            (T,) at the output rate; empty while too few frames follow the next piece.
 
         Raises:
-            ValueError: an id that is no code, or not of the codebook whose turn it is.
+            ValueError: An id that is not a code, or not one of the codebook whose turn it is.
         """
         self._ids = torch.cat([self._ids, torch.as_tensor(ids, dtype=torch.long).cpu().flatten()])
-        ready = self._frames - self._lookahead
-        return self._hear(ready - ready % self._multiple)
+        ready = self._num_frames - self._lookahead
+        return self._decode_until(ready - ready % self._step)
 
     def finish(self) -> Waveform:
-        """The rest (T,), the last call; an incomplete last frame is dropped."""
-        return self._hear(self._frames)
+        """Return the rest of the samples (T,). It must be the last call; an incomplete last frame is dropped."""
+        return self._decode_until(self._num_frames)
 
     @property
-    def _frames(self) -> int:
+    def _num_frames(self) -> int:
         return len(self._ids) // self.audio_tokenizer.num_codebooks
 
-    def _hear(self, until: int) -> Waveform:
-        """Sound of the frames that are not heard yet, up to that one"""
-        if until <= self._heard:
+    def _decode_until(self, end_frame: int) -> Waveform:
+        """Decode the frames up to that one that are not decoded yet."""
+        if end_frame <= self._decoded_frames:
             return np.empty(0, np.float32)
-        tokenizer, begin, end = self.audio_tokenizer, self._heard * self._per_frame, until * self._per_frame
+        tokenizer = self.audio_tokenizer
         codes = tokenizer.pattern.revert(self._ids)[None].to(tokenizer.device)
         if self._stream is None:
-            wave = tokenizer.codec.decode(codes)["audio_values"].flatten().float().cpu().numpy()
+            audio = tokenizer.codec.decode(codes)["audio_values"]
         else:
-            wave = self._stream.decode(codes[:, :, :until]).flatten().float().cpu().numpy()
+            audio = self._stream.decode(codes[:, :, :end_frame])
+        wave = audio.flatten().float().cpu().numpy()
+
+        begin = self._decoded_frames * self._samples_per_frame
+        end = end_frame * self._samples_per_frame
         piece = wave[begin:end].copy()
         fade = min(len(self._tail), len(piece))
         rise = (np.arange(fade, dtype=np.float32) + 0.5) / max(fade, 1)
         piece[:fade] = rise * piece[:fade] + (1 - rise) * self._tail[:fade]
         self._tail = wave[end : end + self._fade]
-        forgotten = max(0, until - self._context)
-        self._ids, self._heard = self._ids[forgotten * tokenizer.num_codebooks :], until - forgotten
+
+        # Keep only the context of the next piece.
+        dropped = max(0, end_frame - self._context)
+        self._ids = self._ids[dropped * tokenizer.num_codebooks :]
+        self._decoded_frames = end_frame - dropped
         return piece

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+# The results can be read as attributes and as items, like all outputs of transformers.
 @dataclass
 class CodecEncoderOutput(ModelOutput):
     """Result of `encode`.

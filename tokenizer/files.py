@@ -30,33 +30,64 @@ _TYPE_NAMES = {
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path of the same suffix, whose file becomes `path` at the end, or never."""
+    """Write a file as a whole or not at all.
+
+    Args:
+        path: of the file.
+
+    Yields:
+        A temporary path of the same suffix. Its file is renamed to `path` if no error is raised.
+    """
     temporary = path.with_name(f".{path.stem}.{uuid4().hex}.part{path.suffix}")
     try:
         yield temporary
+        temporary.chmod(_default_mode(path.parent))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write bytes into a file."""
+    """Write bytes into a file, as a whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
 
 
 @contextmanager
 def whole_files(folder: Path) -> Iterator[Path]:
-    """A temporary folder, whose files move into `folder` (made where it is missing) at the end, or never."""
+    """Write the files of a folder all together or not at all.
+
+    Args:
+        folder: where the files go; created if it does not exist.
+
+    Yields:
+        A temporary folder. Its files are moved into `folder` if no error is raised.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-        yield Path(temporary)
-        for file in Path(temporary).iterdir():
-            file.replace(folder / file.name)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as name:
+        temporary = Path(name)
+        yield temporary
+        mode = _default_mode(folder)
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                path.chmod(mode)
+        for path in temporary.iterdir():
+            path.replace(folder / path.name)
+
+
+def _default_mode(folder: Path) -> int:
+    """Return the mode that the umask gives to a new file. safetensors writes files that only their owner can read."""
+    # Python can read the umask only by changing it, which is not safe with threads.
+    probe = folder / f".{uuid4().hex}.part"
+    try:
+        probe.touch()
+        return probe.stat().st_mode & 0o777
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, as YAML 1.2 does; PyYAML's own rule of 2005 wants 1.0e-3."""
+    """Reads 1e-3 as a number, as YAML 1.2 does. PyYAML itself follows YAML 1.1, which demands 1.0e-3."""
 
 
 _Loader.add_implicit_resolver(
@@ -65,11 +96,11 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path | str) -> Any:
-    """What a YAML file holds.
+    """Read a YAML file.
 
     Raises:
-        OSError: no such file.
-        ValueError: it is not YAML.
+        OSError: The file does not exist.
+        ValueError: The file is not YAML.
     """
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)

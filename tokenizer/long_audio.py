@@ -1,9 +1,11 @@
-"""Audio too long for one pass: in windows, with bounded memory. K codebooks, N tokens, T samples.
+"""Encode and decode audio that is too long for one pass, in windows and with bounded memory.
 
 A causal codec is streamed, which gives what one pass would give. For any other codec windows are an approximation: its
 tokens depend on the whole signal (attention, global means), and a window knows only its context. Windows are cut on the
-token grid, the context's tokens are thrown away, and decoded windows are cross-faded. With the mini weights 98.7 % of
+token grid, the tokens of the context are dropped, and decoded windows are cross-faded. With the mini weights, 98.7 % of
 the tokens of five minutes of speech equal those of one pass, and the log-mel spectrograms differ by 0.009 on average.
+
+T samples, N token frames, K codebooks.
 """
 
 import torch
@@ -18,21 +20,28 @@ _FADE_S = 0.02  # half of a cross-fade
 
 
 def encode_long(codec: Codec, waveform: Tensor, window_s: float = _WINDOW_S, context_s: float = _CONTEXT_S) -> Tensor:
-    """Waveform (1, T) of any length -> codes (1, K, N), as many as one pass would give.
+    """Encode a waveform of any length.
 
-    The waveform may lie in the CPU's memory; one window at a time goes to the codec's device.
+    Args:
+        codec: any codec.
+        waveform: (1, T). It may be on the CPU; one window at a time goes to the codec's device.
+        window_s: duration of a window.
+        context_s: audio on both sides of a window that is encoded with it.
+
+    Returns:
+        Codes (1, K, N), as many as in one pass.
     """
     if codec.is_causal:
         return _stream_encode(codec, waveform, window_s)
-    c = codec.config
-    size, context = _tokens(codec, window_s), _tokens(codec, context_s)
-    codes = []
+    samples_per_token = codec.config.samples_per_token
+    context = _whole_blocks(codec, context_s)
     total = int(codec.num_tokens(waveform.shape[1]))
-    for start, end in _pieces(total, size):
+    codes = []
+    for start, end in _cut(total, _whole_blocks(codec, window_s)):
         left = max(0, start - context)
         # The last window ends where the signal ends.
-        right = waveform.shape[1] if end == total else (end + context) * c.samples_per_token
-        window = waveform[:, left * c.samples_per_token : right].to(codec.device)
+        right = waveform.shape[1] if end == total else (end + context) * samples_per_token
+        window = waveform[:, left * samples_per_token : right].to(codec.device)
         codes.append(codec.encode(window)["audio_codes"][:, :, start - left : end - left])
     return torch.cat(codes, dim=2)
 
@@ -44,9 +53,18 @@ def decode_long(
     window_s: float = _WINDOW_S,
     context_s: float = _CONTEXT_S,
 ) -> Tensor:
-    """Codes (1, K, N) of any length -> waveform (1, T) float32 in the CPU's memory.
+    """Decode codes of any length.
 
-    T is `num_samples` at the output rate (cut, or the last sample repeated), or N tokens' worth.
+    Args:
+        codec: any codec.
+        codes: (1, K, N).
+        num_samples: duration in input samples. The audio is cut, or its last sample is repeated; by default it lasts as
+            long as N frames.
+        window_s: duration of a window.
+        context_s: audio on both sides of a window that is decoded with it.
+
+    Returns:
+        Waveform (1, T) float32 on the CPU, at the output rate.
     """
     if codec.is_causal:
         audio = _stream_decode(codec, codes, window_s)
@@ -55,57 +73,75 @@ def decode_long(
     if num_samples is None:
         return audio[None]
     wanted = num_samples * codec.config.output_sampling_rate // codec.config.sampling_rate
-    return torch.cat([audio[:wanted], audio[-1:].expand(max(0, wanted - len(audio)))])[None]
+    repeated = audio[-1:].expand(max(0, wanted - len(audio)))
+    return torch.cat([audio[:wanted], repeated])[None]
 
 
 def _stream_encode(codec: Codec, waveform: Tensor, window_s: float) -> Tensor:
+    """(1, T) -> (1, K, N)"""
     stream = codec.stream()
-    pieces = _pieces(waveform.shape[1], _stream_step(codec, stream, window_s))
-    return torch.cat([stream.encode(waveform[:, start:end].to(codec.device)) for start, end in pieces], dim=2)
+    codes = []
+    for start, end in _cut(waveform.shape[1], _whole_chunks(codec, stream, window_s)):
+        codes.append(stream.encode(waveform[:, start:end].to(codec.device)))
+    return torch.cat(codes, dim=2)
 
 
 def _stream_decode(codec: Codec, codes: Tensor, window_s: float) -> Tensor:
+    """(1, K, N) -> (T,)"""
     stream = codec.stream()
-    size = _stream_step(codec, stream, window_s) // codec.config.samples_per_token
-    waves = [stream.decode(codes[:, :, start:end].to(codec.device)) for start, end in _pieces(codes.shape[2], size)]
-    return torch.cat([wave.flatten().float().cpu() for wave in waves])
+    step = _whole_chunks(codec, stream, window_s) // codec.config.samples_per_token
+    waves = []
+    for start, end in _cut(codes.shape[2], step):
+        wave = stream.decode(codes[:, :, start:end].to(codec.device))
+        waves.append(wave.flatten().float().cpu())
+    return torch.cat(waves)
 
 
 def _decode_windows(codec: Codec, codes: Tensor, window_s: float, context_s: float) -> Tensor:
-    c = codec.config
-    per_token = c.samples_per_token * c.output_sampling_rate // c.sampling_rate
-    size, context = _tokens(codec, window_s), _tokens(codec, context_s)
-    fade = min(round(_FADE_S * c.output_sampling_rate), context * per_token, size * per_token // 2)
+    """(1, K, N) -> (T,)"""
+    config = codec.config
+    samples_per_frame = config.samples_per_token * config.output_sampling_rate // config.sampling_rate
+    window = _whole_blocks(codec, window_s)
+    context = _whole_blocks(codec, context_s)
+    # A fade reaches neither beyond the context nor beyond the middle of a window.
+    fade = round(_FADE_S * config.output_sampling_rate)
+    fade = min(fade, context * samples_per_frame, window * samples_per_frame // 2)
     rise = (torch.arange(2 * fade) + 0.5) / (2 * fade)
     total = codes.shape[2]
-    audio = torch.zeros(total * per_token)
-    for start, end in _pieces(total, size):
+    audio = torch.zeros(total * samples_per_frame)
+    for start, end in _cut(total, window):
         left = max(0, start - context)
-        wave = codec.decode(codes[:, :, left : end + context].to(codec.device))["audio_values"].flatten().float().cpu()
-        # A window is heard from `fade` before its first to `fade` after its last sample, rising and falling linearly.
-        begin, finish = max(0, start * per_token - fade), min(len(audio), end * per_token + fade)
-        heard = wave[begin - left * per_token : finish - left * per_token].clone()
+        decoded = codec.decode(codes[:, :, left : end + context].to(codec.device))["audio_values"]
+        wave = decoded.flatten().float().cpu()
+        # A window sounds from `fade` samples before its first to `fade` after its last one, and rises and falls
+        # linearly.
+        begin = max(0, start * samples_per_frame - fade)
+        finish = min(len(audio), end * samples_per_frame + fade)
+        offset = left * samples_per_frame
+        faded = wave[begin - offset : finish - offset].clone()
         if start > 0:
-            heard[: 2 * fade] *= rise
+            faded[: 2 * fade] *= rise
         if end < total:
-            heard[-2 * fade :] *= rise.flip(0)
-        audio[begin:finish] += heard
+            faded[-2 * fade :] *= rise.flip(0)
+        audio[begin:finish] += faded
     return audio
 
 
-def _tokens(codec: Codec, duration_s: float) -> int:
-    """In frames, a whole number of blocks"""
+def _whole_blocks(codec: Codec, duration_s: float) -> int:
+    """Convert a duration to frames, a whole number of blocks."""
     block = codec.config.frames_per_block
     return max(1, round(duration_s * codec.config.frame_rate / block)) * block
 
 
-def _stream_step(codec: Codec, stream: CodecStream, duration_s: float) -> int:
-    """Return about `duration_s` in input samples, as a whole number of the stream's chunks."""
+def _whole_chunks(codec: Codec, stream: CodecStream, duration_s: float) -> int:
+    """Convert a duration to input samples, a whole number of the stream's chunks."""
     chunks = max(1, round(duration_s * codec.config.sampling_rate / stream.chunk_length))
     return chunks * stream.chunk_length
 
 
-def _pieces(total: int, size: int) -> list[tuple[int, int]]:
-    """Cut `total` into pieces of `size`; the last takes the remainder, so that none is tiny."""
-    starts = [i * size for i in range(max(1, total // size))]
-    return list(zip(starts, [*starts[1:], total], strict=True))
+def _cut(total: int, size: int) -> list[tuple[int, int]]:
+    """Cut `total` into pieces of `size`, as starts and ends. The last takes the remainder, so that none is tiny."""
+    count = max(1, total // size)
+    pieces = [(i * size, (i + 1) * size) for i in range(count)]
+    pieces[-1] = (pieces[-1][0], total)
+    return pieces

@@ -98,6 +98,11 @@ def test_promise_5_adapter_merge_and_both_reloaded_give_the_same_logits(name, co
     assert torch.allclose(logits(again, ids), learnt, atol=1e-4)
     plain = SpeechLM.from_pretrained(tmp_path / "merged")
     assert torch.equal(logits(plain, ids), logits(again, ids))
+    # Other users can read every saved file: the modes are those of the umask.
+    (tmp_path / "probe").touch()
+    for folder in ("adapter", "merged"):
+        modes = {path.stat().st_mode for path in (tmp_path / folder).rglob("*") if path.is_file()}
+        assert modes == {(tmp_path / "probe").stat().st_mode}
     embeddings, head = plain.model.get_input_embeddings(), plain.model.get_output_embeddings()
     assert (embeddings.weight is head.weight) == (", tied" in name)
 

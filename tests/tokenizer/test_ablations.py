@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from focallm.tokenizer import FocalCodecConfig, FocalCodecModel
-from focallm.tokenizer.focalcodec import amp, conformer, parts, quantizer
-from focallm.tokenizer.focalcodec.hifigan import HiFiGAN
-from focallm.tokenizer.focalcodec.stack import BLOCKS
+from focallm.tokenizer.focalcodec import blocks, parts, quantizer
+from focallm.tokenizer.focalcodec.blocks import BLOCKS
+from focallm.tokenizer.focalcodec.decoders import HiFiGAN
 
 FOCAL = {"focal_window": 7, "focal_level": 2, "focal_factor": 2}
 CONFORMER = {"type": "conformer", "num_heads": 2, "kernel_size": 5, "expansion": 1}
@@ -167,22 +167,22 @@ def test_blocks_are_as_large_as_focal_ones():
 
 def test_rotary_attention_knows_distances_and_no_positions():
     q, k = noise(1, 1, 1, 16).expand(1, 1, 9, 16), noise(1, 1, 2, 16)[:, :, :1].expand(1, 1, 9, 16)
-    scores = (conformer._rotate(q) @ conformer._rotate(k).mT)[0, 0]
+    scores = (blocks._rotate(q) @ blocks._rotate(k).mT)[0, 0]
     torch.testing.assert_close(scores[1:, 1:], scores[:-1, :-1])
     assert scores[0].std() > 1e-3
 
 
 def test_the_filters_around_an_activation_keep_what_is_slow_and_drop_what_an_activation_adds():
-    assert amp.low_pass().sum() == pytest.approx(1)
+    assert blocks.low_pass().sum() == pytest.approx(1)
     t = torch.arange(200.0)[None, :, None]
     slow = (0.2 * t).sin()
     torch.testing.assert_close(
-        amp.without_aliases(torch.nn.Identity(), slow, None)[:, 20:-20], slow[:, 20:-20], atol=0.02, rtol=0
+        blocks.without_aliases(torch.nn.Identity(), slow, None)[:, 20:-20], slow[:, 20:-20], atol=0.02, rtol=0
     )
     # The square of a tone of 0.4 lies at 0.8 of the frame rate, above half of it: alone, it would come back at 0.2.
     tone = (0.4 * 2 * torch.pi * t).cos()
     power = lambda x: x[:, 20:-20].sub(x[:, 20:-20].mean()).square().mean()  # noqa: E731
-    assert power(amp.without_aliases(Square(), tone, None)) < 0.2 * power(tone.square())
+    assert power(blocks.without_aliases(Square(), tone, None)) < 0.2 * power(tone.square())
 
 
 class Square(torch.nn.Module):

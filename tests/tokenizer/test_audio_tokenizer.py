@@ -356,3 +356,10 @@ def test_opens_the_official_layout_and_saves_in_ours(name, tmp_path):
     again = AudioTokenizer.from_pretrained(tmp_path)
     assert torch.equal(again(wave)["input_ids"], out["input_ids"])
     assert np.array_equal(again.decode(out["input_ids"][0], num_samples=20001), audio)
+
+
+def test_the_repr_tells_what_the_codec_is(tiny_codec):
+    assert repr(AudioTokenizer.from_pretrained("mini")) == (
+        "AudioTokenizer(FocalCodecModel 'mini': 16000 Hz -> 16000 Hz, 50 frames/s, 1 codebook of 8192 codes, 650 bit/s)"
+    )
+    assert repr(AudioTokenizer(tiny_codec("dac", 3))).endswith("3 codebooks of 32 codes, 750 bit/s)")

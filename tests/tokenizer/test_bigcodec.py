@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from focallm.tokenizer import AudioTokenizer
-from focallm.tokenizer.codecs import BigCodec
-from focallm.tokenizer.codecs.bigcodec import BigCodecConfig, BigCodecModel, convert_config
+from focallm.tokenizer.codecs.bigcodec import BigCodec, BigCodecConfig, BigCodecModel, convert_config
 from focallm.tokenizer.codecs.official import fold_weight_norm
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "codecs"

@@ -1,7 +1,10 @@
-"""What is written appears whole, or not at all."""
+"""Files are written as a whole or not at all, with the mode that the umask asks for."""
+
+import os
 
 import pytest
 
+from focallm.tokenizer import AudioTokenizer
 from focallm.tokenizer.files import read_yaml, whole_file, whole_files, write_whole
 
 
@@ -37,3 +40,32 @@ def test_a_folder_gets_all_files_or_none(tmp_path):
     with whole_files(folder) as temporary:
         (temporary / "a").touch()
     assert [file.name for file in folder.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_get_the_mode_of_the_umask(tmp_path, umask, mode):
+    previous = os.umask(umask)
+    try:
+        with whole_file(tmp_path / "single") as temporary:
+            temporary.touch(0o600)
+        with whole_files(tmp_path / "folder") as temporary:
+            (temporary / "a").touch(0o600)
+            (temporary / "below").mkdir()
+            (temporary / "below" / "b").touch(0o600)
+    finally:
+        os.umask(previous)
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert [path.name for path in files] == ["a", "b", "single"]
+    assert {path.stat().st_mode & 0o777 for path in files} == {mode}
+
+
+@pytest.mark.parametrize("name", ["focalcodec", "bigcodec", "dac"])
+def test_saved_codecs_can_be_read_by_others(tmp_path, tiny_codec, name):
+    previous = os.umask(0o022)
+    try:
+        AudioTokenizer(tiny_codec(name)).save_pretrained(tmp_path)
+    finally:
+        os.umask(previous)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert "model.safetensors" in modes
+    assert set(modes.values()) == {0o644}

@@ -9,7 +9,7 @@ from focallm.tokenizer.focalcodec import knn
 @pytest.mark.parametrize("rows", [1, 3, 7, 4096])  # rows that are compared at a time
 @pytest.mark.parametrize("topk", [1, 4, 40])
 def test_equals_a_plain_search(monkeypatch, rows: int, topk: int) -> None:
-    monkeypatch.setattr(knn, "_ROWS", rows)
+    monkeypatch.setattr(knn, "_PIECE", rows)
     torch.manual_seed(0)
     queries, matching_set = torch.randn(2, 11, 6), torch.randn(40, 6)
     distance = 1 - torch.nn.functional.cosine_similarity(queries[:, :, None], matching_set, dim=-1)

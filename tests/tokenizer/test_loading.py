@@ -12,7 +12,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 from transformers import AutoConfig
 
-from focallm.tokenizer.focalcodec import FocalCodecConfig, FocalCodecModel
+from focallm.tokenizer import FocalCodecConfig, FocalCodecModel
 
 KINDS = ["tiny_50hz", "tiny_25hz", "tiny_12_5hz", "mel", "tiny_50hz_causal"]
 LAYOUTS = ["ours", "official", "legacy"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from focallm.tokenizer import FocalCodecConfig, FocalCodecModel
-from focallm.tokenizer.long_audio import _pieces, decode_long, encode_long
+from focallm.tokenizer.long_audio import _cut, decode_long, encode_long
 
 RATE = 16000
 
@@ -101,7 +101,7 @@ def test_audio_beyond_the_tokens_repeats_the_last_sample():
 
 @pytest.mark.parametrize("total", [1, 9, 10, 11, 19, 20, 35])
 def test_pieces_cover_everything_and_none_is_tiny(total):
-    pieces = _pieces(total, 10)
+    pieces = _cut(total, 10)
     assert [i for a, b in pieces for i in range(a, b)] == list(range(total))
     assert all(10 <= b - a < 20 for a, b in pieces) or total < 10
 

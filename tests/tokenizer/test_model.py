@@ -11,9 +11,10 @@ from torch.utils._pytree import tree_leaves
 from transformers import WavLMConfig as HFWavLMConfig
 from transformers import WavLMModel
 
-from focallm.tokenizer.focalcodec import FocalCodecConfig, FocalCodecModel, wavlm
+from focallm.tokenizer import FocalCodecConfig, FocalCodecModel
+from focallm.tokenizer.focalcodec import wavlm
 from focallm.tokenizer.focalcodec.parts import WavLMConfig
-from focallm.tokenizer.focalcodec.state import StreamState
+from focallm.tokenizer.focalcodec.streaming import StreamState
 from focallm.tokenizer.focalcodec.wavlm import WavLMEncoder
 
 KINDS = ["tiny_50hz", "tiny_12_5hz", "mel", "tiny_50hz_causal"]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from focallm.tokenizer.codecs import CodePattern
+from focallm.tokenizer.codecs.pattern import CodePattern
 
 sizes = st.lists(st.integers(1, 50), min_size=1, max_size=5).map(tuple)
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor, AutoModel
 
 from focallm.tokenizer import AudioTokenizer
-from focallm.tokenizer.codecs import SpeechTokenizerCodec
 from focallm.tokenizer.codecs.speechtokenizer import (
+    SpeechTokenizerCodec,
     SpeechTokenizerConfig,
     SpeechTokenizerModel,
     convert_config,

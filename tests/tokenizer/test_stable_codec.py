@@ -12,10 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor
 
 from focallm.tokenizer import AudioTokenizer
-from focallm.tokenizer.codecs import StableCodec
 from focallm.tokenizer.codecs.official import fold_weight_norm
 from focallm.tokenizer.codecs.residual_fsq import PRESETS, ResidualFSQ
-from focallm.tokenizer.codecs.stable_codec import StableCodecConfig, StableCodecModel, convert_config
+from focallm.tokenizer.codecs.stable_codec import StableCodec, StableCodecConfig, StableCodecModel, convert_config
 from focallm.tokenizer.codecs.window_attention import window_attention
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "codecs"

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from focallm.tokenizer.focalcodec import FocalCodecConfig, FocalCodecModel
-from focallm.tokenizer.focalcodec.conversion import convert_config, convert_state_dict
+from focallm.tokenizer import FocalCodecConfig, FocalCodecModel
+from focallm.tokenizer.focalcodec.checkpoint import convert_config, convert_state_dict
 
 # {checkpoint: {"current" | "legacy": {key: shape}}}, recorded from the published code.
 RECORDED = Path(__file__).parent.parent / "fixtures" / "focalcodec" / "state_dicts.json.gz"

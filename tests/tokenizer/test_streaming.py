@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from focallm.tokenizer.focalcodec import FocalCodecConfig, FocalCodecModel
+from focallm.tokenizer import FocalCodecConfig, FocalCodecModel
 
 CHUNK = 1280
 

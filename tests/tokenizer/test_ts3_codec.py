@@ -5,8 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from focallm.tokenizer import AudioTokenizer
-from focallm.tokenizer.codecs import TS3Codec
-from focallm.tokenizer.codecs.ts3_codec import TS3CodecConfig, TS3CodecModel
+from focallm.tokenizer.codecs.ts3_codec import TS3Codec, TS3CodecConfig, TS3CodecModel
 
 TINY = {
     "frame_size": 40,

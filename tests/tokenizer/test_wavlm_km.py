@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import WavLMConfig, WavLMModel
 
 from focallm.tokenizer import AudioTokenizer
-from focallm.tokenizer.codecs import WavLMKM, wavlm_large
+from focallm.tokenizer.codecs import wavlm_large
 from focallm.tokenizer.codecs.official import fold_weight_norm
-from focallm.tokenizer.codecs.wavlm_km import WavLMKMConfig, WavLMKMModel
+from focallm.tokenizer.codecs.wavlm_km import WavLMKM, WavLMKMConfig, WavLMKMModel
 from focallm.tokenizer.codecs.wavlm_km_official import official_name, published_layers
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "codecs"

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor, AutoModel
 
 from focallm.tokenizer import AudioTokenizer
-from focallm.tokenizer.codecs import WavTokenizerCodec
 from focallm.tokenizer.codecs.wavtokenizer import (
+    WavTokenizerCodec,
     WavTokenizerConfig,
     WavTokenizerModel,
     convert_state_dict,

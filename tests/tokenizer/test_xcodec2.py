@@ -11,7 +11,7 @@ from transformers.models.neucodec import feature_extraction_neucodec as neucodec
 from transformers.models.xcodec2 import feature_extraction_xcodec2 as xcodec2
 
 from focallm.tokenizer import AudioTokenizer
-from focallm.tokenizer.codecs import NeuCodec
+from focallm.tokenizer.codecs.xcodec2 import NeuCodec
 from focallm.tokenizer.long_audio import encode_long
 
 NAMES = ("xcodec2", "neucodec")

@@ -8,10 +8,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import EncodecFeatureExtractor, FeatureExtractionMixin, PreTrainedModel
+from transformers import AutoConfig, AutoModel, FeatureExtractionMixin, PreTrainedModel
 
 from ..codec import CodecDecoderOutput, CodecEncoderOutput, CodecStream
-from ..focalcodec.masks import length_mask
+from ..focalcodec.layers import length_mask
 
 # Key in config.json that remembers how many codebooks are used.
 _REMEMBERED = "used_codebooks"
@@ -51,6 +51,13 @@ class CodecConfig:
     def frame_rate(self) -> float:
         """Frames per second."""
         return self.sampling_rate / self.samples_per_token
+
+
+def register_model(model_class: type[PreTrainedModel]) -> None:
+    """Make the Auto classes of transformers open checkpoints of a native codec."""
+    config_class: Any = model_class.config_class
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoModel.register(config_class, model_class, exist_ok=True)
 
 
 class CodecAdapter(nn.Module):
@@ -207,6 +214,9 @@ class CodecAdapter(nn.Module):
 
     def _extractor(self) -> FeatureExtractionMixin:
         """The feature extractor that transformers pairs with this codec; EnCodec's for those that have none."""
+        # Imported here because most codecs do not need EnCodec's module.
+        from transformers import EncodecFeatureExtractor
+
         return EncodecFeatureExtractor(sampling_rate=self.config.sampling_rate)
 
     def _encode_one(self, waveform: Tensor) -> Tensor:

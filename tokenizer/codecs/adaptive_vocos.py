@@ -6,8 +6,8 @@ B batch, N frames, D width. Names of modules are those of the official checkpoin
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..focalcodec.decoders import ConvNeXtBlock
 from ..focalcodec.parts import VocosConfig
-from ..focalcodec.vocos import ConvNeXtBlock
 
 _GROUPS = 32
 _EPS = 1e-6

@@ -1,58 +1,44 @@
-"""Which codec a folder or hub id holds, and loading it."""
+"""Find out which codec a folder or hub id holds, and load it."""
 
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ..codec import Codec
-from ..focalcodec.modeling import FocalCodecModel
-from . import (
-    bigcodec,
-    semanticodec,
-    speechtokenizer,
-    stable_codec,
-    ts3_codec,
-    wavlm_km,
-    wavlm_km_official,
-    wavtokenizer,
-)
-from .adapter import CodecAdapter
-from .dac import DacCodec
-from .encodec import EncodecCodec
-from .mimi import MimiCodec
+from ..focalcodec.checkpoint import is_official as is_official_focalcodec
 from .official import conversion_advice, read_config
-from .xcodec2 import NeuCodec, Xcodec2Codec
 
-# By `model_type` of config.json.
-_ADAPTERS: dict[str, type[CodecAdapter]] = {
-    "encodec": EncodecCodec,
-    "dac": DacCodec,
-    "mimi": MimiCodec,
-    "xcodec2": Xcodec2Codec,
-    "neucodec": NeuCodec,
-    "focallm_bigcodec": bigcodec.BigCodec,
-    "focallm_wavtokenizer": wavtokenizer.WavTokenizerCodec,
-    "focallm_speechtokenizer": speechtokenizer.SpeechTokenizerCodec,
-    "focallm_stable_codec": stable_codec.StableCodec,
-    "focallm_ts3_codec": ts3_codec.TS3Codec,
-    "focallm_semanticodec": semanticodec.SemantiCodec,
-    "focallm_wavlm_km": wavlm_km.WavLMKM,
+# By the `model_type` of config.json: the module and the class of an adapter. A module is imported when it is needed.
+_ADAPTERS = {
+    "encodec": ("encodec", "EncodecCodec"),
+    "dac": ("dac", "DacCodec"),
+    "mimi": ("mimi", "MimiCodec"),
+    "xcodec2": ("xcodec2", "Xcodec2Codec"),
+    "neucodec": ("xcodec2", "NeuCodec"),
+    "focallm_bigcodec": ("bigcodec", "BigCodec"),
+    "focallm_wavtokenizer": ("wavtokenizer", "WavTokenizerCodec"),
+    "focallm_speechtokenizer": ("speechtokenizer", "SpeechTokenizerCodec"),
+    "focallm_stable_codec": ("stable_codec", "StableCodec"),
+    "focallm_ts3_codec": ("ts3_codec", "TS3Codec"),
+    "focallm_semanticodec": ("semanticodec", "SemantiCodec"),
+    "focallm_wavlm_km": ("wavlm_km", "WavLMKM"),
 }
-# What tells that a config is the official one of a codec that is native here, by our `model_type`.
-_OFFICIAL: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "focallm_bigcodec": bigcodec.is_official,
-    "focallm_wavtokenizer": wavtokenizer.is_official,
-    "focallm_speechtokenizer": speechtokenizer.is_official,
-    "focallm_stable_codec": stable_codec.is_official,
-    "focallm_wavlm_km": wavlm_km_official.is_official,
+# Modules whose `is_official(config)` recognizes the config of the authors of a codec, by our `model_type`.
+_OFFICIAL = {
+    "focallm_bigcodec": "bigcodec",
+    "focallm_wavtokenizer": "wavtokenizer",
+    "focallm_speechtokenizer": "speechtokenizer",
+    "focallm_stable_codec": "stable_codec",
+    "focallm_wavlm_km": "wavlm_km_official",
 }
-_CONFIG_NAMES = ("config.json", stable_codec.CONFIG_NAME)  # the first found counts
-# Weights that are part of the package, by the name that stands for them.
+_CONFIG_NAMES = ("config.json", "model_config.json")  # the first one found counts; the second is that of Stable Codec
+_SEMANTICODEC = "semanticodec"  # stands for the published weights, which its own package downloads
+# Weights inside this package, by the name that stands for them.
 _BUNDLED = {"mini": Path(__file__).parent.parent / "weights" / "mini"}
 
 
 def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: Any) -> Codec:
-    """Load whichever codec `source` holds; see `AudioTokenizer.from_pretrained`."""
+    """Load the codec that `source` holds; see `AudioTokenizer.from_pretrained`."""
     if str(source) in _BUNDLED:
         folder = _BUNDLED[str(source)]
         if not folder.is_dir():
@@ -60,43 +46,63 @@ def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: A
                 f"this installation has no bundled weights at {folder}: install focallm again, or name a folder"
             )
         codec: Any = load_codec(folder, num_codebooks, **kwargs)
-        codec.name_or_path = str(source)  # what token stores remember it by, wherever the package is installed
+        # Token stores keep this name, wherever the package is installed.
+        codec.name_or_path = str(source)
         return codec
-    kind = _kind(str(source), kwargs)
-    if kind in _ADAPTERS:
-        # Native codecs say themselves how their published weights are converted; SemantiCodec's package has its own.
-        if (
-            kind not in (*_OFFICIAL, "focallm_semanticodec")
-            and Path(source).is_dir()
-            and not any(Path(source, kwargs.get("subfolder", "")).glob("*.safetensors"))
-        ):
-            raise OSError(f"{source} holds no .safetensors weights. {conversion_advice(source, kwargs)}")
-        return _ADAPTERS[kind].from_pretrained(source, num_codebooks, **kwargs)
-    if kind not in (None, "focalcodec"):
+
+    model_type = _find_model_type(str(source), kwargs)
+    if model_type in _ADAPTERS:
+        # Native codecs say themselves how to convert their published weights, and SemantiCodec's package loads its own.
+        is_native = model_type in _OFFICIAL or model_type == "focallm_semanticodec"
+        if not is_native and Path(source).is_dir():
+            folder = Path(source, kwargs.get("subfolder", ""))
+            if not any(folder.glob("*.safetensors")):
+                raise OSError(f"{source} holds no .safetensors weights. {conversion_advice(source, kwargs)}")
+        module, class_name = _ADAPTERS[model_type]
+        return getattr(_import(module), class_name).from_pretrained(source, num_codebooks, **kwargs)
+
+    if model_type not in (None, "focalcodec"):
         raise ValueError(
-            f"{source} holds no codec that is known here: the model_type in its config.json is {kind!r}, expected "
-            f"one of {['focalcodec', *_ADAPTERS]}"
+            f"{source} holds no codec that is known here: the model_type in its config.json is {model_type!r}, "
+            f"expected one of {['focalcodec', *_ADAPTERS]}"
         )
     if num_codebooks not in (None, 1):
         raise ValueError(f"a FocalCodec has one codebook, found num_codebooks={num_codebooks}")
-    return FocalCodecModel.from_pretrained(source, **kwargs)
+    return import_module("..focalcodec.modeling", __package__).FocalCodecModel.from_pretrained(source, **kwargs)
 
 
-def _kind(source: str, kwargs: dict[str, Any]) -> str | None:
-    """The `model_type` of a config, or ours where that is the official one of a native codec.
+def _import(module: str) -> Any:
+    return import_module(f".{module}", __package__)
 
-    None in the official FocalCodec layout, and where FocalCodec's loader knows what to say.
+
+def _find_model_type(source: str, kwargs: dict[str, Any]) -> str | None:
+    """Find the `model_type` of a checkpoint, which is ours where the config is the official one of a native codec.
+
+    Returns:
+        None for the official layout of FocalCodec, and where only FocalCodec's loader knows what is wrong.
     """
-    if source == semanticodec.NAME:
+    if source == _SEMANTICODEC:
         return "focallm_semanticodec"
     path = Path(source)
-    no_hub_id = source.endswith(".json") or source.startswith((".", "/", "~")) or source.count("/") > 1
-    if path.is_file() or (no_hub_id and not path.exists()):
+    is_no_hub_id = source.endswith(".json") or source.startswith((".", "/", "~")) or source.count("/") > 1
+    if path.is_file() or (is_no_hub_id and not path.exists()):
         return None
-    config = next((found for name in _CONFIG_NAMES if (found := read_config(source, kwargs, name))), {})
-    if not config and path.is_dir() and wavtokenizer.is_official_folder(path / kwargs.get("subfolder", "")):
+
+    config: dict[str, Any] = {}
+    for name in _CONFIG_NAMES:
+        config = config or read_config(source, kwargs, name)
+    model_type = config.get("model_type")
+    if is_official_focalcodec(config) or model_type == "focalcodec" or model_type in _ADAPTERS:
+        return model_type
+    if config:
+        for native_type, module in _OFFICIAL.items():
+            if _import(module).is_official(config):
+                return native_type
+        return model_type
+
+    # Two native codecs were published without a config.
+    if path.is_dir() and _import("wavtokenizer").is_official_folder(path / kwargs.get("subfolder", "")):
         return "focallm_wavtokenizer"
-    if not config and wavlm_km_official.published_layers(source, None, kwargs):
+    if _import("wavlm_km_official").published_layers(source, None, kwargs):
         return "focallm_wavlm_km"
-    official = [kind for kind, is_official in _OFFICIAL.items() if is_official(config)]
-    return official[0] if official else config.get("model_type")
+    return None

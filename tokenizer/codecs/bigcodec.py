@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..focalcodec.amp import low_pass
+from ..focalcodec.blocks import low_pass
 from ..focalcodec.checkpoint import read_safetensors
-from ..focalcodec.precision import full_precision
-from .adapter import CodecAdapter, CodecConfig
+from ..focalcodec.layers import full_precision
+from .adapter import CodecAdapter, CodecConfig, register_model
 from .official import find_file, fold_weight_norm, load_native, read_config
 from .snake import SnakeBeta
 
@@ -255,6 +255,9 @@ class Filter(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("filter", low_pass()[None, None])
+
+
+register_model(BigCodecModel)
 
 
 class BigCodec(CodecAdapter):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..focalcodec.precision import full_precision
+from ..focalcodec.layers import full_precision
 
 
 class KMeansQuantizer(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
-from ..focalcodec.checkpoint import _HUB_ARGUMENTS, load_strictly, read_json
+from ..focalcodec.checkpoint import HUB_ARGUMENTS, load_strictly, read_json
 
 # The two tensors of a weight-normalised layer, magnitude and direction, as older and newer PyTorch spell them.
 _WEIGHT_NORM = (
@@ -19,7 +19,7 @@ _WEIGHT_NORM = (
 
 def find_file(source: str | Path, name: str, kwargs: dict[str, Any]) -> Path | None:
     """Where a file of a folder or hub id lies; None if it has none of that name."""
-    hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
+    hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
     found = cached_file(str(source), name, _raise_exceptions_for_missing_entries=False, **hub)
     return None if found is None else Path(found)
 
@@ -75,7 +75,7 @@ def load_native(
     options = {"dtype": torch.float32, **kwargs}
     if official is None:
         return load_strictly(model_class.from_pretrained, source, (), options, None)
-    options = {key: value for key, value in options.items() if key not in _HUB_ARGUMENTS}
+    options = {key: value for key, value in options.items() if key not in HUB_ARGUMENTS}
     options["config"], options["state_dict"] = official
 
     def load(_: Any, **more: Any) -> Any:

@@ -18,7 +18,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..focalcodec.checkpoint import _HUB_ARGUMENTS
+from ..focalcodec.checkpoint import HUB_ARGUMENTS
 from .adapter import CodecAdapter, CodecConfig
 from .official import read_config
 
@@ -142,7 +142,7 @@ class SemantiCodec(CodecAdapter):
         """
         if num_codebooks not in (None, 2):
             raise ValueError(f"SemantiCodec decodes both of its codebooks only, found num_codebooks={num_codebooks}")
-        options = {key: value for key, value in kwargs.items() if key not in _HUB_ARGUMENTS}
+        options = {key: value for key, value in kwargs.items() if key not in HUB_ARGUMENTS}
         if unknown := sorted(options.keys() - SemantiCodecConfig.__annotations__.keys()):
             raise ValueError(f"SemantiCodec has no options {unknown}, only {list(SemantiCodecConfig.__annotations__)}")
         saved = {} if str(source) == NAME else read_config(source, kwargs)

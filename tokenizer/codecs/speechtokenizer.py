@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..focalcodec.checkpoint import read_safetensors
-from .adapter import CodecAdapter, CodecConfig
+from .adapter import CodecAdapter, CodecConfig, register_model
 from .official import find_weights, fold_weight_norm, load_native, read_config
 from .residual_vq import STATISTICS, ResidualVQ
 from .seanet import SEANetDecoder, SEANetEncoder
@@ -97,6 +97,9 @@ class SpeechTokenizerModel(PreTrainedModel):
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, K, N) of the first codebooks -> waveform (B, 1, N * samples_per_token), not limited to [-1, 1]."""
         return self.decoder(self.quantizer.decode(codes))
+
+
+register_model(SpeechTokenizerModel)
 
 
 class SpeechTokenizerCodec(CodecAdapter):

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..focalcodec.checkpoint import read_safetensors
 from ..focalcodec.parts import build_part
-from .adapter import _REMEMBERED, CodecAdapter, CodecConfig
+from .adapter import _REMEMBERED, CodecAdapter, CodecConfig, register_model
 from .official import find_weights, fold_weight_norm, load_native, read_config
 from .residual_fsq import PRESETS, ResidualFSQ
 from .taae import Decoder, Encoder, TAAEConfig
@@ -118,6 +118,9 @@ class StableCodecModel(PreTrainedModel):
         """Codes (B, K, N) of all stages, or of the first of them, -> (B, 1, N * samples_per_token)."""
         patches = self.decoder(self.quantizer.to_vectors(codes).to(self.dtype))
         return patches.mT.flatten(1)[:, None]
+
+
+register_model(StableCodecModel)
 
 
 class StableCodec(CodecAdapter):

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..focalcodec.state import StreamState
-from .adapter import CodecAdapter, CodecConfig
+from ..focalcodec.streaming import StreamState
+from .adapter import CodecAdapter, CodecConfig, register_model
 from .official import load_native
 from .window_attention import rotate, window_attention
 
@@ -218,6 +218,9 @@ class FactorizedQuantizer(nn.Module):
     def to_vectors(self, codes: Tensor) -> Tensor:
         """(B, N) -> (B, N, D)"""
         return self.project_out(self.codebook(codes))
+
+
+register_model(TS3CodecModel)
 
 
 class TS3Codec(CodecAdapter):

@@ -14,14 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..focalcodec.conformer import ConformerBlock
-from ..focalcodec.hifigan import HiFiGAN
-from ..focalcodec.masks import length_mask
+from ..focalcodec.blocks import ConformerBlock
+from ..focalcodec.decoders import HiFiGAN
+from ..focalcodec.layers import full_precision, length_mask
 from ..focalcodec.parts import HiFiGANConfig, WavLMConfig, build_part
-from ..focalcodec.precision import full_precision
 from ..focalcodec.wavlm import WavLMEncoder
 from ..long_audio import decode_long
-from .adapter import CodecAdapter, CodecConfig
+from .adapter import CodecAdapter, CodecConfig, register_model
 from .kmeans import KMeansQuantizer
 from .official import load_native, read_config
 from .wavlm_km_official import convert_config, convert_state_dict, is_official, published_layers, read_tensors
@@ -226,6 +225,9 @@ def _sinusoids(length: int, dim: int) -> Tensor:
     """(length, dim) absolute positions: sines in even channels, cosines in odd ones (Vaswani et al., 2017)."""
     angles = torch.arange(length)[:, None] * torch.exp(torch.arange(0, dim, 2) * (-math.log(10000) / dim))
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+register_model(WavLMKMModel)
 
 
 class WavLMKM(CodecAdapter):

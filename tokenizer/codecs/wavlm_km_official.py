@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..focalcodec.checkpoint import _raise_on, read_safetensors
+from ..focalcodec.checkpoint import check_keys, read_safetensors
 from .official import find_file, fold_weight_norm
 
 _PARTS = ("quantizer", "dequantizer", "vocoder")  # a file each
@@ -137,7 +137,7 @@ def convert_state_dict(
         if name in tensors and tensors[name].shape != shape
     ]
     missing, left_over = sorted(names.keys() - tensors.keys()), sorted(tensors.keys() - names.keys())
-    _raise_on({"missing": missing, "left over": left_over, "of another shape": wrong}, source)
+    check_keys(missing, left_over, wrong, source)
     return {key: tensors[name].view(expected[key].shape) for name, key in names.items()}
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..focalcodec.checkpoint import read_safetensors
+from ..focalcodec.decoders import ISTFTHead
 from ..focalcodec.parts import VocosConfig
-from ..focalcodec.vocos import ISTFTHead
-from .adapter import CodecAdapter, CodecConfig
+from .adapter import CodecAdapter, CodecConfig, register_model
 from .adaptive_vocos import AdaptiveVocos
 from .official import find_weights, fold_weight_norm, load_native, read_config
 from .residual_vq import STATISTICS, ResidualVQ
@@ -128,6 +128,9 @@ class WavTokenizerModel(PreTrainedModel):
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, 1, N) -> waveform (B, 1, N * samples_per_token), not limited to [-1, 1]."""
         return self.head(self.backbone(self.quantizer.decode(codes)))[:, None]
+
+
+register_model(WavTokenizerModel)
 
 
 class WavTokenizerCodec(CodecAdapter):

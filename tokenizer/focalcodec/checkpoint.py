@@ -1,4 +1,7 @@
-"""Where weights come from: folders and hub ids, official or ours; strict, and never unpickled."""
+"""Load FocalCodec checkpoints: folders and hub ids, in our layout or the official one.
+
+Loading is strict: every key of a checkpoint is consumed and none is invented. Pickled weights are never loaded.
+"""
 
 import contextlib
 import json
@@ -7,48 +10,71 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils import cached_file
 
 from .configuration import PARTS, FocalCodecConfig
-from .conversion import convert_config, convert_state_dict, is_official
 
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _PICKLES = ("*.pt", "*.pth", "*.bin", "*.ckpt", "*.pkl")
+
+# Names of the parts in official configs, and their type in ours; None where the type is the default.
+_OFFICIAL_PARTS: dict[str, dict[str, str | None]] = {
+    "encoder": {"WavLM": "wavlm"},
+    "compressor": {"FocalEncoder": None},
+    "quantizer": {"BinarySphericalQuantizer": None},
+    "decompressor": {"FocalDecoder": None},
+    "decoder": {"Vocos": "vocos", "WaveNeXt": "wavenext"},
+}
+# Fields of official configs that change neither weights nor results.
+_IGNORED_FIELDS: dict[str, set[str]] = {
+    "encoder": {"dropout", "max_cached_steps", "use_flex_attention"},
+    "compressor": {"dropout"},
+    "quantizer": set(),
+    "decompressor": {"dropout"},
+    "decoder": {"padding"},
+}
+_RENAMED_FIELDS = {"input_channels": "input_dim", "downscale_factors": "factors", "upscale_factors": "factors"}
 
 
 def find_official(source: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], Path] | None:
-    """-> (config, weights path) if `source` holds an official checkpoint, None if it is in our layout.
+    """Look for an official checkpoint.
+
+    Args:
+        source: folder, hub id, or a config `.json` with its `.safetensors` beside it.
+        kwargs: options of `from_pretrained`, of which those of the hub are used.
+
+    Returns:
+        The config and the path of the weights, or None if the checkpoint is in our layout.
 
     Raises:
-        OSError: nothing there, no config.json, or only pickled weights.
-        ValueError: a config.json that is not JSON, or not a FocalCodec's.
+        OSError: Nothing there, no config.json, or only pickled weights.
+        ValueError: A config.json that is not JSON, or does not describe a FocalCodec.
     """
     source = str(source)
-    hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
-    folder, config_name = source, "config.json"
+    hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+    folder = source
+    config_name = "config.json"
+    weights_name = "model.safetensors"
     if source.endswith(".json"):
-        folder, config_name = source.rpartition("/")[0] or ".", source.rpartition("/")[2]
-    weights_name = "model.safetensors" if config_name == "config.json" else config_name[:-5] + ".safetensors"
+        folder, _, config_name = source.rpartition("/")
+        folder = folder or "."
+        if config_name != "config.json":
+            weights_name = config_name.removesuffix(".json") + ".safetensors"
+
+    # Folders come first: a relative path such as runs/codec could also be a hub id.
+    weights = None
     if Path(folder).is_dir():
         root = Path(folder) / hub.get("subfolder", "")
-        config_path, weights = root / config_name, root / weights_name
-        if not config_path.is_file():
-            present = sorted(path.name for path in root.iterdir())[:10] if root.is_dir() else []
-            raise OSError(
-                f"{root} has no {config_name}; it holds {present}. Name a folder made by save_pretrained or a hub id"
-            )
-        if not weights.is_file() and not (root / f"{weights_name}.index.json").is_file():
-            pickles = sorted(path.name for pattern in _PICKLES for path in root.glob(pattern))
-            found = f"only pickled weights ({pickles[0]}), which are never loaded: " if pickles else "no weights: "
-            raise OSError(f"{root} holds {found}{weights_name} is needed; convert with safetensors.torch.save_file")
+        config_path, weights = _find_in_folder(root, config_name, weights_name)
     elif Path(folder).exists() or folder.startswith((".", "/", "~")) or folder.count("/") > 1:
         raise OSError(f"{source} is not a folder with a checkpoint, and cannot be a hub id (owner/name)")
     else:
         config_path = _fetch(folder, config_name, hub)
-        weights = None
+
     config = read_json(config_path)
     if is_official(config):
         return config, weights or _fetch(folder, weights_name, hub)
@@ -63,6 +89,31 @@ def find_official(source: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], 
     return None
 
 
+def _find_in_folder(root: Path, config_name: str, weights_name: str) -> tuple[Path, Path]:
+    config_path = root / config_name
+    weights = root / weights_name
+    if not config_path.is_file():
+        present = sorted(path.name for path in root.iterdir())[:10] if root.is_dir() else []
+        raise OSError(
+            f"{root} has no {config_name}; it holds {present}. Name a folder made by save_pretrained or a hub id"
+        )
+    if weights.is_file() or (root / f"{weights_name}.index.json").is_file():
+        return config_path, weights
+    pickles: list[str] = []
+    for pattern in _PICKLES:
+        pickles.extend(path.name for path in root.glob(pattern))
+    found = "no weights: "
+    if pickles:
+        found = f"only pickled weights ({min(pickles)}), which are never loaded: "
+    raise OSError(f"{root} holds {found}{weights_name} is needed; convert with safetensors.torch.save_file")
+
+
+def _fetch(repo: str, name: str, hub: dict[str, Any]) -> Path:
+    path = cached_file(repo, name, **hub)
+    assert path is not None
+    return Path(path)
+
+
 def load_strictly(
     load: Callable[..., Any],
     source: Any,
@@ -70,34 +121,61 @@ def load_strictly(
     kwargs: dict[str, Any],
     official: tuple[dict[str, Any], Path] | None,
 ) -> Any:
-    """Call transformers' own `from_pretrained` (`load`) and turn everything it would only warn about into an error.
+    """Load a model with transformers, and raise an error where transformers only warns.
 
-    Of an official checkpoint it gets the converted config and tensors instead of the source.
+    Args:
+        load: `from_pretrained` of transformers.
+        source: folder or hub id.
+        args: further positional arguments of `load`.
+        kwargs: options of `load`.
+        official: the result of `find_official`. Of an official checkpoint `load` gets the converted config and tensors
+            instead of the source.
+
+    Returns:
+        The model; with `output_loading_info=True` also the report of transformers.
+
+    Raises:
+        ValueError: Damaged weights, or a key that is missing, left over or of another shape.
     """
     wants_info = kwargs.pop("output_loading_info", False)
+    # Without `ignore_mismatched_sizes` transformers stops at the first key of another shape.
     kwargs = kwargs | {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
     if official is not None:
         config, weights = official
-        kwargs = {key: value for key, value in kwargs.items() if key not in _HUB_ARGUMENTS}
+        kwargs = {key: value for key, value in kwargs.items() if key not in HUB_ARGUMENTS}
         kwargs["config"] = FocalCodecConfig(**convert_config(config))
         kwargs["state_dict"] = convert_state_dict(read_safetensors(weights))
     try:
-        with _no_report():
+        with _no_load_report():
             model, info = load(source if official is None else None, *args, **kwargs)
     except SafetensorError as error:
         raise _not_safetensors(source, error) from None
-    problems = {
-        "missing": sorted(info["missing_keys"]),
-        "left over": sorted(info["unexpected_keys"]),
-        "of another shape": [f"{key} {tuple(a)} instead of {tuple(b)}" for key, a, b in info["mismatched_keys"]],
-    }
-    _raise_on(problems, source)
-    model.name_or_path = model.config.name_or_path = str(source)
+    mismatched = [f"{key} {tuple(found)} instead of {tuple(wanted)}" for key, found, wanted in info["mismatched_keys"]]
+    check_keys(sorted(info["missing_keys"]), sorted(info["unexpected_keys"]), mismatched, source)
+    model.name_or_path = str(source)
+    model.config.name_or_path = str(source)
     return (model, info) if wants_info else model
 
 
+def check_keys(missing: list[str], left_over: list[str], mismatched: list[str], source: Any) -> None:
+    """Raise a ValueError that names the keys of a checkpoint that do not fit the model."""
+    problems = []
+    for kind, keys in (("missing", missing), ("left over", left_over), ("of another shape", mismatched)):
+        if keys:
+            problems.append(f"{len(keys)} keys {kind}: {keys[:5]}")
+    if problems:
+        raise ValueError(
+            f"{source} does not fit its config.json. {'; '.join(problems)}. The two files belong to different models, "
+            "or one was changed: fetch both again"
+        )
+
+
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file; a ValueError if it is not one of safetensors."""
+    """Read all tensors of a file.
+
+    Raises:
+        ValueError: The file is damaged, or not in the format of safetensors.
+    """
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -105,35 +183,33 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_json(path: Path | str) -> dict[str, Any]:
-    """The object in a file; a ValueError if there is none."""
+    """Read the JSON object in a file.
+
+    Raises:
+        ValueError: The file is damaged, or holds no object.
+    """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON ({error}): fetch the checkpoint again") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a JSON object, found {type(found).__name__}: fetch the checkpoint again")
-    return found
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, found {type(content).__name__}: fetch the checkpoint again")
+    return content
 
 
 @contextlib.contextmanager
-def _no_report() -> Iterator[None]:
-    """Keep transformers from logging a table of all keys that do not fit: `_raise_on` says it in a line."""
+def _no_load_report() -> Iterator[None]:
+    """Keep transformers from logging a table of all keys that do not fit: `check_keys` says it in a line."""
     logger = logging.getLogger("transformers.modeling_utils")
 
-    def wanted(record: logging.LogRecord) -> bool:
+    def is_wanted(record: logging.LogRecord) -> bool:
         return "LOAD REPORT" not in record.getMessage()
 
-    logger.addFilter(wanted)
+    logger.addFilter(is_wanted)
     try:
         yield
     finally:
-        logger.removeFilter(wanted)
-
-
-def _fetch(repo: str, name: str, hub: dict[str, Any]) -> Path:
-    found = cached_file(repo, name, **hub)
-    assert found is not None
-    return Path(found)
+        logger.removeFilter(is_wanted)
 
 
 def _not_safetensors(path: Any, error: Exception) -> ValueError:
@@ -143,12 +219,73 @@ def _not_safetensors(path: Any, error: Exception) -> ValueError:
     )
 
 
-def _raise_on(problems: dict[str, list[str]], source: Any) -> None:
-    found = [f"{len(keys)} keys {kind}: {keys[:5]}" for kind, keys in problems.items() if keys]
-    if found:
-        raise ValueError(
-            f"{source} does not fit its config.json. "
-            + "; ".join(found)
-            + ". The two files belong to different models, "
-            "or one was changed: fetch both again"
-        )
+def is_official(config: dict[str, Any]) -> bool:
+    """Whether a config.json has the official schema (`encoder_name`, ...) instead of ours (`model_type`)."""
+    return "encoder_name" in config
+
+
+def convert_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Convert an official config to keyword arguments of `FocalCodecConfig`.
+
+    Raises:
+        ValueError: An unknown part, or an option that no released model uses.
+    """
+    converted = {}
+    for part, types in _OFFICIAL_PARTS.items():
+        name = config.get(f"{part}_name")
+        if name not in types:
+            raise ValueError(f"{part}_name must be one of {list(types)}, found {name!r}")
+        fields = config.get(f"{part}_config", {})
+        if not isinstance(fields, dict):
+            raise ValueError(f"{part}_config must be an object, found {fields!r}")
+        if fields.get("dropout"):
+            raise ValueError(
+                f"{part}_config.dropout is {fields['dropout']}; only 0, as in the released models, is known"
+            )
+        converted[part] = {}
+        if types[name] is not None:
+            converted[part]["type"] = types[name]
+        for field, value in fields.items():
+            if field not in _IGNORED_FIELDS[part]:
+                converted[part][_RENAMED_FIELDS.get(field, field)] = value
+    return converted
+
+
+def convert_state_dict(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert the keys of official weights to ours.
+
+    The legacy layout (reference 0.0.1, the released non-causal files) is converted to the current one, which is ours. A
+    file in the current layout comes back as it is.
+
+    Raises:
+        ValueError: A query projection without its key or value projection.
+    """
+    # Only the legacy layout has separate projections of queries, keys and values.
+    if not any(".attention.q_proj." in key for key in tensors):
+        return dict(tensors)
+    converted = {}
+    for key, tensor in tensors.items():
+        if key.startswith("encoder.encoder.norm.") or key == "quantizer.mask":
+            continue  # the reference never used them
+        if ".attention.k_proj." in key or ".attention.v_proj." in key:
+            continue  # joined with the query's below
+        if ".attention.q_proj." in key:
+            projections = [key.replace(".q_proj.", f".{letter}_proj.") for letter in "qkv"]
+            absent = [name for name in projections if name not in tensors]
+            if absent:
+                raise ValueError(f"the checkpoint has {key} but not {absent}: the file is incomplete, fetch it again")
+            joined = torch.cat([tensors[name] for name in projections])
+            converted[key.replace(".q_proj.", ".qkv_proj.")] = joined
+            continue
+        converted[_rename_stack_key(key)] = tensor
+    return converted
+
+
+def _rename_stack_key(key: str) -> str:
+    """Name the two modules of a layer in a stack, which the legacy layout numbers 0 and 1."""
+    part, *rest = key.split(".")
+    if part == "compressor" and rest[0] == "layers":
+        rest[2] = ("downscale", "focal_block")[int(rest[2])]
+    elif part == "decompressor" and rest[0] == "layers":
+        rest[2] = ("focal_block", "upscale")[int(rest[2])]
+    return ".".join([part, *rest])

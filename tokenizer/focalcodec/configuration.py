@@ -1,4 +1,4 @@
-"""The transformers config of a FocalCodec: a dictionary per part (see `parts`), checked to fit each other."""
+"""The config of a FocalCodec for transformers: one dictionary per part (see `parts`), checked to fit together."""
 
 import copy
 import math
@@ -46,15 +46,16 @@ class FocalCodecConfig(PreTrainedConfig):
 
     Args:
         encoder: `{"type": "wavlm" | "mel", ...}`, the fields of `WavLMConfig` or `MelConfig`.
-        compressor, decompressor: `{"type": "focal" | "conformer" | "amp" | "linear", ...}` ("focal" without a type),
-            the fields of `FocalConfig`, `ConformerConfig`, `AMPConfig` or `LinearConfig`.
+        compressor: `{"type": "focal" | "conformer" | "amp" | "linear", ...}` ("focal" without a type), the fields of
+            `FocalConfig`, `ConformerConfig`, `AMPConfig` or `LinearConfig`.
         quantizer: the fields of `QuantizerConfig`.
+        decompressor: as the compressor.
         decoder: `{"type": "vocos" | "wavenext" | "hifigan", ...}`, the fields of `VocosConfig`, `WaveNeXtConfig` or
             `HiFiGANConfig`.
         sampling_rate: rate of the input in Hz. The output rate follows from the two hop lengths.
 
     Raises:
-        ValueError: an unknown or missing key, or two parts that do not fit; the message names the fields.
+        ValueError: An unknown or missing key, or two parts that do not fit; the message names the fields.
     """
 
     model_type = "focalcodec"
@@ -68,8 +69,11 @@ class FocalCodecConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         for part, default in _DEFAULTS.items():
-            given = getattr(self, part)
-            setattr(self, part, copy.deepcopy(default if given is None else given))
+            fields = getattr(self, part)
+            if fields is None:
+                fields = default
+            # Two configs must not share a dictionary that one of them changes.
+            setattr(self, part, copy.deepcopy(fields))
         _check_parts_fit(self)
         super().__post_init__(**kwargs)
 
@@ -100,7 +104,7 @@ class FocalCodecConfig(PreTrainedConfig):
 
     @property
     def causal(self) -> bool:
-        """Whether tokens can be streamed with results equal to the whole signal's."""
+        """Whether audio can be streamed with the same tokens as those of the whole signal."""
         return self.encoder_config.causal
 
     @property
@@ -115,14 +119,16 @@ class FocalCodecConfig(PreTrainedConfig):
 
     @property
     def chunk_length(self) -> int:
-        """Input samples of one streaming chunk: whole for the look-ahead, for the tokens and for the refiner."""
+        """Input samples of one streaming chunk."""
         if not self.causal:
             return self.samples_per_token
-        encoder, decompressor = self.encoder_config, self.decompressor_config
-        assert isinstance(encoder, WavLMConfig), "only this one has a causal form"
-        assert isinstance(decompressor, FocalConfig), "only this one has a causal form"
-        refined = decompressor.lookahead_size + 1
-        frames = math.lcm(encoder.chunk_size, math.prod(self.compressor_config.factors), refined)
+        encoder = self.encoder_config
+        decompressor = self.decompressor_config
+        assert isinstance(encoder, WavLMConfig), "only WavLM has a causal form"
+        assert isinstance(decompressor, FocalConfig), "only focal modulation has a causal form"
+        # A chunk holds whole chunks of the encoder, whole tokens, and whole chunks of the refiner.
+        refiner_chunk = decompressor.lookahead_size + 1
+        frames = math.lcm(encoder.chunk_size, math.prod(self.compressor_config.factors), refiner_chunk)
         return self.hop_length * frames
 
     @property
@@ -157,14 +163,17 @@ class FocalCodecConfig(PreTrainedConfig):
 
     @property
     def frames_per_block(self) -> int:
-        """Frames that mean something only together: each stands for itself."""
+        """Frames that can only be decoded together: one, each frame stands for itself."""
         return 1
 
 
 def _check_parts_fit(config: FocalCodecConfig) -> None:
-    encoder, compressor = config.encoder_config, config.compressor_config
-    decompressor, decoder = config.decompressor_config, config.decoder_config
+    encoder = config.encoder_config
+    compressor = config.compressor_config
+    decompressor = config.decompressor_config
+    decoder = config.decoder_config
     bits = config.codebook_dim
+    # Fields that must be equal, each with its name.
     pairs = [
         ("encoder.dim", encoder.dim, "compressor.input_dim", compressor.input_dim),
         ("compressor.output_dim", compressor.output_dim, "log2 of quantizer.codebook_size", bits),
@@ -176,8 +185,13 @@ def _check_parts_fit(config: FocalCodecConfig) -> None:
         ("encoder.causal", encoder.causal, "decompressor.causal", decompressor.causal),
         ("encoder.causal", encoder.causal, "decoder.causal", decoder.causal),
     ]  # fmt: skip
-    wrong = [f"{a} is {x} but {b} is {y}" for a, x, b, y in pairs if x != y]
+    mismatches = []
+    for first_name, first, second_name, second in pairs:
+        if first != second:
+            mismatches.append(f"{first_name} is {first} but {second_name} is {second}")
     if isinstance(encoder, MelConfig) and encoder.sampling_rate != config.sampling_rate:
-        wrong.append(f"encoder.sampling_rate is {encoder.sampling_rate} but sampling_rate is {config.sampling_rate}")
-    if wrong:
-        raise ValueError("the parts of this FocalCodec do not fit: " + "; ".join(wrong))
+        mismatches.append(
+            f"encoder.sampling_rate is {encoder.sampling_rate} but sampling_rate is {config.sampling_rate}"
+        )
+    if mismatches:
+        raise ValueError("the parts of this FocalCodec do not fit: " + "; ".join(mismatches))

@@ -1,4 +1,4 @@
-"""Arrays of any kind -> what `FocalCodecModel.encode` takes. B batch, T samples, C channels."""
+"""Turn audio arrays into the inputs of `FocalCodecModel.encode`. B batch, T samples, C channels."""
 
 from typing import Any
 
@@ -7,18 +7,19 @@ import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
-from ..audio import Waveform, is_batch, resample, to_mono_float
+from ..audio import Waveform, resample, to_mono_float, with_rates
 
 logger = logging.get_logger(__name__)
 
 
 class FocalCodecFeatureExtractor(SequenceFeatureExtractor):
-    """Down-mixes, scales integer PCM, resamples and pads at the end; the first time that it does so, it says so.
+    """Down-mixes, scales integer PCM, resamples, and pads at the end. It logs the first down-mix and resampling.
 
     Args:
-        feature_size: 1, since the codec is mono.
+        feature_size: number of channels; must be 1, since the codec is mono.
         sampling_rate: rate of the codec's input in Hz.
-        padding_value: what is put behind the shorter items of a batch.
+        padding_value: value of the samples after the end of shorter items.
+        kwargs: as in transformers.
 
     Raises:
         ValueError: `feature_size` is not 1.
@@ -42,7 +43,7 @@ class FocalCodecFeatureExtractor(SequenceFeatureExtractor):
         return_tensors: str | None = None,
         sampling_rate: int | list[int] | None = None,
     ) -> BatchFeature:
-        """One waveform or a list of waveforms -> input_values (B, 1, T) float32 and padding_mask (B, T) bool.
+        """Prepare one waveform or a list of waveforms.
 
         Args:
             raw_audio: array or tensor, (T,), (C, T) or (T, C) with the smaller axis as channels; or a list of them, of
@@ -51,39 +52,43 @@ class FocalCodecFeatureExtractor(SequenceFeatureExtractor):
             truncation: cut to `max_length`.
             max_length: in samples at the codec's rate.
             return_tensors: "pt", or "np" (the default).
-            sampling_rate: rate of the audio in Hz, one for all or one each. Without it, the codec's rate is assumed.
+            sampling_rate: rate of the audio in Hz, one for all or one each; by default the codec's rate.
+
+        Returns:
+            input_values (B, 1, T) float32 and padding_mask (B, T) bool.
 
         Raises:
-            ValueError: an empty, non-finite or wrongly shaped item; the message says which.
+            ValueError: An empty, non-finite or wrongly shaped item; the message says which.
         """
-        items = list(raw_audio) if is_batch(raw_audio) else [raw_audio]
-        rates = sampling_rate if isinstance(sampling_rate, list | tuple) else [sampling_rate] * len(items)
-        if not items or len(rates) != len(items):
-            raise ValueError(
-                f"expected at least one waveform, and one sampling_rate for all or one each, found {len(items)} "
-                f"waveforms and {len(rates)} rates"
-            )
+        items = with_rates(raw_audio, sampling_rate, "waveform")
         waves = []
-        for index, (item, rate) in enumerate(zip(items, rates, strict=True)):
+        for index, (item, rate) in enumerate(items):
             try:
                 waves.append(self.prepare(item, rate))
             except ValueError as error:
                 raise ValueError(f"item {index}: {error}" if len(items) > 1 else str(error)) from None
-        padded = self.pad(
-            BatchFeature({"input_values": waves}), padding, max_length, truncation, return_attention_mask=True
-        )
+        batch = BatchFeature({"input_values": waves})
+        padded = self.pad(batch, padding, max_length, truncation, return_attention_mask=True)
         values = [value[None] for value in padded["input_values"]]
         masks = [mask.astype(bool) for mask in padded["attention_mask"]]
         if len({len(mask) for mask in masks}) > 1:
+            # Without padding, items of unequal lengths stay a list.
             return BatchFeature({"input_values": values, "padding_mask": masks})
-        batch = {"input_values": np.stack(values), "padding_mask": np.stack(masks)}
-        return BatchFeature(batch, tensor_type=return_tensors)
+        stacked = {"input_values": np.stack(values), "padding_mask": np.stack(masks)}
+        return BatchFeature(stacked, tensor_type=return_tensors)
 
     def prepare(self, wave: Any, sampling_rate: int | None = None) -> Waveform:
-        """One waveform -> (T,) float32, mono, at the codec's rate.
+        """Prepare one waveform.
+
+        Args:
+            wave: array or tensor, (T,), (C, T) or (T, C).
+            sampling_rate: in Hz; by default the codec's rate.
+
+        Returns:
+            (T,) float32, mono, at the codec's rate.
 
         Raises:
-            ValueError: empty, non-finite or wrongly shaped.
+            ValueError: Empty, non-finite or wrongly shaped audio.
         """
         array = wave if isinstance(wave, torch.Tensor) else np.asarray(wave)
         if array.ndim == 2 and min(array.shape) > 1:

@@ -1,4 +1,4 @@
-"""One-shot voice conversion by nearest neighbours (Baas et al., 2023, arXiv 2305.18975), no training involved.
+"""One-shot voice conversion by nearest neighbours, kNN-VC (Baas et al., 2023, arXiv 2305.18975). It needs no training.
 
 B batch, N query frames, P frames of the target speaker, D feature width.
 """
@@ -7,21 +7,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_ROWS = 1 << 12  # target frames that are compared at a time
+_PIECE = 1 << 12  # frames of the target speaker that are compared at a time, to bound the memory
+
+
+def match_features(features: Tensor, matching_set: Tensor | list[Tensor], topk: int = 4) -> Tensor:
+    """Replace each frame by the mean of its nearest frames of the target speaker.
+
+    Args:
+        features: (B, N, D).
+        matching_set: (P, D) for all items, or one of them per item.
+        topk: number of frames that are averaged.
+
+    Returns:
+        (B, N, D)
+
+    Raises:
+        ValueError: Another number of matching sets, or as `nearest`.
+    """
+    sets = [matching_set] * len(features) if isinstance(matching_set, Tensor) else matching_set
+    if len(sets) != len(features):
+        raise ValueError(f"matching_set needs one entry per item, found {len(sets)} for {len(features)} items")
+    converted = []
+    for item, item_set in zip(features, sets, strict=True):
+        converted.append(nearest(item[None], item_set, topk).mean(dim=2))
+    return torch.cat(converted).to(features.dtype)
 
 
 def nearest(queries: Tensor, matching_set: Tensor, topk: int = 4) -> Tensor:
-    """The `topk` rows of the matching set with the smallest cosine distance to each query, nearest first.
+    """Find the `topk` rows of the matching set with the smallest cosine distance to each query, nearest first.
 
     Args:
         queries: (B, N, D).
-        matching_set: (P, D), P >= topk; any number of rows, which are searched piece by piece.
+        matching_set: (P, D) with P >= topk. Any number of rows is searched, piece by piece.
+        topk: number of rows per query.
 
     Returns:
         (B, N, topk, D)
 
     Raises:
-        ValueError: widths differ, or there are fewer rows than `topk`.
+        ValueError: The widths differ, or there are fewer rows than `topk`.
     """
     if matching_set.ndim != 2 or matching_set.shape[1] != queries.shape[-1]:
         raise ValueError(
@@ -34,10 +58,12 @@ def nearest(queries: Tensor, matching_set: Tensor, topk: int = 4) -> Tensor:
     matching_set = matching_set.to(queries.device)
     best = directions.new_empty((*queries.shape[:2], 0))
     index = torch.empty_like(best, dtype=torch.long)
-    for start in range(0, len(matching_set), _ROWS):
-        rows = F.normalize(matching_set[start : start + _ROWS].float(), dim=-1)
+    for start in range(0, len(matching_set), _PIECE):
+        rows = F.normalize(matching_set[start : start + _PIECE].float(), dim=-1)
         similarity, found = (directions @ rows.T).topk(min(topk, len(rows)), dim=-1)
-        best, index = torch.cat([best, similarity], dim=-1), torch.cat([index, found + start], dim=-1)
+        # Keep the best of this piece and of those before it.
+        best = torch.cat([best, similarity], dim=-1)
+        index = torch.cat([index, found + start], dim=-1)
         best, order = best.topk(min(topk, best.shape[-1]), dim=-1)
         index = index.gather(-1, order)
     return matching_set[index]

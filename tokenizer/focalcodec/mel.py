@@ -1,4 +1,4 @@
-"""Log-mel frames in the place of WavLM: features without a pretrained model. B batch, T frames, D mel bands."""
+"""Log-mel frames as features that need no pretrained model. B batch, T frames, D mel bands."""
 
 import functools
 
@@ -7,40 +7,51 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
-from .masks import length_mask, zero_padding
+from .layers import length_mask, zero_padding
 from .parts import MelConfig
-from .state import StreamState
+from .streaming import StreamState
 
 
 class MelEncoder(nn.Module):
-    """Waveform (B, T_samples) -> normalised log-mel frames (B, T, D), frame i centred on hop i; no parameters."""
+    """Waveform (B, T_samples) -> normalized log-mel frames (B, T, D). Frame i is centered on hop i."""
 
     def __init__(self, config: MelConfig) -> None:
         super().__init__()
         self.config = config
 
     def num_frames(self, lengths: Tensor) -> Tensor:
-        """Number of frames of signals of (B,) samples: every sample lies inside the hop of one frame."""
+        """Compute the number of frames of signals of (B,) samples: every sample is inside the hop of one frame."""
         return -(-lengths // self.config.hop_length)
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None, state: StreamState | None = None) -> Tensor:
-        """lengths (B,) in samples; frames of padding come back as zeros."""
+        """waveform (B, T_samples), lengths (B,) in samples -> (B, T, D); frames of padding are zero."""
         assert state is None, "the mel encoder is not causal"
-        c = self.config
+        config = self.config
         if lengths is not None:
             waveform = zero_padding(waveform[..., None], length_mask(lengths, waveform.shape[1]))[..., 0]
-        mel = log_mel(waveform, c.sampling_rate, c.n_fft, c.hop_length, c.dim)
-        features = (mel - c.mean) / c.std
-        return (
-            features if lengths is None else zero_padding(features, length_mask(self.num_frames(lengths), mel.shape[1]))
-        )
+        mel = log_mel(waveform, config.sampling_rate, config.n_fft, config.hop_length, config.dim)
+        features = (mel - config.mean) / config.std
+        if lengths is None:
+            return features
+        return zero_padding(features, length_mask(self.num_frames(lengths), mel.shape[1]))
 
 
 def log_mel(waveform: Tensor, sampling_rate: int, n_fft: int, hop_length: int, bands: int) -> Tensor:
-    """Log of the mel magnitudes (power 1, Slaney bands, floor 1e-5): (B, T) samples -> (B, ceil(T / hop), bands).
+    """Compute the logarithm of mel magnitudes (power 1, Slaney bands, floor 1e-5).
 
     Zeros stand before and after the signal, so zero padding at the end changes no frame of it.
+
+    Args:
+        waveform: (B, T) samples.
+        sampling_rate: in Hz.
+        n_fft: samples of a window.
+        hop_length: samples between two frames.
+        bands: number of mel bands.
+
+    Returns:
+        (B, ceil(T / hop_length), bands)
     """
+    # Pad so that window i is centered on hop i and the last sample is inside a hop.
     frames = -(-waveform.shape[1] // hop_length)
     left = (n_fft - hop_length) // 2
     padded = F.pad(waveform, (left, (frames - 1) * hop_length + n_fft - left - waveform.shape[1]))
@@ -52,7 +63,7 @@ def log_mel(waveform: Tensor, sampling_rate: int, n_fft: int, hop_length: int, b
 
 @functools.cache
 def _filters(sampling_rate: int, n_fft: int, bands: int) -> Tensor:
-    """(n_fft / 2 + 1, bands)"""
+    """Compute the mel filters, (n_fft / 2 + 1, bands)."""
     filters = mel_filter_bank(
         n_fft // 2 + 1, bands, 0.0, sampling_rate / 2, sampling_rate, norm="slaney", mel_scale="slaney"
     )

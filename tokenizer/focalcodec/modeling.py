@@ -1,6 +1,6 @@
 """FocalCodec (Della Libera et al., 2025, arXiv 2502.04465): 16 kHz speech <-> one stream of tokens.
 
-B batch, T samples, N tokens, K bits per token, D feature width; everything channels-last between the parts.
+B batch, T samples, N tokens, K bits per token, D feature width; everything is channels-last between the parts.
 """
 
 import math
@@ -10,38 +10,38 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
+from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
 from transformers.utils import ModelOutput
 
 from ..codec import CodecDecoderOutput, CodecEncoderOutput
-from . import checkpoint as loading
-from .activations import Snake
+from .blocks import DynamicTanh, FocalBlock
+from .checkpoint import find_official, load_strictly
 from .configuration import FocalCodecConfig
-from .focal import DynamicTanh, FocalBlock
-from .hifigan import HiFiGAN
-from .knn import nearest
-from .masks import length_mask, mask_lengths
+from .decoders import ConvNeXtBlock, HiFiGAN, Vocos, WaveNeXt
+from .feature_extraction import FocalCodecFeatureExtractor
+from .inputs import check_tokens, check_waveforms
+from .knn import match_features
+from .layers import Snake, length_mask
 from .mel import MelEncoder
 from .parts import HiFiGANConfig, MelConfig, VocosConfig, WaveNeXtConfig
 from .quantizer import QUANTIZERS
 from .reference_api import StageMethods
 from .stack import Compressor, Decompressor
-from .state import StreamState
-from .streaming import FocalCodecStream
-from .vocos import ConvNeXtBlock, Vocos
-from .wavenext import WaveNeXt
+from .streaming import FocalCodecStream, StreamState
 from .wavlm import GatedAttention, WavLMEncoder
 
 DECODERS: dict[type, Callable[..., nn.Module]] = {VocosConfig: Vocos, WaveNeXtConfig: WaveNeXt, HiFiGANConfig: HiFiGAN}
-# A latent nearer to zero than this share of the vector's length may change sign with the shape of the batch (float32
-# noise is below 1e-5).
+# A latent nearer to zero than this share of the vector's length may change its sign with the shape of the batch
+# (float32 noise is below 1e-5).
 _NEAR_ZERO = 2e-5
 
 
 @dataclass
 class FocalCodecOutput(ModelOutput):
-    """Result of `forward`: the tokens, and the audio decoded from them at the input's length."""
+    """Result of `forward`: the tokens, and the audio decoded from them at the length of the input."""
 
     audio_codes: Tensor | None = None
     audio_codes_mask: Tensor | None = None
@@ -49,9 +49,9 @@ class FocalCodecOutput(ModelOutput):
 
 
 class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
-    """Encoder -> compressor -> quantiser -> decompressor -> decoder.
+    """Encoder -> compressor -> quantizer -> decompressor -> decoder.
 
-    Tokens are a function of an item's own samples: padding in a batch changes none of them.
+    The tokens of an item depend on its own samples only: padding in a batch changes none of them.
     """
 
     config_class = FocalCodecConfig
@@ -60,7 +60,8 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
 
     def __init__(self, config: FocalCodecConfig) -> None:
         super().__init__(config)
-        encoder, decoder = config.encoder_config, config.decoder_config
+        encoder = config.encoder_config
+        decoder = config.decoder_config
         self.encoder = MelEncoder(encoder) if isinstance(encoder, MelConfig) else WavLMEncoder(encoder)
         self.compressor = Compressor(config.compressor_config)
         self.quantizer = QUANTIZERS[config.quantizer_config.type](config.quantizer_config)
@@ -70,19 +71,23 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
 
     @classmethod
     def from_pretrained(cls, source: Any, *args: Any, **kwargs: Any) -> "FocalCodecModel":  # type: ignore[override]
-        """Load a folder or hub id, in our layout or in the official one; strictly, from safetensors, in float32.
+        """Load a folder or hub id in our layout or in the official one.
+
+        Loading is strict, from safetensors only, and in float32 unless `dtype` is given, because tokens are the signs
+        of small numbers.
 
         Args:
             source: folder, hub id, or a config `.json` with its `.safetensors` beside it (official layout).
-            kwargs: as in transformers; `dtype` is float32 unless given, because tokens are the signs of small numbers.
+            args: as in transformers.
+            kwargs: as in transformers.
 
         Raises:
-            OSError: no such folder, or no safetensors weights in it.
-            ValueError: a key of the checkpoint is missing, left over or of another shape.
+            OSError: No such folder, or no safetensors weights in it.
+            ValueError: A key of the checkpoint is missing, left over or of another shape.
         """
         kwargs.setdefault("dtype", torch.float32)
-        official = loading.find_official(source, kwargs)
-        return loading.load_strictly(super().from_pretrained, source, args, kwargs, official)
+        official = find_official(source, kwargs)
+        return load_strictly(super().from_pretrained, source, args, kwargs, official)
 
     @property
     def pretrained_model(self) -> "FocalCodecModel":
@@ -96,7 +101,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
 
     @property
     def is_binary(self) -> bool:
-        """Whether the bits of a code mean something: a token is the signs of its latent."""
+        """Whether the bits of a code have a meaning: a token is the signs of its latent."""
         return True
 
     @property
@@ -105,10 +110,11 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         return self.config.encoder_config.dim
 
     def code_vectors(self) -> list[Tensor]:
-        """Return the vector of every code of the only codebook, (codebook_size, K)."""
+        """Return the vectors of all codes of the only codebook, (codebook_size, K)."""
         return [self.quantizer.codebook]
 
     def _init_weights(self, module: nn.Module) -> None:
+        # `init` skips parameters that a checkpoint has filled already.
         if isinstance(module, nn.Linear | nn.Conv1d | nn.ConvTranspose1d | nn.Embedding):
             init.trunc_normal_(module.weight, std=0.02)
             if not isinstance(module, nn.Embedding) and module.bias is not None:
@@ -131,30 +137,42 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
 
     @torch.no_grad()
     def extract_features(self, input_values: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Continuous encoder output (B, frames, D) at 50 Hz; frames of padding are zero.
+        """Compute the continuous output of the encoder.
 
         Args:
             input_values: (B, T) or (B, 1, T) at `config.sampling_rate`.
-            padding_mask: (B, T) bool, True where a sample is real; padding stands at the end.
+            padding_mask: (B, T) bool, True where a sample is real; padding is at the end.
+
+        Returns:
+            (B, frames, D) at 50 Hz; frames of padding are zero.
+
+        Raises:
+            ValueError: Empty, non-finite or wrongly shaped input.
         """
-        waveform, lengths = self._check_input(input_values, padding_mask)
+        waveform, lengths = check_waveforms(input_values, padding_mask, self.dtype)
         return self.encoder(waveform, lengths, self._new_state(waveform))
 
     @torch.no_grad()
     def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> CodecEncoderOutput:
-        """Waveforms to tokens; arguments as in `extract_features`.
+        """Encode waveforms to tokens.
 
-        An item of a batch with a latent so near to zero that rounding could decide its sign is encoded again alone, so
-        that its tokens are those of a single call.
+        Args:
+            input_values: (B, T) or (B, 1, T) at `config.sampling_rate`.
+            padding_mask: (B, T) bool, True where a sample is real; padding is at the end.
+
+        Returns:
+            audio_codes (B, 1, N), audio_codes_mask (B, N) and latents (B, N, K).
 
         Raises:
-            ValueError: empty, non-finite or wrongly shaped input.
+            ValueError: Empty, non-finite or wrongly shaped input.
         """
-        waveform, lengths = self._check_input(input_values, padding_mask)
+        waveform, lengths = check_waveforms(input_values, padding_mask, self.dtype)
         latents, mask = self._encode_latents(waveform, lengths)
         if waveform.shape[0] > 1:
-            uncertain = (latents.abs().amin(-1) < _NEAR_ZERO * latents.norm(dim=-1)) & mask
-            for item in uncertain.any(dim=1).nonzero()[:, 0].tolist():
+            # An item with a latent so near to zero that rounding could decide its sign is encoded again alone, so that
+            # its tokens are those of a single call.
+            is_uncertain = (latents.abs().amin(-1) < _NEAR_ZERO * latents.norm(dim=-1)) & mask
+            for item in is_uncertain.any(dim=1).nonzero()[:, 0].tolist():
                 samples = waveform.shape[1] if lengths is None else int(lengths[item])
                 single, _ = self._encode_latents(waveform[item : item + 1, :samples], None)
                 latents[item, : single.shape[1]] = single[0]
@@ -170,44 +188,46 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         matching_set: Tensor | list[Tensor] | None = None,
         topk: int = 4,
     ) -> CodecDecoderOutput:
-        """Tokens to waveforms at `config.output_sampling_rate`.
+        """Decode tokens to waveforms at `config.output_sampling_rate`.
 
         Args:
             audio_codes: (B, 1, N) or (B, N) int64.
-            audio_codes_mask: (B, N) bool, True where a token is real; padding stands at the end.
-            num_samples: length that each item had when it was encoded, in samples at `config.sampling_rate`. The output
-                then lasts exactly as long: it is cut, or its last sample is repeated. Without it an item gives all the
-                samples of its tokens.
-            matching_set: (P, D) features of another speaker (`extract_features(reference)[0]`), or one such per item:
-                each decompressed frame is replaced by the mean of its `topk` nearest rows (voice conversion).
+            audio_codes_mask: (B, N) bool, True where a token is real; padding is at the end.
+            num_samples: the length that each item had when it was encoded, in samples at `config.sampling_rate`. The
+                output then lasts exactly as long: it is cut, or its last sample is repeated. By default an item gives
+                all the samples of its tokens.
+            matching_set: (P, D) features of another speaker (`extract_features(reference)[0]`), or one of them per
+                item. Each decompressed frame is replaced by the mean of its nearest rows (voice conversion).
+            topk: number of rows that are averaged.
+
+        Returns:
+            audio_values (B, 1, T) and padding_mask (B, T).
 
         Raises:
-            ValueError: a token outside the codebook, or wrongly shaped input.
+            ValueError: A token outside the codebook, or wrongly shaped input.
         """
-        tokens, lengths = self._check_tokens(audio_codes, audio_codes_mask)
+        tokens, lengths = check_tokens(audio_codes, audio_codes_mask, self.config.codebook_size)
         codes = self.quantizer.tokens_to_codes(tokens, self.dtype)
         state = self._new_state(tokens)
         features = self.decompressor(codes, lengths, state)
         if matching_set is not None:
-            sets = [matching_set] * len(features) if isinstance(matching_set, Tensor) else matching_set
-            if len(sets) != len(features):
-                raise ValueError(f"matching_set needs one entry per item, found {len(sets)} for {len(features)} items")
-            converted = [nearest(f[None], s, topk).mean(dim=2) for f, s in zip(features, sets, strict=True)]
-            features = torch.cat(converted).to(features.dtype)
+            features = match_features(features, matching_set, topk)
+        # From here on lengths are in frames, and then in output samples.
         factor = math.prod(self.config.decompressor_config.factors)
-        frames = None if lengths is None else lengths * factor
-        waveform = self.decoder(features, frames, state)
-        per_token = factor * self.config.decoder_config.hop_length
-        sizes = torch.full((tokens.shape[0],), tokens.shape[1], device=tokens.device) if lengths is None else lengths
-        sizes = sizes * per_token
+        waveform = self.decoder(features, None if lengths is None else lengths * factor, state)
+
+        sizes = lengths
+        if sizes is None:
+            sizes = torch.full((tokens.shape[0],), tokens.shape[1], device=tokens.device)
+        sizes = sizes * (factor * self.config.decoder_config.hop_length)
         if num_samples is not None:
-            waveform, sizes = self._fit(waveform, sizes, num_samples)
+            waveform, sizes = self._fit_length(waveform, sizes, num_samples)
         mask = length_mask(sizes, waveform.shape[1])
         return CodecDecoderOutput(waveform.masked_fill(~mask, 0)[:, None], mask)
 
     def forward(self, input_values: Tensor, padding_mask: Tensor | None = None) -> FocalCodecOutput:
-        """Encode and decode; audio_values (B, 1, T) lasts as long as the longest item, each item as long as it was."""
-        waveform, lengths = self._check_input(input_values, padding_mask)
+        """Encode and decode; audio_values (B, 1, T) is as long as the longest item, and each item as long as it was."""
+        waveform, lengths = check_waveforms(input_values, padding_mask, self.dtype)
         encoded = self.encode(input_values, padding_mask)
         assert encoded.audio_codes is not None
         sizes = waveform.shape[1] if lengths is None else lengths
@@ -215,19 +235,19 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         return FocalCodecOutput(encoded.audio_codes, encoded.audio_codes_mask, decoded.audio_values)
 
     def stream(self, batch_size: int = 1) -> FocalCodecStream:
-        """A streaming session of a causal model: `stream.encode(chunk)`, `stream.decode(codes)`, `stream.reset()`.
+        """Start a streaming session: `stream.encode(chunk)`, `stream.decode(codes)`, `stream.reset()`.
 
         Raises:
-            ValueError: the model is not causal.
+            ValueError: The model is not causal.
         """
         return FocalCodecStream(self, batch_size)
 
     def num_tokens(self, num_samples: Tensor | int) -> Tensor:
-        """Number of tokens for a number of samples."""
+        """Compute the number of tokens for a number of samples."""
         return self.compressor.num_frames(self.encoder.num_frames(torch.as_tensor(num_samples)))
 
     def _encode_latents(self, waveform: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, T) -> normalised latents (B, N, K) and their mask (B, N)"""
+        """(B, T) -> normalized latents (B, N, K) and their mask (B, N)"""
         state = self._new_state(waveform)
         features = self.encoder(waveform, lengths, state)
         frames = None if lengths is None else self.encoder.num_frames(lengths)
@@ -236,56 +256,15 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         sizes = torch.full((B,), N, device=latents.device) if lengths is None else self.num_tokens(lengths)
         return latents, length_mask(sizes, N)
 
-    def _new_state(self, like: Tensor) -> StreamState | None:
-        return StreamState.new(like.shape[0], like.device) if self.config.causal else None
+    def _new_state(self, inputs: Tensor) -> StreamState | None:
+        """Make the state of a single call of a causal model; other models have none."""
+        if not self.config.causal:
+            return None
+        return StreamState.new(inputs.shape[0], inputs.device)
 
-    def _check_input(self, input_values: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """-> waveform (B, T) without padding that all items share, lengths (B,) or None where none is padded"""
-        if input_values.ndim == 3 and input_values.shape[1] == 1:
-            input_values = input_values[:, 0]
-        if input_values.ndim != 2 or 0 in input_values.shape:
-            raise ValueError(
-                f"input_values must be (B, T) or (B, 1, T) with at least one sample, found "
-                f"{tuple(input_values.shape)}; add the batch axis, and average channels before encoding"
-            )
-        if not input_values.is_floating_point():
-            raise ValueError(
-                f"input_values must be floats in [-1, 1], found {input_values.dtype}: divide "
-                "integer PCM by its full scale"
-            )
-        lengths = None
-        if padding_mask is not None:
-            lengths = mask_lengths(padding_mask, input_values.shape, "padding_mask", "input_values")
-            input_values = input_values[:, : int(lengths.max())]
-            input_values = input_values.masked_fill(~length_mask(lengths, input_values.shape[1]), 0)
-            lengths = None if bool((lengths == input_values.shape[1]).all()) else lengths
-        if not torch.isfinite(input_values).all():
-            raise ValueError("input_values holds NaN or infinite samples: repair or drop them before encoding")
-        return input_values.to(self.dtype), lengths
-
-    def _check_tokens(self, audio_codes: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """-> tokens (B, N) without padding that all items share, lengths (B,) or None where none is padded"""
-        tokens = audio_codes[:, 0] if audio_codes.ndim == 3 and audio_codes.shape[1] == 1 else audio_codes
-        if tokens.ndim != 2 or 0 in tokens.shape:
-            raise ValueError(
-                f"audio_codes must be (B, 1, N) or (B, N) with at least one token, found {tuple(audio_codes.shape)}"
-            )
-        if tokens.is_floating_point() or tokens.dtype == torch.bool:
-            raise ValueError(f"audio_codes must be integers, found {tokens.dtype}")
-        lengths = None
-        if mask is not None:
-            lengths = mask_lengths(mask, tokens.shape, "audio_codes_mask", "audio_codes")
-            tokens = tokens[:, : int(lengths.max())].masked_fill(~length_mask(lengths, int(lengths.max())), 0)
-            lengths = None if bool((lengths == tokens.shape[1]).all()) else lengths
-        low, high = int(tokens.min()), int(tokens.max())
-        if low < 0 or high >= self.config.codebook_size:
-            raise ValueError(
-                f"audio_codes must lie in 0 ... {self.config.codebook_size - 1}, found {low if low < 0 else high}: "
-                "subtract the vocabulary's audio offset, and remove control tokens, before decoding"
-            )
-        return tokens.long(), lengths
-
-    def _fit(self, waveform: Tensor, sizes: Tensor, num_samples: int | list[int] | Tensor) -> tuple[Tensor, Tensor]:
+    def _fit_length(
+        self, waveform: Tensor, sizes: Tensor, num_samples: int | list[int] | Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Cut or extend each item of (B, T) to the duration of `num_samples` input samples."""
         wanted = torch.as_tensor(num_samples, device=waveform.device)
         if wanted.ndim > 0 and wanted.shape != sizes.shape:
@@ -295,5 +274,14 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
             raise ValueError(f"num_samples must be at least 1, found {int(wanted.min())}")
         wanted = wanted * self.config.output_sampling_rate // self.config.sampling_rate
         index = torch.arange(int(wanted.max()), device=waveform.device)
-        index = torch.minimum(index, sizes[:, None] - 1)  # beyond the end: the last real sample
+        # Beyond its end an item repeats its last real sample.
+        index = torch.minimum(index, sizes[:, None] - 1)
         return waveform.gather(1, index), wanted
+
+
+AutoConfig.register(FocalCodecConfig.model_type, FocalCodecConfig, exist_ok=True)
+AutoModel.register(FocalCodecConfig, FocalCodecModel, exist_ok=True)
+AutoModelForAudioTokenization.register(FocalCodecConfig, FocalCodecModel, exist_ok=True)
+AutoFeatureExtractor.register(FocalCodecConfig, FocalCodecFeatureExtractor, exist_ok=True)
+# A codec has nothing to process but audio, so its processor is its feature extractor.
+AutoProcessor.register(FocalCodecConfig, FocalCodecFeatureExtractor, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The parts of a FocalCodec, one small dataclass each; every width, kernel and rate in the code comes from here."""
+"""Configs of the parts of a FocalCodec, one small dataclass each. Every width, kernel and rate comes from here."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class WavLMConfig:
-    """First layers of WavLM-large (spec: convolutions, gated relative position bias, pre-norm transformer)."""
+    """First layers of WavLM-large: convolutions, then a pre-norm transformer with a gated relative position bias."""
 
     hidden_dims: tuple[int, ...]  # width of each convolution
     kernel_sizes: tuple[int, ...]
@@ -56,7 +56,7 @@ class WavLMConfig:
 
 @dataclass(frozen=True)
 class MelConfig:
-    """Log-mel frames as features: no parameters, so a codec can be trained with no pretrained encoder."""
+    """Log-mel frames as features. They have no parameters: a codec can be trained without a pretrained encoder."""
 
     dim: int = 80  # mel bands
     n_fft: int = 1024
@@ -73,16 +73,13 @@ class MelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StackConfig:
-    """What every compressor and decompressor has: layers of one block and one scaling each.
-
-    `factors` are down-scalings (compressor) or up-scalings (decompressor), `activation` is what stands beside them.
-    """
+    """Fields of every compressor and decompressor: layers of one block and one scaling each."""
 
     input_dim: int
     output_dim: int
     hidden_dims: tuple[int, ...]  # width of each layer's block
-    factors: tuple[int, ...]
-    activation: str = "snake"
+    factors: tuple[int, ...]  # of each layer's downscaling (compressor) or upscaling (decompressor)
+    activation: str = "snake"  # beside each scaling
     causal: bool = False
 
     def __post_init__(self) -> None:
@@ -93,15 +90,15 @@ class StackConfig:
         if self.activation not in ("snake", "leaky_relu"):
             raise ValueError(f'activation must be "snake" or "leaky_relu", found {self.activation!r}')
         if self.causal and not isinstance(self, FocalConfig):
-            kind = next(name for name, kind in STACKS.items() if isinstance(self, kind))
+            names = {config_class: name for name, config_class in STACKS.items()}
             raise ValueError(
-                f'type "{kind}" has no causal form, but causal is true: use type "focal", or causal: false'
+                f'type "{names[type(self)]}" has no causal form, but causal is true: use type "focal", or causal: false'
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FocalConfig(StackConfig):
-    """A stack of focal modulation blocks: the paper's, and the only one with a causal form."""
+    """A stack of focal modulation blocks, as in the released models. Only this one has a causal form."""
 
     focal_window: int  # kernel of the first focal level
     focal_level: int  # number of levels below the global one
@@ -197,7 +194,7 @@ class WaveNeXtConfig:
 
 @dataclass(frozen=True)
 class HiFiGANConfig:
-    """HiFi-GAN's generator; the defaults are its V1, but for factors that multiply to this codec's hop."""
+    """The generator of HiFi-GAN. The defaults are its V1, except for factors that multiply to the codec's hop."""
 
     input_dim: int
     channels: int = 512  # before the first up-scaling; each halves them
@@ -224,47 +221,59 @@ DECODERS = {"vocos": VocosConfig, "wavenext": WaveNeXtConfig, "hifigan": HiFiGAN
 
 
 def build_part(name: str, values: Any, kinds: Any, default: str | None = None) -> Any:
-    """Build the dataclass of the part `name`; report every unknown, missing and mistyped key at once.
+    """Build the dataclass of a part, and report all unknown, missing or mistyped keys at once.
 
     Args:
-        kinds: the dataclass, or a dictionary of them from which `values["type"]` chooses.
+        name: of the part, for messages.
+        values: dictionary of its fields.
+        kinds: the dataclass, or a dictionary of dataclasses from which `values["type"]` chooses.
         default: the type of values without one.
+
+    Raises:
+        ValueError: The values do not fit the dataclass.
     """
     if not isinstance(values, dict):
         raise ValueError(f"{name} must be a dictionary of its fields, found {values!r}")
+    # JSON and YAML have lists where the dataclasses have tuples.
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    config_class = kinds
     if isinstance(kinds, dict):
         kind = values.pop("type", default)
         if kind not in kinds:
             raise ValueError(f"{name}.type must be one of {sorted(kinds)}, found {kind!r}")
-        kinds = kinds[kind]
-    known = {field.name: field for field in dataclasses.fields(kinds)}
-    unknown = sorted(set(values) - set(known))
-    missing = [n for n, f in known.items() if f.default is dataclasses.MISSING and n not in values]
+        config_class = kinds[kind]
+
+    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    unknown = sorted(values.keys() - fields.keys())
+    missing = []
+    for key, field in fields.items():
+        if field.default is dataclasses.MISSING and key not in values:
+            missing.append(key)
     if unknown or missing:
         raise ValueError(
-            f"{name}: unknown keys {unknown}, missing keys {missing}; {kinds.__name__} has the fields {list(known)}"
+            f"{name}: unknown keys {unknown}, missing keys {missing}; {config_class.__name__} has the fields "
+            f"{list(fields)}"
         )
-    wrong = [
-        f"{name}.{n} must be {_label(known[n].type)}, found {v!r}"
-        for n, v in values.items()
-        if not _fits(v, known[n].type)
-    ]
-    if wrong:
-        raise ValueError("; ".join(wrong))
+    mistyped = []
+    for key, value in values.items():
+        hint: Any = fields[key].type
+        if not _fits(value, hint):
+            type_name = str(hint) if typing.get_origin(hint) or not isinstance(hint, type) else hint.__name__
+            mistyped.append(f"{name}.{key} must be {type_name}, found {value!r}")
+    if mistyped:
+        raise ValueError("; ".join(mistyped))
     try:
-        return kinds(**values)
+        return config_class(**values)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
 
 def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value has the type of a field: bool, int, float, str, None or a tuple of integers."""
     if typing.get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(_fits(item, int) for item in value)
+    # In Python a bool is an int too, but not in a config.
     if isinstance(value, bool):
         return hint is bool
+    # An int is a float; `isinstance(0.0, hint)` also holds for `float | None`.
     return isinstance(value, hint) or (isinstance(value, int) and isinstance(0.0, hint))
-
-
-def _label(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not typing.get_origin(hint) else str(hint)

@@ -1,6 +1,6 @@
-"""Signs as codes: one bit per dimension of the latents, on the unit sphere or off it.
+"""Binary quantizers: one bit per dimension of the latents, on the unit sphere or off it.
 
-B batch, N frames, K here the bits per token. Nothing is learned and nothing is stored: every table is arithmetic.
+B batch, N frames, K here the bits per token. The quantizers have no parameters: every table is computed.
 """
 
 import torch
@@ -11,9 +11,10 @@ from .parts import QuantizerConfig
 
 
 class LookupFreeQuantizer(nn.Module):
-    """Latents <-> codes (+-1 per dimension) <-> tokens (integers; dimension 0 is the highest bit).
+    """Lookup-free quantization (Yu et al., 2023, arXiv 2310.05737, section 3.2).
 
-    Yu et al., 2023, arXiv 2310.05737, section 3.2. Latents stay as they are, of any length.
+    Latents <-> codes (+-1 per dimension) <-> tokens (integers; dimension 0 is the highest bit). Latents are not
+    normalized.
     """
 
     def __init__(self, config: QuantizerConfig) -> None:
@@ -26,7 +27,7 @@ class LookupFreeQuantizer(nn.Module):
         return latents
 
     def latents_to_codes(self, latents: Tensor) -> Tensor:
-        """(B, N, K) -> (B, N, K); exactly zero counts as negative."""
+        """(B, N, K) -> (B, N, K); zero counts as negative."""
         return self._signs(latents > 0, latents.dtype)
 
     def codes_to_tokens(self, codes: Tensor) -> Tensor:
@@ -50,10 +51,11 @@ class LookupFreeQuantizer(nn.Module):
 
 
 class BinarySphericalQuantizer(LookupFreeQuantizer):
-    """The same on the unit sphere: unit latents, codes +-1/sqrt K (Zhao et al., 2024, arXiv 2406.07548)."""
+    """Binary spherical quantization: unit latents, codes +-1/sqrt K (Zhao et al., 2024, arXiv 2406.07548)."""
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__(config)
+        # Computed in float32 on the CPU whatever the default device and dtype are: it must be the same everywhere.
         self.scale = torch.tensor(self.bits, dtype=torch.float32, device="cpu").rsqrt().item()
 
     def normalize(self, latents: Tensor) -> Tensor:

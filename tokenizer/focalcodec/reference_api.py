@@ -1,7 +1,8 @@
-"""The reference's method names, for code written against it: stage to stage of the pipeline, offline.
+"""Methods with the names of the reference implementation, for code that was written against it.
 
-sig (B, T) waveform, feats (B, frames, D), lats (B, N, K) unit latents, codes (B, N, K) signs, toks (B, N) integers,
-qfeats (B, frames', D) decompressed features. `length` (B,) is relative to the longest item, as in the reference.
+They lead from stage to stage of the pipeline, offline: sig (B, T) waveform, feats (B, frames, D), lats (B, N, K) unit
+latents, codes (B, N, K) signs, toks (B, N) integers, qfeats (B, frames', D) decompressed features. `length` (B,) is
+relative to the longest item, as in the reference.
 """
 
 from typing import Any
@@ -13,9 +14,9 @@ from .knn import nearest
 
 
 class StageMethods:
-    """Mixed into `FocalCodecModel`; `encode` and `decode` are the calls for new code."""
+    """Mixin of `FocalCodecModel`. New code should call `encode` and `decode`."""
 
-    # Of the model:
+    # What the model provides.
     compressor: Any
     quantizer: Any
     decompressor: Any
@@ -47,7 +48,7 @@ class StageMethods:
         return self.codes_to_qfeats(self.sig_to_codes(sig, length))
 
     def sig_to_sig(self, sig: Tensor, length: Tensor | None = None) -> Tensor:
-        """As long as the input."""
+        """(B, T) -> (B, T')"""
         return self(sig, _mask(sig, length)).audio_values[:, 0]
 
     @torch.no_grad()
@@ -73,15 +74,11 @@ class StageMethods:
         feats: Tensor,
         matching_set: Tensor | None = None,
         topk: int = 4,
-        num_splits: int = 1,
         output_length: int | None = None,
     ) -> Tensor:
-        """Continuous or decompressed features -> sig; see `decode` for the matching set.
-
-        num_splits is accepted and has no effect: the search is always made in pieces.
-        """
+        """Decode continuous or decompressed features (B, frames, D) to a waveform (B, T); see `decode`."""
         if matching_set is not None:
-            feats = self.knn(feats, matching_set, topk, num_splits).mean(dim=2)
+            feats = self.knn(feats, matching_set, topk).mean(dim=2)
         sig = self.decoder(feats, None, self._new_state(feats))
         if output_length is None:
             return sig
@@ -108,7 +105,7 @@ class StageMethods:
         return self.codes_to_qfeats(self.toks_to_codes(toks))
 
     def toks_to_sig(self, toks: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Further arguments as in `feats_to_sig`."""
+        """(B, N) -> (B, T); further arguments as in `feats_to_sig`."""
         return self.feats_to_sig(self.toks_to_qfeats(toks), *args, **kwargs)
 
     def codes_to_toks(self, codes: Tensor) -> Tensor:
@@ -121,15 +118,16 @@ class StageMethods:
         return self.decompressor(codes, None, self._new_state(codes))
 
     def codes_to_sig(self, codes: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Further arguments as in `feats_to_sig`."""
+        """(B, N, K) -> (B, T); further arguments as in `feats_to_sig`."""
         return self.feats_to_sig(self.codes_to_qfeats(codes), *args, **kwargs)
 
-    def knn(self, feats: Tensor, matching_set: Tensor, topk: int = 4, num_splits: int = 1) -> Tensor:
-        """(B, N, D) and (P, D) -> the nearest rows (B, N, topk, D), nearest first."""
+    def knn(self, feats: Tensor, matching_set: Tensor, topk: int = 4) -> Tensor:
+        """Find the nearest rows (B, N, topk, D) of a matching set (P, D), nearest first."""
         return nearest(feats, matching_set, topk)
 
 
 def _mask(sig: Tensor, length: Tensor | None) -> Tensor | None:
+    """Turn relative lengths (B,) into a padding mask (B, T)."""
     if length is None:
         return None
     sizes = (length.to(sig.device) * sig.shape[-1]).round()[:, None]

@@ -1,47 +1,22 @@
-"""FocalCodec's compressor and decompressor: layers of one block and one scaling each.
+"""FocalCodec's compressor and decompressor: stacks of layers, each with one block and one scaling.
 
-B batch, T frames, N tokens. What the block is, the config says: focal modulation in every released model, the others
-in the paper's ablation. Each takes x (B, T, D), mask (B, T) True where a frame is real, and the state of a causal one.
+B batch, T frames, N token frames. The config decides which block (see `blocks`) a stack consists of.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .amp import AMPBlock
-from .conformer import ConformerBlock
-from .focal import FocalBlock
-from .masks import length_mask, zero_padding
-from .parts import AMPConfig, ConformerConfig, FocalConfig, LinearConfig, StackConfig
-from .precision import full_precision
-from .scaling import DownScale, UpScale
-from .state import StreamState
-
-
-class LinearBlock(nn.Module):
-    """A projection of each frame by itself: what is left of a block when it sees no context."""
-
-    def __init__(self, config: LinearConfig, dim: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
-        """(B, T, D) -> (B, T, D)"""
-        return self.proj(x)
-
-
-BLOCKS: dict[type[StackConfig], Callable[..., nn.Module]] = {
-    FocalConfig: FocalBlock,
-    ConformerConfig: ConformerBlock.from_config,
-    AMPConfig: AMPBlock,
-    LinearConfig: LinearBlock,
-}
+from .blocks import BLOCKS
+from .layers import full_precision, length_mask, make_activation, zero_padding
+from .parts import FocalConfig, StackConfig
+from .streaming import StreamState
 
 
 class Compressor(nn.Module):
-    """Features (B, T, input_dim) -> latents (B, N, output_dim), not yet normalised."""
+    """Features (B, T, input_dim) -> latents (B, N, output_dim), not yet normalized."""
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
@@ -53,32 +28,34 @@ class Compressor(nn.Module):
         self.out_proj = nn.Linear(dims[-1], config.output_dim)
 
     def num_frames(self, lengths: Tensor) -> Tensor:
-        """Number of tokens for (B,) frames."""
+        """Compute the number of tokens for (B,) frames."""
         for factor in self.factors:
             lengths = -(-lengths // factor)
         return lengths
 
     @full_precision
     def forward(self, x: Tensor, lengths: Tensor | None = None, state: StreamState | None = None) -> Tensor:
-        """lengths (B,) in frames."""
+        """x (B, T, input_dim), lengths (B,) in frames -> (B, N, output_dim)"""
         for layer in self.layers:
             x = layer.downscale(zero_padding(x, _mask(lengths, x)), state)
-            lengths = None if lengths is None else -(-lengths // layer.downscale.factor)
+            if lengths is not None:
+                lengths = -(-lengths // layer.downscale.factor)
             x = layer.focal_block(x, _mask(lengths, x), state)
         return self.out_proj(x)
 
 
 class CompressorLayer(nn.Module):
-    """Down-scaling, then the block; called part by part, since the number of frames changes between them."""
+    """Downscaling, then the block. The compressor calls both, since the number of frames changes between them."""
 
     def __init__(self, config: StackConfig, in_dim: int, dim: int, factor: int) -> None:
         super().__init__()
         self.downscale = DownScale(in_dim, dim, factor, config.activation)
-        self.focal_block = BLOCKS[type(config)](config, dim)  # of any kind: the released checkpoints give the name
+        # A block of any kind; its name comes from the released checkpoints.
+        self.focal_block = BLOCKS[type(config)](config, dim)
 
 
 class Decompressor(nn.Module):
-    """Quantised codes (B, N, input_dim) -> features (B, T, output_dim)."""
+    """Quantized codes (B, N, input_dim) -> features (B, T, output_dim)."""
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
@@ -86,6 +63,7 @@ class Decompressor(nn.Module):
         configs = [config] * len(config.factors)
         self.refiner = None
         if isinstance(config, FocalConfig) and config.causal:
+            # The last layer runs at the highest frame rate and may have a window of its own.
             configs[-1] = dataclasses.replace(config, window_size=config.last_window_size or config.window_size)
             if config.lookahead_size > 0:
                 self.refiner = Refiner(config.output_dim, config.lookahead_size + 1)
@@ -95,17 +73,18 @@ class Decompressor(nn.Module):
         )
 
     def forward(self, x: Tensor, lengths: Tensor | None = None, state: StreamState | None = None) -> Tensor:
-        """lengths (B,) in tokens."""
+        """x (B, N, input_dim), lengths (B,) in tokens -> (B, T, output_dim)"""
         x = self.in_proj(x)
         for layer in self.layers:
             x = layer.upscale(layer.focal_block(x, _mask(lengths, x), state))
-            lengths = None if lengths is None else lengths * layer.upscale.factor
+            if lengths is not None:
+                lengths = lengths * layer.upscale.factor
         x = zero_padding(x, _mask(lengths, x))
         return x if self.refiner is None else self.refiner(x)
 
 
 class DecompressorLayer(nn.Module):
-    """The block, then up-scaling."""
+    """The block, then upscaling."""
 
     def __init__(self, config: StackConfig, dim: int, out_dim: int, factor: int) -> None:
         super().__init__()
@@ -114,7 +93,7 @@ class DecompressorLayer(nn.Module):
 
 
 class Refiner(nn.Module):
-    """Residual MLP over each chunk of frames, flattened; calls begin on a chunk boundary."""
+    """Residual MLP over each chunk of frames, flattened. Every call begins at the boundary of a chunk."""
 
     def __init__(self, dim: int, chunk_size: int) -> None:
         super().__init__()
@@ -128,6 +107,38 @@ class Refiner(nn.Module):
         chunks = F.pad(x, (0, 0, 0, -T % self.chunk_size)).reshape(B, -1, self.chunk_size * D)
         refined = self.out_proj(F.gelu(self.in_proj(chunks)))
         return x + refined.reshape(B, -1, D)[:, :T]
+
+
+class DownScale(nn.Module):
+    """One output frame for `factor` frames, the last one filled up with zeros; then the activation."""
+
+    def __init__(self, in_dim: int, dim: int, factor: int, activation: str) -> None:
+        super().__init__()
+        self.factor = factor
+        self.downscale = nn.Conv1d(in_dim, dim, factor, factor)
+        self.activation = make_activation(activation, dim)
+
+    def forward(self, x: Tensor, state: StreamState | None) -> Tensor:
+        """(B, T, in_dim) -> (B, ceil(T / factor), dim)"""
+        if state is None:
+            x = F.pad(x, (0, 0, 0, -x.shape[1] % self.factor))
+        else:
+            x = state.extend(self, x, self.factor - 1)
+        return self.activation(self.downscale(x.mT).mT)
+
+
+class UpScale(nn.Module):
+    """The activation, then `factor` output frames per frame. They depend on it only: streaming needs no context."""
+
+    def __init__(self, dim: int, out_dim: int, factor: int, activation: str) -> None:
+        super().__init__()
+        self.factor = factor
+        self.activation = make_activation(activation, dim)
+        self.upscale = nn.ConvTranspose1d(dim, out_dim, factor, factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, T * factor, out_dim)"""
+        return self.upscale(self.activation(x).mT).mT
 
 
 def _mask(lengths: Tensor | None, x: Tensor) -> Tensor | None:

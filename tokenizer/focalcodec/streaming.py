@@ -1,33 +1,102 @@
-"""Streaming with causal models: chunks in, tokens out, and back. B streams side by side, each at its own position."""
+"""Streaming with causal models: the state between two chunks, and the session that carries it.
 
-from typing import TYPE_CHECKING
+B streams side by side, each at its own position; T samples or frames, N token frames, D width, H heads.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .state import StreamState
+from .configuration import FocalCodecConfig
+from .inputs import check_tokens, check_waveforms
 
-if TYPE_CHECKING:
-    from .modeling import FocalCodecModel
+
+@dataclass
+class StreamState:
+    """Left contexts of every causal module that B streams have passed through.
+
+    Each module is its own key, so a state serves any model and grows as modules are met. Offline use of a causal model
+    is a single call with a new state.
+    """
+
+    batch_size: int
+    position: Tensor  # (B,) frames since the stream began
+    ended: Tensor  # (B,) whether an incomplete chunk has closed the stream
+    contexts: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B, size, D) last inputs of a convolution
+    begun: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B,) whether that context holds real frames
+    key_values: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)  # (B, H, <= window, D / H) each
+
+    @classmethod
+    def new(cls, batch_size: int, device: torch.device | str = "cpu") -> "StreamState":
+        """Make the state of streams that have not begun."""
+        position = torch.zeros(batch_size, dtype=torch.long, device=device)
+        return cls(batch_size, position, ended=position.bool())
+
+    def extend(self, module: nn.Module, x: Tensor, size: int, zeros: bool = False) -> Tensor:
+        """Put the last `size` frames that `module` saw in front of x (B, T, D).
+
+        A stream that begins gets copies of its own first frame, or zeros if `zeros`.
+        """
+        if size == 0:
+            return x
+        # The streams of a batch may have begun at different times, so each has its own left context.
+        first = x[:, :1].expand(-1, size, -1)
+        context = torch.zeros_like(first) if zeros else first
+        if module in self.contexts:
+            begun = self.begun[module][:, None, None]
+            context = torch.where(begun, self.contexts[module], context)
+        extended = torch.cat([context, x], dim=1)
+        self.contexts[module] = extended[:, -size:].clone()
+        self.begun[module] = torch.ones(self.batch_size, dtype=torch.bool, device=x.device)
+        return extended
+
+    def reset(self, items: Tensor | None = None) -> None:
+        """Restart the streams that `items` (B,) bool marks, by default all; the others continue untouched."""
+        if items is None:
+            items = torch.ones(self.batch_size, dtype=torch.bool)
+        items = items.to(self.position.device)
+        self.position = self.position.masked_fill(items, 0)
+        self.ended = self.ended & ~items
+        # Contexts and keys of a restarted stream stay in place: `begun` and `position` hide them.
+        self.begun = {module: begun & ~items for module, begun in self.begun.items()}
+
+
+class _CausalModel(Protocol):
+    """What a session asks of `FocalCodecModel`."""
+
+    config: FocalCodecConfig
+    encoder: Any
+    compressor: Any
+    quantizer: Any
+    decompressor: Any
+    decoder: Any
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
 
 
 class FocalCodecStream:
-    """Carries the state of B encoding and B decoding streams from chunk to chunk.
+    """Encodes and decodes B streams chunk by chunk.
 
-    Fed with multiples of `chunk_length` samples, the tokens equal those of the whole signal, and the audio to 1e-4.
-    Only the last chunk of a stream may be shorter: it ends the stream, which then has to be reset. Filled up with zeros
-    to a whole chunk, it too equals the whole, filled signal. (A shorter last chunk sees up to one chunk less of the
-    past than offline once the window is full.)
+    With chunks that are multiples of `chunk_length` samples, the tokens equal those of the whole signal, and the audio
+    to 1e-4. Only the last chunk of a stream may have another length: it ends the stream, which must then be reset. Such
+    a chunk sees up to one chunk less of the past than offline once the window is full; filled up with zeros to a whole
+    chunk, it too equals the whole, filled signal.
 
     Args:
         model: a causal FocalCodec.
-        batch_size: number of streams.
+        batch_size: number of streams B.
 
     Raises:
-        ValueError: the model is not causal.
+        ValueError: The model is not causal.
     """
 
-    def __init__(self, model: "FocalCodecModel", batch_size: int = 1) -> None:
+    def __init__(self, model: _CausalModel, batch_size: int = 1) -> None:
         if not model.config.causal:
             raise ValueError(
                 "this FocalCodec is not causal: its tokens depend on the whole signal, so it cannot be streamed; use a "
@@ -42,38 +111,59 @@ class FocalCodecStream:
 
     @property
     def chunk_length(self) -> int:
-        """Samples (at the input rate) of the chunk that the model was trained with: 1280, 80 ms."""
+        """Input samples of the chunk that the model was trained with: 1280, which is 80 ms."""
         return self.model.config.chunk_length
 
     @torch.no_grad()
     def encode(self, chunk: Tensor) -> Tensor:
-        """The next samples (B, T) or (B, 1, T) of every stream -> tokens (B, 1, N), N = ceil(T / 320).
+        """Encode the next samples of every stream.
+
+        Args:
+            chunk: (B, T) or (B, 1, T) at the input rate.
+
+        Returns:
+            Tokens (B, 1, N) with N = ceil(T / 320) at 50 Hz.
 
         Raises:
-            ValueError: another number of streams, one of them ended, or a malformed or non-finite chunk.
+            ValueError: Another number of streams, a stream that has ended, or a malformed or non-finite chunk.
         """
-        waveform, _ = self.model._check_input(chunk, None)
-        self._advance(self.encoding, waveform, self.chunk_length, "samples")
+        waveform, _ = check_waveforms(chunk, None, self.model.dtype)
+        self._check_chunk(self.encoding, waveform, self.chunk_length, "samples")
         features = self.model.encoder(waveform, None, self.encoding)
         latents = self.model.compressor(features, None, self.encoding)
         return self.model.quantizer.codes_to_tokens(latents)[:, None]
 
     @torch.no_grad()
     def decode(self, audio_codes: Tensor) -> Tensor:
-        """The next tokens (B, 1, N) or (B, N) of every stream, whole chunks but for the last -> audio (B, 1, T')."""
-        tokens, _ = self.model._check_tokens(audio_codes, None)
-        self._advance(self.decoding, tokens, self.chunk_length // self.model.config.samples_per_token, "tokens")
+        """Decode the next tokens of every stream.
+
+        Args:
+            audio_codes: (B, 1, N) or (B, N), whole chunks except for the last.
+
+        Returns:
+            Audio (B, 1, T) at the output rate.
+
+        Raises:
+            ValueError: Another number of streams, a stream that has ended, or tokens outside the codebook.
+        """
+        config = self.model.config
+        tokens, _ = check_tokens(audio_codes, None, config.codebook_size)
+        self._check_chunk(self.decoding, tokens, self.chunk_length // config.samples_per_token, "tokens")
         codes = self.model.quantizer.tokens_to_codes(tokens, self.model.dtype)
         features = self.model.decompressor(codes, None, self.decoding)
         return self.model.decoder(features, None, self.decoding)[:, None]
 
     def reset(self, items: Tensor | list[bool] | list[int] | None = None) -> None:
-        """Begin again: all streams, those that B booleans mark, or those with the listed indices.
+        """Restart streams.
+
+        Args:
+            items: B booleans, or the indices of the streams; by default all streams.
 
         Raises:
-            ValueError: another number of booleans, or an index that is no stream's.
+            ValueError: Another number of booleans, or an index that no stream has.
         """
         marked = None if items is None else torch.as_tensor(items)
+        # Turn indices into booleans.
         if marked is not None and marked.dtype != torch.bool:
             indices = marked.long()
             if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < self.batch_size:
@@ -84,14 +174,15 @@ class FocalCodecStream:
         self.encoding.reset(marked)
         self.decoding.reset(marked)
 
-    def _advance(self, state: StreamState, x: Tensor, whole: int, unit: str) -> None:
-        """Check the next chunk x (B, size), and note whether it ends the streams."""
-        if x.shape[0] != self.batch_size:
-            raise ValueError(f"this session holds {self.batch_size} streams, found a batch of {x.shape[0]}")
+    def _check_chunk(self, state: StreamState, chunk: Tensor, chunk_size: int, unit: str) -> None:
+        """Check the next chunk (B, size), and end the streams if it is not a multiple of `chunk_size`."""
+        if chunk.shape[0] != self.batch_size:
+            raise ValueError(f"this session holds {self.batch_size} streams, found a batch of {chunk.shape[0]}")
         if bool(state.ended.any()):
             raise ValueError(
-                f"stream {int(state.ended.nonzero()[0])} has ended: its last chunk was not a multiple of {whole} "
+                f"stream {int(state.ended.nonzero()[0])} has ended: its last chunk was not a multiple of {chunk_size} "
                 f"{unit}, and what follows such a chunk would not equal the whole signal. Feed multiples, or "
                 "reset() before the next signal"
             )
-        state.ended = state.ended | (x.shape[1] % whole != 0)
+        # What would follow an incomplete chunk could not be aligned with the chunks of the whole signal.
+        state.ended = state.ended | (chunk.shape[1] % chunk_size != 0)

@@ -1,6 +1,6 @@
 """The first layers of WavLM (Chen et al., 2021, arXiv 2110.13900) as FocalCodec's encoder, full-context or causal.
 
-B batch, T frames, D width, H heads; `samples` are at 16 kHz. No normalisation is applied to the waveform.
+B batch, T frames, D width, H heads; samples are at 16 kHz. The waveform is not normalized.
 """
 
 import math
@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .masks import length_mask, zero_padding
+from .layers import FeedForward, full_precision, length_mask, zero_padding
 from .parts import WavLMConfig
-from .precision import full_precision
-from .state import StreamState
+from .streaming import StreamState
 
-# Frames of the whole batch that pass the convolutions together: the first of them holds 64 x 512 values per frame,
-# 400 MB per minute. On a CPU what stays in the cache is twice as fast; a GPU wants few, large calls.
-_PIECE_CPU, _PIECE_GPU = 64, 4096
-# Entries of an attention bias that exist at one time: queries are taken in blocks so that B x H x T x T never does.
+# Frames of the whole batch that pass through the convolutions together. The first of them holds 64 x 512 values per
+# frame, 400 MB per minute. On a CPU, what stays in the cache is twice as fast; a GPU wants few, large calls.
+_PIECE_CPU = 64
+_PIECE_GPU = 4096
+# Entries of an attention bias that exist at one time. Queries are taken in blocks, so that B x H x T x T never exists.
 _BIAS_ENTRIES = 1 << 23
 
 
@@ -35,12 +35,21 @@ class WavLMEncoder(nn.Module):
         self.encoder = TransformerEncoder(config)
 
     def num_frames(self, lengths: Tensor) -> Tensor:
-        """Number of frames of signals of (B,) samples."""
+        """Compute the number of frames of signals of (B,) samples."""
         return self.feature_extractor.num_frames(lengths)
 
     @full_precision
     def forward(self, waveform: Tensor, lengths: Tensor | None = None, state: StreamState | None = None) -> Tensor:
-        """waveform (B, T_samples), lengths (B,) in samples; frames of padding come back as zeros."""
+        """Compute the features.
+
+        Args:
+            waveform: (B, T_samples).
+            lengths: (B,) in samples, where a batch is padded.
+            state: of a stream; only for a causal encoder.
+
+        Returns:
+            (B, T, D); frames of padding are zero.
+        """
         x = self.feature_proj(self.norm(self.feature_extractor(waveform, lengths, state)))
         mask = None if lengths is None else length_mask(self.num_frames(lengths), x.shape[1])
         x = self.encoder(zero_padding(x, mask), mask, state)
@@ -49,7 +58,10 @@ class WavLMEncoder(nn.Module):
         return zero_padding(x, mask)
 
     def hidden_states(self, waveform: Tensor) -> Iterator[Tensor]:
-        """Items (B, T_samples) without padding -> what enters the first layer, then what leaves each: (B, T, D)."""
+        """Yield the input of the first transformer layer, then the output of each, (B, T, D).
+
+        The waveforms (B, T_samples) have no padding.
+        """
         x = self.feature_proj(self.norm(self.feature_extractor(waveform, None, None)))
         return self.encoder.hidden_states(x, None, None)
 
@@ -61,8 +73,8 @@ class ConvFeatureExtractor(nn.Module):
         super().__init__()
         dims = (1, *config.hidden_dims)
         self.layers: Iterable[ConvBlock] = nn.ModuleList(  # type: ignore[assignment]
-            ConvBlock(dims[i], dims[i + 1], kernel, stride)
-            for i, (kernel, stride) in enumerate(zip(config.kernel_sizes, config.strides, strict=True))
+            ConvBlock(dims[i], dims[i + 1], config.kernel_sizes[i], config.strides[i])
+            for i in range(len(config.hidden_dims))
         )
         self.causal = config.causal
         self.hop_length = config.hop_length
@@ -70,32 +82,37 @@ class ConvFeatureExtractor(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Samples that one frame depends on."""
-        size, hop = 1, 1
+        size = 1
+        hop = 1
         for block in self.layers:
-            size, hop = size + (block.kernel_size - 1) * hop, hop * block.stride
+            size += (block.kernel_size - 1) * hop
+            hop *= block.stride
         return size
 
     def num_frames(self, lengths: Tensor) -> Tensor:
-        """Number of frames of signals of (B,) samples."""
+        """Compute the number of frames of signals of (B,) samples."""
         for block in self.layers:
             lengths = block.num_frames(lengths, self.causal)
         return lengths
 
     def forward(self, waveform: Tensor, lengths: Tensor | None, state: StreamState | None) -> Tensor:
-        """(B, T_samples) -> (B, T, D), computed in pieces of the signal; the result does not depend on them."""
-        at_a_time = _PIECE_CPU if waveform.device.type == "cpu" else _PIECE_GPU
-        step = max(8, at_a_time // len(waveform)) * self.hop_length
+        """(B, T_samples) -> (B, T, D), computed in pieces of the signal, on which the result does not depend."""
+        frames_at_a_time = _PIECE_CPU if waveform.device.type == "cpu" else _PIECE_GPU
+        step = max(8, frames_at_a_time // len(waveform)) * self.hop_length
+        outputs = []
         if state is not None:
-            return torch.cat([self._blocks(piece, None, state) for piece in waveform.split(step, dim=1)], dim=1)
+            for piece in waveform.split(step, dim=1):
+                outputs.append(self._run_blocks(piece, None, state))
+            return torch.cat(outputs, dim=1)
+        # Neighbouring pieces overlap, so that each frame sees its whole receptive field.
         size = step - self.hop_length + self.receptive_field
         frames = int(self.num_frames(torch.tensor([waveform.shape[1]])))
-        outputs = []
         for start in range(0, frames * self.hop_length, step):
-            left = None if lengths is None else lengths - start
-            outputs.append(self._blocks(waveform[:, start : start + size], left, None))
+            remaining = None if lengths is None else lengths - start
+            outputs.append(self._run_blocks(waveform[:, start : start + size], remaining, None))
         return torch.cat(outputs, dim=1)
 
-    def _blocks(self, waveform: Tensor, lengths: Tensor | None, state: StreamState | None) -> Tensor:
+    def _run_blocks(self, waveform: Tensor, lengths: Tensor | None, state: StreamState | None) -> Tensor:
         x = waveform[..., None]
         for block in self.layers:
             if lengths is not None:
@@ -110,12 +127,13 @@ class ConvBlock(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int, kernel_size: int, stride: int) -> None:
         super().__init__()
-        self.kernel_size, self.stride = kernel_size, stride
+        self.kernel_size = kernel_size
+        self.stride = stride
         self.conv = nn.Conv1d(in_dim, out_dim, kernel_size, stride, bias=False)
         self.norm = nn.LayerNorm(out_dim)
 
     def num_frames(self, lengths: Tensor, causal: bool) -> Tensor:
-        """T -> T'"""
+        """Compute T' for (B,) lengths T."""
         if causal:
             return (lengths - 1) // self.stride + 1
         return (lengths.clamp(min=self.kernel_size) - self.kernel_size) // self.stride + 1
@@ -144,9 +162,10 @@ class TransformerEncoder(nn.Module):
         return deque(self.hidden_states(x, mask, state), maxlen=1).pop()
 
     def hidden_states(self, x: Tensor, mask: Tensor | None, state: StreamState | None) -> Iterator[Tensor]:
-        """What enters the first layer, then what leaves each, (B, T, D)."""
+        """Yield the input of the first layer, then the output of each, (B, T, D)."""
         x = x + self.positional_embedding(x, state)
         yield x
+        # All layers share one bias, long enough for the distances to cached keys.
         past = 0 if state is None else self.config.window_size
         bias = self.relative_bias(past + x.shape[1])
         for layer in self.layers:
@@ -154,10 +173,11 @@ class TransformerEncoder(nn.Module):
             yield x
 
     def relative_bias(self, reach: int) -> Tensor:
-        """Bias (H, 2 reach - 1) of the distances key - query = 1 - reach ... reach - 1: all that a Toeplitz matrix is.
+        """Compute the bias (H, 2 reach - 1) of the distances key - query = 1 - reach ... reach - 1.
 
-        Distances are bucketed one by one up to a quarter of the buckets and logarithmically above (T5, arXiv
-        1910.10683, with natural logarithms as in WavLM), in float32 whatever the model's dtype.
+        A Toeplitz matrix consists of nothing else. Distances are bucketed one by one up to a quarter of the buckets and
+        logarithmically above (T5, arXiv 1910.10683, with natural logarithms as in WavLM), in float32 for any dtype of
+        the model.
         """
         distance = torch.arange(1 - reach, reach, device=self.relative_embedding.weight.device)
         half = self.config.num_buckets // 2
@@ -201,19 +221,6 @@ class EncoderLayer(nn.Module):
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
-class FeedForward(nn.Module):
-    """Linear, GELU, linear."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.in_proj = nn.Linear(dim, hidden_dim)
-        self.out_proj = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, dim) -> (B, T, dim)"""
-        return self.out_proj(F.gelu(self.in_proj(x)))
-
-
 class GatedAttention(nn.Module):
     """Self-attention whose relative position bias is scaled per query by a gate (arXiv 2110.13900, section 3.1)."""
 
@@ -226,21 +233,23 @@ class GatedAttention(nn.Module):
         self.out_proj = nn.Linear(config.dim, config.dim)
 
     def forward(self, x: Tensor, bias: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
-        """x (B, T, D), bias (H, 2 reach - 1), mask (B, T) True where valid."""
+        """x (B, T, D), bias (H, 2 reach - 1), mask (B, T) True where a frame is real -> (B, T, D)"""
         B, T, D = x.shape
         heads = self.config.num_heads
-        query, key, value = (p.view(B, T, heads, -1).transpose(1, 2) for p in self.qkv_proj(x).chunk(3, dim=-1))
+        query, key, value = self.qkv_proj(x).view(B, T, 3, heads, -1).permute(2, 0, 3, 1, 4)  # (B, H, T, D / H) each
         gate = self._gate(x)
-        begin, end = self._window(B, T, mask, state)
+        begin, end = self._visible_columns(B, T, mask, state)
         if state is not None:
-            key, value = self._remember(key, value, state)
+            key, value = self._cache(key, value, state)
         past = key.shape[2] - T
         attended = torch.empty_like(query)
-        block = max(1, _BIAS_ENTRIES // (B * heads * min(past + T, self._reach(T))))
+        reach = self.config.window_size + T if self.config.causal else T
+        block = max(1, _BIAS_ENTRIES // (B * heads * min(past + T, reach)))
         for i in range(0, T, block):
             rows = slice(i, min(i + block, T))
             # Columns are counted from the first new frame; cached keys have negative ones.
-            first, last = max(int(begin[:, rows].min()), -past), int(end[:, rows].max())
+            first = max(int(begin[:, rows].min()), -past)
+            last = int(end[:, rows].max())
             columns = torch.arange(first, last, device=x.device)
             visible = (columns >= begin[:, rows, None]) & (columns < end[:, rows, None])  # (B, rows, columns)
             scores = gate[:, :, rows] * _toeplitz(bias, rows, first, last)
@@ -253,9 +262,6 @@ class GatedAttention(nn.Module):
             )
         return self.out_proj(attended.transpose(1, 2).reshape(B, T, D))
 
-    def _reach(self, frames: int) -> int:
-        return self.config.window_size + frames if self.config.causal else frames
-
     def _gate(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, H, T, 1)"""
         B, T, _ = x.shape
@@ -263,14 +269,20 @@ class GatedAttention(nn.Module):
         a, b = self.gru_rel_pos_linear(x).view(*x.shape[:3], 2, 4).sum(-1).sigmoid().unbind(-1)
         return (a[..., None] * (b[..., None] * self.gru_rel_pos_const - 1) + 2).to(x.dtype)
 
-    def _window(self, B: int, T: int, mask: Tensor | None, state: StreamState | None) -> tuple[Tensor, Tensor]:
-        """Columns [begin, end), each (B, T), that each new frame may attend to, counted from the first new frame."""
+    def _visible_columns(self, B: int, T: int, mask: Tensor | None, state: StreamState | None) -> tuple[Tensor, Tensor]:
+        """Compute the columns [begin, end), each (B, T), that each new frame may attend to.
+
+        Columns are counted from the first new frame.
+        """
         device = self.gru_rel_pos_const.device
         new = torch.full((B, 1), T, device=device) if mask is None else mask.sum(1, keepdim=True)
         if state is None:
             return torch.zeros(B, T, dtype=torch.long, device=device), new.expand(-1, T)
-        chunk, window = self.config.chunk_size, self.config.window_size
+        chunk = self.config.chunk_size
+        window = self.config.window_size
+        # The cache holds the newest frames of each stream, and less than that at its beginning.
         cached = state.position.clamp(max=window - chunk)[:, None]  # (B, 1)
+        # A frame sees the rest of its own chunk, but no later one.
         if T <= chunk:
             end = (cached + new).expand(-1, T)
         else:
@@ -278,8 +290,8 @@ class GatedAttention(nn.Module):
             end = torch.minimum((cached + chunk + index) // chunk * chunk, cached + new)
         return (end - window).clamp(min=0) - cached, end - cached
 
-    def _remember(self, key: Tensor, value: Tensor, state: StreamState) -> tuple[Tensor, Tensor]:
-        """Put the cached keys and values in front; keep the newest window - chunk of all for the next call."""
+    def _cache(self, key: Tensor, value: Tensor, state: StreamState) -> tuple[Tensor, Tensor]:
+        """Put the cached keys and values in front, and cache the newest window - chunk of all for the next call."""
         if self in state.key_values:
             key = torch.cat([state.key_values[self][0], key], dim=2)
             value = torch.cat([state.key_values[self][1], value], dim=2)
@@ -289,7 +301,7 @@ class GatedAttention(nn.Module):
 
 
 def _toeplitz(bias: Tensor, rows: slice, first: int, last: int) -> Tensor:
-    """Rows of the Toeplitz matrix M[i, j] = bias(j - i) for columns first <= j < last: (H, rows, last - first)."""
+    """Build rows of the Toeplitz matrix M[i, j] = bias(j - i), columns first <= j < last: (H, rows, last - first)."""
     zero = bias.shape[1] // 2  # index of distance 0
     windows = bias.unfold(1, last - first, 1)  # a view: window w holds the distances from w - zero on
     return windows[:, zero + first - torch.arange(rows.start, rows.stop, device=bias.device)]

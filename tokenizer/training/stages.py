@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..focalcodec.configuration import FocalCodecConfig
-from ..focalcodec.masks import length_mask
+from ..focalcodec.layers import length_mask
 from ..focalcodec.mel import MelEncoder
 from ..focalcodec.modeling import FocalCodecModel
 from ..focalcodec.wavlm import TransformerEncoder, WavLMEncoder

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..files import whole_file, write_whole
-from ..focalcodec.masks import length_mask, zero_padding
+from ..focalcodec.layers import length_mask, zero_padding
 from ..focalcodec.mel import MelEncoder
 from ..focalcodec.parts import MelConfig, build_part
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..focalcodec import FocalCodecModel
+from ..focalcodec.modeling import FocalCodecModel
 from .checkpoint import load_checkpoint, load_discriminators, save_checkpoint, write_machine, write_recipe
 from .config import StageConfig, result_folder
 from .dataset import ClipDataset, open_datasets

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ....data.batching import LengthGroupedSampler
 from ....tokenizer.files import whole_file, write_whole
-from ....tokenizer.focalcodec.masks import length_mask
+from ....tokenizer.focalcodec.layers import length_mask
 from ....tokenizer.training.optimization import NewBob
 from .data import Target
 from .probe_config import ProbeConfig

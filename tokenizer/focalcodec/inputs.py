@@ -1,0 +1,104 @@
+"""Checks of what users give to a FocalCodec. B batch, T samples, N token frames."""
+
+import torch
+from torch import Tensor
+
+from .layers import length_mask
+
+
+def check_waveforms(
+    input_values: Tensor, padding_mask: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """Check a batch of waveforms and cut off the padding that all items share.
+
+    Args:
+        input_values: (B, T) or (B, 1, T) floats.
+        padding_mask: (B, T) bool, True where a sample is real.
+        dtype: of the model.
+
+    Returns:
+        The waveforms (B, T), zero in padding, and their lengths (B,), or None if no item is padded.
+
+    Raises:
+        ValueError: Empty, non-finite or wrongly shaped input.
+    """
+    if input_values.ndim == 3 and input_values.shape[1] == 1:
+        input_values = input_values[:, 0]
+    if input_values.ndim != 2 or 0 in input_values.shape:
+        raise ValueError(
+            f"input_values must be (B, T) or (B, 1, T) with at least one sample, found {tuple(input_values.shape)}; "
+            "add the batch axis, and average channels before encoding"
+        )
+    if not input_values.is_floating_point():
+        raise ValueError(
+            f"input_values must be floats in [-1, 1], found {input_values.dtype}: divide integer PCM by its full scale"
+        )
+    lengths = None
+    if padding_mask is not None:
+        lengths = _mask_to_lengths(padding_mask, input_values.shape, "padding_mask", "input_values")
+        input_values, lengths = _cut_padding(input_values, lengths)
+    # Padding is zero by now; before, it could hold anything.
+    if not torch.isfinite(input_values).all():
+        raise ValueError("input_values holds NaN or infinite samples: repair or drop them before encoding")
+    return input_values.to(dtype), lengths
+
+
+def check_tokens(audio_codes: Tensor, mask: Tensor | None, codebook_size: int) -> tuple[Tensor, Tensor | None]:
+    """Check a batch of tokens and cut off the padding that all items share.
+
+    Args:
+        audio_codes: (B, N) or (B, 1, N) integers.
+        mask: (B, N) bool, True where a token is real.
+        codebook_size: number of different tokens.
+
+    Returns:
+        The tokens (B, N) int64, zero in padding, and their lengths (B,), or None if no item is padded.
+
+    Raises:
+        ValueError: A token outside the codebook, or wrongly shaped input.
+    """
+    tokens = audio_codes
+    if audio_codes.ndim == 3 and audio_codes.shape[1] == 1:
+        tokens = audio_codes[:, 0]
+    if tokens.ndim != 2 or 0 in tokens.shape:
+        raise ValueError(
+            f"audio_codes must be (B, 1, N) or (B, N) with at least one token, found {tuple(audio_codes.shape)}"
+        )
+    if tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise ValueError(f"audio_codes must be integers, found {tokens.dtype}")
+    lengths = None
+    if mask is not None:
+        lengths = _mask_to_lengths(mask, tokens.shape, "audio_codes_mask", "audio_codes")
+        tokens, lengths = _cut_padding(tokens, lengths)
+    lowest = int(tokens.min())
+    highest = int(tokens.max())
+    if lowest < 0 or highest >= codebook_size:
+        raise ValueError(
+            f"audio_codes must lie in 0 ... {codebook_size - 1}, found {lowest if lowest < 0 else highest}: "
+            "subtract the vocabulary's audio offset, and remove control tokens, before decoding"
+        )
+    return tokens.long(), lengths
+
+
+def _mask_to_lengths(mask: Tensor, shape: torch.Size, name: str, input_name: str) -> Tensor:
+    """Turn a mask (B, T) into lengths (B,); every item must have some, and all padding must be at the end."""
+    if mask.shape != shape:
+        raise ValueError(f"{name} must have the shape of {input_name}, {tuple(shape)}, found {tuple(mask.shape)}")
+    mask = mask.bool()
+    lengths = mask.sum(dim=1)
+    if int(lengths.min()) == 0:
+        raise ValueError(
+            f"{name} marks item {int(lengths.argmin())} as empty: every item needs at least one real position"
+        )
+    if not torch.equal(mask, length_mask(lengths, mask.shape[1])):
+        raise ValueError(f"{name} must be True, then False, in every item: pad at the end (padding_side='right')")
+    return lengths
+
+
+def _cut_padding(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Cut (B, T) to its longest item and zero the padding that remains; lengths are None if there is none."""
+    longest = int(lengths.max())
+    x = x[:, :longest].masked_fill(~length_mask(lengths, longest), 0)
+    if bool((lengths == longest).all()):
+        return x, None
+    return x, lengths
