@@ -13,8 +13,8 @@ from transformers import WavLMModel
 
 from focallm.tokenizer import FocalCodecConfig, FocalCodecModel
 from focallm.tokenizer.focalcodec import wavlm
+from focallm.tokenizer.focalcodec.layers import StreamState
 from focallm.tokenizer.focalcodec.parts import WavLMConfig
-from focallm.tokenizer.focalcodec.streaming import StreamState
 from focallm.tokenizer.focalcodec.wavlm import WavLMEncoder
 
 KINDS = ["tiny_50hz", "tiny_12_5hz", "mel", "tiny_50hz_causal"]

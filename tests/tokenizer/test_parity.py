@@ -12,7 +12,7 @@ from torch import Tensor
 
 from focallm.tokenizer import FocalCodecModel
 from focallm.tokenizer.focalcodec.checkpoint import convert_state_dict
-from focallm.tokenizer.focalcodec.streaming import StreamState
+from focallm.tokenizer.focalcodec.layers import StreamState
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "focalcodec"
 NAMES = ("tiny_50hz", "tiny_25hz", "tiny_12_5hz", "tiny_50hz_causal")

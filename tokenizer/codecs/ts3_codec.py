@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..focalcodec.streaming import StreamState
+from ..focalcodec.layers import StreamState
 from .adapter import CodecAdapter, CodecConfig, register_model
 from .official import load_native
 from .window_attention import rotate, window_attention

@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import FeedForward, Snake, pad_same, zero_padding
+from .layers import FeedForward, Snake, StreamState, pad_same, zero_padding
 from .parts import AMPConfig, ConformerConfig, FocalConfig, LinearConfig, StackConfig
-from .streaming import StreamState
 
 _FILTER_TAPS = 12  # of the low-pass filter around the activation of an AMP block
 

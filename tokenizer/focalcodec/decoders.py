@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import length_mask, pad_same, zero_padding
+from .layers import StreamState, length_mask, pad_same, zero_padding
 from .parts import HiFiGANConfig, VocosConfig, WaveNeXtConfig
-from .streaming import StreamState
 
 Padding = Literal["zeros", "reflect"]
 _SLOPE = 0.1  # of the leaky ReLUs of HiFi-GAN

@@ -1,7 +1,9 @@
-"""Layers and masks that several parts of FocalCodec share.
+"""Masks, the state of causal layers, and the layers that several parts of FocalCodec share.
 
-B batch, T frames, D feature width. Masks are (B, T) bool, True where a frame is real.
+B batch, T frames, D feature width, H heads. Masks are (B, T) bool, True where a frame is real.
 """
+
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,56 @@ def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
 def pad_same(x: Tensor, width: int) -> Tensor:
     """Pad (B, T, D) with `width` zero frames, half on either side, so that a convolution keeps the length."""
     return F.pad(x, (0, 0, width // 2, width - width // 2))
+
+
+@dataclass
+class StreamState:
+    """Left contexts of every causal module that B streams have passed through.
+
+    Each module is its own key, so a state serves any model and grows as modules are met. Offline use of a causal model
+    is a single call with a new state.
+    """
+
+    batch_size: int
+    position: Tensor  # (B,) frames since the stream began
+    ended: Tensor  # (B,) whether an incomplete chunk has closed the stream
+    contexts: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B, size, D) last inputs of a convolution
+    begun: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B,) whether that context holds real frames
+    key_values: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)  # (B, H, <= window, D / H) each
+
+    @classmethod
+    def new(cls, batch_size: int, device: torch.device | str = "cpu") -> "StreamState":
+        """Make the state of streams that have not begun."""
+        position = torch.zeros(batch_size, dtype=torch.long, device=device)
+        return cls(batch_size, position, ended=position.bool())
+
+    def extend(self, module: nn.Module, x: Tensor, size: int, zeros: bool = False) -> Tensor:
+        """Put the last `size` frames that `module` saw in front of x (B, T, D).
+
+        A stream that begins gets copies of its own first frame, or zeros if `zeros`.
+        """
+        if size == 0:
+            return x
+        # The streams of a batch may have begun at different times, so each has its own left context.
+        first = x[:, :1].expand(-1, size, -1)
+        context = torch.zeros_like(first) if zeros else first
+        if module in self.contexts:
+            begun = self.begun[module][:, None, None]
+            context = torch.where(begun, self.contexts[module], context)
+        extended = torch.cat([context, x], dim=1)
+        self.contexts[module] = extended[:, -size:].clone()
+        self.begun[module] = torch.ones(self.batch_size, dtype=torch.bool, device=x.device)
+        return extended
+
+    def reset(self, items: Tensor | None = None) -> None:
+        """Restart the streams that `items` (B,) bool marks, by default all; the others continue untouched."""
+        if items is None:
+            items = torch.ones(self.batch_size, dtype=torch.bool)
+        items = items.to(self.position.device)
+        self.position = self.position.masked_fill(items, 0)
+        self.ended = self.ended & ~items
+        # Contexts and keys of a restarted stream stay in place: `begun` and `position` hide them.
+        self.begun = {module: begun & ~items for module, begun in self.begun.items()}
 
 
 class Snake(nn.Module):

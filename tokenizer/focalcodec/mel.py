@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
-from .layers import length_mask, zero_padding
+from .layers import StreamState, length_mask, zero_padding
 from .parts import MelConfig
-from .streaming import StreamState
 
 
 class MelEncoder(nn.Module):

@@ -24,13 +24,13 @@ from .decoders import ConvNeXtBlock, HiFiGAN, Vocos, WaveNeXt
 from .feature_extraction import FocalCodecFeatureExtractor
 from .inputs import check_tokens, check_waveforms
 from .knn import match_features
-from .layers import Snake, length_mask
+from .layers import Snake, StreamState, length_mask
 from .mel import MelEncoder
 from .parts import HiFiGANConfig, MelConfig, VocosConfig, WaveNeXtConfig
 from .quantizer import QUANTIZERS
 from .reference_api import StageMethods
 from .stack import Compressor, Decompressor
-from .streaming import FocalCodecStream, StreamState
+from .streaming import FocalCodecStream
 from .wavlm import GatedAttention, WavLMEncoder
 
 DECODERS: dict[type, Callable[..., nn.Module]] = {VocosConfig: Vocos, WaveNeXtConfig: WaveNeXt, HiFiGANConfig: HiFiGAN}

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import BLOCKS
-from .layers import full_precision, length_mask, make_activation, zero_padding
+from .layers import StreamState, full_precision, length_mask, make_activation, zero_padding
 from .parts import FocalConfig, StackConfig
-from .streaming import StreamState
 
 
 class Compressor(nn.Module):

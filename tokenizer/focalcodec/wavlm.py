@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import FeedForward, full_precision, length_mask, zero_padding
+from .layers import FeedForward, StreamState, full_precision, length_mask, zero_padding
 from .parts import WavLMConfig
-from .streaming import StreamState
 
 # Frames of the whole batch that pass through the convolutions together. The first of them holds 64 x 512 values per
 # frame, 400 MB per minute. On a CPU, what stays in the cache is twice as fast; a GPU wants few, large calls.
