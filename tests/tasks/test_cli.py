@@ -199,7 +199,7 @@ def bad(tmp_path):
         (["decode", "text.npz", "a.wav"], "text.npz is damaged or not a token file"),
         (["decode", "missing.npz", "a.wav"], "missing.npz"),
         (["tokenize", "folder", "store"], "no audio"),
-        (["train", "tts", "folder", "run"], "no token store"),
+        (["train", "tts", "folder", "run"], "is not a token store"),
         (["train", "sing", "folder", "run"], "no task is called 'sing'"),
         (["train-codec", "missing.yaml", "folder", "run"], "missing.yaml"),
         (["speak", " "], "text is empty"),
