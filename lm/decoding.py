@@ -69,17 +69,17 @@ def is_llama_shaped(model: PreTrainedModel) -> bool:
     if type(model).__name__ not in _LLAMA_SHAPED:
         return False
     config: Any = model.config
-    projections = [module for name, module in model.named_modules() if name.endswith("_proj")]
-    projections.append(model.lm_head)
-    return (
-        config.hidden_act == "silu"
-        and config.rope_parameters["rope_type"] in _STATIC_ROPES
-        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-        # The exact types: a subclass may compute something else.
-        and all(type(projection) is nn.Linear for projection in projections)
-        and type(model.get_input_embeddings()) is nn.Embedding
-        and all(parameter.device == model.device for parameter in model.parameters())
-    )
+    if config.hidden_act != "silu" or config.rope_parameters["rope_type"] not in _STATIC_ROPES:
+        return False
+    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+        return False
+    # The exact types: a subclass, such as an adapter, may compute something else.
+    if type(model.get_input_embeddings()) is not nn.Embedding:
+        return False
+    for name, module in model.named_modules():
+        if name.endswith(("_proj", "lm_head")) and type(module) is not nn.Linear:
+            return False
+    return {parameter.device for parameter in model.parameters()} == {model.device}
 
 
 class CausalDecoder:
@@ -113,10 +113,13 @@ class CausalDecoder:
         self._cache.batch_select_indices(index)
 
     def _run(self, positions: Tensor, **inputs: Tensor) -> None:
+        arguments: dict[str, Any] = {**inputs, "attention_mask": self._mask, "use_cache": True, CACHE: self._cache}
         # Not every model takes these two.
-        optional = {"position_ids": positions, "logits_to_keep": 1}
-        optional = {name: value for name, value in optional.items() if name in self._forward_arguments}
-        output = self._model(**inputs, **optional, attention_mask=self._mask, use_cache=True, **{CACHE: self._cache})
+        if "position_ids" in self._forward_arguments:
+            arguments["position_ids"] = positions
+        if "logits_to_keep" in self._forward_arguments:
+            arguments["logits_to_keep"] = 1
+        output = self._model(**arguments)
         self._cache = getattr(output, CACHE)
         self._logits = output.logits[:, -1]
 
@@ -136,10 +139,14 @@ class _Projection:
     @classmethod
     def join(cls, *linears: nn.Linear) -> "_Projection":
         """Join linear layers that read the same input."""
-        matrices: list[Tensor] = [linear.weight.t() for linear in linears]
+        matrices: list[Tensor] = []
+        biases: list[Tensor] = []
+        for linear in linears:
+            matrices.append(linear.weight.t())
+            if linear.bias is not None:
+                biases.append(linear.bias)
         if matrices[0].device.type == "cpu":
             matrices = [_input_major(torch.cat(matrices, dim=1))]
-        biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
         return cls(matrices, torch.cat(biases) if biases else None)
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def _add_rows(model: Any, vocabulary: Vocabulary, known_ids: Collection[int] | N
     model.resize_token_embeddings(max(num_old, len(vocabulary)), pad_to_multiple_of=64, mean_resizing=False)
     # New ids in old rows: spare rows of the base are overwritten, and no row of a new id counts in the mean.
     reused_ids = [i for i in new_ids(vocabulary) if i < num_old]
-    spare_ids = [] if known_ids is None else [i for i in reused_ids if i not in known_ids]
+    spare_ids = [] if known_ids is None else sorted(set(reused_ids).difference(known_ids))
     in_mean = torch.ones(num_old, dtype=torch.bool)
     in_mean[reused_ids] = False
 
@@ -100,7 +100,7 @@ def init_from_codes(model: PreTrainedModel, vocabulary: Vocabulary, audio_tokeni
     The code vectors are projected to the width of the model, and shifted and scaled to the mean and the deviation of
     its other rows.
     """
-    vectors = code_vectors(audio_tokenizer)
+    tables = code_vectors(audio_tokenizer)
     embeddings: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()
     weights: list[Tensor] = [embeddings.weight]
@@ -110,7 +110,9 @@ def init_from_codes(model: PreTrainedModel, vocabulary: Vocabulary, audio_tokeni
         is_other = torch.ones(weight.shape[0], dtype=torch.bool, device=weight.device)
         is_other[vocabulary.audio_offset :] = False
         others = weight[is_other].float()
-        projected = [_project(table, weight.shape[1], seed=k) for k, table in enumerate(vectors)]
+        projected = []
+        for k, table in enumerate(tables):
+            projected.append(_project(table, weight.shape[1], seed=k))
         rows = torch.cat(projected).to(weight.device)
         rows = others.mean(0) + rows * (others - others.mean(0)).std()
         weight[vocabulary.audio_offset : vocabulary.audio_offset + len(rows)] = rows.to(weight.dtype)

@@ -64,7 +64,7 @@ def as_prompt(
         if length is not None:
             raise ValueError("a Prompt says how much is to be written: give the length to Template.prompt instead")
         return prompt
-    ids = [int(i) for i in prompt]
+    ids = list(map(int, prompt))
     vocab_size = model.config.get_text_config().vocab_size
     for i in ids:
         if not 0 <= i < vocab_size:
@@ -95,7 +95,9 @@ def stream(
 ) -> Generator[list[int], None, Generation]:
     """Like `generate` for one prompt, but yield the codes of its first span of codes in chunks as they are written."""
     (constraint,) = _constraints(vocabulary, [prompt])
-    first = [phase.kind for phase in prompt.phases].index("codes")
+    first = 0
+    while prompt.phases[first].kind != "codes":
+        first += 1
     # The units of aligned speech are phases of their own, but one stream of codes.
     last = first
     while prompt.phases[last].forced_ids:
@@ -113,7 +115,8 @@ def stream(
 def _constraints(vocabulary: Vocabulary, prompts: Sequence[Prompt]) -> list[DecodingConstraint]:
     kinds: set[str] = set()
     for prompt in prompts:
-        kinds.update(phase.kind for phase in prompt.phases)
+        for phase in prompt.phases:
+            kinds.add(phase.kind)
     # Items share the range objects, so that equal choices compare equal.
     ranges = allowed_ranges(vocabulary, kinds)
     return [DecodingConstraint(prompt.phases, ranges) for prompt in prompts]
@@ -125,6 +128,14 @@ def _generation(constraint: DecodingConstraint, vocabulary: Vocabulary) -> Gener
     for kind, ids in constraint.merged_spans():
         spans.append(torch.tensor(ids, dtype=torch.long) - offsets[kind])
     return Generation(tuple(spans), constraint.stop_reason, constraint.num_spans_at_max)
+
+
+@dataclass
+class _Item:
+    """One item of the batch: what it may write, and its own source of random numbers."""
+
+    constraint: DecodingConstraint
+    generator: torch.Generator
 
 
 @torch.no_grad()
@@ -139,29 +150,33 @@ def _steps(
     """Run the generation loop, and yield after each id that the items wrote. Finished items leave the batch."""
     is_guided = sampling.guidance > 1
     _check_prompts(model, prompts, is_guided)
-    generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+    items = []
+    for constraint, seed in zip(constraints, seeds, strict=True):
+        items.append(_Item(constraint, torch.Generator().manual_seed(int(seed))))
     was_training = model.training
     model.eval()
     try:
         decoder = _prefill(model, vocabulary, prompts, is_guided)
-        active = list(range(len(constraints)))  # items in the batch, by row
         while True:
-            chosen = _choose(
-                decoder, [constraints[item] for item in active], sampling, [generators[item] for item in active]
-            )
-            ids = [constraints[item].append(chosen_id) for item, chosen_id in zip(active, chosen, strict=True)]
+            ids = []
+            for item, chosen_id in zip(items, _choose(decoder, items, sampling), strict=True):
+                ids.append(item.constraint.append(chosen_id))
             yield
-            unfinished = [row for row, item in enumerate(active) if not constraints[item].done]
+            unfinished = [row for row, item in enumerate(items) if not item.constraint.done]
             if not unfinished:
                 return
-            if len(unfinished) < len(active):
-                unconditional = [row + len(active) for row in unfinished] if is_guided else []
-                decoder.keep(unfinished + unconditional)
-                active = [active[row] for row in unfinished]
+            if len(unfinished) < len(items):
+                decoder.keep(_with_unconditional(unfinished, len(items), is_guided))
+                items = [items[row] for row in unfinished]
                 ids = [ids[row] for row in unfinished]
             decoder.step(ids * 2 if is_guided else ids)
     finally:
         model.train(was_training)
+
+
+def _with_unconditional(rows: list[int], batch_size: int, is_guided: bool) -> list[int]:
+    """Add the rows of the unconditional prompts, which come after those of all prompts."""
+    return rows + [row + batch_size for row in rows] if is_guided else rows
 
 
 def _check_prompts(model: PreTrainedModel, prompts: Sequence[Prompt], is_guided: bool) -> None:
@@ -187,11 +202,22 @@ def _prefill(
     rows = [prompt.ids for prompt in prompts]
     if is_guided:
         rows += [prompt.unconditional or [] for prompt in prompts]
-    width = max(len(row) for row in rows)
+    width = max(map(len, rows))
     pad_id = vocabulary.control("pad")
-    ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows], device=model.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
-    features = [prompt.features for prompt in prompts if prompt.features is not None]
+    padded_rows = []
+    masks = []
+    for row in rows:
+        num_padding = width - len(row)
+        padded_rows.append([pad_id] * num_padding + row)
+        masks.append([0] * num_padding + [1] * len(row))
+    ids = torch.tensor(padded_rows, device=model.device)
+    mask = torch.tensor(masks, device=model.device)
+    features = []
+    max_new_ids = 0
+    for prompt in prompts:
+        max_new_ids = max(max_new_ids, prompt.max_new_ids)
+        if prompt.features is not None:
+            features.append(prompt.features)
     restarts = restart_ids(model)
     batch = PromptBatch(
         embeddings=embed(model, ids, torch.cat(features) if features else None),
@@ -199,40 +225,33 @@ def _prefill(
         positions=aligned_positions(ids, positions_from_mask(mask), restarts),
         restart_ids=frozenset(restarts),
     )
-    return prefill(language_model(model), batch, max(prompt.max_new_ids for prompt in prompts))
+    return prefill(language_model(model), batch, max_new_ids)
 
 
 # Choosing the next ids: group items by what they may write, compute the logits of those ids, sample, look up the ids.
 
 
-def _choose(
-    decoder: LlamaDecoder | CausalDecoder,
-    constraints: Sequence[DecodingConstraint],
-    sampling: Sampling,
-    generators: Sequence[torch.Generator],
-) -> list[int]:
-    """Return the next id of each row."""
-    ids = [-1] * len(constraints)
-    for choice, rows in _group_rows(constraints).items():
+def _choose(decoder: LlamaDecoder | CausalDecoder, items: Sequence[_Item], sampling: Sampling) -> list[int]:
+    """Return the next id of each item."""
+    ids = [-1] * len(items)
+    for choice, rows in _group_rows(items).items():
         if choice.id_range is None:
             assert choice.closing_id is not None
             chosen = [choice.closing_id] * len(rows)
         else:
-            logits = _allowed_logits(decoder, choice, choice.id_range, rows, len(constraints), sampling.guidance)
-            columns = _sample_columns(
-                logits, choice, [constraints[row] for row in rows], sampling, [generators[row] for row in rows]
-            )
+            logits = _allowed_logits(decoder, choice, choice.id_range, rows, len(items), sampling.guidance)
+            columns = _sample_columns(logits, choice, choice.id_range, [items[row] for row in rows], sampling)
             chosen = _to_ids(columns, choice, choice.id_range)
         for row, chosen_id in zip(rows, chosen, strict=True):
             ids[row] = chosen_id
     return ids
 
 
-def _group_rows(constraints: Sequence[DecodingConstraint]) -> dict[Choice, list[int]]:
-    """Group rows that may write the same ids, so that one operation serves all of them."""
+def _group_rows(items: Sequence[_Item]) -> dict[Choice, list[int]]:
+    """Group the rows that may write the same ids, so that one operation serves all of them."""
     groups: dict[Choice, list[int]] = {}
-    for row, constraint in enumerate(constraints):
-        groups.setdefault(constraint.choice(), []).append(row)
+    for row, item in enumerate(items):
+        groups.setdefault(item.constraint.choice(), []).append(row)
     return groups
 
 
@@ -246,7 +265,7 @@ def _allowed_logits(
 ) -> Tensor:
     """Return (len(rows), V) logits of a range's ids and, in a last column, of the closing id where it is allowed."""
     is_guided = guidance > 1
-    read_rows = rows + [row + batch_size for row in rows] if is_guided else rows
+    read_rows = _with_unconditional(rows, batch_size, is_guided)
     logits = decoder.logits(read_rows, id_range.start, id_range.stop)
     if choice.closing_id is not None:
         closing = decoder.logits(read_rows, choice.closing_id, choice.closing_id + 1)
@@ -263,32 +282,32 @@ def _allowed_logits(
 
 
 def _sample_columns(
-    logits: Tensor,
-    choice: Choice,
-    constraints: Sequence[DecodingConstraint],
-    sampling: Sampling,
-    generators: Sequence[torch.Generator],
+    logits: Tensor, choice: Choice, id_range: IdRange, items: Sequence[_Item], sampling: Sampling
 ) -> list[int]:
-    """Sample one column of the logits (B, V) for each row."""
-    assert choice.id_range is not None
-    start = choice.id_range.start
-    closing_column = choice.id_range.stop - start
+    """Sample one column of the logits (B, V) for each item."""
+    closing_column = id_range.stop - id_range.start
+    generators = []
     recent: list[list[int]] = []
-    for constraint in constraints:
-        last_ids = constraint.spans[-1][-sampling.repetition_window :] if sampling.repetition_window else []
-        recent.append([i - start for i in last_ids])
+    for item in items:
+        generators.append(item.generator)
+        last_ids = item.constraint.spans[-1][-sampling.repetition_window :] if sampling.repetition_window else []
+        recent.append([i - id_range.start for i in last_ids])
+
     if choice.timed and choice.closing_id is not None:
         closing_probabilities = logits.float().softmax(-1)[:, -1].tolist()
         columns = sample(logits[:, :-1], sampling, generators, recent)
-        for row, constraint in enumerate(constraints):
-            if constraint.should_close(closing_probabilities[row], sampling.temperature, generators[row]):
+        for row, item in enumerate(items):
+            if item.constraint.should_close(closing_probabilities[row], sampling.temperature, item.generator):
                 columns[row] = closing_column
     else:
         columns = sample(logits, sampling, generators, recent)
-    # Codes use every id of their range, and are the only ids whose bits mean something.
-    if sampling.bitwise and choice.id_range.banned_ids is None:
+
+    # All ids of a codebook are allowed, unlike those of text, whose bits mean nothing.
+    if sampling.bitwise and id_range.banned_ids is None:
         codes = likeliest_bits(logits[:, :closing_column])
-        columns = [column if column == closing_column else code for column, code in zip(columns, codes, strict=True)]
+        for row, code in enumerate(codes):
+            if columns[row] != closing_column:
+                columns[row] = code
     return columns
 
 

@@ -63,19 +63,23 @@ class SpeechLMInfo:
     voices: tuple[str, ...] = ()
     longest_unit_s: float | None = None
 
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks that the model was trained on."""
+        return [template.name for template in self.templates]
+
     def template(self, *names: str) -> Template:
         """Return the first of the named tasks that the model was trained on.
 
         Raises:
             ValueError: the model was trained on none of them.
         """
-        known = {template.name: template for template in self.templates}
         for name in names:
-            if name in known:
-                return known[name]
+            if name in self.tasks:
+                return self.templates[self.tasks.index(name)]
         raise ValueError(
-            f"this model was trained for {', '.join(known) or 'nothing'}, not for {' or '.join(names)}: name another "
-            "folder, or train one (focallm train)"
+            f"this model was trained for {', '.join(self.tasks) or 'nothing'}, not for {' or '.join(names)}: name "
+            "another folder, or train one (focallm train)"
         )
 
     @classmethod

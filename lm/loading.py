@@ -1,6 +1,8 @@
-"""Where a saved speech LM comes from: the package, a folder or the hub; whole, or an adapter around its base."""
+"""Folders of saved speech LMs: finding them (in the package, on disk or on the hub), loading and describing them."""
 
+import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +19,27 @@ from .embeddings import adapt_to_vocabulary, set_special_ids
 from .info import INFO_FILE, SpeechLMInfo
 from .vocabulary import Vocabulary
 
-HUB = ("revision", "token", "cache_dir")  # options of a hub id, as transformers calls them
-LEXICON_FILE = "lexicon.json"  # phonemes by word
-INSIDE = {name: Path(__file__).parent / "weights" / name for name in ("mini", "mini-rewriting")}  # weights that ship
-MINI = INSIDE["mini"]
+_WEIGHTS = Path(__file__).parent / "weights"
+# Weights that come with the package, by name.
+PACKAGED_MODELS = {name: _WEIGHTS / name for name in ("mini", "mini-rewriting")}
+_LEXICON_FILE = "lexicon.json"  # phonemes by word
 
 
-def find_folder(source: str | Path, **hub: Any) -> Path:
-    """A folder with a speech LM, from "mini", its path, or a hub id, whose options are `HUB`.
+def find_folder(source: str | Path, **hub_options: Any) -> Path:
+    """Return the folder of a speech LM.
+
+    Args:
+        source: a name in `PACKAGED_MODELS`, a folder, or a hub id, whose files are downloaded.
+        hub_options: from `select_hub_options`.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no speech LM.
     """
-    folder = _place(source)
+    folder = _local_folder(source)
     if _is_hub_id(source):
+        patterns = ["*.json", "*.safetensors", "*.md"]
         try:
-            folder = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.md"], **hub))
+            folder = Path(snapshot_download(str(source), allow_patterns=patterns, **hub_options))
         except (OSError, HfHubHTTPError) as error:
             raise OSError(f"{source} is no folder, and the hub does not give it: {error}") from None
     if not (folder / INFO_FILE).is_file():
@@ -43,16 +50,20 @@ def find_folder(source: str | Path, **hub: Any) -> Path:
     return folder
 
 
+def select_hub_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the options of `from_pretrained` that say how to download from the hub."""
+    return {name: options[name] for name in ("revision", "token", "cache_dir") if name in options}
+
+
 def is_speech_lm(source: str | Path) -> bool:
-    """Whether a folder, a hub id or "mini" holds a speech LM; of the hub, its description alone is fetched."""
+    """Return whether a source is a speech LM; of a hub id only the description is downloaded."""
     if _is_hub_id(source):
         return cached_file(str(source), INFO_FILE, _raise_exceptions_for_missing_entries=False) is not None
-    return (_place(source) / INFO_FILE).is_file()
+    return (_local_folder(source) / INFO_FILE).is_file()
 
 
-def _place(source: str | Path) -> Path:
-    """The folder that the name of weights inside the package, or a path, stands for."""
-    return INSIDE.get(str(source), Path(source))
+def _local_folder(source: str | Path) -> Path:
+    return PACKAGED_MODELS.get(str(source), Path(source))
 
 
 def _is_hub_id(source: str | Path) -> bool:
@@ -60,7 +71,11 @@ def _is_hub_id(source: str | Path) -> bool:
 
 
 def read_info(folder: Path) -> SpeechLMInfo:
-    """What the model in a folder says about itself; a ValueError if it says nothing sensible."""
+    """Read the description of the model in a folder.
+
+    Raises:
+        ValueError: the description is damaged.
+    """
     values = read_json(folder / INFO_FILE)
     try:
         return SpeechLMInfo.from_json(values)
@@ -71,62 +86,79 @@ def read_info(folder: Path) -> SpeechLMInfo:
 
 
 def read_lexicon(folder: Path) -> dict[str, str]:
-    """Phonemes by word, of a model that reads phonemes; none for others."""
-    path = folder / LEXICON_FILE
+    """Read the phonemes by word of a model that reads phonemes; empty for other models."""
+    path = folder / _LEXICON_FILE
     return read_json(path) if path.is_file() else {}
 
 
+def write_info(folder: Path, info: SpeechLMInfo, lexicon: dict[str, str]) -> None:
+    """Write the description and the lexicon of a model into its folder."""
+    write_whole(folder / INFO_FILE, json.dumps(asdict(info), indent=1).encode())
+    if lexicon:
+        write_whole(folder / _LEXICON_FILE, json.dumps(lexicon, ensure_ascii=False, indent=0).encode())
+
+
 def load_model(folder: Path, source: str | Path, vocabulary: Vocabulary, options: dict[str, Any]) -> Any:
-    """The model in a folder, which `source` stood for; an adapter comes around its base."""
+    """Load the weights in a folder, with their base if they are an adapter.
+
+    Args:
+        folder: from `find_folder`.
+        source: what `find_folder` found it from; the model remembers it.
+        vocabulary: of the model.
+        options: of `from_pretrained` of transformers.
+    """
     if (folder / lora.ADAPTER_CONFIG).is_file():
-        return _with_adapter(folder, vocabulary, options)
+        return _load_with_adapter(folder, vocabulary, options)
     model = load_strictly(AutoModelForCausalLM.from_pretrained, folder, (), options, None)
-    model.config.name_or_path = reference(source)
-    set_special_ids(model, vocabulary)  # the folder's own configuration is for plain `generate`
+    model.config.name_or_path = _absolute(source)
+    # The generation config in the folder is for plain `generate` of transformers.
+    set_special_ids(model, vocabulary)
     return model
 
 
-def _with_adapter(folder: Path, vocabulary: Vocabulary, options: dict[str, Any]) -> Any:
+def _load_with_adapter(folder: Path, vocabulary: Vocabulary, options: dict[str, Any]) -> Any:
     config = AutoConfig.from_pretrained(folder)
     base = lora.find_base(folder)
-    model = load_base(INSIDE.get(base, base), **options)
+    model = load_base(PACKAGED_MODELS.get(base, base), **options)
     model.config.name_or_path = base
-    return lora.load_adapter(adapt_to_vocabulary(model, vocabulary, getattr(config, "feature_size", None)), folder)
+    model = adapt_to_vocabulary(model, vocabulary, getattr(config, "feature_size", None))
+    return lora.load_adapter(model, folder)
 
 
 def load_base(base: str | Path, **kwargs: Any) -> PreTrainedModel:
-    """A causal LM of transformers, float32 unless `dtype` is given; safetensors only.
-
-    Keys too many are left to transformers: checkpoints of the hub bring parts that a causal LM has no use for.
+    """Load a causal LM of transformers from safetensors, in float32 unless `dtype` is given.
 
     Raises:
-        OSError: nothing there, or no safetensors weights.
+        OSError: there is no model, or only weights in other formats.
         ValueError: weights are missing.
     """
     options: dict[str, Any] = {"dtype": torch.float32, **kwargs, "use_safetensors": True, "output_loading_info": True}
     loaded: Any = AutoModelForCausalLM.from_pretrained(base, **options)
     model, info = loaded
+    # Unexpected keys are fine: checkpoints on the hub have parts that a causal LM does not use.
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ValueError(f"{base} lacks {len(missing)} weights, such as {missing[:3]}: fetch it again")
-    model.config.name_or_path = reference(base)
+    model.config.name_or_path = _absolute(base)
     return model
 
 
-def reference(source: str | Path) -> str:
-    """A source as a model remembers it: "mini", a hub id, or a path that holds wherever the process goes."""
-    return str(Path(source).resolve()) if str(source) != "mini" and Path(source).is_dir() else str(source)
+def _absolute(source: str | Path) -> str:
+    """Return a source in a form that stays valid when the working directory changes."""
+    if str(source) != "mini" and Path(source).is_dir():
+        return str(Path(source).resolve())
+    return str(source)
 
 
 def write_card(folder: Path, facts: dict[str, str]) -> None:
-    """A README.md for the hub, unless there is one: its owner may have written into it."""
+    """Write a README.md for the hub, unless the folder has one, which its owner may have edited."""
     if (folder / "README.md").exists():
         return
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     card = (
         f"---\nlibrary_name: focallm\nlicense: unknown\ntags: [speech, audio]\n---\n\n# A speech language model\n\n"
-        f"| | |\n|---|---|\n{rows}\n\nIt opens with `focallm.lm.SpeechLM.from_pretrained(folder)`.\n\n"
-        "Before publishing, state above the licences of the codec, of the base model and of the recordings it learnt "
-        "from, and here what was measured.\n"
+        f"| | |\n|---|---|\n{rows}\n\nLoad it with `focallm.lm.SpeechLM.from_pretrained(folder)`.\n\n"
+        "Before publishing, replace the license above by one that the licenses of the codec, of the base model and of "
+        "the training recordings permit, and report what was measured.\n"
     )
     write_whole(folder / "README.md", card.encode())

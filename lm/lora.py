@@ -1,4 +1,4 @@
-"""LoRA that trains the adapters, the new rows of the vocabulary, and nothing else of the embeddings (through peft)."""
+"""LoRA (through peft) that trains adapters and the new rows of the vocabulary, and keeps all other weights frozen."""
 
 import copy
 import os
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
 from transformers import PreTrainedModel
 
 from ..tokenizer.focalcodec.checkpoint import read_json
@@ -20,29 +19,43 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True)
 class LoRA:
-    """Train small matrices beside the frozen ones of a base, and only the embedding rows that are new."""
+    """Settings of LoRA.
+
+    Args:
+        rank: of the adapter matrices.
+        alpha: the update is scaled by alpha / rank.
+        dropout: of the inputs of adapters.
+        targets: names of the layers that get adapters, or "all-linear" for all linear layers except the head.
+    """
 
     rank: int = 32
-    alpha: float = 64  # the update is scaled by alpha / rank
+    alpha: float = 64
     dropout: float = 0.0
-    targets: str | list[str] = "all-linear"  # names of layers; or all linear ones but for the head
+    targets: str | list[str] = "all-linear"
 
 
 def add_lora(model: PreTrainedModel, vocabulary: Vocabulary, settings: LoRA) -> PeftModel:
-    """Freeze a model but for adapters on its linear layers, its new rows, and its projector if it has one.
+    """Freeze a model, except for adapters on its linear layers, its new rows, and its projector if it has one.
 
     Raises:
         ValueError: the model has adapters already, or a head with a bias, which peft would drop.
     """
     if isinstance(model, PeftModel):
         raise ValueError("the model has adapters already: train these, or merge() them first")
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    head = model.get_output_embeddings()
+    embeddings = model.get_input_embeddings()
     if getattr(head, "bias", None) is not None:
         raise ValueError(
             f"the head of {type(language_model(model)).__name__} has a bias, which peft drops where only some rows are "
             "trained: choose another base, or train without LoRA"
         )
-    trained = [embeddings] if head.weight is embeddings.weight else [embeddings, head]  # peft ties what is tied
+    modules_with_rows = [embeddings]
+    if head.weight is not embeddings.weight:  # peft ties what is tied
+        modules_with_rows.append(head)
+    trainable_rows: dict[str, list[int]] = {}
+    for name, module in model.named_modules():
+        if any(module is other for other in modules_with_rows):
+            trainable_rows[name] = new_ids(vocabulary)
     has_projector = isinstance(model, SpeechLMForConditionalGeneration)
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -52,7 +65,7 @@ def add_lora(model: PreTrainedModel, vocabulary: Vocabulary, settings: LoRA) -> 
         target_modules=settings.targets,
         exclude_modules=r"projector\..*" if has_projector else None,
         modules_to_save=["projector"] if has_projector else None,
-        trainable_token_indices={_name(model, module): new_ids(vocabulary) for module in trained},
+        trainable_token_indices=trainable_rows,
     )
     adapted = get_peft_model(model, config)
     assert isinstance(adapted, PeftModel)
@@ -61,10 +74,10 @@ def add_lora(model: PreTrainedModel, vocabulary: Vocabulary, settings: LoRA) -> 
 
 
 def base_of(model: PeftModel, folder: Path) -> str:
-    """Where the base of an adapter is, seen from the adapter's folder: a hub id, "mini", or a relative path.
+    """Return where the base of an adapter is: a hub id, "mini", or a path relative to the adapter's folder.
 
     Raises:
-        ValueError: the base was never saved, so that nobody could find it.
+        ValueError: the base was never saved, so it could not be loaded again.
     """
     base = without_peft(model).config.name_or_path
     if not base:
@@ -73,24 +86,27 @@ def base_of(model: PeftModel, folder: Path) -> str:
 
 
 def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
-    """Write adapters, new rows and projector, the name of their base, and the config of both together."""
+    """Write adapters, new rows and projector, the name of their base, and the config of the whole model."""
     model.save_pretrained(str(folder), save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # a form of peft's
+    # peft writes a model card with an empty form.
+    (folder / "README.md").unlink(missing_ok=True)
     config = copy.copy(model.peft_config["default"])
-    config.base_model_name_or_path, config.inference_mode = base, True
+    config.base_model_name_or_path = base
+    config.inference_mode = True
     config.save_pretrained(str(folder))
     without_peft(model).config.save_pretrained(folder)
 
 
 def find_base(folder: Path) -> str:
-    """The base of the adapter in a folder.
+    """Return the base of the adapter in a folder.
 
     Raises:
-        OSError: it is no longer where it was.
+        OSError: the base is no longer where it was.
     """
     base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or ""
     if (folder / base).is_dir():
         return str((folder / base).resolve())
+    # Anything else that looks like a path is not a hub id.
     if not base or base.startswith(".") or base.count("/") > 1:
         raise OSError(
             f"{folder} is an adapter, and its base is not at {folder / base}: put it back, or name it as "
@@ -100,49 +116,54 @@ def find_base(folder: Path) -> str:
 
 
 def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
-    """What `save_adapter` wrote, around its base; it can be trained on."""
+    """Load an adapter that `save_adapter` wrote around its base; it can be trained further."""
     model = PeftModel.from_pretrained(base, str(folder), is_trainable=True)
     _forget_base(model)
     return model
 
 
 def merge(model: PeftModel) -> PreTrainedModel:
-    """The plain model with the adapters in its weights; what was tied is tied."""
+    """Return the plain model with the adapters merged into its weights; tied weights stay tied."""
     merged = model.merge_and_unload()
     merged.tie_weights()
     return merged
 
 
-def _name(model: nn.Module, wanted: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is wanted)
-
-
 def _forget_base(model: PeftModel) -> None:
-    """Keep peft from comparing the vocabulary with that of the base: it would save whole embeddings."""
+    """Keep peft from comparing the vocabulary with that of the base, because it would then save whole embeddings."""
     model.peft_config["default"].base_model_name_or_path = ""
 
 
 def count_trainable(model: Any, vocabulary: Vocabulary) -> dict[str, int]:
-    """Trainable parameters by part: body, adapters, new rows (of control and audio ids), projector.
+    """Count the trainable parameters of a model by part.
 
     Args:
         model: a causal LM, with or without projector and adapters.
+        vocabulary: of the model.
+
+    Returns:
+        Counts for "body", "adapters", "new rows" (of control and audio ids) and "projector".
     """
     counts = {"body": 0, "adapters": 0, "new rows": 0, "projector": 0}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            counts[_part(name)] += parameter.numel()
-    embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+            counts[_part_of(name)] += parameter.numel()
+    embeddings = model.get_input_embeddings().weight
+    head = model.get_output_embeddings().weight
     for rows in [embeddings] if head is embeddings else [embeddings, head]:
-        if rows.is_leaf and rows.requires_grad:  # trained as a whole; peft's are put together in every step
-            new = len(new_ids(vocabulary)) * rows.shape[1]
-            counts["body"], counts["new rows"] = counts["body"] - new, counts["new rows"] + new
+        # With peft the weight is not a leaf: it is put together in every step from frozen and new rows, counted above.
+        if rows.is_leaf and rows.requires_grad:
+            num_new = len(new_ids(vocabulary)) * rows.shape[1]
+            counts["body"] -= num_new
+            counts["new rows"] += num_new
     return counts
 
 
-def _part(name: str) -> str:
-    if "lora_" in name:
+def _part_of(parameter_name: str) -> str:
+    if "lora_" in parameter_name:
         return "adapters"
-    if "trainable_tokens_delta" in name:
+    if "trainable_tokens_delta" in parameter_name:
         return "new rows"
-    return "projector" if "projector." in name else "body"
+    if "projector." in parameter_name:
+        return "projector"
+    return "body"

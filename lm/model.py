@@ -1,13 +1,11 @@
-"""A decoder-only transformer with a vocabulary and a codec: everything that one folder holds.
+"""`SpeechLM`: a decoder-only transformer with its vocabulary and codec, everything that one folder holds.
 
-B batch, L length of a sequence.
+B batch, L length of a sequence, K codebooks.
 """
 
-import json
 import math
 import string
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import asdict
 from numbers import Integral
 from pathlib import Path
 from typing import Any, overload
@@ -15,25 +13,35 @@ from typing import Any, overload
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
 
 from ..data.phonemes import PAUSES, spell_out, text_to_units
 from ..tokenizer import AudioTokenizer
-from ..tokenizer.files import whole_files, write_whole
+from ..tokenizer.files import whole_files
 from . import lora
 from .embeddings import EmbeddingInit, adapt_to_vocabulary, add_projector, check_init, init_from_codes
-from .features import language_model, max_positions
+from .features import language_model
 from .generation import Generation, as_prompt, generate, stream
-from .info import INFO_FILE, SpeechLMInfo
-from .loading import HUB, LEXICON_FILE, find_folder, load_base, load_model, read_info, read_lexicon, write_card
+from .info import SpeechLMInfo
+from .loading import (
+    find_folder,
+    load_base,
+    load_model,
+    read_info,
+    read_lexicon,
+    select_hub_options,
+    write_card,
+    write_info,
+)
 from .lora import LoRA
 from .processor import SpeechLMProcessor, speech_generation_config
 from .sampling import Sampling
 from .templates import Prompt
 from .vocabulary import Vocabulary
 
-_TOGETHER = 16  # prompts of a batch: more would be faster on some machines, and too much for others
-
+# Prompts in a batch: more would be faster on some machines, and exceed the memory of others.
+_BATCH_SIZE = 16
+# Sizes for `SpeechLM.from_config`.
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
     "mini": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 768},
@@ -44,12 +52,15 @@ class SpeechLM:
     """A causal LM that reads and writes text and speech.
 
     Args:
-        model: any transformers causal LM whose embedding covers the vocabulary, a `SpeechLMForConditionalGeneration`
-            (which reads features too), or one of these with adapters.
+        model: a transformers causal LM whose embedding covers the vocabulary, a `SpeechLMForConditionalGeneration`,
+            which also reads features, or one of these with adapters.
         vocabulary: text, control and audio ids.
-        audio_tokenizer: the codec whose codes the audio ids stand for.
-        info: task, lengths and voices, saved with the model.
+        audio_tokenizer: the codec of the audio ids.
+        info: tasks, lengths and voices, saved with the model.
         lexicon: phonemes by word, for a model that reads phonemes.
+
+    Raises:
+        ValueError: model, vocabulary and codec do not fit together.
     """
 
     def __init__(
@@ -71,8 +82,23 @@ class SpeechLM:
                 f"the model has {rows} rows for a vocabulary of {len(vocabulary)} ids: it has another vocabulary, or "
                 "is a base; SpeechLM.from_base adds the rows"
             )
-        self.model, self.vocabulary, self.audio_tokenizer, self.info = model, vocabulary, audio_tokenizer, info
+        self.model = model
+        self.vocabulary = vocabulary
+        self.audio_tokenizer = audio_tokenizer
+        self.info = info
         self.lexicon = lexicon or {}
+
+    def __repr__(self) -> str:
+        causal_lm = language_model(self.model)
+        config = causal_lm.config
+        tokenizer = self.audio_tokenizer
+        tasks = ", ".join(self.info.tasks) or "none"
+        return (
+            f"SpeechLM({type(causal_lm).__name__}, {self.model.num_parameters() / 1e6:.1f} M parameters, "
+            f"{config.num_hidden_layers} layers of width {config.hidden_size}, {len(self.vocabulary)} ids; "
+            f"tasks: {tasks}; {len(self.info.voices)} voices; codec: {type(tokenizer.codec).__name__}, "
+            f"{tokenizer.tokens_per_second:g} tokens per second; device: {self.device})"
+        )
 
     @classmethod
     def from_config(
@@ -83,14 +109,15 @@ class SpeechLM:
         feature_size: int | None = None,
         embeddings: EmbeddingInit = "mean",
     ) -> "SpeechLM":
-        """A fresh Llama-shaped model.
+        """Make a Llama-shaped model with fresh weights.
 
         Args:
             config: a name in `SIZES`, or fields of `transformers.LlamaConfig`.
             audio_tokenizer: the codec.
-            vocabulary: of the text; without one its units are the printable characters of ASCII.
-            feature_size: width of the continuous features that it also reads, the codec's `feature_dim`.
-            embeddings: where audio rows start: as every other row ("mean"), or at the codec's code vectors ("codec").
+            vocabulary: by default its text tokens are the printable ASCII characters.
+            feature_size: width of continuous features that the model also reads, `feature_dim` of a codec.
+            embeddings: initialization of audio rows: like every other row ("mean"), or from the codec's code vectors
+                ("codec").
         """
         check_init(embeddings)
         if isinstance(config, str) and config not in SIZES:
@@ -127,48 +154,54 @@ class SpeechLM:
             base: a folder or hub id.
             audio_tokenizer: the codec.
             feature_size: as in `from_config`.
-            embeddings: where audio rows start: at the mean of the old rows ("mean"), or around it, as the codec's code
-                vectors lie ("codec").
+            embeddings: initialization of new rows: the mean of the old rows ("mean"), or around it, like the codec's
+                code vectors ("codec").
             controls: names of further control tokens, for templates of your own.
             kwargs: as in transformers (`dtype`, float32 by default; `revision`, `token`, `attn_implementation`, ...).
         """
         check_init(embeddings)
-        hub = {key: kwargs[key] for key in HUB if key in kwargs}
-        tokenizer = AutoTokenizer.from_pretrained(base, **hub)
-        known = set(tokenizer.get_vocab().values())
+        tokenizer = AutoTokenizer.from_pretrained(base, **select_hub_options(kwargs))
+        known_ids = set(tokenizer.get_vocab().values())
         vocabulary = Vocabulary.extend(tokenizer, audio_tokenizer.codebook_sizes, controls)
-        model = adapt_to_vocabulary(load_base(base, **kwargs), vocabulary, feature_size, known)
+        model = adapt_to_vocabulary(load_base(base, **kwargs), vocabulary, feature_size, known_ids)
         if embeddings == "codec":
             init_from_codes(model, vocabulary, audio_tokenizer)
         return cls(model, vocabulary, audio_tokenizer, SpeechLMInfo())
 
     @classmethod
     def from_pretrained(cls, source: str | Path = "mini", **kwargs: Any) -> "SpeechLM":
-        """Load a folder that `save_pretrained` or `save_adapter` wrote, a hub id, or `"mini"`, the weights inside.
+        """Load a speech LM.
 
-        kwargs are those of transformers (`revision`, `token`, `cache_dir`, `dtype`, ...).
+        Args:
+            source: a folder that `save_pretrained` or `save_adapter` wrote, a hub id, or "mini", the weights in the
+                package.
+            kwargs: as in transformers (`revision`, `token`, `cache_dir`, `dtype`, ...).
 
         Raises:
-            OSError: nothing there, or no speech LM, or no safetensors weights, or an adapter whose base is gone.
-            ValueError: weights or descriptions that are damaged or do not fit.
+            OSError: there is no speech LM, or none with safetensors weights, or it is an adapter whose base is missing.
+            ValueError: weights or descriptions are damaged, or do not fit together.
         """
-        hub = {key: kwargs.pop(key) for key in HUB if key in kwargs}
-        folder = find_folder(source, **hub)
-        hub.pop("revision", None)  # of this repository, not of the codec's or base's
-        info, vocabulary = read_info(folder), Vocabulary.load(folder)
-        codec = folder / info.audio_tokenizer
-        audio_tokenizer = AudioTokenizer.from_pretrained(codec if codec.is_dir() else info.audio_tokenizer, **hub)
-        model = load_model(folder, source, vocabulary, {"dtype": torch.float32, **hub, **kwargs})
+        hub_options = select_hub_options(kwargs)
+        folder = find_folder(source, **hub_options)
+        # The revision belongs to this repository, not to that of the codec or the base.
+        hub_options.pop("revision", None)
+        info = read_info(folder)
+        vocabulary = Vocabulary.load(folder)
+        codec_folder = folder / info.audio_tokenizer
+        codec_source = codec_folder if codec_folder.is_dir() else info.audio_tokenizer
+        audio_tokenizer = AudioTokenizer.from_pretrained(codec_source, **hub_options)
+        kwargs.pop("revision", None)
+        model = load_model(folder, source, vocabulary, {"dtype": torch.float32, **kwargs})
         return cls(model.eval(), vocabulary, audio_tokenizer, info, read_lexicon(folder))
 
     def save_pretrained(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
-        """Write LM, vocabulary and codec into one folder; the LM part opens in plain transformers.
+        """Write LM, vocabulary and codec into one folder, whose LM part also loads in plain transformers.
 
-        A codec that `info` names ("mini", a hub id) is not copied.
+        The codec is not copied if `info` refers to it by a name ("mini") or a hub id.
 
         Args:
-            folder: where to.
-            weights: whole ones, where this process holds but a shard of the model.
+            folder: to write to.
+            weights: the complete weights, if this process holds only a shard of the model.
 
         Raises:
             ValueError: the model has adapters.
@@ -178,44 +211,46 @@ class SpeechLM:
         folder = Path(folder)
         with whole_files(folder) as temporary:
             self.model.save_pretrained(temporary, state_dict=weights)
-            self._plain_generation().save_pretrained(temporary)
-        self._save_the_rest(folder, "whole")
+            # For plain `generate` of transformers.
+            generation_config = speech_generation_config(
+                self.model, self.vocabulary, self.audio_tokenizer, self.info.templates
+            )
+            generation_config.save_pretrained(temporary)
+        self._save_common_files(folder, "whole")
 
-    def _save_the_rest(self, folder: Path, kind: str) -> None:
+    def _save_common_files(self, folder: Path, weights: str) -> None:
+        """Write everything besides the weights, of which the card says what they are."""
         self.processor().save_pretrained(folder)
+        causal_lm = language_model(self.model)
         facts = {
-            "weights": f"{kind}, {type(language_model(self.model)).__name__}",
-            "tasks": ", ".join(template.name for template in self.info.templates) or "none yet",
+            "weights": f"{weights}, {type(causal_lm).__name__}",
+            "tasks": ", ".join(self.info.tasks) or "none yet",
             "codec": f"{self.info.audio_tokenizer}, {self.audio_tokenizer.tokens_per_second:g} tokens per second",
-            "parameters": f"{language_model(self.model).num_parameters() / 1e6:.1f} M",
+            "parameters": f"{causal_lm.num_parameters() / 1e6:.1f} M",
         }
         write_card(folder, facts)
         self.save_info(folder)
 
     def save_info(self, folder: Path) -> None:
-        """Write what the model knows about itself, and its lexicon."""
-        write_whole(folder / INFO_FILE, json.dumps(asdict(self.info), indent=1).encode())
-        if self.lexicon:
-            write_whole(folder / LEXICON_FILE, json.dumps(self.lexicon, ensure_ascii=False, indent=0).encode())
+        """Write the description of the model, and its lexicon."""
+        write_info(folder, self.info, self.lexicon)
 
     def processor(self) -> SpeechLMProcessor:
-        """What `AutoProcessor` gives for the saved folder, around this codec."""
-        tokenizer, sizes = self.vocabulary.tokenizer, self.vocabulary.codebook_sizes
+        """Return the processor that `AutoProcessor` loads from the saved folder, with this codec."""
         return SpeechLMProcessor(
-            self.audio_tokenizer.feature_extractor, tokenizer, sizes, self.info, self.audio_tokenizer
-        )
-
-    def _plain_generation(self) -> GenerationConfig:
-        rows = self.model.config.get_text_config().vocab_size
-        return speech_generation_config(
-            self.vocabulary, self.audio_tokenizer, rows, max_positions(self.model), self.info.templates
+            self.audio_tokenizer.feature_extractor,
+            self.vocabulary.tokenizer,
+            self.vocabulary.codebook_sizes,
+            self.info,
+            self.audio_tokenizer,
         )
 
     @property
     def code_bits(self) -> int:
-        """Bits of a code, where codes that differ in few of them are alike (binary quantizers); 0 for other codecs."""
-        binary = self.audio_tokenizer.codec.is_binary
-        return (self.vocabulary.audio_vocab_size - 1).bit_length() if binary else 0
+        """Number of bits of a code, for a binary codec, whose codes are similar if few bits differ; 0 for others."""
+        if not self.audio_tokenizer.codec.is_binary:
+            return 0
+        return (self.vocabulary.audio_vocab_size - 1).bit_length()
 
     def add_lora(
         self,
@@ -224,16 +259,16 @@ class SpeechLM:
         dropout: float = LoRA.dropout,
         targets: str | list[str] = LoRA.targets,
     ) -> "SpeechLM":
-        """Train only adapters, the new rows and the projector from now on; arguments as `lora.LoRA`."""
+        """Add adapters, and freeze all but these, the new rows and the projector; arguments as in `LoRA`."""
         adapted: Any = lora.add_lora(self.model, self.vocabulary, LoRA(rank, alpha, dropout, targets))
         self.model = adapted
         return self
 
     def save_adapter(self, folder: str | Path) -> None:
-        """Write what LoRA trains, and everything that `from_pretrained` needs beside the base.
+        """Write the weights that LoRA trains, and everything else that `from_pretrained` needs besides the base.
 
         Raises:
-            ValueError: no adapters, or a base that was never saved.
+            ValueError: the model has no adapters, or its base was never saved.
         """
         if not isinstance(self.model, PeftModel):
             raise ValueError("the model has no adapters: add_lora() makes them, save_pretrained() writes a whole model")
@@ -241,13 +276,13 @@ class SpeechLM:
         base = lora.base_of(self.model, folder)
         with whole_files(folder) as temporary:
             lora.save_adapter(self.model, temporary, base)
-        self._save_the_rest(folder, f"a LoRA adapter of {base}")
+        self._save_common_files(folder, f"a LoRA adapter of {base}")
 
     def merge(self) -> "SpeechLM":
-        """Put the adapters into the weights: `model` is then a plain one.
+        """Merge the adapters into the weights, so that `model` is a plain model again.
 
         Raises:
-            ValueError: no adapters.
+            ValueError: the model has no adapters.
         """
         if not isinstance(self.model, PeftModel):
             raise ValueError("the model has no adapters, so there is nothing to merge")
@@ -256,7 +291,7 @@ class SpeechLM:
 
     @property
     def device(self) -> torch.device:
-        """Where the LM is."""
+        """Device of the LM."""
         return self.model.device
 
     def to(self, device: str | torch.device) -> "SpeechLM":
@@ -266,10 +301,10 @@ class SpeechLM:
         return self
 
     def unit_window(self) -> tuple[int, int]:
-        """Fewest and most ids for one unit of text, in a model of aligned speech.
+        """Return the minimum and maximum number of ids for one unit of text, for a model of aligned speech.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the model was trained on other tasks.
         """
         if self.info.longest_unit_s is None:
             raise ValueError("this model was not trained on aligned speech: focallm train tts-aligned")
@@ -277,28 +312,35 @@ class SpeechLM:
         return K, K * math.ceil(self.info.longest_unit_s * self.audio_tokenizer.frame_rate)
 
     def units(self, text: str) -> list[str]:
-        """How a text is said, in the phonemes that the model reads: from the lexicon, or as the model spells a word.
+        """Return the phonemes of a text, from the lexicon, or as the model spells words that the lexicon lacks.
 
         Raises:
-            ValueError: no word in the text.
+            ValueError: the text has no word, or a word that the model cannot spell.
         """
-        unknown = [word for word in dict.fromkeys(spell_out(text)) if word not in {*PAUSES, *self.lexicon}]
-        return text_to_units(text, {**self.lexicon, **self._pronounce(unknown)}.__getitem__)
+        known = {*PAUSES, *self.lexicon}
+        unknown_words = [word for word in dict.fromkeys(spell_out(text)) if word not in known]
+        phonemes = {**self.lexicon, **self._pronounce(unknown_words)}
+        return text_to_units(text, phonemes.__getitem__)
 
     def _pronounce(self, words: list[str]) -> dict[str, str]:
-        """The phonemes of words that the lexicon lacks, as the model spells them."""
+        """Return the phonemes of words as the model spells them."""
         if not words:
             return {}
-        template = next((t for t in self.info.templates if t.name == "pronounce"), None)
-        if template is None:
+        if "pronounce" not in self.info.tasks:
             raise ValueError(
                 f"the model's lexicon lacks {', '.join(words)}, and it has not learnt to pronounce: train it with the "
                 "task pronounce, too, as configs/mini/speech.yaml does, or put the phonemes into lexicon.json"
             )
-        prompts = [template.prompt(self.vocabulary, (1, 10 + 2 * len(word)), text=word) for word in words]
-        written = self.generate(prompts, sampling=Sampling(temperature=0))
-        said = ["".join(str(self.vocabulary.tokenizer.decode(one.spans[0])).split()) for one in written]
-        return dict(zip(words, said, strict=True))
+        template = self.info.template("pronounce")
+        prompts = []
+        for word in words:
+            max_length = 10 + 2 * len(word)
+            prompts.append(template.prompt(self.vocabulary, (1, max_length), text=word))
+        phonemes = {}
+        for word, generation in zip(words, self.generate(prompts, sampling=Sampling(temperature=0)), strict=True):
+            decoded = str(self.vocabulary.tokenizer.decode(generation.spans[0]))
+            phonemes[word] = "".join(decoded.split())
+        return phonemes
 
     @overload
     def generate(
@@ -325,61 +367,61 @@ class SpeechLM:
         sampling: Sampling | None = None,
         seed: int | Sequence[int] = 0,
     ) -> Generation | list[Generation]:
-        """Write what follows a prompt, or each of several, `_TOGETHER` at a time.
+        """Generate the output of a prompt, or of each of several prompts.
+
+        Batching does not change results: each item depends only on its own prompt and seed.
 
         Args:
-            prompt: what `Template.prompt` makes, a list of those, or (L,) ids after which codes follow.
-            length: for ids only: the fewest and the most audio ids to write; the end token is impossible before the
-                fewest. By default as many as the model has positions for.
-            sampling: how; `Sampling()` by default.
-            seed: of the sampling; of each prompt, or one for all. An item of a batch gets what it gets alone.
+            prompt: from `Template.prompt`, a list of those, or (L,) ids, which a span of codes follows.
+            length: minimum and maximum number of audio ids to write, for plain ids only. By default the maximum is what
+                the positions of the model allow.
+            sampling: `Sampling()` by default.
+            seed: of each prompt, or one for all.
 
         Raises:
-            ValueError: no prompt, or one that the model cannot read; see `generation.generate`.
+            ValueError: a prompt is invalid or too long for the model, see `generation.generate`; there are not as many
+                seeds as prompts; or the sampling needs another codec.
         """
-        batch = isinstance(prompt, list | tuple) and any(isinstance(one, Prompt) for one in prompt)
-        given: Any = prompt if batch else [prompt]
-        prompts = [as_prompt(one, length, self.model, self.vocabulary.control("end")) for one in given]
-        given_seeds: Any = seed
-        seeds = [given_seeds] * len(prompts) if isinstance(seed, Integral) else list(given_seeds)
+        sampling = self._check_sampling(sampling or Sampling())
+        end_id = self.vocabulary.control("end")
+        is_batch = isinstance(prompt, list | tuple) and any(isinstance(item, Prompt) for item in prompt)
+        items: Any = prompt if is_batch else [prompt]
+        prompts = [as_prompt(item, length, self.model, end_id) for item in items]
+        seed_or_seeds: Any = seed
+        seeds = [seed_or_seeds] * len(prompts) if isinstance(seed, Integral) else list(seed_or_seeds)
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, or one for all, found {len(seeds)}")
-        sampling = self._checked(sampling or Sampling())
-        generations = [
-            generation
-            for start in range(0, len(prompts), _TOGETHER)
-            for generation in generate(
-                self.model,
-                self.vocabulary,
-                prompts[start : start + _TOGETHER],
-                sampling,
-                seeds[start : start + _TOGETHER],
-            )
-        ]
-        return generations if batch else generations[0]
+        generations: list[Generation] = []
+        for start in range(0, len(prompts), _BATCH_SIZE):
+            batch = slice(start, start + _BATCH_SIZE)
+            generations += generate(self.model, self.vocabulary, prompts[batch], sampling, seeds[batch])
+        return generations if is_batch else generations[0]
 
     def stream(
         self, prompt: Prompt | list[int] | Tensor, sampling: Sampling | None = None, seed: int = 0, chunk: int = 25
     ) -> Generator[list[int], None, Generation]:
-        """Write what follows a prompt and give its codes while they come; together they are those of `generate`.
+        """Generate the output of a prompt, and yield its codes as they are written; they equal those of `generate`.
 
         Args:
-            prompt: one prompt with a span of codes; if it has several, the first is given.
-            sampling: as `generate`.
-            seed: as `generate`.
-            chunk: codes at a time; the last ones can be fewer.
+            prompt: one prompt with a span of codes; if it has several, the first is yielded.
+            sampling: as in `generate`.
+            seed: as in `generate`.
+            chunk: number of codes to yield at a time; the last chunk may be smaller.
 
         Returns:
             A generator of lists of codes, whose return value is the `Generation`.
+
+        Raises:
+            ValueError: as in `generate`, or the prompt has no span of codes.
         """
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1 code, found {chunk}")
         prompt = as_prompt(prompt, None, self.model, self.vocabulary.control("end"))
         if "codes" not in [phase.kind for phase in prompt.phases]:
             raise ValueError("nothing but text is to be written: only codes are streamed; call generate")
-        return stream(self.model, self.vocabulary, prompt, self._checked(sampling or Sampling()), seed, chunk)
+        return stream(self.model, self.vocabulary, prompt, self._check_sampling(sampling or Sampling()), seed, chunk)
 
-    def _checked(self, sampling: Sampling) -> Sampling:
+    def _check_sampling(self, sampling: Sampling) -> Sampling:
         if sampling.bitwise and not self.code_bits:
             raise ValueError("sampling: bitwise needs a codec whose codes are bits (FocalCodec): leave it out")
         return sampling

@@ -1,6 +1,7 @@
-"""A speech LM's folder for plain transformers: text and audio -> inputs, and what was written -> audio.
+"""A transformers processor for speech LMs: text and audio to prompts, and generated ids to audio.
 
-B batch, L length in ids, M features of a batch, T samples.
+With it the folder of a speech LM works in plain transformers. B batch, L length in ids, M features of a batch, T
+samples, N token frames, K codebooks, D feature width.
 """
 
 import json
@@ -16,6 +17,7 @@ from transformers import (
     AutoProcessor,
     BatchFeature,
     GenerationConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
     SequenceFeatureExtractor,
@@ -25,28 +27,31 @@ from transformers.utils import PROCESSOR_NAME
 from ..tokenizer import AudioTokenizer
 from ..tokenizer.audio import is_batch, load_audio
 from ..tokenizer.files import write_whole
-from .features import SpeechLMConfig
+from .features import SpeechLMConfig, max_positions
 from .info import SpeechLMInfo
+from .loading import select_hub_options
 from .sampling import Sampling
 from .templates import Prompt, Segment, Template, control_names
 from .vocabulary import Vocabulary
 
-_COPY = "audio_tokenizer"  # where a copy of the codec stands, relative to the folder
-_LONGEST_S = 30.0  # what plain `generate` writes at most
+# Folder of a copy of the codec, relative to that of the LM.
+_CODEC_FOLDER = "audio_tokenizer"
+# Maximum duration of what plain `generate` of transformers writes.
+_MAX_DURATION_S = 30.0
 
 
 class SpeechLMProcessor(ProcessorMixin):
-    """Prompts for a speech LM, and the sound of what it writes; text is decoded by `processor.tokenizer`.
+    """Prepares prompts for a speech LM, and decodes its output to audio. `processor.tokenizer` decodes text.
 
     The codec is loaded when it is first needed. It is not an attribute in the sense of `ProcessorMixin`, which would
-    load it twice, and write absolute paths.
+    load it twice and write absolute paths.
 
     Args:
         feature_extractor: of the codec.
         tokenizer: of the LM, with control and audio tokens.
         codebook_sizes: number of codes of each codebook.
-        info: the tasks that the LM knows, its voices, and where the codec is, as an object or as its JSON.
-        audio_codec: the codec, where it is loaded already.
+        info: description of the LM (its tasks, voices and codec), as an object or as its JSON.
+        audio_codec: the codec, if it is loaded already.
     """
 
     def __init__(
@@ -58,34 +63,36 @@ class SpeechLMProcessor(ProcessorMixin):
         audio_codec: AudioTokenizer | None = None,
     ) -> None:
         super().__init__(feature_extractor, tokenizer)
-        self.info = SpeechLMInfo.from_json(info) if isinstance(info, dict) else info or SpeechLMInfo()
+        if isinstance(info, dict):
+            info = SpeechLMInfo.from_json(info)
+        self.info = info or SpeechLMInfo()
         self.vocabulary = Vocabulary(tokenizer, codebook_sizes, control_names(self.info.templates))
         self._codec = audio_codec
         self._source: tuple[str, dict[str, Any]] = (".", {})
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **kwargs: Any) -> "SpeechLMProcessor":  # type: ignore[override]
-        """A folder that `SpeechLM.save_pretrained` wrote, or a hub id; kwargs as in transformers."""
+        """Load a folder that `SpeechLM.save_pretrained` wrote, or a hub id; kwargs as in transformers."""
         processor = super().from_pretrained(source, **kwargs)
-        hub: dict[str, Any] = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
-        processor._source = (str(source), hub)
+        processor._source = (str(source), select_hub_options(kwargs))
         return processor
 
     def save_pretrained(self, save_directory: str | Path, max_shard_size: Any = None) -> None:  # type: ignore[override]
-        """Write tokenizer, description and, unless `info` names another place, the codec.
+        """Write tokenizer, description and, unless `info` refers to it elsewhere, the codec.
 
         Args:
-            max_shard_size: unused; `push_to_hub` of transformers gives it.
+            save_directory: folder to write to.
+            max_shard_size: ignored; `push_to_hub` of transformers passes it.
         """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.vocabulary.save(folder)
-        if self.info.audio_tokenizer == _COPY:
-            self.audio_tokenizer.save_pretrained(folder / _COPY)
+        if self.info.audio_tokenizer == _CODEC_FOLDER:
+            self.audio_tokenizer.save_pretrained(folder / _CODEC_FOLDER)
         write_whole(folder / PROCESSOR_NAME, json.dumps(self.to_dict(), indent=1).encode())
 
     def to_dict(self) -> dict[str, Any]:
-        """What processor_config.json says."""
+        """Return the content of processor_config.json."""
         return {
             "processor_class": type(self).__name__,
             "feature_extractor": self.feature_extractor.to_dict(),
@@ -95,16 +102,17 @@ class SpeechLMProcessor(ProcessorMixin):
 
     @property
     def audio_tokenizer(self) -> AudioTokenizer:
-        """The codec."""
+        """The codec, loaded on first use."""
         if self._codec is None:
-            (source, hub), name = self._source, self.info.audio_tokenizer
-            if name == _COPY and not Path(source).is_dir():
-                source = snapshot_download(source, allow_patterns=[f"{_COPY}/*"], **hub)
-            copy = Path(source) / name
-            self._codec = AudioTokenizer.from_pretrained(copy if copy.is_dir() else name)
+            source, hub_options = self._source
+            name = self.info.audio_tokenizer
+            if name == _CODEC_FOLDER and not Path(source).is_dir():
+                source = snapshot_download(source, allow_patterns=[f"{_CODEC_FOLDER}/*"], **hub_options)
+            folder = Path(source) / name
+            self._codec = AudioTokenizer.from_pretrained(folder if folder.is_dir() else name)
         return self._codec
 
-    # Text and audio -> ids.
+    # Text and audio to ids.
 
     def __call__(  # type: ignore[override]
         self,
@@ -117,158 +125,199 @@ class SpeechLMProcessor(ProcessorMixin):
         task: str | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
-        """What is given for a task -> what the LM continues.
+        """Turn the inputs of a task into what the LM continues.
 
-        Everything is one item or a list; one item serves a whole list of others.
+        Each input is one item or a list of items. A single item is used for all items of the other lists.
 
         Args:
-            text: to be spoken.
-            audio: a path, array, tensor, ... as `AudioTokenizer` takes it: to be enhanced, separated, converted, ...
+            text: to speak.
+            audio: to enhance, separate, convert, ...: a path, array, tensor, ... as `AudioTokenizer` takes it.
             sampling_rate: of arrays, in Hz; by default the codec's.
             voice: one of `info.voices`; the first by default.
             reference: audio of the voice to speak with.
-            reference_text: what is said in it.
-            task: name of one of `info.templates`; by default the first that reads just what is given.
-            return_tensors: "pt", or lists.
+            reference_text: transcript of the reference.
+            task: name of one of `info.templates`; by default the first that reads exactly these inputs.
+            return_tensors: "pt" for tensors; lists by default.
 
         Returns:
-            input_ids and attention_mask (B, L), padded on the left; features (M, D) where the task reads them.
+            input_ids and attention_mask (B, L), padded on the left; features (M, D) if the task reads them.
 
         Raises:
-            ValueError: no task of the model reads this.
+            ValueError: no task of the model reads these inputs, or lists differ in length.
         """
-        given = {
+        inputs = {
             "text": text,
             "audio": audio,
             "voice": voice,
             "reference": reference,
             "reference_text": reference_text,
         }
-        template = self._template(task, {name for name, value in given.items() if value is not None})
-        given["voice"] = self._voices(voice)
-        fields = {s.field: self._values(s, given[_argument(s)], sampling_rate) for s in _read(template)}
-        size = max(map(len, fields.values()))
-        if not {len(values) for values in fields.values()} <= {1, size}:
-            raise ValueError(f"lists must be equally long, found { {k: len(v) for k, v in fields.items()} }")
-        rows = [{field: values[i % len(values)] for field, values in fields.items()} for i in range(size)]
-        return _left_padded([self._prompt(template, row) for row in rows], self.vocabulary, return_tensors)
+        template = self._find_template(task, inputs)
+        inputs["voice"] = self._check_voice(voice)
+        columns = {}
+        for segment in _input_segments(template):
+            columns[segment.field] = self._values(segment, inputs[_argument(segment)], sampling_rate)
+        batch_size = max(map(len, columns.values()))
+        for field, values in columns.items():
+            if len(values) not in (1, batch_size):
+                raise ValueError(
+                    f"lists must be equally long, or one item for all, found {len(values)} for {field} and {batch_size}"
+                )
+        prompts = []
+        for i in range(batch_size):
+            # A column of one value has the same value in every row.
+            row = {field: values[i % len(values)] for field, values in columns.items()}
+            prompts.append(self._prompt(template, row))
+        return _pad_left(prompts, self.vocabulary, return_tensors)
 
-    def _template(self, task: str | None, given: set[str]) -> Template:
-        """The task, or the first that reads what is given; what is only to be continued comes last."""
-        plain = [template for template in self.info.templates if template.target.kind != "aligned"]  # no phases there
-        known = sorted(plain, key=lambda template: len(template.segments) == 1)
+    def _find_template(self, task: str | None, inputs: dict[str, Any]) -> Template:
+        """Return the template of the task, or of the first task that reads exactly the inputs that are not None."""
+        given = {name for name, value in inputs.items() if value is not None}
+        # Continuation comes last, because it takes the same arguments as tasks with a target of their own.
+        templates = sorted(self.info.templates, key=lambda template: len(template.segments) == 1)
         optional = {"voice"} if self.info.voices else set()
-        fitting = [t for t in known if (needed := {_argument(s) for s in _read(t)}) - optional <= given <= needed]
+        fitting = []
+        descriptions = []
+        for template in templates:
+            if template.target.kind == "aligned":
+                # Plain `generate` cannot write aligned speech, which needs phases.
+                continue
+            arguments = list(dict.fromkeys(map(_argument, _input_segments(template))))
+            descriptions.append(f"{template.name} reads {', '.join(arguments)}")
+            if set(arguments) - optional <= given <= set(arguments):
+                fitting.append(template)
         if task is not None:
-            fitting = [self.info.template(task)] if self.info.template(task) in fitting else []
+            wanted = self.info.template(task)
+            fitting = [wanted] if wanted in fitting else []
         if not fitting:
-            tasks = [f"{t.name} reads {', '.join(_argument(segment) for segment in _read(t))}" for t in known]
             raise ValueError(
                 f"{task or 'no task of this model'} reads just {', '.join(sorted(given)) or 'nothing'}, as was given: "
-                f"{'; '.join(tasks) or 'it was trained for none'}"
+                f"{'; '.join(descriptions) or 'it was trained for none'}"
             )
         return fitting[0]
 
-    def _voices(self, voice: str | Sequence[str] | None) -> str | Sequence[str] | None:
-        """Those asked for, or the first."""
+    def _check_voice(self, voice: str | Sequence[str] | None) -> str | Sequence[str] | None:
+        """Return the voices asked for, or else the first voice of the model if it has some."""
         known = self.info.voices
-        if voice is None or not known:
-            return known[0] if known else voice
-        unknown = sorted({*([voice] if isinstance(voice, str) else voice)} - {*known})
-        if unknown:
-            raise ValueError(f"no voice is called {unknown[0]!r}: this model knows {', '.join(known)}")
+        if not known:
+            return voice
+        if voice is None:
+            return known[0]
+        for name in [voice] if isinstance(voice, str) else voice:
+            if name not in known:
+                raise ValueError(f"no voice is called {name!r}: this model knows {', '.join(known)}")
         return voice
 
     def _values(self, segment: Segment, value: Any, sampling_rate: int | None) -> list[Any]:
-        """One item or a list -> a list of texts, ids (N * K,) or features (N, D)."""
+        """Convert one item or a list of items to a list of texts, ids (N * K,) or features (N, D)."""
         if segment.kind == "text":
             return [value] if isinstance(value, str) else list(value)
         if segment.kind == "codes":
             encoded = self.audio_tokenizer(value, sampling_rate)
-            pairs = zip(encoded["input_ids"], encoded["attention_mask"].bool(), strict=True)
-            return [ids[mask] for ids, mask in pairs]
+            masks = encoded["attention_mask"].bool()
+            return [ids[mask] for ids, mask in zip(encoded["input_ids"], masks, strict=True)]
         codec = self.audio_tokenizer.codec
-        waves = [
-            torch.from_numpy(self.audio_tokenizer.feature_extractor.prepare(*load_audio(item, sampling_rate)))
-            for item in (value if is_batch(value) else [value])
-        ]
-        return [codec.extract_features(wave[None].to(codec.device))[0].cpu() for wave in waves]
+        features = []
+        for item in value if is_batch(value) else [value]:
+            wave = self.audio_tokenizer.feature_extractor.prepare(*load_audio(item, sampling_rate))
+            features.append(codec.extract_features(torch.from_numpy(wave)[None].to(codec.device))[0].cpu())
+        return features
 
     def _prompt(self, template: Template, row: dict[str, Any]) -> Prompt:
-        length = (1, 1)  # plain `generate` has its own
+        # Plain `generate` has its own limits of length.
+        length = (1, 1)
         if len(template.segments) == 1:
             return template.prompt(self.vocabulary, length, target_prefix=row[template.target.field])
         return template.prompt(self.vocabulary, length, **row)
 
-    # Ids -> audio.
+    # Ids to audio.
 
     @torch.no_grad()
     def decode(self, ids: Any) -> Tensor | list[Tensor]:  # type: ignore[override]
-        """What was written -> audio (T,) at the codec's output rate; a list of them for a batch of ids.
+        """Decode generated ids to audio (T,) at the codec's output rate.
 
-        Of ids that hold `<|speech|>`, what follows the last one is decoded; other than audio ids are left out. No audio
-        id, no samples. The streams of a separation follow each other.
+        Of ids that contain `<|speech|>`, what follows the last one is decoded. Ids that are not audio are left out, and
+        a row without audio ids gives no samples. The streams of a separation follow each other.
 
         Args:
-            ids: (L,), or (B, L), or a list of rows of any lengths.
+            ids: (L,), (B, L), or a list of rows of any lengths.
+
+        Returns:
+            Audio (T,), or a list of it for several rows.
         """
         if isinstance(ids, list | tuple) and all(isinstance(i, int) for i in ids):
             ids = torch.tensor(ids, dtype=torch.long)
         if isinstance(ids, Tensor) and ids.ndim == 1:
             return self.decode([ids])[0]
-        rows = [self._written(torch.as_tensor(row).tolist()) for row in ids]
-        heard = iter(self.audio_tokenizer.batch_decode([row for row in rows if row]))
-        return [torch.from_numpy(next(heard)) if row else torch.empty(0) for row in rows]
+        audios: list[Tensor] = [torch.empty(0)] * len(ids)
+        rows: list[int] = []
+        codes: list[list[int]] = []
+        for row, row_ids in enumerate(ids):
+            row_codes = self._codes(torch.as_tensor(row_ids).tolist())
+            if row_codes:
+                rows.append(row)
+                codes.append(row_codes)
+        # The codec decodes only rows that have codes.
+        for row, wave in zip(rows, self.audio_tokenizer.batch_decode(codes), strict=True):
+            audios[row] = torch.from_numpy(wave)
+        return audios
 
     def batch_decode(self, ids: Any) -> list[Tensor]:  # type: ignore[override]
-        """As `decode`, of several rows."""
+        """Decode several rows of ids, see `decode`."""
         return [self.decode(torch.as_tensor(row)) for row in ids]  # type: ignore[misc]
 
-    def _written(self, ids: list[int]) -> list[int]:
-        """The codes of whole frames: each codebook's in its place."""
-        speech = self.vocabulary.control("speech")
-        if speech in ids:
-            ids = ids[len(ids) - ids[::-1].index(speech) :]
-        sizes, codes = self.vocabulary.codebook_sizes, list[int]()
+    def _codes(self, ids: list[int]) -> list[int]:
+        """Return the codes of whole frames in generated ids; a code at the turn of another codebook is left out."""
+        speech_id = self.vocabulary.control("speech")
+        if speech_id in ids:
+            ids = ids[len(ids) - ids[::-1].index(speech_id) :]
+        sizes = self.vocabulary.codebook_sizes
+        K = len(sizes)
+        codes: list[int] = []
         for code in self.vocabulary.codes(ids):
-            k = len(codes) % len(sizes)
+            k = len(codes) % K
             if sum(sizes[:k]) <= code < sum(sizes[: k + 1]):
                 codes.append(code)
-        return codes[: len(codes) // len(sizes) * len(sizes)]
+        return codes[: len(codes) // K * K]
 
 
 def speech_generation_config(
-    vocabulary: Vocabulary, audio_tokenizer: AudioTokenizer, rows: int, positions: int, templates: Sequence[Template]
+    model: PreTrainedModel, vocabulary: Vocabulary, audio_tokenizer: AudioTokenizer, templates: Sequence[Template]
 ) -> GenerationConfig:
-    """With which plain `generate` writes speech, and nothing else, as far as it can: it knows no phases.
+    """Return a configuration for plain `generate` of transformers, which has no phases, to write speech.
 
     Args:
-        rows: of the embedding.
-        positions: that the model has.
-        templates: where all of them write text, nothing is kept from being written.
+        model: the LM.
+        vocabulary: of the LM.
+        audio_tokenizer: the codec.
+        templates: tasks of the LM. Unless all of them write text, only audio ids can be generated.
     """
-    sampling, keep = Sampling(), {*vocabulary.audio_range, vocabulary.control("end")}
-    writes_speech = not templates or any(template.target.kind != "text" for template in templates)
+    sampling = Sampling()
+    target_kinds = {template.target.kind for template in templates}
+    suppressed = None
+    if target_kinds != {"text"}:
+        allowed = {*vocabulary.audio_range, vocabulary.control("end")}
+        suppressed = [i for i in range(model.config.get_text_config().vocab_size) if i not in allowed]
     return GenerationConfig(
-        max_new_tokens=min(round(_LONGEST_S * audio_tokenizer.tokens_per_second), positions // 2),
+        max_new_tokens=min(round(_MAX_DURATION_S * audio_tokenizer.tokens_per_second), max_positions(model) // 2),
         do_sample=True,
         temperature=sampling.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
         eos_token_id=vocabulary.control("end"),
         pad_token_id=vocabulary.control("pad"),
-        suppress_tokens=[i for i in range(rows) if i not in keep] if writes_speech else None,
+        suppress_tokens=suppressed,
         sampling_rate=audio_tokenizer.output_sampling_rate,
     )
 
 
-def _read(template: Template) -> tuple[Segment, ...]:
-    """What is given; of a template with nothing but a target, its beginning."""
+def _input_segments(template: Template) -> tuple[Segment, ...]:
+    """Return the given segments; of a template that has only a target, the target, whose start is given."""
     return template.segments[:-1] or template.segments
 
 
 def _argument(segment: Segment) -> str:
-    """The argument of the processor that fills a segment."""
+    """Return the name of the processor argument that fills a segment."""
     if segment.control == "voice":
         return "voice"
     if segment.control == "reference":
@@ -276,14 +325,19 @@ def _argument(segment: Segment) -> str:
     return "text" if segment.kind == "text" else "audio"
 
 
-def _left_padded(prompts: list[Prompt], vocabulary: Vocabulary, return_tensors: str | None) -> BatchFeature:
-    length, pad = max(len(prompt.ids) for prompt in prompts), vocabulary.control("pad")
-    missing = [length - len(prompt.ids) for prompt in prompts]
-    values: dict[str, Any] = {
-        "input_ids": [[pad] * n + prompt.ids for n, prompt in zip(missing, prompts, strict=True)],
-        "attention_mask": [[0] * n + [1] * (length - n) for n in missing],
-    }
-    features = [prompt.features for prompt in prompts if prompt.features is not None]
+def _pad_left(prompts: list[Prompt], vocabulary: Vocabulary, return_tensors: str | None) -> BatchFeature:
+    width = max(len(prompt.ids) for prompt in prompts)
+    pad_id = vocabulary.control("pad")
+    input_ids = []
+    attention_mask = []
+    features = []
+    for prompt in prompts:
+        num_padding = width - len(prompt.ids)
+        input_ids.append([pad_id] * num_padding + prompt.ids)
+        attention_mask.append([0] * num_padding + [1] * len(prompt.ids))
+        if prompt.features is not None:
+            features.append(prompt.features)
+    values: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
     if features:
         values["features"] = torch.cat(features)
     return BatchFeature(values, tensor_type=return_tensors)

@@ -80,7 +80,7 @@ def _convert(content: bytes, name: str) -> PreTrainedTokenizerFast:
         )
     backend = Tokenizer(_unigram(proto) if kind == _UNIGRAM else _bpe(proto))
     backend.normalizer = _normalizer(proto.normalizer_spec)
-    symbols = [piece.piece for piece in proto.pieces if piece.type == _PIECE.USER_DEFINED]
+    symbols = _pieces_of_type(proto, _PIECE.USER_DEFINED)
     if symbols and kind == _BPE:
         # Sentencepiece never merges across a user-defined symbol.
         longest_first = sorted(symbols, key=len, reverse=True)
@@ -89,9 +89,15 @@ def _convert(content: bytes, name: str) -> PreTrainedTokenizerFast:
     if proto.normalizer_spec.add_dummy_prefix:
         parts.append(decoders.Strip(" ", 1, 0))
     backend.decoder = decoders.Sequence(parts)
-    special = [piece.piece for piece in proto.pieces if piece.type in (_PIECE.CONTROL, _PIECE.UNKNOWN)]
-    backend.add_special_tokens([AddedToken(piece, special=True, normalized=False) for piece in special])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token=proto.pieces[_unknown(proto)].piece)
+    special_tokens = []
+    for piece in _pieces_of_type(proto, _PIECE.CONTROL, _PIECE.UNKNOWN):
+        special_tokens.append(AddedToken(piece, special=True, normalized=False))
+    backend.add_special_tokens(special_tokens)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token=proto.pieces[_unknown_id(proto)].piece)
+
+
+def _pieces_of_type(proto: Any, *types: int) -> list[str]:
+    return [piece.piece for piece in proto.pieces if piece.type in types]
 
 
 def _unigram(proto: Any) -> models.Unigram:
@@ -103,7 +109,7 @@ def _unigram(proto: Any) -> models.Unigram:
             # Sentencepiece scores a user-defined symbol above any other pieces that cover it.
             score = len(piece.piece) * best_score - 0.1
         vocabulary.append((piece.piece, score))
-    return models.Unigram(vocabulary, _unknown(proto), proto.trainer_spec.byte_fallback)
+    return models.Unigram(vocabulary, _unknown_id(proto), proto.trainer_spec.byte_fallback)
 
 
 def _bpe(proto: Any) -> models.BPE:
@@ -117,21 +123,22 @@ def _bpe(proto: Any) -> models.BPE:
         ids[piece.piece] = i
         if piece.type in (_PIECE.NORMAL, _PIECE.UNUSED):
             scores[piece.piece] = piece.score
-    merges = []
+    ranked_merges = []
     for whole, score in scores.items():
         for i in range(1, len(whole)):
             left = whole[:i]
             right = whole[i:]
             if left in scores and right in scores:
-                merges.append((-score, ids[left], ids[right], left, right))
-    merges.sort()
+                ranked_merges.append((-score, ids[left], ids[right], left, right))
+    ranked_merges.sort()
+    merges = [merge[-2:] for merge in ranked_merges]
     return models.BPE(
         vocab=ids,
-        merges=[(left, right) for _, _, _, left, right in merges],
-        unk_token=proto.pieces[_unknown(proto)].piece,
+        merges=merges,
+        unk_token=proto.pieces[_unknown_id(proto)].piece,
         fuse_unk=True,
         byte_fallback=proto.trainer_spec.byte_fallback,
-        ignore_merges=any(piece.type == _PIECE.USER_DEFINED for piece in proto.pieces),
+        ignore_merges=bool(_pieces_of_type(proto, _PIECE.USER_DEFINED)),
     )
 
 
@@ -153,5 +160,5 @@ def _normalizer(spec: Any) -> normalizers.Sequence:
     return normalizers.Sequence(steps)
 
 
-def _unknown(proto: Any) -> int:
+def _unknown_id(proto: Any) -> int:
     return next(i for i, piece in enumerate(proto.pieces) if piece.type == _PIECE.UNKNOWN)

@@ -106,14 +106,19 @@ class Prompt:
     @property
     def max_new_ids(self) -> int:
         """Maximum number of ids that may follow the prompt, with the closing and forced ids between spans."""
-        num_separators = len(self.phases) - 1
-        # The first forced id takes the place of the closing id.
-        return num_separators + sum(phase.max_length + len(phase.forced_ids[1:]) for phase in self.phases)
+        total = -1  # no id has to close the last span
+        for phase in self.phases:
+            # The first forced id takes the place of the closing id.
+            num_closing = max(1, len(phase.forced_ids))
+            total += phase.max_length + num_closing
+        return total
 
     def fit(self, num_positions: int) -> "Prompt":
         """Shorten spans of free length so that prompt and output fit into a number of positions."""
-        room = num_positions - len(self.ids) - len(self.phases)
-        room -= sum(phase.min_length for phase in self.phases)
+        # Room for ids beyond the minimum length of all spans and their closing ids.
+        room = num_positions - len(self.ids)
+        for phase in self.phases:
+            room -= phase.min_length + 1
         phases = []
         for phase in self.phases:
             max_length = min(phase.max_length, phase.min_length + max(room, 0))
@@ -146,8 +151,8 @@ class Template:
             ValueError: the values describe no template.
         """
         try:
-            segments = tuple(Segment(**segment) for segment in values["segments"])
-            return cls(**{**values, "segments": segments})
+            segments = [Segment(**segment) for segment in values["segments"]]
+            return cls(**{**values, "segments": tuple(segments)})
         except (KeyError, TypeError) as error:
             raise ValueError(
                 "a template is {name, segments: [{kind, control, field, target, streams}, ...]}, found "
@@ -240,7 +245,10 @@ class Template:
 
     def _features(self, row: dict[str, Any], empty: bool) -> Tensor:
         """Return the features (N, D) of all segments that have some, one after the other."""
-        spans = [torch.as_tensor(_value(s, row)).float() for s in self.segments if s.kind == "features"]
+        spans = []
+        for segment in self.segments:
+            if segment.kind == "features":
+                spans.append(torch.as_tensor(_value(segment, row)).float())
         features = torch.cat(spans)
         return features[:0] if empty else features
 
@@ -293,7 +301,7 @@ def _value(segment: Segment, row: dict[str, Any]) -> Any:
 
 def unit_openings(vocabulary: Vocabulary, units: Sequence[str]) -> list[list[int]]:
     """Return the ids that come before the frames of each unit."""
-    unit_ids = [vocabulary.text_ids(unit) for unit in units]
+    unit_ids = list(map(vocabulary.text_ids, units))
     openings = [*unit_ids[1:], [vocabulary.control("next")]]
     openings[0] = unit_ids[0] + openings[0]
     return openings

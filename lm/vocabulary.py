@@ -82,11 +82,15 @@ class Vocabulary:
         if not tokenizer("a b", add_special_tokens=False)["input_ids"]:
             raise ValueError("the tokenizer gives no ids for text: its files are incomplete, fetch them again")
         names = list(dict.fromkeys([*CONTROLS, *controls]))
-        control_tokens = [AddedToken(control_string(name), special=True, normalized=False) for name in names]
+        control_tokens = []
+        for name in names:
+            control_tokens.append(AddedToken(control_string(name), special=True, normalized=False))
+        tokenizer.add_tokens(control_tokens, special_tokens=True)
         # Audio tokens are not "special", so that `skip_special_tokens` keeps them.
         num_codes = codebook_sizes if isinstance(codebook_sizes, int) else sum(codebook_sizes)
-        audio_tokens = [AddedToken(audio_string(code), special=False, normalized=False) for code in range(num_codes)]
-        tokenizer.add_tokens(control_tokens, special_tokens=True)
+        audio_tokens = []
+        for code in range(num_codes):
+            audio_tokens.append(AddedToken(audio_string(code), special=False, normalized=False))
         tokenizer.add_tokens(audio_tokens)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = control_string("pad")

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ..data.mixing.mix_config import MixConfig
 from ..data.mixing.mixer import Mixer
 from ..data.utterance import Utterance
-from ..lm.loading import INSIDE
+from ..lm.loading import PACKAGED_MODELS
 from ..lm.model import SpeechLM
 from ..tokenizer.audio import read_audio, write_audio
 from ..tokenizer.files import write_whole
@@ -54,7 +54,7 @@ def run_demo(audio: Path | None, out: Path, progress: bool = False) -> str:
     out.mkdir(parents=True, exist_ok=True)
     start_time = time.perf_counter()
     # Loaded once for all sections.
-    models = {name: SpeechLM.from_pretrained(name) for name in INSIDE}
+    models = {name: SpeechLM.from_pretrained(name) for name in PACKAGED_MODELS}
     finished = []
     messages = []
     bar = tqdm(sections.items(), disable=not progress)
@@ -66,7 +66,7 @@ def run_demo(audio: Path | None, out: Path, progress: bool = False) -> str:
         finished.append(section)
         messages.append(f"{section.title}: {out}/{name}_*.wav ({section.text})")
 
-    results = [(folder / "measured.md").read_text().strip() for folder in INSIDE.values()]
+    results = [(folder / "measured.md").read_text().strip() for folder in PACKAGED_MODELS.values()]
     introduction = (
         f"Made on this machine in {time.perf_counter() - start_time:.0f} seconds, with the weights in the package and "
         "without a network. Every recording was decoded from 50 tokens of 13 bits per second."

@@ -168,7 +168,7 @@ def test_many_prompts_are_answered_some_at_a_time(codec, monkeypatch):
     template = TEMPLATES["tts"]
     prompts = [template.prompt(lm.vocabulary, (1, 9), speaker="a", text="abc"[: 1 + i % 3]) for i in range(5)]
     whole = lm.generate(prompts, seed=list(range(5)))
-    monkeypatch.setattr("focallm.lm.model._TOGETHER", 2)
+    monkeypatch.setattr("focallm.lm.model._BATCH_SIZE", 2)
     write = model.generate
     monkeypatch.setattr(
         model, "generate", lambda lm, ids, some, *rest: sizes.append(len(some)) or write(lm, ids, some, *rest)

@@ -12,7 +12,7 @@ from focallm.data.corpus import read_corpus
 from focallm.data.mixing.mix_config import MixConfig
 from focallm.data.mixing.mixer import Mixer
 from focallm.data.tokenization import tokenize_corpus
-from focallm.lm.loading import INSIDE
+from focallm.lm.loading import PACKAGED_MODELS
 from focallm.tasks.evaluation.probes.probing import probe
 from focallm.tasks.paper.codecs import ABLATIONS
 from focallm.tasks.paper.downstream import LM_TASKS, PROBES
@@ -76,7 +76,7 @@ def make_table_config(folder: Path) -> TableConfig:
     for task in LM_TASKS:
         model = runs / "mini" / task / "model"
         model.parent.mkdir(parents=True)
-        model.symlink_to(INSIDE["mini"] if task == "tts" else rewriter)
+        model.symlink_to(PACKAGED_MODELS["mini"] if task == "tts" else rewriter)
     return TableConfig(
         data=[speech],
         mix=[folder / f"{name}.yaml" for name in MIXES],
