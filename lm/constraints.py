@@ -94,9 +94,11 @@ class DecodingConstraint:
         self.phases = phases
         self.spans: list[list[int]] = [[]]
         self.done = False
-        self._ranges = [ranges[phase.kind] for phase in phases]
-        self._limits = []
-        for phase, codebooks in zip(phases, self._ranges, strict=True):
+        self._ranges: list[tuple[IdRange, ...]] = []
+        self._limits: list[tuple[int, int]] = []
+        for phase in phases:
+            codebooks = ranges[phase.kind]
+            self._ranges.append(codebooks)
             self._limits.append(_frame_limits(phase, len(codebooks)))
         # Ids that the model has to read before it may choose again.
         self._forced_ids: list[int] = []

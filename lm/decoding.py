@@ -218,7 +218,9 @@ class LlamaDecoder:
         self._hidden = output.last_hidden_state[:, -1]  # (B, H)
         self._length = mask.shape[1]  # of the cache, in positions
         self._next_position = prompts.positions[:, -1] + 1  # (B,)
-        layer_caches = [torch.stack([layer.keys, layer.values]) for layer in getattr(output, CACHE).layers]
+        layer_caches = []
+        for layer in getattr(output, CACHE).layers:
+            layer_caches.append(torch.stack([layer.keys, layer.values]))
         # (layers, 2, B, key heads, positions, d)
         self._cache = _grow(torch.stack(layer_caches), min(max_new_ids, _CACHE_GROWTH))
         self._mask = None

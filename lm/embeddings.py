@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from ..tokenizer import AudioTokenizer
+from ..tokenizer.codec import Codec
 from .features import RESTART_CONTROLS, SpeechLMForConditionalGeneration
 from .vocabulary import Vocabulary
 
@@ -53,7 +53,7 @@ def adapt_to_vocabulary(
 
 def add_projector(model: PreTrainedModel, vocabulary: Vocabulary, feature_size: int) -> PreTrainedModel:
     """Make a causal LM read features, and align the positions of its output to them."""
-    restart_ids = [vocabulary.control(name) for name in RESTART_CONTROLS]
+    restart_ids = list(map(vocabulary.control, RESTART_CONTROLS))
     return SpeechLMForConditionalGeneration.wrap(model, feature_size, vocabulary.control("feature"), restart_ids)
 
 
@@ -94,13 +94,13 @@ def check_init(init: str) -> None:
 
 
 @torch.no_grad()
-def init_from_codes(model: PreTrainedModel, vocabulary: Vocabulary, audio_tokenizer: AudioTokenizer) -> None:
+def init_from_codes(model: PreTrainedModel, vocabulary: Vocabulary, codec: Codec) -> None:
     """Initialize the audio rows of embedding and head from the codec's code vectors.
 
     The code vectors are projected to the width of the model, and shifted and scaled to the mean and the deviation of
     its other rows.
     """
-    tables = code_vectors(audio_tokenizer)
+    tables = code_vectors(codec)
     embeddings: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()
     weights: list[Tensor] = [embeddings.weight]
@@ -118,9 +118,9 @@ def init_from_codes(model: PreTrainedModel, vocabulary: Vocabulary, audio_tokeni
         weight[vocabulary.audio_offset : vocabulary.audio_offset + len(rows)] = rows.to(weight.dtype)
 
 
-def code_vectors(audio_tokenizer: AudioTokenizer) -> list[Tensor]:
-    """Return the vectors that codes stand for inside the codec: (codebook_size, D) for each of K codebooks."""
-    return [table.detach().float().cpu() for table in audio_tokenizer.codec.code_vectors()]
+def code_vectors(codec: Codec) -> list[Tensor]:
+    """Return what codes stand for inside a codec, in float32 on the CPU: (codebook_size, D) for each of K codebooks."""
+    return [table.detach().float().cpu() for table in codec.code_vectors()]
 
 
 def _project(vectors: Tensor, width: int, seed: int) -> Tensor:

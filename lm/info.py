@@ -87,7 +87,7 @@ class SpeechLMInfo:
         """Make the description from what `dataclasses.asdict` gives, after JSON."""
         window = values["length_window"]
         return cls(
-            templates=tuple(Template.from_json(template) for template in values["templates"]),
+            templates=tuple(map(Template.from_json, values["templates"])),
             audio_tokenizer=values["audio_tokenizer"],
             length_window=LengthWindow(**window) if window else None,
             voices=tuple(values["voices"]),

@@ -21,7 +21,7 @@ from .vocabulary import Vocabulary
 
 _WEIGHTS = Path(__file__).parent / "weights"
 # Weights that come with the package, by name.
-PACKAGED_MODELS = {name: _WEIGHTS / name for name in ("mini", "mini-rewriting")}
+PACKAGED_MODELS = {"mini": _WEIGHTS / "mini", "mini-rewriting": _WEIGHTS / "mini-rewriting"}
 _LEXICON_FILE = "lexicon.json"  # phonemes by word
 
 

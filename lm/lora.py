@@ -54,7 +54,7 @@ def add_lora(model: PreTrainedModel, vocabulary: Vocabulary, settings: LoRA) -> 
         modules_with_rows.append(head)
     trainable_rows: dict[str, list[int]] = {}
     for name, module in model.named_modules():
-        if any(module is other for other in modules_with_rows):
+        if module in modules_with_rows:
             trainable_rows[name] = new_ids(vocabulary)
     has_projector = isinstance(model, SpeechLMForConditionalGeneration)
     config = LoraConfig(

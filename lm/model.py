@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
 
 from ..data.phonemes import PAUSES, spell_out, text_to_units
-from ..tokenizer import AudioTokenizer
+from ..tokenizer.audio_tokenizer import AudioTokenizer
 from ..tokenizer.files import whole_files
 from . import lora
 from .embeddings import EmbeddingInit, adapt_to_vocabulary, add_projector, check_init, init_from_codes
@@ -133,7 +133,7 @@ class SpeechLM:
         )
         model = AutoModelForCausalLM.from_config(llama)
         if embeddings == "codec":
-            init_from_codes(model, vocabulary, audio_tokenizer)
+            init_from_codes(model, vocabulary, audio_tokenizer.codec)
         if feature_size is not None:
             model = add_projector(model, vocabulary, feature_size)
         return cls(model, vocabulary, audio_tokenizer, SpeechLMInfo())
@@ -165,7 +165,7 @@ class SpeechLM:
         vocabulary = Vocabulary.extend(tokenizer, audio_tokenizer.codebook_sizes, controls)
         model = adapt_to_vocabulary(load_base(base, **kwargs), vocabulary, feature_size, known_ids)
         if embeddings == "codec":
-            init_from_codes(model, vocabulary, audio_tokenizer)
+            init_from_codes(model, vocabulary, audio_tokenizer.codec)
         return cls(model, vocabulary, audio_tokenizer, SpeechLMInfo())
 
     @classmethod

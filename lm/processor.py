@@ -24,12 +24,11 @@ from transformers import (
 )
 from transformers.utils import PROCESSOR_NAME
 
-from ..tokenizer import AudioTokenizer
 from ..tokenizer.audio import is_batch, load_audio
+from ..tokenizer.audio_tokenizer import AudioTokenizer
 from ..tokenizer.files import write_whole
 from .features import SpeechLMConfig, max_positions
 from .info import SpeechLMInfo
-from .loading import select_hub_options
 from .sampling import Sampling
 from .templates import Prompt, Segment, Template, control_names
 from .vocabulary import Vocabulary
@@ -74,7 +73,8 @@ class SpeechLMProcessor(ProcessorMixin):
     def from_pretrained(cls, source: str | Path, **kwargs: Any) -> "SpeechLMProcessor":  # type: ignore[override]
         """Load a folder that `SpeechLM.save_pretrained` wrote, or a hub id; kwargs as in transformers."""
         processor = super().from_pretrained(source, **kwargs)
-        processor._source = (str(source), select_hub_options(kwargs))
+        hub_options = {name: kwargs[name] for name in ("revision", "token", "cache_dir") if name in kwargs}
+        processor._source = (str(source), hub_options)
         return processor
 
     def save_pretrained(self, save_directory: str | Path, max_shard_size: Any = None) -> None:  # type: ignore[override]
@@ -297,7 +297,7 @@ def speech_generation_config(
     suppressed = None
     if target_kinds != {"text"}:
         allowed = {*vocabulary.audio_range, vocabulary.control("end")}
-        suppressed = [i for i in range(model.config.get_text_config().vocab_size) if i not in allowed]
+        suppressed = sorted({*range(model.config.get_text_config().vocab_size)} - allowed)
     return GenerationConfig(
         max_new_tokens=min(round(_MAX_DURATION_S * audio_tokenizer.tokens_per_second), max_positions(model) // 2),
         do_sample=True,

@@ -96,7 +96,7 @@ def sample(
     """
     # The maximum is not a number if one of the logits is not.
     peak, likeliest = logits.max(-1, keepdim=True)
-    if not all(math.isfinite(value) for value in peak.flatten().tolist()):
+    if not all(map(math.isfinite, peak.flatten().tolist())):
         raise ValueError(
             "the model gives logits that are not finite: its weights are damaged or its training diverged; "
             "half precision can overflow too: load it with dtype=torch.float32"

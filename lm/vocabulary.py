@@ -55,12 +55,15 @@ class Vocabulary:
         self.codebook_sizes = (codebook_sizes,) if isinstance(codebook_sizes, int) else tuple(codebook_sizes)
 
         table = tokenizer.get_vocab()
-        required = list(dict.fromkeys(["pad", "end", *controls]))
+        required = {"pad", "end", *controls}
+        missing = []
         self.controls: dict[str, int] = {}
-        for name in [*CONTROLS, *required]:
-            if control_string(name) in table:
-                self.controls[name] = table[control_string(name)]
-        missing = [control_string(name) for name in required if name not in self.controls]
+        for name in dict.fromkeys([*CONTROLS, *controls]):
+            token = control_string(name)
+            if token in table:
+                self.controls[name] = table[token]
+            elif name in required:
+                missing.append(token)
         audio_ids = [table.get(audio_string(code)) for code in range(self.audio_vocab_size)]
         if missing or None in audio_ids:
             raise ValueError(

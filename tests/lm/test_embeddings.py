@@ -30,7 +30,7 @@ def angles(rows: torch.Tensor) -> torch.Tensor:
 
 def test_codes_that_are_neighbours_in_the_codec_are_neighbours_in_the_lm(audio_tokenizer):
     lm = build(audio_tokenizer, embeddings="codec")
-    vectors = code_vectors(audio_tokenizer)[0]
+    vectors = code_vectors(audio_tokenizer.codec)[0]
     assert vectors.shape == (8192, 13)
     mine, theirs = angles(audio_rows(lm)), angles(vectors)
     assert torch.allclose(mine / mine.std(), theirs / theirs.std(), atol=1e-3)
@@ -75,7 +75,7 @@ def test_a_base_gets_rows_in_embedding_and_head(tied, audio_tokenizer, tmp_path)
 
 def test_every_codec_has_code_vectors(any_codec):
     audio_tokenizer = AudioTokenizer(any_codec)
-    vectors = code_vectors(audio_tokenizer)
+    vectors = code_vectors(audio_tokenizer.codec)
     assert tuple(map(len, vectors)) == audio_tokenizer.codebook_sizes
     rows = audio_rows(build(audio_tokenizer, embeddings="codec")).split([len(table) for table in vectors])
     for table, part in zip(vectors, rows, strict=True):

@@ -106,7 +106,7 @@ def test_bilstm_equals_packed_torch_lstm():
 @pytest.mark.parametrize("codebooks", [1, 2])
 def test_embeddings_start_at_the_code_vectors_and_are_trainable(codebooks, mel):
     codec = AudioTokenizer.from_pretrained(mel if codebooks == 1 else TWO_CODEBOOKS, codebooks)
-    tables = code_vectors(codec)
+    tables = code_vectors(codec.codec)
     model = Probe(TINY, 2, True, tables)
     ids = torch.arange(codec.vocab_size).reshape(1, -1, codebooks)
     assert torch.equal(model.embedding.table.weight, torch.cat(tables))

@@ -46,6 +46,21 @@ def test_only_the_readings_without_end_are_tried_again(lm, write):
     assert [len(call.prompts) for call in writer.calls] == [3, 1, 1]
 
 
+def test_spans_at_their_maximum_are_counted_and_alone_cause_no_retry(lm, write):
+    writer = write(lm, "end")
+    original = writer.write
+
+    def reach_max(prompt, seed):
+        generation = original(prompt, seed)
+        generation.num_spans_at_max = 2
+        return generation
+
+    writer.write = reach_max
+    result = speak("hi", lm)
+    assert result.stop_reason == "end"
+    assert (result.stats["num_spans_at_max"], result.stats["attempts"]) == (2, 1)
+
+
 def test_when_no_attempt_ends_the_one_that_repeats_itself_least_is_given(lm, write):
     writer = write(lm, "max_length", "max_length", "max_length")
     original, spans = writer.write, iter([3, 10, 5])

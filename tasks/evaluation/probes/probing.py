@@ -63,7 +63,7 @@ def probe(task: str, store: Path, run: Path, recipe: Path | None, codec: str, qu
     # The initial weights depend only on the recipe and the codec.
     torch.manual_seed(config.seed)
     if config.input == "codes":
-        model = Probe(config, target.num_classes, target.is_pooled, code_vectors(audio_tokenizer))
+        model = Probe(config, target.num_classes, target.is_pooled, code_vectors(audio_tokenizer.codec))
     else:
         _, feature_dim = np.shape(splits["train"][0]["input"])
         model = Probe(config, target.num_classes, target.is_pooled, None, feature_dim)

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,6 +46,14 @@ def test_a_saved_model_says_the_same_after_loading_and_after_moving(codec, tmp_p
     assert torch.equal(lm.model.eval()(ids).logits, again.model(ids).logits)
     assert again.info == lm.info
     assert again.audio_tokenizer.decode([1, 2, 3]).tolist() == codec.decode([1, 2, 3]).tolist()
+
+
+def test_the_repr_shows_size_tasks_voices_and_codec(codec):
+    lm = tiny_lm(codec)
+    lm.info = replace(lm.info, templates=(TEMPLATES["tts"], TEMPLATES["se"]), voices=("ann", "bob"))
+    description = repr(lm)
+    for part in ("LlamaForCausalLM", " M parameters", "2 layers of width 32", "tts, se", "2 voices", "FocalCodecModel"):
+        assert part in description
 
 
 def test_a_saved_model_opens_in_plain_transformers_without_our_code(codec, tmp_path):
