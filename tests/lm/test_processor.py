@@ -198,7 +198,7 @@ def test_codes_of_several_codebooks_are_taken_in_their_order():
     vocabulary = Vocabulary.characters(["a"], (4, 4))
     processor = SpeechLMProcessor(AudioTokenizer.from_pretrained().feature_extractor, vocabulary.tokenizer, (4, 4))
     ids = vocabulary.audio_ids([5, 0, 1, 6, 3, 7, 2])
-    assert processor._written(ids) == [0, 6, 3, 7]
+    assert processor._codes(ids) == [0, 6, 3, 7]
 
 
 @pytest.mark.parametrize("texts", ["hello", ["hello there", "hi"]], ids=["str", "list"])
