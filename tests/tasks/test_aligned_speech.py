@@ -116,15 +116,15 @@ def test_a_released_model_says_what_it_is(run, tmp_path, capsys):
     focallm(*words)
     assert "MB, and its card" in capsys.readouterr().out
     lm, record = SpeechLM.from_pretrained(tmp_path / "out"), tmp_path / "test.jsonl"
-    line = {"id": "a", "seconds": 1.0, "errors": 1, "words": 4, "text": "x", "heard": "y"}
+    line = {"id": "a", "seconds": 1.0, "errors": 1, "words": 4, "text": "x", "transcript": "y", "metrics": {}}
 
     def release_with(keys):
-        lines = [{**line, "system": name, "key": key} for name, key in keys.items()]
+        lines = [{**line, "system": name, "fingerprint": key} for name, key in keys.items()]
         record.write_text("".join(json.dumps([line]) + "\n" for line in lines))
         focallm(*words, "--evaluations", record)
 
     others = {"recording": "", "recording through the codec": weights_hash(lm.audio_tokenizer.codec), "flite": ""}
-    with pytest.raises(SystemExit, match="3 measured sounds and none of these weights"):  # its codec's are not its own
+    with pytest.raises(SystemExit, match="holds 3 results, but none of these weights"):  # its codec's are not its own
         release_with(others)
     release_with({**others, "spoken": weights_hash(lm.model)})
     card = (tmp_path / "out" / "README.md").read_text()
