@@ -206,7 +206,7 @@ def bad(tmp_path):
         (["speak", "Hi.", "--voice", "nobody"], "no voice is called 'nobody'"),
         (["speak", "Hi.", "--out", "a.mp4"], "mp4"),
         (["speak", "Hi.", "--temperature", "-1"], "temperature >= 0"),
-        (["evaluate", "sing", "folder"], "codec, tts, se and ss can be evaluated"),
+        (["evaluate", "sing", "folder"], "unknown task 'sing': `evaluate` takes one of codec, tts, se, ss"),
         (["info", "./nowhere"], "nowhere"),
     ],
 )
