@@ -8,15 +8,18 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ...data.token_store import weights_hash
-from ...tokenizer import AudioTokenizer, read_audio, resample, write_audio
-from .metrics.metric import RATE
+from ...data.utterance import Utterance
+from ...tokenizer.audio import read_audio, resample, write_audio
+from ...tokenizer.audio_tokenizer import AudioTokenizer
+from .metrics.metric import RATE, EvalSample
+from .runner import System
 
 # Name on the command line -> name in the published tables, source of the weights, and number of codebooks in use.
 PAPER: dict[str, tuple[str, str, int | None]] = {
@@ -91,6 +94,28 @@ def codec_baseline(name: str, tokenizer: AudioTokenizer) -> Baseline:
 def unchanged(name: str) -> Baseline:
     """Make a baseline that returns its input."""
     return Baseline(name, "", lambda audio: (audio, {}))
+
+
+def baseline_system(
+    baseline: Baseline,
+    items: Sequence[Utterance],
+    input_audio: Callable[[int], np.ndarray],
+    clean: Callable[[int], np.ndarray],
+) -> System:
+    """Make the system of a baseline that processes recordings.
+
+    Args:
+        baseline: What processes them.
+        items: What to evaluate.
+        input_audio: Index of an item -> input (T,) at `RATE`.
+        clean: Index of an item -> clean speech (T,) at `RATE`, with which the output is compared.
+    """
+
+    def make(i: int) -> list[EvalSample]:
+        output, facts = baseline.process(input_audio(i))
+        return [EvalSample(output, RATE, items[i].text or "", clean(i), {"similarity": clean(i)}, facts)]
+
+    return System(baseline.name, baseline.fingerprint, make)
 
 
 def _resynthesize(tokenizer: AudioTokenizer, audio: np.ndarray) -> tuple[np.ndarray, dict]:

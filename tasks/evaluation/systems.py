@@ -6,7 +6,6 @@ its tokens), and, for noisy or mixed input, that input unchanged (doing nothing)
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
@@ -16,7 +15,8 @@ from ...data.mixing.mixer import Mixer, Premixed
 from ...data.token_store import weights_hash
 from ...data.utterance import AudioExample, Utterance
 from ...lm.model import SpeechLM
-from ...tokenizer import AudioTokenizer, resample
+from ...tokenizer.audio import resample
+from ...tokenizer.audio_tokenizer import AudioTokenizer
 from ..inference.enhance import enhance
 from ..inference.inputs import InputKind, task_template
 from ..inference.separate import separate
@@ -26,7 +26,7 @@ from .baselines import (
     CODEC_PROGRAMS,
     SPEECH_PROGRAMS,
     SUPPRESSORS,
-    Baseline,
+    baseline_system,
     codec_baseline,
     open_baseline,
     speak_with_program,
@@ -34,6 +34,7 @@ from .baselines import (
 )
 from .metrics.metric import RATE, EvalSample
 from .results import CEILING, ENHANCED, RECORDING, SEPARATED, SPOKEN
+from .runner import System
 
 TASK_INPUT = {"se": "noisy", "ss": "mixture"}  # task -> kind of its input
 # The paper's name for each kind of model input.
@@ -43,22 +44,6 @@ _SEED_STEP = 1000  # between the seeds of two items
 
 # Turns an example into one output (T,) at `RATE` for each speaker, in the order in which they start to speak.
 Restore = Callable[[AudioExample], Sequence[np.ndarray]]
-
-
-@dataclass(frozen=True)
-class System:
-    """One row of a table: something that produces audio for each item.
-
-    Args:
-        name: Name of its row.
-        fingerprint: Hash of its weights, which decides whether a result in a record is of the same system; "" without
-            weights.
-        make: Index of an item -> its samples, one for each speaker.
-    """
-
-    name: str
-    fingerprint: str
-    make: Callable[[int], list[EvalSample]]
 
 
 def codec_systems(
@@ -107,28 +92,6 @@ def recordings(items: Sequence[Utterance]) -> System:
         return [EvalSample(audio, RATE, items[i].text or "", voices=voices)]
 
     return System(RECORDING, "", make)
-
-
-def baseline_system(
-    baseline: Baseline,
-    items: Sequence[Utterance],
-    input_audio: Callable[[int], np.ndarray],
-    clean: Callable[[int], np.ndarray],
-) -> System:
-    """Make the system of a baseline that processes recordings.
-
-    Args:
-        baseline: What processes them.
-        items: What to evaluate.
-        input_audio: Index of an item -> input (T,) at `RATE`.
-        clean: Index of an item -> clean speech (T,) at `RATE`, with which the output is compared.
-    """
-
-    def make(i: int) -> list[EvalSample]:
-        output, facts = baseline.process(input_audio(i))
-        return [EvalSample(output, RATE, items[i].text or "", clean(i), {"similarity": clean(i)}, facts)]
-
-    return System(baseline.name, baseline.fingerprint, make)
 
 
 def speech_systems(items: Sequence[Utterance], lm: SpeechLM, seed: int, baselines: bool = False) -> list[System]:

@@ -13,10 +13,9 @@ from ...data.utterance import AudioExample, Utterance
 from ...tokenizer.audio import resample
 from ...tokenizer.audio_tokenizer import AudioTokenizer
 from ...tokenizer.codecs.ts3_codec import TS3Codec, TS3CodecConfig, TS3CodecModel
-from ..evaluation.baselines import Baseline, codec_baseline, fit_length, unchanged
+from ..evaluation.baselines import Baseline, baseline_system, codec_baseline, fit_length, unchanged
 from ..evaluation.metrics.codec import codec_cost
 from ..evaluation.metrics.metric import RATE
-from ..evaluation.systems import baseline_system
 from ..inference.inputs import load_waves
 from .measured import REFERENCE, item_ids, measured_row
 from .published import published_rows

@@ -6,7 +6,7 @@ from ...data.utterance import Utterance
 from ...tokenizer.audio import resample
 from ..evaluation.baselines import Baseline, unchanged
 from ..evaluation.metrics.metric import RATE, EvalSample
-from ..evaluation.systems import System
+from ..evaluation.runner import System
 from ..inference.convert import convert_by_knn
 from ..inference.inputs import load_waves
 from .measured import REFERENCE, item_ids, measured_row

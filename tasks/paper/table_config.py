@@ -13,11 +13,10 @@ from ...data.mixing.mixer import Mixer, Premixed
 from ...data.utterance import Utterance
 from ...tokenizer.files import load_config
 from ..evaluation.baselines import Baseline, open_baseline
-from ..evaluation.evaluate import choose_items, evaluate_systems, read_with_texts
 from ..evaluation.metrics import load_scorers
 from ..evaluation.metrics.metric import Metric
 from ..evaluation.results import ItemResult
-from ..evaluation.systems import System
+from ..evaluation.runner import System, choose_items, evaluate_systems, read_with_texts
 
 
 @dataclass(frozen=True)

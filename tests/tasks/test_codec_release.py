@@ -13,9 +13,9 @@ import yaml
 from focallm.data.corpus import read_corpus, summarize_corpus
 from focallm.tasks.cli import commands as cli
 from focallm.tasks.evaluation import baselines
-from focallm.tasks.evaluation.evaluate import evaluate_systems
 from focallm.tasks.evaluation.metrics import Metric
 from focallm.tasks.evaluation.results import remarks, table
+from focallm.tasks.evaluation.runner import evaluate_systems
 from focallm.tasks.evaluation.systems import codec_systems
 from focallm.tasks.paper.codecs import ablation_table
 from focallm.tasks.paper.table_config import TableConfig

@@ -8,9 +8,10 @@ from focallm.data.corpus import read_corpus
 from focallm.data.mixing.mix_config import MixConfig
 from focallm.data.mixing.mixer import Mixer
 from focallm.data.token_store import weights_hash
-from focallm.tasks.evaluation.evaluate import EvaluationConfig, evaluate, evaluate_systems
+from focallm.tasks.evaluation.evaluate import EvaluationConfig, evaluate
 from focallm.tasks.evaluation.metrics import Metric, load_asr, load_scorers, word_counter
 from focallm.tasks.evaluation.results import best_permutation, bootstrap, remarks, table, table_of_record, word_cells
+from focallm.tasks.evaluation.runner import evaluate_systems
 from focallm.tasks.evaluation.systems import codec_systems, mixed_systems, speech_systems
 from focallm.tokenizer import AudioTokenizer, write_audio
 

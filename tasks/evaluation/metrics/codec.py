@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ....tokenizer import AudioTokenizer
+from ....tokenizer.audio_tokenizer import AudioTokenizer
 from ....tokenizer.training.validation import code_use
 
 

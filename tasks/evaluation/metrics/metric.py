@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....tokenizer import resample
+from ....tokenizer.audio import resample
 
 RATE = 16000  # Hz, the input rate of all pretrained evaluation models
 

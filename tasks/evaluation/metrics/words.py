@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ....tokenizer import resample
+from ....tokenizer.audio import resample
 from .metric import RATE, CachedModel, EvalSample, Metric, Scores, device, name_of, version
 
 PUBLISHED_ASR = "openai/whisper-small"
