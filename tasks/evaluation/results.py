@@ -288,14 +288,15 @@ def best_permutation(results: Sequence[ItemResult]) -> list[ItemResult]:
 
     best: list[ItemResult] = []
     for item_id, outputs in by_item.items():
-        candidates = []
+        candidates: list[list[ItemResult]] = []
         for order in permutations(outputs):
-            candidate = []
+            candidate: list[ItemResult] = []
             for speaker, output in zip(outputs, order, strict=True):
                 errors, words = count(speaker["text"], output["transcript"])
                 candidate.append({"id": item_id, "seconds": output["seconds"], "errors": errors, "words": words})
             candidates.append(candidate)
-        best += min(candidates, key=_num_errors)
+        fewest_errors = min(candidates, key=_num_errors)
+        best += fewest_errors
     return best
 
 
