@@ -328,7 +328,7 @@ class SpeechLM:
             return {}
         if "pronounce" not in self.info.tasks:
             raise ValueError(
-                f"the model's lexicon lacks {', '.join(words)}, and it has not learnt to pronounce: train it with the "
+                f"the model's lexicon lacks {', '.join(words)}, and it has not learned to pronounce: train it with the "
                 "task pronounce, too, as configs/mini/speech.yaml does, or put the phonemes into lexicon.json"
             )
         template = self.info.template("pronounce")

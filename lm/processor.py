@@ -73,7 +73,9 @@ class SpeechLMProcessor(ProcessorMixin):
     def from_pretrained(cls, source: str | Path, **kwargs: Any) -> "SpeechLMProcessor":  # type: ignore[override]
         """Load a folder that `SpeechLM.save_pretrained` wrote, or a hub id; kwargs as in transformers."""
         processor = super().from_pretrained(source, **kwargs)
-        hub_options = {name: kwargs[name] for name in ("revision", "token", "cache_dir") if name in kwargs}
+        hub_options: dict[str, Any] = {
+            name: kwargs[name] for name in ("revision", "token", "cache_dir") if name in kwargs
+        }
         processor._source = (str(source), hub_options)
         return processor
 
