@@ -168,6 +168,7 @@ def run_codec_program(name: str, audio: np.ndarray, rate: int) -> tuple[np.ndarr
         folder = Path(temporary)
         bits = folder / "bits"
         if encoder == "c2enc":
+            # Codec2 reads and writes raw 16-bit samples.
             raw = folder / "in.raw"
             raw.write_bytes((wave.clip(-1, 1) * 32767).astype("<i2").tobytes())
             mode = name.removeprefix("codec2-")

@@ -85,6 +85,7 @@ def evaluate(config: EvaluationConfig) -> str:
     """
     metrics = load_scorers(config.scorers, config.asr, config.language, config.utmos)
     corpus = read_with_texts(config.data, config.layout)
+    # The mixer gets the whole corpus, so that a mixture does not depend on which items are chosen.
     mixer = _open_mixer(config, corpus)
     items = choose_items(corpus if mixer is None else mixer.rows, config.limit, config.seed)
 

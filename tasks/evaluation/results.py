@@ -110,6 +110,7 @@ def bootstrap(errors: Sequence[float], words: Sequence[float], seed: int, draws:
     word_counts = np.asarray(words)
     num_items = len(error_counts)
     index = np.random.default_rng(seed).integers(num_items, size=(draws, num_items))
+    # A ratio of sums, so that a long text counts more than a short one.
     rates = error_counts[index].sum(1) / word_counts[index].sum(1)
     low, high = np.percentile(rates, [2.5, 97.5])
     return float(low), float(high)
@@ -266,6 +267,7 @@ def mean_cell(results: Iterable[ItemResult], key: str, digits: int, seed: int) -
         return ""
     cell = f"{np.mean(values):.{digits}f}"
     low, high = mean_interval(values, seed)
+    # Constants such as a bit rate have no interval.
     if low < high:
         cell += f" ({low:.{digits}f} to {high:.{digits}f})"
     return cell

@@ -142,6 +142,7 @@ def _evaluate_batch(
         missing[i] = _missing_metrics(i, known, metrics)
         if known and not missing[i]:
             continue
+        # Audio is not recorded, so a further metric needs the samples again.
         samples[i] = system.make(i)
         before = known or [{"metrics": {}}] * len(samples[i])
         results[i] = []
@@ -165,6 +166,7 @@ def _evaluate_batch(
 
 def _missing_metrics(i: int, known: list[ItemResult], metrics: Sequence[Metric]) -> list[Metric]:
     """Return the metrics that item `i` still needs."""
+    # All speakers of an item were measured together, so the first result tells for all.
     measured = known[0]["metrics"] if known else {}
     missing = []
     for metric in metrics:

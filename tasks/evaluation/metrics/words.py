@@ -193,6 +193,7 @@ def _load_faster_whisper(source: str, language: str | None) -> ASR:
     def transcribe(waves: Sequence[np.ndarray]) -> list[str]:
         transcripts = []
         for wave in waves:
+            # Conditioning on the previous text would carry an error from one segment to the next.
             segments, _ = model.transcribe(
                 wave, language=language, beam_size=1, without_timestamps=True, condition_on_previous_text=False
             )
