@@ -1,4 +1,4 @@
-"""Load models and recordings for the tasks. Shapes: T samples, N token frames, K codebooks, D feature width."""
+"""Load models and recordings for the tasks. Shapes: T samples, N token frames, K codebooks."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -10,12 +10,9 @@ from ...lm.model import SpeechLM
 from ...lm.templates import Template
 from ...tokenizer import AudioTokenizer
 from ...tokenizer.audio import is_batch, load_audio, with_rates
-from ...tokenizer.long_audio import MAX_WHOLE_S
 from ..definitions import TASKS
 
 InputKind = Literal["features", "codes"]
-
-_CONTEXT_FRAMES = 4  # on both sides of a piece of a long recording, whose features are computed piece by piece
 
 
 def open_model(model: str | Path | SpeechLM, task: str = "tts") -> SpeechLM:
@@ -86,30 +83,3 @@ def unbatch(results: list[Any], audio: Any) -> Any:
 def encode_ids(tokenizer: AudioTokenizer, waves: list[Tensor]) -> list[Tensor]:
     """Encode waveforms at the rate of the codec to ids (N * K,), in the order in which an LM reads them."""
     return [tokenizer.pattern.apply(codes) for codes in tokenizer.encode_codes(waves)]
-
-
-def input_fields(template: Template, tokenizer: AudioTokenizer, waves: list[Tensor]) -> list[dict[str, Any]]:
-    """Return the field of the first segment of a template for each recording: its codes or its features (N50, D)."""
-    segment = template.segments[0]
-    if segment.kind == "codes":
-        values = encode_ids(tokenizer, waves)
-    else:
-        values = [_extract_features(tokenizer, wave) for wave in waves]
-    return [{segment.field: value} for value in values]
-
-
-def _extract_features(tokenizer: AudioTokenizer, wave: Tensor) -> Tensor:
-    """Compute features (N50, D) of a waveform (T,); beyond `MAX_WHOLE_S` in pieces, to bound the memory."""
-    # Only a FocalCodec has features; its frames are no part of the protocol of all codecs.
-    codec: Any = tokenizer.codec
-    hop = codec.config.hop_length
-    frames = round(MAX_WHOLE_S * tokenizer.sampling_rate / hop)
-    pieces = []
-    for start in range(0, len(wave), frames * hop):
-        # Each piece sees a little of its neighbours, whose frames are cut off again.
-        context = min(start, _CONTEXT_FRAMES * hop)
-        piece = wave[start - context : start + (frames + _CONTEXT_FRAMES) * hop].to(tokenizer.device)
-        features = codec.extract_features(piece[None])[0, context // hop :]
-        pieces.append(features[:frames].cpu())
-    num_frames = int(codec.encoder.num_frames(torch.tensor(len(wave))))
-    return torch.cat(pieces)[:num_frames]

@@ -1,7 +1,8 @@
 """Generate speech from speech, frame for frame: what enhancement, separation and conversion have in common.
 
 The output has as many token frames as the input. Recordings longer than `WINDOW_S` are processed in windows, each of
-which continues the output of the window before. Shapes: T samples, N token frames, K codebooks.
+which continues the output of the window before. Shapes: T samples, N token frames, K codebooks, D feature
+width.
 """
 
 import math
@@ -18,12 +19,14 @@ from ...lm.generation import StopReason
 from ...lm.model import SpeechLM
 from ...lm.sampling import Sampling, generation_defaults
 from ...lm.templates import Prompt, Template
-from .inputs import input_fields
+from ...tokenizer import AudioTokenizer
+from ...tokenizer.long_audio import MAX_WHOLE_S
 from .result import SpeechResult, speech_results
 
 WINDOW_S = 10.0  # models are trained on short recordings, so they do not see more at once
 _OVERLAP_S = 2.0  # the end of the output so far, with which the next window begins
 _MIN_WINDOW_FRAMES = 4
+_CONTEXT_FRAMES = 4  # on both sides of a piece of a long recording, whose features are computed piece by piece
 
 
 def transform_speech(
@@ -169,3 +172,30 @@ def _window_prompt(lm: SpeechLM, template: Template, fields: dict[str, Any], num
     num_new = (end - num_done) * K
     first_phase = replace(prompt.phases[0], min_length=num_new, max_length=num_new)
     return replace(prompt, phases=(first_phase, *prompt.phases[1:]))
+
+
+def input_fields(template: Template, tokenizer: AudioTokenizer, waves: list[Tensor]) -> list[dict[str, Any]]:
+    """Return the field of the first segment of a template for each recording: its codes or its features (N50, D)."""
+    segment = template.segments[0]
+    if segment.kind == "codes":
+        values = [tokenizer.pattern.apply(codes) for codes in tokenizer.encode_codes(waves)]
+    else:
+        values = [_extract_features(tokenizer, wave) for wave in waves]
+    return [{segment.field: value} for value in values]
+
+
+def _extract_features(tokenizer: AudioTokenizer, wave: Tensor) -> Tensor:
+    """Compute features (N50, D) of a waveform (T,); beyond `MAX_WHOLE_S` in pieces, to bound the memory."""
+    # Only a FocalCodec has features; its frames are no part of the protocol of all codecs.
+    codec: Any = tokenizer.codec
+    hop = codec.config.hop_length
+    frames = round(MAX_WHOLE_S * tokenizer.sampling_rate / hop)
+    pieces = []
+    for start in range(0, len(wave), frames * hop):
+        # Each piece sees a little of its neighbours, whose frames are cut off again.
+        context = min(start, _CONTEXT_FRAMES * hop)
+        piece = wave[start - context : start + (frames + _CONTEXT_FRAMES) * hop].to(tokenizer.device)
+        features = codec.extract_features(piece[None])[0, context // hop :]
+        pieces.append(features[:frames].cpu())
+    num_frames = int(codec.encoder.num_frames(torch.tensor(len(wave))))
+    return torch.cat(pieces)[:num_frames]

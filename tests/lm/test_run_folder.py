@@ -1,4 +1,4 @@
-"""A training run in its folder: stopped, continued, looked into."""
+"""The folder of a training run: interrupted and continued runs, and checkpoints."""
 
 import dataclasses
 import shutil
@@ -35,7 +35,7 @@ ROWS = [{"text": "abc"[: 1 + i % 3], "codes": [7 * i, i, 3], "num_samples": 6000
 
 @pytest.fixture
 def go(tmp_path, codec):
-    """`go(template=READ, rows=ROWS, max_steps=2, ...)` trains, or trains on, in one folder; -> the folder."""
+    """`go(template=READ, rows=ROWS, max_steps=2, ...)` trains, or continues, in one folder and returns it."""
 
     def start(template=READ, rows=ROWS, tokenizer=None, repeat=1, recipe=None, **trainer):
         settings = {**QUICK, "max_steps": 2, **trainer}
@@ -101,7 +101,7 @@ KEEPING = {
 
 @pytest.fixture
 def model_of(codec):
-    """-> a speech LM around a fresh model, and packed examples"""
+    """Return a speech LM around a new model, packed examples and their collator."""
 
     def make(config, dtype=torch.float32):
         torch.manual_seed(0)
@@ -130,7 +130,7 @@ def test_packing_is_fine_where_they_do_not(model_of, name, dtype):
     assert lm.model.training
 
 
-def test_checkpoints_can_be_heard(go, tmp_path):
+def test_checkpoints_can_be_loaded(go, tmp_path):
     run = go(max_steps=4, save_total_limit=2)
     whole, early = (SpeechLM.from_pretrained(run / name) for name in ("model", "checkpoint-2"))
     ids = torch.tensor([[1, 2, 3]])
@@ -145,17 +145,17 @@ def test_checkpoints_can_be_heard(go, tmp_path):
     assert early.generate(prompt).stop_reason in ("end", "max_length")
 
 
-def test_checkpoints_of_an_adapter_can_be_heard(go, tmp_path):
+def test_checkpoints_of_an_adapter_can_be_loaded(go, tmp_path):
     base = tmp_path / "base"
     go(max_steps=1).joinpath("model").rename(base)
     shutil.rmtree(tmp_path / "run")
     run = go(max_steps=2, recipe={"model": None, "base": str(base), "lora": LoRA(2)}, save_steps=1)
     ids = torch.tensor([[1, 2, 3]])
-    heard, whole = (SpeechLM.from_pretrained(run / name) for name in ("checkpoint-2", "model"))
-    assert torch.allclose(heard.model(ids).logits, whole.model(ids).logits, atol=1e-4)
+    checkpoint, whole = (SpeechLM.from_pretrained(run / name) for name in ("checkpoint-2", "model"))
+    assert torch.allclose(checkpoint.model(ids).logits, whole.model(ids).logits, atol=1e-4)
 
 
-def test_a_loss_that_cannot_be_normalised_over_batches_is_said(go, caplog, monkeypatch):
+def test_a_loss_that_cannot_be_normalized_over_batches_causes_a_warning(go, caplog, monkeypatch):
     go(max_steps=1, gradient_accumulation_steps=2)
     assert "num_items_in_batch" not in caplog.text
     monkeypatch.setattr(LlamaForCausalLM, "accepts_loss_kwargs", False, raising=False)
@@ -163,8 +163,8 @@ def test_a_loss_that_cannot_be_normalised_over_batches_is_said(go, caplog, monke
     assert "LlamaForCausalLM takes no num_items_in_batch" in caplog.text
 
 
-def test_a_run_asks_before_its_first_step(go, monkeypatch):
-    asked = []
-    monkeypatch.setattr("focallm.lm.training.trainer.check_isolation", lambda *args: asked.append(args))
+def test_a_run_checks_isolation_before_its_first_step(go, monkeypatch):
+    checks = []
+    monkeypatch.setattr("focallm.lm.training.trainer.check_isolation", lambda *args: checks.append(args))
     go()
-    assert len(asked) == 1
+    assert len(checks) == 1

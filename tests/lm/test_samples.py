@@ -18,7 +18,7 @@ from focallm.tokenizer import AudioTokenizer
 
 @pytest.fixture
 def lm(monkeypatch):
-    """A model of two codebooks, that answers as it is told, and the arguments of its calls."""
+    """A model of two codebooks that gives prepared answers, and the arguments of its calls."""
     tokenizer = SimpleNamespace(codebook_sizes=(8, 8), num_codebooks=2, vocab_size=16, tokens_per_second=100)
     tokenizer.codec = SimpleNamespace(is_binary=False)
     tokenizer.sampling_rate = tokenizer.output_sampling_rate = 16000
@@ -28,7 +28,7 @@ def lm(monkeypatch):
 
     def generate(prompts, sampling=None, seed=0):
         calls.append(SimpleNamespace(prompts=prompts, sampling=sampling, seeds=seed))
-        return [answers.get(one, Generation((torch.zeros(4, dtype=torch.long),), "end")) for one in seed]
+        return [answers.get(item_seed, Generation((torch.zeros(4, dtype=torch.long),), "end")) for item_seed in seed]
 
     monkeypatch.setattr(made, "generate", generate)
     return SimpleNamespace(lm=made, calls=calls, answers=answers)
@@ -40,7 +40,7 @@ def sampled(lm, folder, word_errors, *tasks):
     return SampleWriter(lm, examples, 9, folder, word_errors)(0)
 
 
-def test_a_continuation_begins_with_whole_frames_and_is_judged_with_what_it_continues(lm, tmp_path):
+def test_a_continuation_begins_with_whole_frames_and_is_measured_with_what_it_continues(lm, tmp_path):
     lm.answers[0] = Generation((torch.tensor([1, 9] * 3),), "end")  # what the original says
     counted = []
     measures = sampled(lm.lm, tmp_path, lambda *args: counted.append(args) or (0, 1), "continuation")
@@ -54,13 +54,13 @@ def test_a_continuation_begins_with_whole_frames_and_is_judged_with_what_it_cont
 
 def test_samples_are_drawn_and_bounded_as_the_tasks_do_it(lm, tmp_path):
     sampled(lm.lm, tmp_path, None, "se", "tts", "asr", "continuation")
-    temperatures = {one: call.sampling.temperature for call in lm.calls for one in call.seeds}
+    temperatures = {item_seed: call.sampling.temperature for call in lm.calls for item_seed in call.seeds}
     assert temperatures == {0: 0.6, 1: 0.8, 2: 0.0, 3: 0.8}
-    (heard,) = (p for call in lm.calls for p in call.prompts if p.phases[0].kind == "text")
-    assert (heard.phases[0].min_length, heard.phases[0].max_length) == text_window(0.1) == (0, 23)
+    (text_prompt,) = (p for call in lm.calls for p in call.prompts if p.phases[0].kind == "text")
+    assert (text_prompt.phases[0].min_length, text_prompt.phases[0].max_length) == text_window(0.1) == (0, 23)
 
 
-def test_what_is_usual_follows_from_what_is_given():
+def test_default_sampling_follows_from_the_input():
     usual = {name: generation_defaults(template, code_bits=13) for name, template in TEMPLATES.items()}
     temperatures = {name: sampling.temperature for name, sampling in usual.items()}
     certain = {name for name, value in temperatures.items() if value == 0}

@@ -45,7 +45,7 @@ def codec() -> AudioTokenizer:
 
 
 def rows(count):
-    """Each letter is read as its own run of codes: what can be learnt from few examples."""
+    """Each letter is read as its own run of codes: which few examples suffice to learn."""
     return [
         {"text": "abc"[i % 3], "codes": [i % 3] * (3 + i % 4), "num_samples": (3 + i % 4) * 320, "id": str(i)}
         for i in range(count)
@@ -85,7 +85,7 @@ def tiny(codec, **recipe):
     return build_model(LMRecipe(**{"model": "tiny", **recipe}), codec, ["abc"], recipe.pop("feature_size", None))
 
 
-# Learning
+# Training
 
 
 def test_training_learns_what_the_examples_say_and_writes_samples(codec, tmp_path):
@@ -93,10 +93,10 @@ def test_training_learns_what_the_examples_say_and_writes_samples(codec, tmp_pat
     lm = build_model(recipe, codec, ["abc"])
     train_dataset, eval_dataset = (ExampleDataset([Source(LETTERS, rows(n))], lm.vocabulary, 40) for n in (24, 6))
     lm.info = replace(lm.info, templates=(LETTERS,))
-    heard = []
+    counted = []
 
     def word_errors(audio, rate, text):
-        heard.append((len(audio) > 0, rate, text))
+        counted.append((len(audio) > 0, rate, text))
         return 1, 2
 
     metrics = train(lm, train_dataset, eval_dataset, recipe, tmp_path, word_errors, quiet=True)
@@ -107,7 +107,7 @@ def test_training_learns_what_the_examples_say_and_writes_samples(codec, tmp_pat
     assert metrics["eval_stopped_end"] == 1.0
     assert 0.5 < metrics["eval_duration_ratio"] < 2
     assert metrics["eval_word_error_rate"] == 0.5
-    assert heard[-2:] == [(True, 16000, "a"), (True, 16000, "b")]
+    assert counted[-2:] == [(True, 16000, "a"), (True, 16000, "b")]
     written = {path.name for path in (tmp_path / "samples" / "step-40").iterdir()}
     assert written == {"0-tts.wav", "0-tts-original.wav", "1-tts.wav", "1-tts-original.wav"}
     losses = list(csv.DictReader((tmp_path / "losses.csv").open()))
@@ -144,7 +144,7 @@ def test_smoothing_is_refused_where_it_would_be_ignored(codec, tmp_path, monkeyp
         train(lm, examples, examples, recipe, tmp_path, quiet=True)
 
 
-def test_code_noise_exchanges_what_is_read_within_a_codebook_and_no_target():
+def test_code_noise_exchanges_input_codes_within_a_codebook_and_no_target():
     vocabulary = Vocabulary.characters(["abc"], (8, 8))
     template = Template("continuation", (Segment("codes", "speech", "codes", target=True),))
     codes = [i % 8 + 8 * (i % 2) for i in range(400)]
@@ -152,10 +152,10 @@ def test_code_noise_exchanges_what_is_read_within_a_codebook_and_no_target():
         ExampleDataset([Source(template, [{"codes": codes}])], vocabulary, 999, code_noise=share)
         for share in (0.0, 0.25)
     )
-    one, first, second = clean.example(0), noisy.example(0), noisy.example(0, epoch=1)
-    assert one["labels"] == first["labels"] == second["labels"]
+    plain, first, second = clean.example(0), noisy.example(0), noisy.example(0, epoch=1)
+    assert plain["labels"] == first["labels"] == second["labels"]
     assert first["input_ids"] == noisy.example(0)["input_ids"] != second["input_ids"]
-    before, after = (np.array(example["input_ids"])[1:-1] - vocabulary.audio_offset for example in (one, first))
+    before, after = (np.array(example["input_ids"])[1:-1] - vocabulary.audio_offset for example in (plain, first))
     assert 0.1 < (before != after).mean() < 0.3  # some are exchanged for the same code
     assert ((before < 8) == (after < 8)).all()
 
@@ -177,7 +177,7 @@ def test_the_validation_loss_is_the_mean_over_target_ids(codec, tmp_path):
     assert loss == pytest.approx(total / targets, rel=1e-5)
 
 
-def test_every_task_trains_and_is_heard_in_one_model(codec, tmp_path):
+def test_every_task_trains_and_is_sampled_in_one_model(codec, tmp_path):
     recipe = LMRecipe(
         "", "tiny", max_length=60, prompt_dropout=0.3, evaluate=Evaluation(10), trainer={**QUICK, "max_steps": 2}
     )
@@ -201,15 +201,15 @@ def test_lora_leaves_an_adapter_and_a_merged_model_also_when_it_was_interrupted(
     often = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 9, "eval_strategy": "no"}
     trainer = {**QUICK, **often, "gradient_checkpointing": True, "per_device_train_batch_size": 1}
     recipe = LMRecipe(str(base), lora=LoRA(2, dropout=0.2), evaluate=Evaluation(1), max_length=30, trainer=trainer)
-    learnt = []
+    final_weights = []
     for _ in range(2):
         lm = build_model(recipe, codec, [])
         examples = ExampleDataset([Source(LETTERS, rows(12))], lm.vocabulary, 30)
         assert "M adapters" in preview(lm, examples, False, tmp_path / "preview")
         train(lm, examples, examples, recipe, tmp_path / "run", quiet=True)
-        learnt.append(lm.model.state_dict())
+        final_weights.append(lm.model.state_dict())
         shutil.rmtree(tmp_path / "run" / "checkpoint-4")  # as if it had been stopped at step 3
-    assert all(torch.equal(learnt[0][key], value) for key, value in learnt[1].items())
+    assert all(torch.equal(final_weights[0][key], value) for key, value in final_weights[1].items())
     ids = torch.tensor([[1, 2, 3]])
     merged, adapter = (SpeechLM.from_pretrained(tmp_path / "run" / name) for name in ("model", "adapter"))
     assert torch.allclose(merged.model(ids).logits, adapter.model(ids).logits, atol=1e-4)
@@ -269,7 +269,7 @@ def test_the_entropy_is_that_of_the_targets(codec):
     assert examples.unigram_entropy == pytest.approx(expected)
 
 
-# The preview, and what is said about losses
+# The preview, and warnings about losses
 
 
 def test_the_preview_shows_labels_in_braces_and_the_expected_loss(codec, tmp_path):
@@ -291,8 +291,8 @@ def test_the_preview_has_a_file_for_each_stream_and_knows_features(codec, tmp_pa
     assert "M projector" in text
 
 
-def said(caplog, *losses, fresh=9.02, unigram=8.3):
-    """What is warned of, for (step, epoch, loss)."""
+def warnings_of(caplog, *losses, fresh=9.02, unigram=8.3):
+    """Return the warnings for (step, epoch, loss)."""
     monitor = LossMonitor(fresh, unigram)
     with caplog.at_level(logging.WARNING):
         for step, epoch, loss in losses:
@@ -301,8 +301,8 @@ def said(caplog, *losses, fresh=9.02, unigram=8.3):
     return caplog.text
 
 
-def test_a_loss_as_it_should_be_is_not_spoken_of(caplog):
-    assert said(caplog, (1, 0.01, 9.1), (20, 0.2, 8.4), (PATIENCE, 3.0, 6.5), (900, 50.0, 0.5)) == ""
+def test_an_expected_loss_causes_no_warning(caplog):
+    assert warnings_of(caplog, (1, 0.01, 9.1), (20, 0.2, 8.4), (PATIENCE, 3.0, 6.5), (900, 50.0, 0.5)) == ""
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_a_loss_as_it_should_be_is_not_spoken_of(caplog):
     ],
 )
 def test_a_strange_loss_is_explained_once(caplog, step, epoch, loss, words):
-    text = said(caplog, (step, epoch, loss), (step, epoch, loss))
+    text = warnings_of(caplog, (step, epoch, loss), (step, epoch, loss))
     assert text.count(words) == 1
 
 
@@ -372,7 +372,7 @@ def test_rows_longer_than_the_model_are_a_contradiction(codec):
         tiny(codec, max_length=5000)
 
 
-def test_a_vocabulary_can_be_learnt_from_the_texts(codec):
+def test_a_vocabulary_can_be_trained_on_the_texts(codec):
     texts = ["the cat sat on the mat", "the dog sat on the log"] * 20
     lm = build_model(LMRecipe(model="tiny", text={"pieces": 30}), codec, texts)
     assert len(lm.vocabulary.text_ids(texts[0])) < len(texts[0])

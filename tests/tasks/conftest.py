@@ -32,7 +32,7 @@ def speech_lm(codec):
         lm.info = dataclasses.replace(lm.info, templates=templates, length_window=window, voices=("ann", "bob"))
         return lm
 
-    return lambda *tasks, **options: copy.copy(build(*tasks, **options))  # a test may change its own
+    return lambda *tasks, **options: copy.copy(build(*tasks, **options))  # a test may change its copy
 
 
 class Writer:
@@ -49,7 +49,7 @@ class Writer:
 
     def __call__(self, prompts, length=None, sampling=None, seed=0):
         self.calls.append(SimpleNamespace(prompts=prompts, sampling=sampling, seeds=seed))
-        return [self.write(prompt, one) for prompt, one in zip(prompts, seed, strict=True)]
+        return [self.write(prompt, item_seed) for prompt, item_seed in zip(prompts, seed, strict=True)]
 
     def write(self, prompt, seed):
         generator = torch.Generator().manual_seed(seed)

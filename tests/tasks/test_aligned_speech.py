@@ -1,4 +1,4 @@
-"""Text and speech on one clock, as a user does it: from recordings to a released model that speaks."""
+"""Aligned text and speech from recordings to a released model that speaks, with the commands of a user."""
 
 import dataclasses
 import json
@@ -51,7 +51,7 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
-def test_training_hears_samples_of_every_task(run):
+def test_training_writes_samples_of_every_task(run):
     names = {path.name.split("-", 1)[1] for path in (run / "samples" / "step-2").iterdir()}
     assert {"tts-aligned.wav", "tts-aligned-original.wav", "zero-shot-aligned.wav", "pronounce.txt"} <= names
 
@@ -78,7 +78,7 @@ def test_a_model_speaks_with_its_voices_and_with_others(run, tmp_path):
         speak("A cat.", lm, voice="ann", reference=reference, sampling_rate=16000)
 
 
-def test_words_that_no_lexicon_has_are_spelt_by_the_model(run):
+def test_words_that_no_lexicon_has_are_spelled_by_the_model(run):
     lm = SpeechLM.from_pretrained(run / "model")
     assert "catsat" not in lm.lexicon
     assert lm.units("catsat")[1:-1] != []

@@ -1,4 +1,4 @@
-"""A language model learns on the tokens of any codec, as a user goes: tokenize, train, speak; and `info` knows each."""
+"""A language model trains on the tokens of any codec, from tokenize to speak, and `info` describes each codec."""
 
 import json
 
@@ -54,7 +54,7 @@ def test_from_a_folder_of_audio_to_a_model_that_speaks(any_codec, corpus, tmp_pa
 def test_info_describes_it(any_codec, tmp_path):
     tok = AudioTokenizer(any_codec)
     tok.save_pretrained(tmp_path)
-    said = describe_model(str(tmp_path))
-    assert f"{type(any_codec).__name__}, " in said
-    assert f"{tok.sampling_rate} Hz in, {tok.output_sampling_rate} Hz out, {tok.frame_rate:g} frames/s" in said
-    assert f"{tok.num_codebooks} x {tok.codebook_size}, {tok.bits_per_second:.0f} bit/s" in said
+    description = describe_model(str(tmp_path))
+    assert f"{type(any_codec).__name__}, " in description
+    assert f"{tok.sampling_rate} Hz in, {tok.output_sampling_rate} Hz out, {tok.frame_rate:g} frames/s" in description
+    assert f"{tok.num_codebooks} x {tok.codebook_size}, {tok.bits_per_second:.0f} bit/s" in description

@@ -46,6 +46,6 @@ def test_a_list_gives_each_what_it_gives_alone_and_the_seed_decides(speech_lm):
         ({"seconds": 600.0}, "positions"),
     ],
 )
-def test_what_cannot_be_continued_is_one_sentence(speech_lm, arguments, message):
+def test_invalid_arguments_are_explained(speech_lm, arguments, message):
     with pytest.raises(ValueError, match=message):
         continue_speech(noise(3000), speech_lm("continuation"), **{"sampling_rate": 16000, **arguments})

@@ -1,4 +1,4 @@
-"""The commands in the headers of the recipes: what they tokenize is what their task learns from."""
+"""The commands in the headers of the recipes fit each other: their stores have what their tasks train on."""
 
 import json
 import shlex
@@ -15,7 +15,7 @@ from focallm.tokenizer import AudioTokenizer, write_audio
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RATE = 16000
-# Of corpora that bring what is heard: the folders of one recording, beside or inside the one that is named.
+# Corpora that provide noisy or mixed input: the folders of one recording, beside or inside the folder of the corpus.
 PARTS = {"voicebank": (".", "../clean_trainset_28spk_wav"), "libri2mix": ("mix_clean", "s1", "s2")}
 
 

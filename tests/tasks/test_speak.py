@@ -93,8 +93,8 @@ def test_the_voice_of_a_recording(lm, write):
     assert (
         speak("hi", lm, reference=noise, reference_text="ha", sampling_rate=16000).stats["voice"] == "of the reference"
     )
-    said = lm.vocabulary.tokenizer.decode(writer.calls[0].prompts[0].ids)
-    assert re.fullmatch(r"<\|reference\|>ha<\|reference\|>(<\|audio_\d+\|>){9}<\|text\|>hi<\|speech\|>", said)
+    prompt_text = lm.vocabulary.tokenizer.decode(writer.calls[0].prompts[0].ids)
+    assert re.fullmatch(r"<\|reference\|>ha<\|reference\|>(<\|audio_\d+\|>){9}<\|text\|>hi<\|speech\|>", prompt_text)
     assert len(speak("hi", lm, reference=noise, reference_text="ha", sampling_rate=16000).audio) > 0
 
 
@@ -120,12 +120,12 @@ def test_a_list_of_texts_gives_each_what_it_gives_alone(lm):
         ({"text": "hi", "reference": [0.1] * 900, "reference_text": "a"}, "does not know its rate"),
     ],
 )
-def test_what_cannot_be_said_is_one_sentence(lm, arguments, message):
+def test_invalid_arguments_are_explained(lm, arguments, message):
     with pytest.raises(ValueError, match=message):
         speak(model=lm, **arguments)
 
 
-def test_what_cannot_be_spelled_is_named(lm, caplog):
+def test_characters_without_spelling_are_named(lm, caplog):
     speak("ann \u0416 bob \u0416", lm)
     assert "cannot spell \u0416 and leaves it out" in caplog.text
 

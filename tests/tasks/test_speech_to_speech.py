@@ -1,4 +1,4 @@
-"""Enhancement, separation and conversion: exactly as long as what went in, whatever that is."""
+"""Enhancement, separation and conversion give exactly as much audio as their input has."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import torch
 
 from focallm.tasks import convert, enhance, separate
 from focallm.tasks.definitions import TEMPLATES
-from focallm.tasks.inference import inputs
-from focallm.tasks.inference.inputs import input_fields
+from focallm.tasks.inference import speech_to_speech
+from focallm.tasks.inference.speech_to_speech import input_fields
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 SIZES = [(16000, 1), (16000, 3333), (8000, 1234), (44100, 9999), (22050, 320)]  # rate, samples
@@ -34,10 +34,10 @@ def test_enhanced_speech_lasts_exactly_as_long(speech_lm, task, rate, samples):
 
 
 @pytest.mark.parametrize(("rate", "samples"), SIZES)
-@pytest.mark.parametrize(("task", "talkers"), [("ss", 2), ("ss-features", 3)])
-def test_separated_talkers_last_exactly_as_long(speech_lm, task, talkers, rate, samples):
-    result = separate(noise(samples), speech_lm(task), talkers, sampling_rate=rate)
-    assert result.audio.shape == (talkers, at_the_codec(rate, samples))
+@pytest.mark.parametrize(("task", "num_speakers"), [("ss", 2), ("ss-features", 3)])
+def test_separated_speakers_last_exactly_as_long(speech_lm, task, num_speakers, rate, samples):
+    result = separate(noise(samples), speech_lm(task), num_speakers, sampling_rate=rate)
+    assert result.audio.shape == (num_speakers, at_the_codec(rate, samples))
     assert np.isfinite(result.audio).all()
 
 
@@ -128,8 +128,8 @@ def test_the_voice_of_the_reference_reaches_both_methods(speech_lm, write):
     lm, wave = speech_lm("vc"), noise(3000)
     writer = write(lm)
     convert(wave, [noise(640), noise(960)], lm, sampling_rate=16000)  # two recordings of it
-    said = lm.vocabulary.tokenizer.decode(writer.calls[0].prompts[0].ids)
-    assert said.split("<|reference|>")[1].count("<|audio_") == 4
+    prompt_text = lm.vocabulary.tokenizer.decode(writer.calls[0].prompts[0].ids)
+    assert prompt_text.split("<|reference|>")[1].count("<|audio_") == 4
     a, b = (convert(wave, noise(n), lm, method="knn", sampling_rate=16000).audio for n in (4000, 5000))
     assert not np.array_equal(a, b)
 
@@ -138,7 +138,7 @@ def test_the_weights_in_the_package_convert(tmp_path):
     assert len(convert(noise(8001), noise(16000), sampling_rate=16000).audio) == 8001
 
 
-def test_what_is_given_is_the_separated_talkers_in_files(speech_lm, tmp_path):
+def test_separated_speakers_are_saved_in_files_of_their_own(speech_lm, tmp_path):
     result = separate(noise(3000), speech_lm("ss"), sampling_rate=16000)
     assert result.save(tmp_path / "new" / "a.wav") == [tmp_path / "new" / "a_1.wav", tmp_path / "new" / "a_2.wav"]
     assert len(list((tmp_path / "new").iterdir())) == 2
@@ -162,7 +162,7 @@ def test_what_is_given_is_the_separated_talkers_in_files(speech_lm, tmp_path):
         (lambda lm: convert(noise(9), noise(9), lm, "sing", sampling_rate=16000), "method is 'lm' or 'knn'"),
     ],
 )
-def test_what_cannot_be_done_is_one_sentence(speech_lm, call, message):
+def test_invalid_input_is_explained(speech_lm, call, message):
     with pytest.raises(ValueError, match=message):
         call(speech_lm("se"))
 
@@ -172,7 +172,7 @@ def test_what_cannot_be_done_is_one_sentence(speech_lm, call, message):
 def test_features_of_very_long_recordings_are_as_many_as_in_one_pass(codec, codec_name, samples, monkeypatch):
     tokenizer, wave = AudioTokenizer(codec(codec_name)), torch.from_numpy(noise(samples))
     (whole,) = input_fields(TEMPLATES["se-features"], tokenizer, [wave])
-    monkeypatch.setattr(inputs, "MAX_WHOLE_S", 1.0)
+    monkeypatch.setattr(speech_to_speech, "MAX_WHOLE_S", 1.0)
     (pieces,) = input_fields(TEMPLATES["se-features"], tokenizer, [wave])
     assert pieces["noisy_features"].shape == whole["noisy_features"].shape
     if codec_name == "mel":  # WavLM's attention sees the whole piece

@@ -30,7 +30,7 @@ def test_another_codec_gives_as_much_and_the_first_piece_early(speech_lm, monkey
     assert sum(len(piece) for piece in stream_speech("hi", lm, **reference)) > 0
 
 
-def test_what_cannot_be_streamed_is_one_sentence(speech_lm):
+def test_invalid_arguments_are_explained(speech_lm):
     lm = speech_lm("tts")
     with pytest.raises(ValueError, match="text is empty"):
         stream_speech(" ", lm)

@@ -76,8 +76,8 @@ def command(place, folder, recipe):
 
 
 def test_from_a_token_store_to_a_model_that_speaks(place, tmp_path, capsys, caplog):
-    said = train_task("tts", place / "store", tmp_path / "run", place / "recipe.yaml", str(place / "codec"))
-    assert "validation loss" in said
+    message = train_task("tts", place / "store", tmp_path / "run", place / "recipe.yaml", str(place / "codec"))
+    assert "validation loss" in message
     shown = capsys.readouterr().out
     assert "ln 8192 = 9.01" in shown
     assert (tmp_path / "run" / "preview" / "tts.wav").is_file()
@@ -121,7 +121,7 @@ def test_a_run_is_not_continued_as_another(place, tmp_path):
         run(place, tmp_path / "run", RECIPE.replace("0.3", "0.2"))
 
 
-def test_two_processes_learn_as_one_with_twice_the_accumulation(place, tmp_path):
+def test_two_processes_train_as_one_with_twice_the_accumulation(place, tmp_path):
     more = f"extra_tasks: [{{task: tts, store: {place / 'store'}, repeat: 3}}]\n"  # enough for one epoch
     recipe = (more + RECIPE).replace("attention_dropout: 0.1", "attention_dropout: 0.0")
     recipe = recipe.replace("samples: 0", "samples: 2").replace('eval_strategy: "no"', "eval_strategy: epoch")
@@ -138,9 +138,9 @@ def test_two_processes_learn_as_one_with_twice_the_accumulation(place, tmp_path)
         "0",
     ]  # and no GPU
     subprocess.run([sys.executable, *launcher, *command(place, two, recipe)], check=True, capture_output=True)
-    _, one = run(place, tmp_path / "one", recipe + "  gradient_accumulation_steps: 2\n")
-    assert len(one) == 6
-    assert losses(two) == pytest.approx(one, rel=1e-4)
+    _, single = run(place, tmp_path / "one", recipe + "  gradient_accumulation_steps: 2\n")
+    assert len(single) == 6
+    assert losses(two) == pytest.approx(single, rel=1e-4)
 
 
 def test_a_voice_is_imitated_from_another_recording_and_texts_are_mixed_in(place, tmp_path, capsys):
@@ -164,7 +164,7 @@ def test_a_store_of_another_codec_is_refused(place, tmp_path, codec):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_store_with_nothing_to_learn_from_is_refused(place, tmp_path):
+def test_a_store_with_nothing_to_train_on_is_refused(place, tmp_path):
     with pytest.raises(ValueError, match="gives 0 examples to train on"):
         run(place, tmp_path / "run", RECIPE.replace("max_length: 200", "max_length: 3"))
 
@@ -191,7 +191,7 @@ templates:
 
 
 @pytest.mark.parametrize("text", ["characters", "a tokenizer"])
-def test_a_task_of_ones_own_is_a_template_in_the_recipe(place, tmp_path, text):
+def test_a_recipe_adds_a_task_with_a_template(place, tmp_path, text):
     if text != "characters":
         text = tmp_path / "tokenizer.json"
         Tokenizer(models.WordLevel({"[unk]": 0, "a": 1, "b": 2}, unk_token="[unk]")).save(str(text))

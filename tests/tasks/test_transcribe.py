@@ -24,20 +24,20 @@ def test_the_text_is_what_the_model_wrote_without_control_tokens(speech_lm, writ
     writer = write(lm, text="hi there")
     result = transcribe(noise(3333), lm, sampling_rate=16000)
     assert (result.text, result.stop_reason, result.stats["tokens"]) == ("hi there", "end", 8)
-    said = lm.vocabulary.tokenizer.decode(writer.calls[0].prompts[0].ids)
-    assert said.startswith("<|speech|><|audio_")
-    assert said.endswith("><|text|>")
+    prompt_text = lm.vocabulary.tokenizer.decode(writer.calls[0].prompts[0].ids)
+    assert prompt_text.startswith("<|speech|><|audio_")
+    assert prompt_text.endswith("><|text|>")
     assert writer.calls[0].sampling.temperature == 0
 
 
-def test_nothing_heard_is_an_empty_text(speech_lm, write):
+def test_no_recognized_text_is_an_empty_text(speech_lm, write):
     lm = speech_lm("asr")
     writer = write(lm)
     assert transcribe(np.zeros(4000, np.float32), lm, sampling_rate=16000).text == ""
     assert writer.calls[0].prompts[0].phases[0].min_length == 0
 
 
-def test_long_recordings_are_heard_in_pieces_and_lists_in_one_batch(speech_lm, write):
+def test_long_recordings_are_transcribed_in_pieces_and_lists_in_one_batch(speech_lm, write):
     lm = speech_lm("asr")
     writer = write(lm, "end", "max_length", "end", text="a")
     results = transcribe([noise(40 * 16000), noise(16000)], lm, sampling_rate=16000)
@@ -67,7 +67,7 @@ def test_a_model_of_another_task_is_refused(speech_lm):
         transcribe(noise(900), speech_lm("se"), sampling_rate=16000)
 
 
-def test_a_model_with_few_positions_hears_shorter_pieces(speech_lm):
+def test_a_model_with_few_positions_gets_shorter_pieces(speech_lm):
     lm = speech_lm("asr", max_position_embeddings=128)
     assert transcribe(noise(3 * 16000), lm, sampling_rate=16000).stats["seconds"] == 3.0
     with pytest.raises(ValueError, match="positions"):
