@@ -1,4 +1,4 @@
-"""What stands in the places of focal modulation, Snake, BSQ and Vocos keeps the codec's promises."""
+"""Parts that replace focal modulation, Snake, BSQ and Vocos keep the properties of the codec."""
 
 import pytest
 import torch

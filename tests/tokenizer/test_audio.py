@@ -1,4 +1,4 @@
-"""Reading, resampling and writing audio: right, or one clear sentence."""
+"""Read, resample and write audio, and explain what is wrong with a file."""
 
 import io
 

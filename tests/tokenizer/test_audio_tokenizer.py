@@ -1,4 +1,4 @@
-"""`AudioTokenizer` on a tiny FocalCodec: every kind of input, exact lengths, tokens that ignore the batch."""
+"""`AudioTokenizer` with a tiny FocalCodec: every kind of input, exact lengths, and ids that do not depend on the batch."""
 
 import json
 import warnings

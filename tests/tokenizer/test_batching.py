@@ -1,4 +1,4 @@
-"""Tokens are a function of the waveform only: a padded batch gives, item by item, what single calls give."""
+"""Tokens depend on the waveform only: each item of a padded batch gets the result of a single call."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Codes as they come: all of the sound, exactly where the codec is causal, and with a bounded seam where it is not."""
+"""Decoding piece by piece returns all audio, exactly for causal codecs and with a bounded seam for others."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Adapters of transformers' codecs, with tiny random weights: one surface, exact lengths, batch = single."""
+"""Adapters of codecs in transformers, with tiny random weights: one interface, exact lengths, batch equals single call."""
 
 import json
 

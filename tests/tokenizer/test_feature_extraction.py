@@ -1,4 +1,4 @@
-"""The feature extractor: any array in, (B, 1, T) at the codec's rate out; and its place in the Auto classes."""
+"""The feature extractor turns any array into (B, 1, T) at the codec's rate, and the Auto classes find it."""
 
 import numpy as np
 import pytest
@@ -19,14 +19,14 @@ def extractor():
 
 
 @pytest.fixture
-def said(monkeypatch):
-    """What the extractor says to the user."""
-    messages = []
-    monkeypatch.setattr(feature_extraction.logger, "warning_once", messages.append)
-    return messages
+def messages(monkeypatch):
+    """Messages that the extractor logs."""
+    logged = []
+    monkeypatch.setattr(feature_extraction.logger, "warning_once", logged.append)
+    return logged
 
 
-def test_one_waveform(extractor, said):
+def test_one_waveform(extractor, messages):
     wave = noise(1000)
     out = extractor(wave, sampling_rate=16000)
     assert list(out) == extractor.model_input_names == ["input_values", "padding_mask"]
@@ -35,10 +35,10 @@ def test_one_waveform(extractor, said):
     assert np.array_equal(out["input_values"][0, 0], wave)
     assert out["padding_mask"].shape == (1, 1000)
     assert out["padding_mask"].dtype == bool
-    assert said == []
+    assert messages == []
 
 
-def test_mixed_lengths_kinds_and_rates(extractor, said):
+def test_mixed_lengths_kinds_and_rates(extractor, messages):
     items = [noise(1600), torch.from_numpy(noise(2, 800)), (noise(441) * 32767).astype(np.int16), [0.1, 0.2]]
     out = extractor(items, sampling_rate=[16000, 8000, 44100, 16000], return_tensors="pt")
     assert out["input_values"].shape == (4, 1, 1600)
@@ -47,9 +47,9 @@ def test_mixed_lengths_kinds_and_rates(extractor, said):
     assert out["padding_mask"].sum(1).tolist() == [1600, 1600, 160, 2]
     assert out["padding_mask"][2, :160].all()  # padding stands at the end
     assert (out["input_values"][:, 0][~out["padding_mask"]] == 0).all()
-    assert len(said) == 3
-    assert "channels of the audio are averaged" in said[0]
-    assert "resampled from 8000 Hz to 16000 Hz" in said[1]
+    assert len(messages) == 3
+    assert "channels of the audio are averaged" in messages[0]
+    assert "resampled from 8000 Hz to 16000 Hz" in messages[1]
 
 
 def test_padding_and_truncation_as_in_transformers(extractor):

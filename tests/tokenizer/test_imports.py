@@ -1,4 +1,4 @@
-"""What importing the package imports, as sets of modules, and that codecs are found when they are needed."""
+"""Which modules an import of the package loads, and that the Auto classes find codecs that are not imported yet."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Nearest neighbours: against a plain search, in pieces, and what is refused."""
+"""Nearest neighbours equal those of a plain search, in pieces too, and malformed input is refused."""
 
 import pytest
 import torch

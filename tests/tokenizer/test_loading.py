@@ -1,4 +1,4 @@
-"""Checkpoints: saved and loaded again, in our layout and in the official one; and all the ways to break one."""
+"""Checkpoints in our layout and in the official one can be saved and loaded, and damaged ones are refused."""
 
 import json
 import logging

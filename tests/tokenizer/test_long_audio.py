@@ -1,4 +1,4 @@
-"""Long files: exact for causal models, bounded for the others, always of exact length."""
+"""Long audio is exact for causal codecs, close for others, and always has the exact length."""
 
 import pytest
 import torch

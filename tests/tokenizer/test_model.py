@@ -1,4 +1,4 @@
-"""The encoder against transformers' WavLM, and what any module must bear: dtypes, gradients, copies, bad input."""
+"""The encoder equals WavLM in transformers; modules support dtypes, gradients and copies, and refuse bad input."""
 
 import copy
 from typing import Any

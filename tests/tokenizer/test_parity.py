@@ -1,4 +1,4 @@
-"""The golden fixtures (made with the published model): every tensor in them, through public calls."""
+"""Every tensor of the golden fixtures, made with the published model, through public calls."""
 
 import functools
 import json

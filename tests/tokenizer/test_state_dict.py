@@ -1,4 +1,4 @@
-"""All six released configurations: every key and every shape, in both layouts, without a single weight."""
+"""Keys and shapes of all six released configurations in both layouts, without any weights."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Streaming equals offline: for any number of chunks at a time, and for several streams side by side."""
+"""Streaming equals offline processing, for any number of chunks at a time and for several streams side by side."""
 
 import copy
 
