@@ -154,3 +154,16 @@ def test_refuses_an_unknown_codec(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"model_type in its config\.json is 'bert', expected one of"):
         AudioTokenizer.from_pretrained(tmp_path)
+
+
+def test_codecs_without_features_or_streaming_say_so(any_codec):
+    wave = noise(1, 16000)
+    if any_codec.feature_dim is None:
+        with pytest.raises(ValueError, match="has no continuous features: use a FocalCodec"):
+            any_codec.extract_features(wave)
+    else:
+        assert any_codec.extract_features(wave).shape[-1] == any_codec.feature_dim
+    assert not any_codec.is_causal
+    with pytest.raises(ValueError, match="cannot be streamed"):
+        any_codec.stream()
+    assert any_codec.pretrained_model.state_dict().keys()
