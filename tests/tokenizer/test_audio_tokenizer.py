@@ -1,4 +1,4 @@
-"""`AudioTokenizer` with a tiny FocalCodec: every kind of input, exact lengths, and ids that do not depend on the batch."""
+"""`AudioTokenizer` with a tiny FocalCodec: every kind of input, exact lengths, and ids independent of the batch."""
 
 import json
 import warnings

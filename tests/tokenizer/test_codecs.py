@@ -1,4 +1,4 @@
-"""Adapters of codecs in transformers, with tiny random weights: one interface, exact lengths, batch equals single call."""
+"""Adapters of codecs in transformers, with tiny random weights: one interface, exact lengths, batch equals single."""
 
 import json
 

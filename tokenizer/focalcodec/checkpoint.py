@@ -230,7 +230,7 @@ def convert_config(config: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: An unknown part, or an option that no released model uses.
     """
-    converted = {}
+    converted: dict[str, dict[str, Any]] = {}
     for part, types in _OFFICIAL_PARTS.items():
         name = config.get(f"{part}_name")
         if name not in types:

@@ -71,9 +71,8 @@ class ConvNeXtBlock(nn.Module):
 
     def __init__(self, config: VocosConfig | WaveNeXtConfig) -> None:
         super().__init__()
-        self.layerscale_init = config.layerscale_init
-        if self.layerscale_init is None:
-            self.layerscale_init = 1 / config.num_layers
+        init = config.layerscale_init
+        self.layerscale_init = 1 / config.num_layers if init is None else init
         self.dwconv = nn.Conv1d(config.dim, config.dim, config.kernel_size, groups=config.dim)
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.pwconv1 = nn.Linear(config.dim, config.ffn_dim)

@@ -5,7 +5,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .configuration import FocalCodecConfig
 from .inputs import check_tokens, check_waveforms
 from .layers import StreamState
 
@@ -13,7 +12,7 @@ from .layers import StreamState
 class _CausalModel(Protocol):
     """What a session asks of `FocalCodecModel`."""
 
-    config: FocalCodecConfig
+    config: Any  # a FocalCodecConfig
     encoder: Any
     compressor: Any
     quantizer: Any
