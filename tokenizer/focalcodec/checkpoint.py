@@ -235,7 +235,7 @@ def convert_config(config: dict[str, Any]) -> dict[str, Any]:
         name = config.get(f"{part}_name")
         if name not in types:
             raise ValueError(f"{part}_name must be one of {list(types)}, found {name!r}")
-        fields = config.get(f"{part}_config", {})
+        fields: dict[str, Any] = config.get(f"{part}_config", {})
         if not isinstance(fields, dict):
             raise ValueError(f"{part}_config must be an object, found {fields!r}")
         if fields.get("dropout"):
