@@ -1,4 +1,4 @@
-"""What is written runs alongside what is heard: positions begin again after <|speech|> and <|speaker|>."""
+"""Positions restart after <|speech|> and <|speaker|>, so that output and input frames are aligned."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def reading(vocabulary, base="llama", attention="sdpa"):
     return model.eval()
 
 
-def test_positions_begin_again_at_restarts_and_at_examples():
+def test_positions_restart_at_restart_ids_and_at_examples():
     ids = torch.tensor([[1, 7, 7, 9, 5, 5, 8, 5, 5, 1, 7, 9, 5, 0]])
     order = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 0]])
     found = aligned_positions(ids, order, [9, 8])
@@ -48,13 +48,13 @@ def test_positions_begin_again_at_restarts_and_at_examples():
     assert torch.equal(aligned_positions(ids, order, []), order)
 
 
-def test_padding_on_the_left_moves_nothing():
+def test_left_padding_does_not_change_positions():
     mask = torch.tensor([[0, 0, 1, 1, 1, 1]])
     ids = torch.tensor([[9, 9, 1, 7, 9, 5]])  # what stands at padding does not count
     assert aligned_positions(ids, positions_from_mask(mask), [9])[0, 2:].tolist() == [0, 1, 0, 1]
 
 
-def test_frames_of_the_prompt_and_of_every_stream_share_their_positions(vocabulary):
+def test_frames_of_prompt_and_streams_have_equal_positions(vocabulary):
     row = {"mixture_features": torch.zeros(3, WIDTH), "sources": [[1, 2, 3], [4, 5, 6]]}
     ids = torch.tensor([SS.example(vocabulary, row)["input_ids"]])
     restarts = [vocabulary.control("speech"), vocabulary.control("speaker")]
@@ -77,7 +77,7 @@ def test_packed_examples_do_not_see_each_other(vocabulary, attention):
     assert torch.allclose(packed.logits[0], torch.cat(alone), atol=1e-4)
 
 
-def test_an_attention_that_takes_no_mask_says_so(vocabulary):
+def test_an_attention_without_masks_is_an_error(vocabulary):
     model = reading(vocabulary)
     model.language_model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match=r"'flash_attention_2' takes no mask of examples.*sdpa"):
@@ -93,7 +93,7 @@ def test_a_cache_without_positions_is_refused(vocabulary):
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("template", [SE, SS], ids=lambda template: template.name)
-def test_every_way_to_write_gives_what_the_logits_say(vocabulary, base, template):
+def test_all_decoders_agree_with_the_logits_of_the_whole_sequence(vocabulary, base, template):
     """Ours alone and in a batch, with the step written out (llama) or not, against whole sequences read anew."""
     model, streams = reading(vocabulary, base), 2 if template is SS else 1
     field = template.segments[0].field
@@ -111,7 +111,7 @@ def test_every_way_to_write_gives_what_the_logits_say(vocabulary, base, template
             ids.append(phase.closing_id)
 
 
-def test_generate_of_transformers_places_ids_alike(vocabulary, tmp_path):
+def test_generate_of_transformers_uses_the_same_positions(vocabulary, tmp_path):
     reading(vocabulary).save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert list(model.config.restart_ids) == [vocabulary.control("speech"), vocabulary.control("speaker")]
@@ -127,7 +127,7 @@ def test_generate_of_transformers_places_ids_alike(vocabulary, tmp_path):
     assert torch.equal(plain, again)
 
 
-def test_alignment_holds_for_lengths_never_seen(vocabulary, monkeypatch):
+def test_alignment_generalizes_to_longer_sequences(vocabulary, monkeypatch):
     """A frame is written where it is heard, in sequences four times as long as those that were learnt."""
     monkeypatch.setattr(features, "CONTEXT", 0)  # neighbours that say nothing would first have to be unlearnt
     model = fresh(vocabulary)

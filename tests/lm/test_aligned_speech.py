@@ -1,4 +1,4 @@
-"""Text and speech on one clock, with mock models."""
+"""Aligned speech: training examples and generation, with mock models."""
 
 import pytest
 import torch
@@ -35,13 +35,13 @@ def test_every_unit_is_read_one_span_ahead(vocabulary):
     assert {b for _, b in differing} == {vocabulary.control("next")}
 
 
-def test_a_unit_of_several_ids_is_learnt_as_one(vocabulary):
+def test_a_unit_of_several_ids_has_one_label(vocabulary):
     _, labels = interleave(vocabulary, ["▁", "a", "▁ˈb"], [1, 2, 3], [1, 1, 1])
     places = [i for i, label in enumerate(labels) if label == vocabulary.control("next")]
     assert labels[places[0] + 1 : places[0] + 3] == [IGNORED, IGNORED]
 
 
-def test_durations_belong_to_the_codes(vocabulary):
+def test_durations_have_to_match_the_codes(vocabulary):
     for codes, frames in (([1, 2], [1, 1, 1]), ([1, 2, 3], [1, 1])):
         with pytest.raises(ValueError, match=r"do not belong to .* align the store again"):
             interleave(vocabulary, ["a", "b", "c"][: len(frames)], codes, frames)
@@ -76,7 +76,7 @@ def prompt(vocabulary, length=(1, 4)):
     return TEMPLATES["tts-aligned"].prompt(vocabulary, length, units=UNITS, speaker="abc")
 
 
-def test_the_model_chooses_when_and_the_text_says_what(vocabulary):
+def test_the_model_chooses_when_a_unit_ends_and_the_text_what_follows(vocabulary):
     code, following = vocabulary.audio_offset, vocabulary.control("next")
     # The given ids, "b", "." and <|next|>, are read without a choice, so a wish is spent on each of them.
     wishes = [
@@ -100,7 +100,7 @@ def test_the_model_chooses_when_and_the_text_says_what(vocabulary):
     )  # <|next|> is chosen, and the unit is read in its place
 
 
-def test_a_unit_that_does_not_end_makes_way_for_the_next(vocabulary):
+def test_a_unit_ends_at_its_maximum_length(vocabulary):
     model = Scripted(vocabulary, [vocabulary.audio_offset + 7] * 99)
     (generation,) = generate(model, vocabulary, [prompt(vocabulary)], Sampling(temperature=0), [0])
     assert generation.codes.tolist() == [7] * 16  # four for each of four units
@@ -108,7 +108,7 @@ def test_a_unit_that_does_not_end_makes_way_for_the_next(vocabulary):
     assert generation.num_spans_at_max == 4
 
 
-def test_some_units_at_their_maximum_are_counted_and_stop_nothing(vocabulary):
+def test_some_units_at_their_maximum_are_counted_without_changing_the_stop_reason(vocabulary):
     code, following = vocabulary.audio_offset, vocabulary.control("next")
     # The first and the last unit run into their maximum of two codes; the others are closed after one.
     # The third wish is spent on the closing id, which is forced.
@@ -132,7 +132,7 @@ def test_no_unit_is_skipped(vocabulary):
     assert len(generation.codes) == 3 + 4  # the last unit has no next one
 
 
-def test_streamed_codes_are_those_of_the_whole(vocabulary):
+def test_streamed_codes_equal_those_of_generate(vocabulary):
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=vocabulary.padded_size, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
                          num_attention_heads=2, max_position_embeddings=256)  # fmt: skip
@@ -150,12 +150,12 @@ def test_streamed_codes_are_those_of_the_whole(vocabulary):
         assert all(len(piece) == 3 for piece in pieces[:-1])
 
 
-def test_openings_say_all_units_once(vocabulary):
+def test_openings_contain_every_unit_once(vocabulary):
     said = [i for opening in unit_openings(vocabulary, UNITS) for i in opening]
     assert say(vocabulary, said) == "▁▁ˈab.<|next|>"
 
 
-def test_a_unit_lasts_as_long_as_the_model_would_have_it(vocabulary):
+def test_unit_lengths_follow_the_distribution_of_the_model(vocabulary):
     """At temperature 1 any length at its probability, below it nearer to the median, whatever sharpens the codes."""
     prompted = TEMPLATES["tts-aligned"].prompt(vocabulary, (1, 60), units=UNITS[:2], speaker="c")
     ranges = allowed_ranges(vocabulary, {"codes"})
@@ -175,7 +175,7 @@ def test_a_unit_lasts_as_long_as_the_model_would_have_it(vocabulary):
     assert {length(0.0, seed) for seed in range(9)} == {4}  # the first that half of the draws do not exceed
 
 
-def test_sharp_choices_among_codes_do_not_hurry_the_text(vocabulary):
+def test_sharp_sampling_of_codes_does_not_shorten_units(vocabulary):
     """Closing has 0.1, each of 32 codes 0.03: if the likeliest of all were taken, every unit would end at once."""
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=vocabulary.padded_size, hidden_size=8, intermediate_size=8, num_hidden_layers=1,

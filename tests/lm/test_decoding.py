@@ -1,4 +1,4 @@
-"""One id at a time, with the logits that transformers gives for the whole sequence."""
+"""Decoders give, one id at a time, the logits of transformers for the whole sequence."""
 
 import pytest
 import torch
@@ -109,7 +109,7 @@ def worst(model, lengths=(7, 3, 1), steps=9):
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_the_written_out_step_gives_the_logits_of_transformers(name, monkeypatch):
+def test_the_llama_decoder_gives_the_logits_of_transformers(name, monkeypatch):
     monkeypatch.setattr(decoding, "_CACHE_GROWTH", 4)  # the cache grows on the way
     model = made(FAST[name])
     assert is_llama_shaped(model)
@@ -118,13 +118,13 @@ def test_the_written_out_step_gives_the_logits_of_transformers(name, monkeypatch
 
 
 @pytest.mark.parametrize("name", SLOW)
-def test_every_other_model_runs_by_its_own_forward(name):
+def test_other_models_run_with_their_own_forward(name):
     model = made(SLOW[name])
     assert not is_llama_shaped(model)
     assert worst(model, steps=6) < 1e-4
 
 
-def test_a_changed_layer_is_not_overlooked():
+def test_a_subclassed_layer_runs_with_its_own_forward():
     model = made(FAST["llama"])
 
     class Doubled(torch.nn.Linear):
@@ -136,7 +136,7 @@ def test_a_changed_layer_is_not_overlooked():
     assert worst(model) < 1e-4
 
 
-def test_adapters_run_by_the_models_own_forward():
+def test_models_with_adapters_run_with_their_own_forward():
     from peft import LoraConfig, get_peft_model
 
     model = get_peft_model(made(FAST["llama"]), LoraConfig(target_modules=["q_proj", "down_proj"]))
@@ -144,7 +144,7 @@ def test_adapters_run_by_the_models_own_forward():
     assert not is_llama_shaped(model.get_base_model())
 
 
-def test_rows_of_scores_can_be_chosen():
+def test_logits_of_selected_rows():
     for build, kind in ((FAST["llama"], LlamaDecoder), (SLOW["gpt2"], CausalDecoder)):
         model = made(build)
         ids = torch.randint(1, 96, (3, 4))

@@ -28,7 +28,7 @@ def angles(rows: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(rows - rows.mean(0), dim=-1) @ (rows[:20] - rows.mean(0)).T
 
 
-def test_codes_that_are_neighbours_in_the_codec_are_neighbours_in_the_lm(audio_tokenizer):
+def test_similar_codes_have_similar_embeddings(audio_tokenizer):
     lm = build(audio_tokenizer, embeddings="codec")
     vectors = code_vectors(audio_tokenizer.codec)[0]
     assert vectors.shape == (8192, 13)
@@ -36,7 +36,7 @@ def test_codes_that_are_neighbours_in_the_codec_are_neighbours_in_the_lm(audio_t
     assert torch.allclose(mine / mine.std(), theirs / theirs.std(), atol=1e-3)
 
 
-def test_new_rows_spread_as_the_old_ones_and_only_they_change(audio_tokenizer):
+def test_only_new_rows_change_and_have_the_deviation_of_the_old_ones(audio_tokenizer):
     fresh, lm = build(audio_tokenizer), build(audio_tokenizer, embeddings="codec")
     offset = lm.vocabulary.audio_offset
     old = fresh.model.get_input_embeddings().weight[:offset].detach()
@@ -47,7 +47,7 @@ def test_new_rows_spread_as_the_old_ones_and_only_they_change(audio_tokenizer):
     assert not torch.equal(audio_rows(fresh), rows)
 
 
-def test_the_start_is_the_same_whatever_the_global_seed(audio_tokenizer):
+def test_initialization_does_not_depend_on_the_global_seed(audio_tokenizer):
     def started(seed):
         lm = build(audio_tokenizer, embeddings="codec")
         torch.manual_seed(seed)
@@ -83,6 +83,6 @@ def test_every_codec_has_code_vectors(any_codec):
         assert torch.linalg.matrix_rank(part - part.mean(0)) >= min(table.shape[1], 8) - 1
 
 
-def test_another_start_is_named(audio_tokenizer):
+def test_an_unknown_initialization_is_an_error(audio_tokenizer):
     with pytest.raises(ValueError, match="'mean' or 'codec', found 'zero'"):
         build(audio_tokenizer, embeddings="zero")

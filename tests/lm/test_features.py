@@ -47,7 +47,7 @@ def batch():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_was_saved_loads_with_every_weight_and_buffer(name, batch, tmp_path):
+def test_every_weight_and_buffer_survives_saving_and_loading(name, batch, tmp_path):
     model = model_with_features(name)
     model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -61,7 +61,7 @@ def test_what_was_saved_loads_with_every_weight_and_buffer(name, batch, tmp_path
     assert tied == CONFIGS[name].tie_word_embeddings
 
 
-def test_features_stand_where_their_ids_stand_row_after_row(batch):
+def test_features_replace_their_ids_row_after_row(batch):
     model, (ids, features) = model_with_features(), batch
     around = neighbor_indices(ids == PLACE, model.config.feature_context)
     rows, projected = embed(model, ids, features), model.projector(features, around)
@@ -73,7 +73,7 @@ def test_features_stand_where_their_ids_stand_row_after_row(batch):
     assert torch.allclose(model(ids, features).logits[1:], alone, atol=1e-6)
 
 
-def test_features_of_any_scale_and_dtype_are_read_and_their_level_is_not_lost():
+def test_features_of_any_scale_and_dtype_are_projected_with_their_level():
     projector = FeatureProjector(D, 16).apply(model_with_features()._init_weights)
     frames = torch.randn(4, D)
     alone = torch.arange(4)[:, None]
@@ -85,7 +85,7 @@ def test_features_of_any_scale_and_dtype_are_read_and_their_level_is_not_lost():
     assert projector(torch.zeros(0, D), alone[:0]).shape == (0, 16)
 
 
-def test_each_feature_is_read_with_its_neighbours_of_the_same_run():
+def test_neighbors_come_from_the_same_run():
     places = torch.tensor([[1, 1, 1, 0, 1], [1, 0, 0, 1, 1]]).bool()
     assert neighbor_indices(places, 1).tolist() == [
         [0, 0, 1], [0, 1, 2], [1, 2, 2], [3, 3, 3], [4, 4, 4], [5, 5, 6], [5, 6, 6],
@@ -93,7 +93,7 @@ def test_each_feature_is_read_with_its_neighbours_of_the_same_run():
     assert neighbor_indices(places & False, 3).shape == (0, 7)
 
 
-def test_what_follows_a_feature_changes_its_row_and_another_recording_does_not(batch):
+def test_the_context_of_a_feature_ends_at_its_recording(batch):
     model, (ids, features) = model_with_features(), batch
     before = embed(model, ids, features)
     changed = embed(model, ids, features.index_fill(0, torch.tensor([2]), 3.0))
@@ -187,7 +187,7 @@ def test_generate_reads_features_once_with_a_cache_and_always_without(batch):
     assert torch.equal(cached[0, 9:10], model(ids, features).logits[0, -1:].argmax(-1))
 
 
-def test_more_rows_and_another_attention_reach_the_model_inside(batch):
+def test_resizing_and_attention_reach_the_inner_model(batch):
     model = model_with_features()
     model.resize_token_embeddings(128, mean_resizing=False)
     assert model(*batch).logits.shape[-1] == 128
@@ -196,7 +196,7 @@ def test_more_rows_and_another_attention_reach_the_model_inside(batch):
     assert model.language_model.config._attn_implementation == "eager"
 
 
-def test_a_peft_wrapper_is_looked_through(batch):
+def test_models_in_a_peft_wrapper_are_found(batch):
     model = model_with_features()
     expected = model(*batch).logits
 

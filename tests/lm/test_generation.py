@@ -1,4 +1,4 @@
-"""The machine around the model, with mock models: uniform, biased or scripted logits, no weights."""
+"""Constrained generation with mock models: uniform, biased or scripted logits."""
 
 from types import SimpleNamespace
 
@@ -85,30 +85,30 @@ def run(vocabulary, favourite, length=(5, 9), seed=0, temperature=1.0):
     return lm.generate(vocabulary.text_ids("abc"), length, Sampling(temperature, top_p=1.0), seed)
 
 
-def test_a_model_that_wants_to_stop_at_once_still_speaks(vocabulary):
+def test_a_span_has_its_minimum_length_even_if_the_model_would_stop(vocabulary):
     result = run(vocabulary, vocabulary.control("end"))
     assert len(result.codes) == 5
     assert (result.stop_reason, result.num_spans_at_max) == ("end", 0)
 
 
-def test_a_model_that_never_stops_is_stopped(vocabulary):
+def test_a_span_stops_at_its_maximum_length(vocabulary):
     result = run(vocabulary, vocabulary.audio_offset + 3, temperature=0)
     assert result.codes.tolist() == [3] * 9
     assert (result.stop_reason, result.num_spans_at_max) == ("max_length", 1)
 
 
-def test_a_model_that_wants_text_gives_only_codes(vocabulary):
+def test_a_model_that_prefers_text_writes_only_codes(vocabulary):
     result = run(vocabulary, vocabulary.text_ids("a")[0])
     assert 5 <= len(result.codes) <= 9
     assert all(0 <= code < 32 for code in result.codes.tolist())
 
 
-def test_the_seed_decides(vocabulary):
+def test_the_seed_determines_the_output(vocabulary):
     a, b, c = (run(vocabulary, 0, (9, 9), seed).codes.tolist() for seed in (1, 1, 2))
     assert a == b != c
 
 
-def test_generation_leaves_the_global_generator_and_the_mode_alone(vocabulary):
+def test_generation_does_not_change_the_global_generator_or_the_mode(vocabulary):
     lm = speech_lm(vocabulary, lively(vocabulary, "gpt2").train())  # it has dropout
     torch.manual_seed(5)
     expected = torch.rand(1)
@@ -142,7 +142,7 @@ def test_damaged_weights_are_one_clear_error(vocabulary):
             speech_lm(vocabulary, model).generate([1, 2], (1, 3), sampling)
 
 
-def test_prompts_that_say_too_little_or_too_much_are_refused(vocabulary):
+def test_incomplete_and_contradictory_prompts_are_refused(vocabulary):
     lm = speech_lm(vocabulary, lively(vocabulary))
     prompt = Prompt([1, 2], (Phase("codes", 1, 3, vocabulary.control("end")),))
     for arguments, message in [
@@ -159,7 +159,7 @@ def test_prompts_that_say_too_little_or_too_much_are_refused(vocabulary):
 # The ways through phases.
 
 
-def test_separated_talkers_are_equally_long_and_follow_each_other(vocabulary):
+def test_streams_of_a_separation_have_equal_lengths(vocabulary):
     for favourite in ("end", "speaker"):  # whatever the model would rather do
         lm = speech_lm(vocabulary, biased(vocabulary, vocabulary.control(favourite)))
         result = lm.generate(TEMPLATES["ss"].prompt(vocabulary, (4, 4), streams=3, mixture_codes=[1] * 4))
@@ -258,7 +258,7 @@ def test_whatever_the_logits_every_sequence_is_valid(items, sizes, seed, samplin
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gpt2"])
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(1.0, top_k=20, repetition_window=5), Sampling(0, guidance=3.0)])
-def test_an_item_of_a_batch_gets_what_it_gets_alone(vocabulary, name, sampling):
+def test_batching_does_not_change_results(vocabulary, name, sampling):
     lm = speech_lm(vocabulary, lively(vocabulary, name))
     tts, ss, asr = (TEMPLATES[task] for task in ("tts", "ss", "asr"))
     prompts = [
@@ -276,7 +276,7 @@ def test_an_item_of_a_batch_gets_what_it_gets_alone(vocabulary, name, sampling):
         assert len({tuple(found.spans[0].tolist()) for found in together}) == 4  # the prompts matter
 
 
-def test_features_of_each_length_reach_their_own_item(vocabulary):
+def test_features_of_different_lengths_reach_their_items(vocabulary):
     torch.manual_seed(2)
     model = SpeechLMForConditionalGeneration.wrap(lively(vocabulary), 6, vocabulary.control("feature"))
     torch.nn.init.normal_(model.projector.outer.weight)
@@ -308,7 +308,7 @@ def test_guidance_moves_the_logits_away_from_those_of_the_emptied_prompt(vocabul
 # Streams.
 
 
-def test_bitwise_codes_are_the_majority_of_each_bit_and_only_the_end_is_drawn(vocabulary):
+def test_bitwise_codes_are_the_majority_of_each_bit_and_only_the_end_is_sampled(vocabulary):
     model, seeds = biased(vocabulary, 0), range(40)
     with torch.no_grad():
         model.lm_head.bias.zero_()[vocabulary.audio_offset + torch.tensor([1, 4, 7])] = 9.0
@@ -324,7 +324,7 @@ def test_bitwise_codes_are_the_majority_of_each_bit_and_only_the_end_is_drawn(vo
 
 
 @pytest.mark.parametrize(("length", "chunk"), [((5, 30), 4), ((8, 8), 4), ((3, 3), 25)])
-def test_a_stream_gives_the_codes_of_generate_as_they_come(vocabulary, length, chunk):
+def test_a_stream_yields_the_codes_of_generate(vocabulary, length, chunk):
     lm = speech_lm(vocabulary, lively(vocabulary))
     prompt = TEMPLATES["tts"].prompt(vocabulary, length, speaker="a", text="cab")
     whole = lm.generate(prompt, seed=3)
@@ -367,7 +367,7 @@ def test_an_impossible_stream_is_refused_at_once(vocabulary):
         lm.stream(TEMPLATES["asr"].prompt(vocabulary, (0, 5), codes=[1]))
 
 
-def test_the_length_window_holds_the_corpus_it_was_learnt_from():
+def test_the_length_window_contains_its_corpus():
     characters, seconds = [10, 20, 40], [1.0, 1.6, 2.4]
     window = LengthWindow.from_corpus(characters, seconds)
     for c, s in zip(characters, seconds, strict=True):

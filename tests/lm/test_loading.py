@@ -82,7 +82,7 @@ def test_any_base_becomes_a_speech_lm_whose_new_rows_start_at_the_mean(name, fea
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_promise_5_a_base_made_whole_is_the_same_after_saving_and_loading(name, codec, tmp_path):
+def test_promise_5_an_adapted_base_is_the_same_after_saving_and_loading(name, codec, tmp_path):
     lm = SpeechLM.from_base(base_folder(tmp_path / "base", name), codec)
     ids = torch.tensor([[*lm.vocabulary.text_ids("hello"), *new_ids(lm.vocabulary)[:8]]])
     lm.save_pretrained(tmp_path / "saved")
@@ -114,19 +114,19 @@ def test_a_base_with_a_sentencepiece_tokenizer(codec, tmp_path):
     assert SpeechLM.from_pretrained(tmp_path / "saved").vocabulary.text_ids("a dog") == pieces.encode("a dog")
 
 
-def test_how_the_base_liked_to_sample_does_not_reach_speech(codec, tmp_path):
+def test_sampling_options_of_the_base_are_dropped(codec, tmp_path):
     base_folder(tmp_path, "llama, tied")
     (tmp_path / "generation_config.json").write_text(json.dumps({"repetition_penalty": 1.3, "top_k": 20}))
     assert SpeechLM.from_base(tmp_path, codec).model.generation_config.repetition_penalty in (None, 1.0)
 
 
-def test_weights_are_asked_for_in_the_dtype_that_is_wanted(codec, tmp_path):
+def test_weights_load_in_the_requested_dtype(codec, tmp_path):
     base_folder(tmp_path, "llama, tied")
     assert SpeechLM.from_base(tmp_path, codec).model.dtype == torch.float32
     assert SpeechLM.from_base(tmp_path, codec, feature_size=5, dtype=torch.bfloat16).model.dtype == torch.bfloat16
 
 
-def test_of_a_checkpoint_too_many_weights_are_left_and_too_few_are_an_error(codec, tmp_path):
+def test_unexpected_weights_are_ignored_and_missing_ones_are_an_error(codec, tmp_path):
     path = base_folder(tmp_path, "llama, tied") / "model.safetensors"
     tensors = load_file(path)
     save_file({**tensors, "vision.weight": torch.zeros(2)}, path, {"format": "pt"})

@@ -151,7 +151,7 @@ def test_lora_trains_adapters_new_rows_and_nothing_else(codec, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["qwen2, tied", "llama, untied"])
-def test_promise_5_holds_with_features_and_the_projector_is_learnt(name, codec, tmp_path):
+def test_promise_5_holds_with_features_and_the_projector_is_trained(name, codec, tmp_path):
     base = base_folder(tmp_path / "base", CONFIGS[name])
     set_seed(0)
     lm = SpeechLM.from_base(base, codec, feature_size=5).add_lora(rank=4)
@@ -172,7 +172,7 @@ def test_promise_5_holds_with_features_and_the_projector_is_learnt(name, codec, 
     assert torch.allclose(logits(plain, ids, features=features), learnt, atol=1e-4)
 
 
-def test_training_of_an_adapter_goes_on_after_loading(codec, tmp_path):
+def test_a_loaded_adapter_can_be_trained_further(codec, tmp_path):
     lm = SpeechLM.from_base(base_folder(tmp_path / "base", CONFIGS["qwen2, tied"]), codec).add_lora(rank=4)
     learn(lm, 2)
     lm.save_adapter(tmp_path / "adapter")
@@ -182,7 +182,7 @@ def test_training_of_an_adapter_goes_on_after_loading(codec, tmp_path):
     assert torch.allclose(logits(again, ids), logits(lm, ids), atol=1e-5)
 
 
-def test_a_fresh_model_takes_an_adapter_once_it_was_saved(codec, tmp_path):
+def test_a_fresh_model_has_to_be_saved_before_it_gets_an_adapter(codec, tmp_path):
     set_seed(0)
     lm = SpeechLM.from_config("tiny", codec)
     with pytest.raises(ValueError, match="needs its base"):
@@ -199,7 +199,7 @@ def test_a_fresh_model_takes_an_adapter_once_it_was_saved(codec, tmp_path):
     assert torch.allclose(logits(again, ids), logits(lm, ids), atol=1e-6)
 
 
-def test_merged_models_open_in_a_process_that_never_saw_this_package(codec, tmp_path):
+def test_merged_models_load_without_this_package(codec, tmp_path):
     SpeechLM.from_config("tiny", codec).save_pretrained(tmp_path / "fresh")
     folders = {"fresh": SpeechLM.from_pretrained(tmp_path / "fresh")}
     for name in ("llama, tied", "llama, untied"):
@@ -222,7 +222,7 @@ def test_merged_models_open_in_a_process_that_never_saw_this_package(codec, tmp_
         assert torch.allclose(torch.load(tmp_path / f"{name}.pt"), wanted, atol=1e-4)
 
 
-def test_what_cannot_be_done_is_said(codec, tmp_path):
+def test_impossible_requests_are_errors(codec, tmp_path):
     lm = SpeechLM.from_config("tiny", codec)
     with pytest.raises(ValueError, match="nothing to merge"):
         lm.merge()

@@ -37,7 +37,7 @@ def tiny_lm(codec: AudioTokenizer) -> SpeechLM:
     return SpeechLM.from_config("tiny", codec, Vocabulary.characters(["abc"], codec.vocab_size))
 
 
-def test_a_saved_model_says_the_same_after_loading_and_after_moving(codec, tmp_path):
+def test_a_saved_model_is_the_same_after_loading_and_moving(codec, tmp_path):
     lm = tiny_lm(codec)
     lm.save_pretrained(tmp_path / "here")
     (tmp_path / "here").rename(tmp_path / "there")
@@ -95,7 +95,7 @@ def test_without_a_vocabulary_the_text_units_are_printable_ascii(codec):
     assert vocabulary.tokenizer.unk_token_id not in vocabulary.text_ids("Hello, (world) #1!")
 
 
-def test_an_unknown_size_is_named(codec):
+def test_an_unknown_size_is_an_error(codec):
     with pytest.raises(ValueError, match="no LM size is called 'huge'"):
         SpeechLM.from_config("huge", audio_tokenizer=codec)
 
@@ -105,7 +105,7 @@ def test_a_vocabulary_of_another_codec_is_refused(codec):
         SpeechLM.from_config("tiny", codec, Vocabulary.characters(["abc"], 64))
 
 
-def test_a_folder_without_a_speech_lm_is_named(tmp_path):
+def test_a_folder_without_a_speech_lm_is_an_error(tmp_path):
     with pytest.raises(OSError, match=r"holds no speech_lm\.json"):
         SpeechLM.from_pretrained(tmp_path)
 
@@ -154,7 +154,7 @@ def test_generate_needs_no_length_and_refuses_text(codec):
         lm.generate("hello")
 
 
-def test_a_hub_id_is_fetched_as_asked(codec, tmp_path, monkeypatch):
+def test_a_hub_id_is_downloaded_with_its_options(codec, tmp_path, monkeypatch):
     tiny_lm(codec).save_pretrained(tmp_path)
     asked = {}
 
@@ -172,7 +172,7 @@ def test_a_hub_id_is_fetched_as_asked(codec, tmp_path, monkeypatch):
     }
 
 
-def test_many_prompts_are_answered_some_at_a_time(codec, monkeypatch):
+def test_many_prompts_are_generated_in_batches(codec, monkeypatch):
     lm, sizes = tiny_lm(codec), []
     template = TEMPLATES["tts"]
     prompts = [template.prompt(lm.vocabulary, (1, 9), speaker="a", text="abc"[: 1 + i % 3]) for i in range(5)]

@@ -72,7 +72,7 @@ def test_no_path_of_the_machine_is_written(folder):
         assert str(folder.parent) not in (folder / name).read_text()
 
 
-def test_the_codec_is_loaded_once_and_only_when_it_is_needed(folder, monkeypatch):
+def test_the_codec_is_loaded_once_on_first_use(folder, monkeypatch):
     loaded = []
     load = AudioTokenizer.from_pretrained
     monkeypatch.setattr(AudioTokenizer, "from_pretrained", lambda source: loaded.append(source) or load(source))
@@ -85,7 +85,7 @@ def test_the_codec_is_loaded_once_and_only_when_it_is_needed(folder, monkeypatch
     assert loaded == [folder / "audio_tokenizer"]
 
 
-def test_a_folder_is_found_from_wherever_the_process_stands(folder, monkeypatch):
+def test_a_folder_is_found_from_any_working_directory(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
     processor = AutoProcessor.from_pretrained(folder.name)
     assert len(processor.decode(processor.vocabulary.audio_ids([1, 2]))) == 640
@@ -106,7 +106,7 @@ def test_a_processor_saves_what_it_opened(processor, lm, tmp_path):
     assert torch.equal(again.decode(lm.vocabulary.audio_ids([5, 6])), processor.decode(lm.vocabulary.audio_ids([5, 6])))
 
 
-def test_text_is_to_be_spoken_by_the_first_voice(processor):
+def test_text_is_spoken_by_the_first_voice(processor):
     inputs = processor("Hi <|end|>", return_tensors="pt")
     assert inputs["input_ids"].shape == (1, inputs["attention_mask"].sum())
     assert spelled(processor, inputs["input_ids"][0]).startswith("<|voice|>ann<|text|>hi")
@@ -114,7 +114,7 @@ def test_text_is_to_be_spoken_by_the_first_voice(processor):
     assert "<|voice|>bob" in spelled(processor, processor("hi", voice="bob")["input_ids"][0])
 
 
-def test_a_batch_is_padded_on_the_left_and_gives_what_single_items_give(processor):
+def test_a_batch_is_padded_on_the_left_and_equals_single_items(processor):
     texts = ["hello there", "hi", "a"]
     batch = processor(texts, voice=["ann", "bob", "ann"], return_tensors="pt")
     for i, (text, voice) in enumerate(zip(texts, ["ann", "bob", "ann"], strict=True)):
@@ -124,7 +124,7 @@ def test_a_batch_is_padded_on_the_left_and_gives_what_single_items_give(processo
     assert (batch["input_ids"][~batch["attention_mask"].bool()] == processor.vocabulary.control("pad")).all()
 
 
-def test_what_is_given_chooses_the_task(processor, audio_tokenizer):
+def test_the_inputs_choose_the_task(processor, audio_tokenizer):
     codes = processor.vocabulary.audio_ids(audio_tokenizer(SECOND)["input_ids"][0])
     control = processor.vocabulary.control
 
@@ -154,7 +154,7 @@ def test_what_is_given_chooses_the_task(processor, audio_tokenizer):
         ({"text": ["a", "b"], "voice": ["ann", "bob", "ann"]}, "equally long"),
     ],
 )
-def test_what_no_task_reads_is_one_sentence(processor, given, message):
+def test_inputs_that_no_task_reads_are_an_error(processor, given, message):
     with pytest.raises(ValueError, match=message):
         processor(**given)
 
@@ -173,7 +173,7 @@ def test_features_of_a_batch_follow_each_other(audio_tokenizer):
     assert torch.allclose(batched, single, atol=1e-4)
 
 
-def test_decoding_gives_sound_and_leaves_out_the_rest(processor, audio_tokenizer):
+def test_decoding_leaves_out_ids_that_are_not_audio(processor, audio_tokenizer):
     vocabulary = processor.vocabulary
     codes = vocabulary.audio_ids([1, 2, 3])
     expected = torch.from_numpy(audio_tokenizer.decode([1, 2, 3]))
@@ -190,11 +190,11 @@ def test_decoding_gives_sound_and_leaves_out_the_rest(processor, audio_tokenizer
 
 
 @pytest.mark.parametrize("nothing", [[], [0], torch.empty(0, dtype=torch.long)])
-def test_nothing_written_is_no_sound(processor, nothing):
+def test_no_audio_ids_give_no_samples(processor, nothing):
     assert processor.decode(nothing).shape == (0,)
 
 
-def test_codes_of_several_codebooks_are_taken_in_their_order():
+def test_codes_at_the_turn_of_another_codebook_are_left_out():
     vocabulary = Vocabulary.characters(["a"], (4, 4))
     processor = SpeechLMProcessor(AudioTokenizer.from_pretrained().feature_extractor, vocabulary.tokenizer, (4, 4))
     ids = vocabulary.audio_ids([5, 0, 1, 6, 3, 7, 2])
@@ -211,7 +211,7 @@ def test_a_plain_pipeline_speaks(folder, texts):
         assert np.isfinite(result["audio"]).all()
 
 
-def test_a_pipeline_of_several_at_once_gives_what_each_gives_alone(folder):
+def test_a_batched_pipeline_equals_single_calls(folder):
     speak = pipeline("text-to-speech", model=str(folder))
     options = {"generate_kwargs": {"max_new_tokens": 9, "min_new_tokens": 9, "do_sample": False}}
     texts = ["hello there", "hi"]
@@ -230,7 +230,7 @@ def test_plain_generate_cannot_leave_speech(folder, processor):
     assert set(ids[:, length:].flatten().tolist()) <= allowed
 
 
-def test_our_own_generation_is_not_bound_by_that_of_the_folder(folder, audio_tokenizer, tmp_path):
+def test_the_saved_generation_config_does_not_limit_our_generation(folder, audio_tokenizer, tmp_path):
     assert SpeechLM.from_pretrained(folder).model.generation_config.suppress_tokens is None
     make_lm(audio_tokenizer, ("asr",)).save_pretrained(tmp_path)
     assert json.loads((tmp_path / "generation_config.json").read_text()).get("suppress_tokens") is None

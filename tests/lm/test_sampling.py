@@ -16,7 +16,7 @@ PROBABILITIES = torch.tensor([0.4, 0.3, 0.2, 0.1])
 LOGITS = PROBABILITIES.log().tolist()
 
 
-def test_temperature_zero_takes_the_likeliest():
+def test_temperature_zero_is_greedy():
     assert drawn([0.0, 3.0, 2.9], Sampling(temperature=0), times=3) == [1, 1, 1]
 
 
@@ -32,7 +32,7 @@ def test_likeliest_bits_make_the_code_with_the_fewest_wrong_bits_expected():
     assert likeliest_bits(of_three.log()) == [1]  # which is impossible itself
 
 
-def test_draws_follow_the_probabilities():
+def test_samples_follow_the_probabilities():
     columns = torch.tensor(drawn(LOGITS, Sampling(temperature=1, top_p=1), times=4000))
     assert torch.allclose(columns.bincount(minlength=4) / 4000, PROBABILITIES, atol=0.03)
 
@@ -55,24 +55,24 @@ def test_temperature_sharpens():
         ({"top_k": 3, "top_p": 0.8, "min_p": 0.7}, {0, 1}),  # of 4/9, 3/9, 2/9
     ],
 )
-def test_only_the_kept_are_drawn(values, kept):
+def test_only_kept_ids_are_sampled(values, kept):
     assert set(drawn(LOGITS, Sampling(**{"temperature": 1, "top_p": 1.0, **values}))) == kept
 
 
-def test_a_nucleus_wider_than_the_first_look_is_whole():
+def test_a_nucleus_larger_than_the_first_search_is_complete():
     columns = drawn([0.0] * 2000, Sampling(temperature=1, top_p=0.99), times=2000)
     assert max(columns) > 1500
     assert min(columns) < 500
 
 
-def test_what_repeats_too_often_is_drawn_from_all():
+def test_an_id_that_repeats_too_often_is_sampled_from_all():
     logits = [10.0, 0.0, 0.0, 0.0]
     sampling = Sampling(temperature=4, top_k=1, top_p=1, repetition_window=4, repetition_limit=0.5)
     assert set(drawn(logits, sampling, recent=[0, 0, 1, 2])) == {0}  # two of four are not more than half
     assert set(drawn(logits, sampling, recent=[0, 0, 0, 1])) == {0, 1, 2, 3}
 
 
-def test_a_row_is_drawn_as_if_it_were_alone():
+def test_rows_are_sampled_independently():
     torch.manual_seed(0)
     logits = torch.randn(5, 700) * 3
     sampling = Sampling(repetition_window=3)
@@ -100,13 +100,13 @@ def test_small_temperatures_do_not_overflow():
     ),
     st.integers(0, 100),
 )
-def test_what_is_impossible_is_never_drawn(logits, sampling, seed):
+def test_impossible_ids_are_never_sampled(logits, sampling, seed):
     for column in drawn(logits, sampling, seed, times=3, recent=[0, 0, 0]):
         assert logits[column] > -torch.inf
 
 
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
-def test_logits_that_are_no_numbers_are_refused(wrong):
+def test_logits_that_are_not_finite_are_refused(wrong):
     for temperature in (0, 1):
         with pytest.raises(ValueError, match="not finite"):
             drawn([0.0, wrong], Sampling(temperature=temperature))
@@ -127,6 +127,6 @@ def test_logits_that_are_no_numbers_are_refused(wrong):
         {"temperature": 0, "repetition_window": 3},
     ],
 )
-def test_impossible_sampling_is_refused(values):
+def test_invalid_sampling_is_refused(values):
     with pytest.raises(ValueError, match="sampling needs"):
         Sampling(**values)

@@ -32,7 +32,7 @@ def learnt(example):
     return [i for i, label in zip(example["input_ids"], example["labels"], strict=True) if label != IGNORED]
 
 
-def test_loss_falls_on_the_target_and_its_end_only(vocabulary):
+def test_labels_cover_only_the_target_and_its_end(vocabulary):
     for name, template in PLAIN.items():
         example = template.example(vocabulary, ROW)
         target = template.target
@@ -43,7 +43,7 @@ def test_loss_falls_on_the_target_and_its_end_only(vocabulary):
         assert example["labels"][0] == IGNORED
 
 
-def test_the_prompt_is_the_example_up_to_where_the_model_writes(vocabulary):
+def test_the_prompt_is_the_start_of_the_example(vocabulary):
     for name, template in PLAIN.items():
         example = template.example(vocabulary, ROW)
         given = {segment.field: ROW[segment.field] for segment in template.segments if not segment.target}
@@ -54,7 +54,7 @@ def test_the_prompt_is_the_example_up_to_where_the_model_writes(vocabulary):
         assert example["labels"][len(prompt.ids)] != IGNORED
 
 
-def test_separated_streams_stand_one_after_the_other(vocabulary):
+def test_streams_of_a_separation_are_concatenated(vocabulary):
     example = TEMPLATES["ss"].example(vocabulary, ROW)
     speaker, end = vocabulary.control("speaker"), vocabulary.control("end")
     a, b, c = (vocabulary.audio_ids(codes) for codes in ROW["sources"])
@@ -63,13 +63,13 @@ def test_separated_streams_stand_one_after_the_other(vocabulary):
     assert [phase.closing_id for phase in prompt.phases] == [speaker, speaker, end]
 
 
-def test_features_hold_one_place_each(vocabulary):
+def test_each_feature_has_one_placeholder(vocabulary):
     example = TEMPLATES["se-features"].example(vocabulary, ROW)
     assert example["input_ids"].count(vocabulary.control("feature")) == len(example["features"]) == 3
     assert torch.equal(example["features"], ROW["noisy_features"])
 
 
-def test_an_emptied_example_keeps_the_target_and_the_controls(vocabulary):
+def test_an_empty_example_keeps_target_and_controls(vocabulary):
     for name, template in PLAIN.items():
         full, empty = template.example(vocabulary, ROW), template.example(vocabulary, ROW, empty=True)
         assert learnt(full) == learnt(empty), name
@@ -79,12 +79,12 @@ def test_an_emptied_example_keeps_the_target_and_the_controls(vocabulary):
         assert len(empty.get("features", [])) == 0
 
 
-def test_a_target_can_be_begun(vocabulary):
+def test_a_target_can_have_a_prefix(vocabulary):
     prompt = TEMPLATES["continuation"].prompt(vocabulary, (1, 9), target_prefix=[3, 1])
     assert prompt.ids == [vocabulary.control("speech"), *vocabulary.audio_ids([3, 1])]
 
 
-def test_a_missing_column_is_named(vocabulary):
+def test_a_missing_column_is_an_error(vocabulary):
     with pytest.raises(ValueError, match=r"needs 'text', found only .*'codes'"):
         TEMPLATES["tts"].example(vocabulary, {**ROW, "text": None})
 

@@ -36,7 +36,7 @@ def test_unseen_characters_become_unknown_not_an_error(vocabulary):
     assert vocabulary.text_ids("h€") == [vocabulary.text_ids("h")[0], unknown]
 
 
-def test_text_cannot_smuggle_audio_or_control_ids_apart_from_their_strings(vocabulary):
+def test_text_never_becomes_audio_or_control_ids(vocabulary):
     plain = vocabulary.text_ids("audio 3 end speech")
     assert max(plain) < vocabulary.audio_offset
 
@@ -120,7 +120,7 @@ def test_a_sentencepiece_file_gives_the_ids_of_sentencepiece_itself(kind, option
 
 
 @given(text=st.text(st.sampled_from("abcdeABCÉéßö 漢字🙂.,!?'<>|_▁123\t\n\u3000"), max_size=40))
-def test_whatever_the_text_sentencepiece_agrees(text, agreement):
+def test_any_text_has_the_ids_of_sentencepiece(text, agreement):
     vocabulary, reference = agreement
     assert vocabulary.text_ids(text) == reference.encode(text)
 
@@ -131,13 +131,13 @@ def agreement(request, tmp_path_factory):
     return Vocabulary.from_base(path, 16), reference
 
 
-def test_a_file_that_is_no_sentencepiece_model_is_named(tmp_path):
+def test_a_file_that_is_no_sentencepiece_model_is_an_error(tmp_path):
     (tmp_path / "x.model").write_bytes(b"nothing of the kind")
     with pytest.raises(ValueError, match=r"x\.model is no sentencepiece model"):
         Vocabulary.from_base(tmp_path / "x.model", 16)
 
 
-def test_a_fresh_vocabulary_is_learnt_from_transcripts(tmp_path):
+def test_a_vocabulary_is_trained_on_transcripts(tmp_path):
     vocabulary = Vocabulary.train(SENTENCES, 100, (32, 32))
     assert vocabulary.audio_offset <= 100 + len(CONTROLS)
     text = "The old man carried seven boxes"
@@ -152,7 +152,7 @@ def test_a_fresh_vocabulary_is_learnt_from_transcripts(tmp_path):
     assert Vocabulary.train(SENTENCES, 100, 64).tokenizer.get_vocab() == vocabulary.tokenizer.get_vocab()
 
 
-def test_a_size_that_cannot_be_is_said():
+def test_an_impossible_size_is_an_error():
     with pytest.raises(ValueError, match="sentencepiece cannot make 3 pieces"):
         Vocabulary.train(SENTENCES, 3, 16)
 
@@ -197,7 +197,7 @@ def any_vocabulary(request, tmp_path_factory):
     return Vocabulary.load(folder / "saved")
 
 
-def test_every_kind_of_base_keeps_the_rules_after_saving_and_loading(any_vocabulary):
+def test_every_kind_of_base_survives_saving_and_loading(any_vocabulary):
     tokenizer, offset = any_vocabulary.tokenizer, any_vocabulary.audio_offset
     assert any_vocabulary.audio_range == range(offset, offset + 64)
     audio = [f"<|audio_{code}|>" for code in (0, 63, 5)]
@@ -231,7 +231,7 @@ def test_no_text_becomes_a_control_or_audio_id(parts, any_vocabulary):
     assert not set(ids) & set(any_vocabulary.audio_range)
 
 
-def test_a_base_reads_text_as_it_did_before():
+def test_extending_a_base_does_not_change_its_text_ids():
     base = byte_bpe()
     vocabulary = Vocabulary.extend(byte_bpe(), 64)
     for text in [*SENTENCES, *ODD, "use <tool> now"]:
