@@ -37,9 +37,9 @@ def last_checkpoint(run: Path) -> Path | None:
     """Return the newest complete checkpoint: a run can be killed while it writes one."""
     steps = []
     for path in run.glob("checkpoint-*"):
-        step = path.name.removeprefix("checkpoint-")
-        if step.isdigit():
-            steps.append(int(step))
+        suffix = path.name.removeprefix("checkpoint-")
+        if suffix.isdigit():
+            steps.append(int(suffix))
     for step in sorted(steps, reverse=True):
         checkpoint = run / f"checkpoint-{step}"
         try:

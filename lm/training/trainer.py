@@ -223,7 +223,7 @@ class SpeechTrainer(Trainer):
         # The best model is loaded at the end, perhaps from an earlier update.
         if self.args.load_best_model_at_end:
             return {}
-        metrics = {}
+        metrics: dict[str, float] = {}
         for entry in self.state.log_history:
             if entry["step"] == self.state.global_step:
                 metrics |= {name: value for name, value in entry.items() if name.startswith("eval_")}
