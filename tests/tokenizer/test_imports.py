@@ -35,6 +35,10 @@ def test_importing_the_package_imports_nothing_heavy(module):
     assert imported_modules(f"import {module}") & HEAVY == set()
 
 
+def test_the_audio_tokenizer_imports_no_model_before_it_loads_one():
+    assert imported_modules("from focallm.tokenizer import AudioTokenizer") & (HEAVY - {"torch"}) == set()
+
+
 def test_using_a_focalcodec_imports_no_other_codec_and_no_training_code():
     modules = imported_modules("from focallm.tokenizer import AudioTokenizer\nAudioTokenizer.from_pretrained('mini')")
     assert modules & (CODEC_MODELS | {"datasets", "matplotlib", "transformers.trainer"}) == set()

@@ -1,12 +1,14 @@
 """Weights of native codecs: our layout and the official ones; strict, and never unpickled."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..focalcodec.checkpoint import HUB_ARGUMENTS, load_strictly, read_json
 
@@ -61,9 +63,9 @@ def conversion_advice(source: str | Path, kwargs: dict[str, Any]) -> str:
 
 
 def load_native(
-    model_class: type[PreTrainedModel],
+    model_class: "type[PreTrainedModel]",
     source: str | Path,
-    official: tuple[PreTrainedConfig, dict[str, Tensor]] | None,
+    official: "tuple[PreTrainedConfig, dict[str, Tensor]] | None",
     kwargs: dict[str, Any],
 ) -> Any:
     """The model in `source` (our layout), or of an official config and tensors in our spelling; float32 by default.
@@ -73,15 +75,7 @@ def load_native(
         ValueError: damaged weights, or a key that is missing, left over or of another shape.
     """
     options = {"dtype": torch.float32, **kwargs}
-    if official is None:
-        return load_strictly(model_class.from_pretrained, source, (), options, None)
-    options = {key: value for key, value in options.items() if key not in HUB_ARGUMENTS}
-    options["config"], options["state_dict"] = official
-
-    def load(_: Any, **more: Any) -> Any:
-        return model_class.from_pretrained(None, **more)
-
-    return load_strictly(load, source, (), options, None)
+    return load_strictly(model_class.from_pretrained, source, (), options, official)
 
 
 def fold_weight_norm(tensors: dict[str, Tensor], axis: int = 0) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils import cached_file
 
-from .configuration import PARTS, FocalCodecConfig
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _PICKLES = ("*.pt", "*.pth", "*.bin", "*.ckpt", "*.pkl")
@@ -78,7 +79,7 @@ def find_official(source: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], 
     config = read_json(config_path)
     if is_official(config):
         return config, weights or _fetch(folder, weights_name, hub)
-    absent = [part for part in PARTS if part not in config]
+    absent = [part for part in _OFFICIAL_PARTS if part not in config]
     if absent:
         raise ValueError(
             f"{config_path} does not describe a FocalCodec: it lacks {absent}, and its model_type is "
@@ -119,7 +120,7 @@ def load_strictly(
     source: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    official: tuple[dict[str, Any], Path] | None,
+    official: "tuple[PreTrainedConfig, dict[str, Tensor]] | None",
 ) -> Any:
     """Load a model with transformers, and raise an error where transformers only warns.
 
@@ -128,8 +129,8 @@ def load_strictly(
         source: folder or hub id.
         args: further positional arguments of `load`.
         kwargs: options of `load`.
-        official: the result of `find_official`. Of an official checkpoint `load` gets the converted config and tensors
-            instead of the source.
+        official: config and tensors of an official checkpoint, converted to our layout. `load` gets them instead of the
+            source.
 
     Returns:
         The model; with `output_loading_info=True` also the report of transformers.
@@ -141,10 +142,8 @@ def load_strictly(
     # Without `ignore_mismatched_sizes` transformers stops at the first key of another shape.
     kwargs = kwargs | {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
     if official is not None:
-        config, weights = official
         kwargs = {key: value for key, value in kwargs.items() if key not in HUB_ARGUMENTS}
-        kwargs["config"] = FocalCodecConfig(**convert_config(config))
-        kwargs["state_dict"] = convert_state_dict(read_safetensors(weights))
+        kwargs["config"], kwargs["state_dict"] = official
     try:
         with _no_load_report():
             model, info = load(source if official is None else None, *args, **kwargs)

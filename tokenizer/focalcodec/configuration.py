@@ -38,7 +38,6 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "decompressor": {"input_dim": 13, "output_dim": 1024, "hidden_dims": [256, 512, 1024], **_FOCAL},
     "decoder": {"type": "vocos", "input_dim": 1024},
 }
-PARTS = tuple(_DEFAULTS)
 
 
 class FocalCodecConfig(PreTrainedConfig):

@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 
 from ..codec import CodecDecoderOutput, CodecEncoderOutput
 from .blocks import DynamicTanh, FocalBlock
-from .checkpoint import find_official, load_strictly
+from .checkpoint import convert_config, convert_state_dict, find_official, load_strictly, read_safetensors
 from .configuration import FocalCodecConfig
 from .decoders import ConvNeXtBlock, HiFiGAN, Vocos, WaveNeXt
 from .feature_extraction import FocalCodecFeatureExtractor
@@ -86,8 +86,13 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
             ValueError: A key of the checkpoint is missing, left over or of another shape.
         """
         kwargs.setdefault("dtype", torch.float32)
+        converted = None
         official = find_official(source, kwargs)
-        return load_strictly(super().from_pretrained, source, args, kwargs, official)
+        if official is not None:
+            fields, weights = official
+            config = FocalCodecConfig(**convert_config(fields))
+            converted = (config, convert_state_dict(read_safetensors(weights)))
+        return load_strictly(super().from_pretrained, source, args, kwargs, converted)
 
     @property
     def pretrained_model(self) -> "FocalCodecModel":
