@@ -12,15 +12,12 @@ from hypothesis import settings
 from focallm.tokenizer import FocalCodecConfig, FocalCodecModel
 from focallm.tokenizer.codec import Codec
 from focallm.tokenizer.codecs.bigcodec import BigCodec
-from focallm.tokenizer.codecs.dac import DacCodec
-from focallm.tokenizer.codecs.encodec import EncodecCodec
-from focallm.tokenizer.codecs.mimi import MimiCodec
 from focallm.tokenizer.codecs.speechtokenizer import SpeechTokenizerCodec
 from focallm.tokenizer.codecs.stable_codec import StableCodec
+from focallm.tokenizer.codecs.transformers_codecs import DacCodec, EncodecCodec, MimiCodec, NeuCodec, Xcodec2Codec
 from focallm.tokenizer.codecs.ts3_codec import TS3Codec
 from focallm.tokenizer.codecs.wavlm_km import WavLMKM
 from focallm.tokenizer.codecs.wavtokenizer import WavTokenizerCodec
-from focallm.tokenizer.codecs.xcodec2 import NeuCodec, Xcodec2Codec
 
 # Hypothesis draws the same examples in every run, so that the gate gives the same answer twice.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -99,7 +96,8 @@ def tiny_codec() -> Callable[..., Codec]:
             return _GOLDEN[name]()
         adapter, fields = _RANDOM[name]
         torch.manual_seed(0)
-        model = adapter.model_class(adapter.model_class.config_class(**{**fields, **changes}))
+        model_class = adapter.get_model_class()
+        model = model_class(model_class.config_class(**{**fields, **changes}))
         for key, tensor in model.state_dict().items():  # larger than a fresh model's, so that tokens vary
             if key.endswith(("embed", "embed_sum", "centroids")):  # of codebooks, where a fresh model has zeros
                 torch.nn.init.normal_(tensor, std=0.05 if name == "mimi" else 1.0)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from focallm.tokenizer import AudioTokenizer
 from focallm.tokenizer.codecs.bigcodec import BigCodec, BigCodecConfig, BigCodecModel, convert_config
-from focallm.tokenizer.codecs.official import fold_weight_norm
+from focallm.tokenizer.codecs.checkpoint import fold_weight_norm
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "codecs"
 GOLDEN = FIXTURES / "bigcodec"

@@ -8,7 +8,7 @@ from transformers import EncodecConfig, EncodecModel
 from focallm.tasks.demo import SAMPLE
 from focallm.tokenizer import AudioTokenizer
 from focallm.tokenizer.chunk_decoder import ChunkDecoder
-from focallm.tokenizer.codecs.encodec import EncodecCodec
+from focallm.tokenizer.codecs.transformers_codecs import EncodecCodec
 
 
 def streamed(tokenizer: AudioTokenizer, ids: torch.Tensor, size: int, **options: float) -> list[np.ndarray]:

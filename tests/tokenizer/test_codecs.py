@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor, AutoModel
 
 from focallm.tokenizer import AudioTokenizer
-from focallm.tokenizer.codecs.encodec import EncodecCodec
+from focallm.tokenizer.codecs.transformers_codecs import EncodecCodec
 
 CODECS = {"encodec": (2, 4), "dac": (4, 4), "mimi": (4, 4)}  # codebooks by default, and at most
 

@@ -12,10 +12,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor
 
 from focallm.tokenizer import AudioTokenizer
-from focallm.tokenizer.codecs.official import fold_weight_norm
-from focallm.tokenizer.codecs.residual_fsq import PRESETS, ResidualFSQ
-from focallm.tokenizer.codecs.stable_codec import StableCodec, StableCodecConfig, StableCodecModel, convert_config
-from focallm.tokenizer.codecs.window_attention import window_attention
+from focallm.tokenizer.codecs.checkpoint import fold_weight_norm
+from focallm.tokenizer.codecs.layers import window_attention
+from focallm.tokenizer.codecs.stable_codec import (
+    PRESETS,
+    ResidualFSQ,
+    StableCodec,
+    StableCodecConfig,
+    StableCodecModel,
+    convert_config,
+)
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "codecs"
 AUDIO_TOLERANCE = {"tiny": 1e-4, "tiny_flags": 5e-4}

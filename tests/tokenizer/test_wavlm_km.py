@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import WavLMConfig, WavLMModel
 
 from focallm.tokenizer import AudioTokenizer
-from focallm.tokenizer.codecs import wavlm_large
-from focallm.tokenizer.codecs.official import fold_weight_norm
+from focallm.tokenizer.codecs import wavlm_km_checkpoint
+from focallm.tokenizer.codecs.checkpoint import fold_weight_norm
 from focallm.tokenizer.codecs.wavlm_km import WavLMKM, WavLMKMConfig, WavLMKMModel
-from focallm.tokenizer.codecs.wavlm_km_official import official_name, published_layers
+from focallm.tokenizer.codecs.wavlm_km_checkpoint import find_published_layers, official_name
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "codecs"
 GOLDEN = FIXTURES / "wavlm_km"
@@ -201,8 +201,8 @@ def test_without_a_wavlm_it_only_decodes(decoder, golden, tmp_path, caplog):
 
 
 def test_wavlm_comes_from_the_hub_where_it_is_not_beside_the_codec(monkeypatch, whole):
-    monkeypatch.setattr(wavlm_large, "_HUB_ID", str(whole / "wavlm-large"))
-    monkeypatch.setattr(wavlm_large, "_WIDTH", 32)
+    monkeypatch.setattr(wavlm_km_checkpoint, "WAVLM_HUB_ID", str(whole / "wavlm-large"))
+    monkeypatch.setattr(wavlm_km_checkpoint, "WAVLM_WIDTH", 32)
     assert WavLMKM.from_pretrained(GOLDEN).encode(noise(2000)).audio_codes.shape == (1, 1, 6)
 
 
@@ -243,11 +243,11 @@ def test_the_positions_of_a_new_model_are_those_of_the_file(decoder):
 def test_which_of_the_published_models_is_meant(tmp_path, files, books, layers):
     for name in files:
         (tmp_path / f"quantizer_{name}.safetensors").touch()
-    assert published_layers(tmp_path, books, {}) == layers
+    assert find_published_layers(tmp_path, books, {}) == layers
 
 
 def test_a_folder_without_config_has_the_published_sizes(monkeypatch, tmp_path):
-    monkeypatch.setattr(wavlm_large, "_HUB_ID", str(tmp_path / "nothing"))
+    monkeypatch.setattr(wavlm_km_checkpoint, "WAVLM_HUB_ID", str(tmp_path / "nothing"))
     for name in FILES:
         shutil.copy(GOLDEN / name, tmp_path)
     with pytest.raises(ValueError, match=r"quantizer.kmeanss.0.centroids \(24, 32\) instead of \(512, 1024\)"):

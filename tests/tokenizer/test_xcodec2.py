@@ -1,17 +1,18 @@
 """X-Codec2 and NeuCodec, tiny and random: equal to transformers with its own feature extractors; lengths, folders."""
 
 import copy
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from transformers import SeamlessM4TFeatureExtractor
-from transformers.models.neucodec import feature_extraction_neucodec as neucodec
-from transformers.models.xcodec2 import feature_extraction_xcodec2 as xcodec2
+from transformers.models.neucodec.feature_extraction_neucodec import NeuCodecFeatureExtractor
+from transformers.models.xcodec2.feature_extraction_xcodec2 import Xcodec2FeatureExtractor
 
 from focallm.tokenizer import AudioTokenizer
-from focallm.tokenizer.codecs.xcodec2 import NeuCodec
+from focallm.tokenizer.codecs.transformers_codecs import NeuCodec
 from focallm.tokenizer.long_audio import encode_long
 
 NAMES = ("xcodec2", "neucodec")
@@ -35,11 +36,12 @@ def fbank(waveform, **options):
 def official(monkeypatch):
     """`official(codec, wave)`: what the feature extractor of transformers gives, on a stand-in for torchaudio."""
     torchaudio = SimpleNamespace(compliance=SimpleNamespace(kaldi=SimpleNamespace(fbank=fbank)))
-    for module in (xcodec2, neucodec):
+    for extractor_class in (Xcodec2FeatureExtractor, NeuCodecFeatureExtractor):
+        module = sys.modules[extractor_class.__module__]
         monkeypatch.setattr(module, "torchaudio", torchaudio, raising=False)
 
     def extract(codec, wave):
-        extractor = codec._extractor()
+        extractor = codec._make_feature_extractor()
         call = type(extractor).__call__
         call = getattr(call, "__wrapped__", call)  # without asking for torchaudio
         return call(extractor, wave.flatten().numpy(), sampling_rate=16000, return_tensors="pt")
@@ -93,7 +95,10 @@ def test_save_and_load_through_the_audio_tokenizer(codec, tmp_path):
     tok.save_pretrained(tmp_path)
     again = AudioTokenizer.from_pretrained(tmp_path)
     assert type(again.codec) is type(codec)
-    assert again.codec._extractor().to_dict() == type(codec._extractor()).from_pretrained(tmp_path).to_dict()
+    assert (
+        again.codec._make_feature_extractor().to_dict()
+        == type(codec._make_feature_extractor()).from_pretrained(tmp_path).to_dict()
+    )
     wave = noise(9001)
     ids = again(wave)["input_ids"]
     assert torch.equal(ids, tok(wave)["input_ids"])

@@ -1,6 +1,6 @@
-"""The other codecs of the FocalCodec paper, each as an adapter with the methods of `tokenizer.codec.Codec`.
+"""The other codecs of the FocalCodec paper, each with the methods of `tokenizer.codec.Codec`.
 
 `auto.load_codec` imports the module of a codec when it is needed. Import a class from its module: `codecs.bigcodec`,
-`dac`, `encodec`, `mimi`, `semanticodec`, `speechtokenizer`, `stable_codec`, `ts3_codec`, `wavlm_km`, `wavtokenizer` and
-`xcodec2` (with NeuCodec).
+`semanticodec`, `speechtokenizer`, `stable_codec`, `transformers_codecs` (EnCodec, DAC, Mimi, X-Codec2 and NeuCodec),
+`ts3_codec`, `wavlm_km` and `wavtokenizer`.
 """

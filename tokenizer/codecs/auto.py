@@ -6,15 +6,15 @@ from typing import Any
 
 from ..codec import Codec
 from ..focalcodec.checkpoint import is_official as is_official_focalcodec
-from .official import conversion_advice, read_config
+from .checkpoint import conversion_advice, read_config
 
 # By the `model_type` of config.json: the module and the class of an adapter. A module is imported when it is needed.
 _ADAPTERS = {
-    "encodec": ("encodec", "EncodecCodec"),
-    "dac": ("dac", "DacCodec"),
-    "mimi": ("mimi", "MimiCodec"),
-    "xcodec2": ("xcodec2", "Xcodec2Codec"),
-    "neucodec": ("xcodec2", "NeuCodec"),
+    "encodec": ("transformers_codecs", "EncodecCodec"),
+    "dac": ("transformers_codecs", "DacCodec"),
+    "mimi": ("transformers_codecs", "MimiCodec"),
+    "xcodec2": ("transformers_codecs", "Xcodec2Codec"),
+    "neucodec": ("transformers_codecs", "NeuCodec"),
     "focallm_bigcodec": ("bigcodec", "BigCodec"),
     "focallm_wavtokenizer": ("wavtokenizer", "WavTokenizerCodec"),
     "focallm_speechtokenizer": ("speechtokenizer", "SpeechTokenizerCodec"),
@@ -23,22 +23,28 @@ _ADAPTERS = {
     "focallm_semanticodec": ("semanticodec", "SemantiCodec"),
     "focallm_wavlm_km": ("wavlm_km", "WavLMKM"),
 }
-# Modules whose `is_official(config)` recognizes the config of the authors of a codec, by our `model_type`.
+# By our `model_type`: modules whose `is_official(config)` recognizes the config of the authors.
 _OFFICIAL = {
     "focallm_bigcodec": "bigcodec",
     "focallm_wavtokenizer": "wavtokenizer",
     "focallm_speechtokenizer": "speechtokenizer",
     "focallm_stable_codec": "stable_codec",
-    "focallm_wavlm_km": "wavlm_km_official",
+    "focallm_wavlm_km": "wavlm_km_checkpoint",
 }
-_CONFIG_NAMES = ("config.json", "model_config.json")  # the first one found counts; the second is that of Stable Codec
-_SEMANTICODEC = "semanticodec"  # stands for the published weights, which its own package downloads
-# Weights inside this package, by the name that stands for them.
+_CONFIG_NAMES = ("config.json", "model_config.json")  # the first one found is used; the second is that of Stable Codec
+# The name of the published weights of SemantiCodec, which the package of its authors downloads.
+_SEMANTICODEC = "semanticodec"
+# Weights inside this package, by their names.
 _BUNDLED = {"mini": Path(__file__).parent.parent / "weights" / "mini"}
 
 
 def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: Any) -> Codec:
-    """Load the codec that `source` holds; see `AudioTokenizer.from_pretrained`."""
+    """Load the codec of a folder, hub id or bundled name; see `AudioTokenizer.from_pretrained`.
+
+    Raises:
+        OSError: There is nothing there, or only pickled weights.
+        ValueError: The codec is unknown or does not have that many codebooks, or its weights are damaged.
+    """
     if str(source) in _BUNDLED:
         folder = _BUNDLED[str(source)]
         if not folder.is_dir():
@@ -52,7 +58,8 @@ def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: A
 
     model_type = _find_model_type(str(source), kwargs)
     if model_type in _ADAPTERS:
-        # Native codecs say themselves how to convert their published weights, and SemantiCodec's package loads its own.
+        # Native codecs have their own advice on pickled weights, and SemantiCodec is loaded by the package of its
+        # authors.
         is_native = model_type in _OFFICIAL or model_type == "focallm_semanticodec"
         if not is_native and Path(source).is_dir():
             folder = Path(source, kwargs.get("subfolder", ""))
@@ -76,16 +83,16 @@ def _import(module: str) -> Any:
 
 
 def _find_model_type(source: str, kwargs: dict[str, Any]) -> str | None:
-    """Find the `model_type` of a checkpoint, which is ours where the config is the official one of a native codec.
+    """Find the `model_type` of a checkpoint; ours if its config is that of the authors of a native codec.
 
     Returns:
-        None for the official layout of FocalCodec, and where only FocalCodec's loader knows what is wrong.
+        The type. None for the official layout of FocalCodec, and wherever FocalCodec's loader has the best error.
     """
     if source == _SEMANTICODEC:
         return "focallm_semanticodec"
     path = Path(source)
-    is_no_hub_id = source.endswith(".json") or source.startswith((".", "/", "~")) or source.count("/") > 1
-    if path.is_file() or (is_no_hub_id and not path.exists()):
+    is_local = source.endswith(".json") or source.startswith((".", "/", "~")) or source.count("/") > 1
+    if path.is_file() or (is_local and not path.exists()):
         return None
 
     config: dict[str, Any] = {}
@@ -103,6 +110,6 @@ def _find_model_type(source: str, kwargs: dict[str, Any]) -> str | None:
     # Two native codecs were published without a config.
     if path.is_dir() and _import("wavtokenizer").is_official_folder(path / kwargs.get("subfolder", "")):
         return "focallm_wavtokenizer"
-    if _import("wavlm_km_official").published_layers(source, None, kwargs):
+    if _import("wavlm_km_checkpoint").find_published_layers(source, None, kwargs):
         return "focallm_wavlm_km"
     return None

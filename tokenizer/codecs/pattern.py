@@ -1,4 +1,4 @@
-"""Several codebooks in one sequence, and back. K codebooks, N frames."""
+"""Put several codebooks into one sequence, and take them out again. K codebooks, N frames."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,15 +11,18 @@ from torch import Tensor
 class CodePattern:
     """A reversible layout of the codes (..., K, N) of one or more items.
 
-    `"flatten"`: ids (..., N * K), all codes of frame 0, then all of frame 1, ...; the codes of codebook k are moved up
-    by the sizes of those before it, so that one plain vocabulary holds them all. Exact, and K times as long.
+    `"flatten"`: ids (..., N * K), all codes of frame 0, then all of frame 1, and so on. An offset is added to each
+    codebook, the size of all codebooks before it, so that one vocabulary holds them all. K times as long.
 
-    `"delay"`: ids (..., K, N + K - 1), codebook k starts k steps late and `pad_id` fills the corners, for a model with
-    K heads (as MusicGen).
+    `"delay"`: ids (..., K, N + K - 1) for a model with K heads (as MusicGen, Copet et al., 2023, arXiv 2306.05284).
+    Codebook k starts k steps late, and `pad_id` fills the corners.
 
     Args:
         codebook_sizes: number of codes of each codebook.
         kind: `"flatten"` or `"delay"`.
+
+    Raises:
+        ValueError: A size that is not positive, or an unknown kind.
     """
 
     codebook_sizes: tuple[int, ...]
@@ -33,7 +36,7 @@ class CodePattern:
 
     @property
     def vocab_size(self) -> int:
-        """Number of different ids, `pad_id` included where there is one."""
+        """Number of different ids, `pad_id` included if there is one."""
         return sum(self.codebook_sizes) if self.kind == "flatten" else self.pad_id + 1
 
     @property
@@ -42,10 +45,10 @@ class CodePattern:
         return max(self.codebook_sizes)
 
     def apply(self, codes: Tensor) -> Tensor:
-        """Codes (..., K, N) -> ids; see the class for their shape.
+        """Convert codes (..., K, N) to ids; see the class for their shape.
 
         Raises:
-            ValueError: another number of codebooks, or a code outside its codebook.
+            ValueError: Another number of codebooks, or a code outside its codebook.
         """
         if codes.ndim < 2 or codes.shape[-2] != len(self.codebook_sizes):
             raise ValueError(f"codes must be (..., {len(self.codebook_sizes)}, N), found {tuple(codes.shape)}")
@@ -59,26 +62,26 @@ class CodePattern:
         return ids
 
     def revert(self, ids: Tensor) -> Tensor:
-        """Ids -> codes (..., K, N); the incomplete last frame of a stream that was cut is dropped.
+        """Convert ids to codes (..., K, N). An incomplete last frame, as in a stream that was cut, is dropped.
 
         Raises:
-            ValueError: an id that cannot stand where it stands.
+            ValueError: An id that does not belong where it is.
         """
         K = len(self.codebook_sizes)
         if self.kind == "flatten":
-            frames = ids.shape[-1] // K
-            codes = ids[..., : frames * K].unflatten(-1, (frames, K)).transpose(-1, -2)
+            N = ids.shape[-1] // K
+            codes = ids[..., : N * K].unflatten(-1, (N, K)).transpose(-1, -2)
             codes = codes - self._offsets(codes)
         else:
             if ids.ndim < 2 or ids.shape[-2] != K:
                 raise ValueError(f"delayed ids must be (..., {K}, N + {K - 1}), found {tuple(ids.shape)}")
-            frames = max(0, ids.shape[-1] - K + 1)
-            codes = torch.stack([ids[..., k, k : k + frames] for k in range(K)], dim=-2)
+            N = max(0, ids.shape[-1] - K + 1)
+            codes = torch.stack([ids[..., k, k : k + N] for k in range(K)], dim=-2)
         self._check(codes)
         return codes
 
     def _offsets(self, like: Tensor) -> Tensor:
-        """(K, 1): the first id of each codebook."""
+        """Return the first id of each codebook, (K, 1)."""
         sizes = torch.tensor(self.codebook_sizes, device=like.device)
         return (sizes.cumsum(0) - sizes)[:, None]
 
@@ -86,10 +89,10 @@ class CodePattern:
         sizes = torch.tensor(self.codebook_sizes, device=codes.device)[:, None]
         wrong = ((codes < 0) | (codes >= sizes)).nonzero()
         if len(wrong):
-            at = tuple(wrong[0].tolist())
-            k, n = at[-2:]
+            index = tuple(wrong[0].tolist())
+            k, n = index[-2:]
             raise ValueError(
-                f"frame {n} has the code {int(codes[at])} for codebook {k}, which holds 0 ... "
-                f"{self.codebook_sizes[k] - 1}: "
-                "the stream does not begin with a whole frame, or holds other ids than codes"
+                f"frame {n} has the code {int(codes[index])} for codebook {k}, which holds 0 ... "
+                f"{self.codebook_sizes[k] - 1}: the stream does not begin with a whole frame, or holds other ids than "
+                "codes"
             )

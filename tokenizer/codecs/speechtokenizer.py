@@ -1,6 +1,6 @@
-"""SpeechTokenizer (Zhang et al., 2023, arXiv 2308.16692): 16 kHz speech, the first codebook learnt from HuBERT.
+"""SpeechTokenizer (Zhang et al., 2023, arXiv 2308.16692): 16 kHz speech. Its first codebook is distilled from HuBERT.
 
-B batch, T samples, N frames, K codebooks, D width.
+B batch, T samples, N frames, K codebooks, D feature width.
 """
 
 import math
@@ -12,21 +12,20 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..focalcodec.checkpoint import read_safetensors
 from .adapter import CodecAdapter, CodecConfig, register_model
-from .official import find_weights, fold_weight_norm, load_native, read_config
-from .residual_vq import STATISTICS, ResidualVQ
-from .seanet import SEANetDecoder, SEANetEncoder
+from .checkpoint import find_weights, fold_weight_norm, load_native, read_config
+from .layers import CODEBOOK_STATISTICS, ResidualVQ, SEANetDecoder, SEANetEncoder
 
-# What the official file holds beside the codec: the projection to HuBERT's features.
-_DROPPED_PREFIX = "transform."
-# Fields of the official config that the architecture here has fixed.
-_FIXED = {
+# The official file also holds the projection to HuBERT's features, which only training needs.
+_UNUSED_PREFIX = "transform."
+# Fields of the official config for which only one value is supported.
+_FIXED_OPTIONS = {
     "bidirectional": True,
     "residual_kernel_size": 3,
     "n_residual_layers": 1,
     "lstm_layers": 2,
     "activation": "ELU",
 }
-# Official name -> ours. Strides stand in the order of the decoder there, of the encoder here.
+# Official name -> ours. The strides are not among them: there they are in the order of the decoder.
 _NAMES = {
     "sample_rate": "sampling_rate",
     "n_filters": "channels",
@@ -40,7 +39,7 @@ class SpeechTokenizerConfig(PreTrainedConfig):
     """Configuration of a SpeechTokenizer; the defaults are those of `speechtokenizer_hubert_avg`.
 
     Args:
-        sampling_rate: in Hz, of input and output.
+        sampling_rate: of input and output in Hz.
         channels: of the encoder's first convolution; each stride doubles them.
         strides: of the encoder, in its order; by default 2, 4, 5, 8.
         dim: D, width of the encoder's output and of code vectors.
@@ -69,7 +68,7 @@ class SpeechTokenizerConfig(PreTrainedConfig):
 
 
 class SpeechTokenizerModel(PreTrainedModel):
-    """SEANet encoder -> residual codebooks -> SEANet decoder; for items without padding (see the adapter)."""
+    """SEANet encoder -> residual codebooks -> SEANet decoder. It has no padding masks."""
 
     config_class = SpeechTokenizerConfig
     main_input_name = "waveform"
@@ -84,10 +83,10 @@ class SpeechTokenizerModel(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Nothing: constructors do it, and loading is strict, so that no weight is left to be drawn."""
+        """Do nothing: constructors initialize the weights, and loading is strict, so that none is left to be drawn."""
 
     def extract_features(self, waveform: Tensor) -> Tensor:
-        """Waveform (B, 1, T) -> what is quantised, (B, D, N), N = ceil(T / samples_per_token)."""
+        """Waveform (B, 1, T) -> features before quantization (B, D, N), N = ceil(T / samples_per_token)."""
         return self.encoder(waveform)
 
     def encode(self, waveform: Tensor, num_codebooks: int | None = None) -> Tensor:
@@ -103,7 +102,10 @@ register_model(SpeechTokenizerModel)
 
 
 class SpeechTokenizerCodec(CodecAdapter):
-    """All codebooks by default; the FocalCodec paper compares with the first 2 (1000 bit/s)."""
+    """SpeechTokenizer with the methods of `FocalCodecModel`.
+
+    All codebooks are used by default; the FocalCodec paper compares with the first 2 (1000 bit/s).
+    """
 
     model_class = SpeechTokenizerModel
 
@@ -111,34 +113,35 @@ class SpeechTokenizerCodec(CodecAdapter):
     def from_pretrained(
         cls, source: str | Path, num_codebooks: int | None = None, **kwargs: Any
     ) -> "SpeechTokenizerCodec":
-        """Load a folder or hub id, in our layout or the official one; strictly, in float32 unless `dtype` is given.
+        """Load a folder or hub id, in our layout or the official one; in float32 unless `dtype` is given.
 
         The official layout is the published config.json, and the tensors of the .pt file as model.safetensors.
 
         Raises:
-            OSError: nothing there, or no safetensors weights; pickled ones are never loaded.
-            ValueError: damaged weights, an unknown variant, or a key that is missing, left over or of another shape.
+            OSError: There are no safetensors weights. Pickled ones are never loaded.
+            ValueError: Damaged weights, an unknown variant, or a key that is missing, left over or of another shape.
         """
         official = None
         config = read_config(source, kwargs)
         if is_official(config):
             tensors = convert_state_dict(read_safetensors(find_weights(source, kwargs)))
-            official = SpeechTokenizerConfig(**convert_config(config)), tensors
-        return cls(load_native(cls.model_class, source, official, kwargs), num_codebooks)
+            official = (SpeechTokenizerConfig(**convert_config(config)), tensors)
+        return cls(load_native(SpeechTokenizerModel, source, official, kwargs), num_codebooks)
 
     def code_vectors(self) -> list[Tensor]:
-        """(codebook_size, D) of each codebook in use; their sum is what the decoder sees."""
+        """Return (codebook_size, D) for each codebook in use; the decoder sees their sum."""
         return self.model.quantizer.tables()[: self.config.num_quantizers]
 
     @staticmethod
-    def _codebooks(config: Any) -> tuple[int, int]:
+    def _count_codebooks(config: Any) -> tuple[int, int]:
         return config.num_quantizers, config.num_quantizers
 
     @staticmethod
-    def _describe(config: Any, num_codebooks: int) -> CodecConfig:
+    def _make_config(config: Any, num_codebooks: int) -> CodecConfig:
         return CodecConfig(config.sampling_rate, config.samples_per_token, config.codebook_size, num_codebooks)
 
-    def _encode_one(self, waveform: Tensor) -> Tensor:
+    def _encode_item(self, waveform: Tensor) -> Tensor:
+        # Codebooks that are not in use are not searched.
         return self.model.encode(waveform, self.config.num_quantizers)
 
 
@@ -148,26 +151,27 @@ def is_official(config: dict[str, Any]) -> bool:
 
 
 def convert_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Official config -> keyword arguments of `SpeechTokenizerConfig`; those of its training are dropped.
+    """Convert an official config to keyword arguments of `SpeechTokenizerConfig`. Fields of its training are dropped.
 
     Raises:
-        ValueError: a missing field, or a variant that is not known here.
+        ValueError: A missing field, or an unknown variant.
     """
     absent = [key for key in (*_NAMES, "strides") if key not in config]
-    wrong = [f"{key} is {config[key]!r}" for key, value in _FIXED.items() if config.get(key, value) != value]
+    wrong = [f"{key} is {config[key]!r}" for key, value in _FIXED_OPTIONS.items() if config.get(key, value) != value]
     if absent or wrong:
         raise ValueError(
-            f"this SpeechTokenizer is not known here: its config.json lacks {absent}, {wrong}; expected {_FIXED}"
+            f"this SpeechTokenizer is not known here: its config.json lacks {absent}, {wrong}; expected "
+            f"{_FIXED_OPTIONS}"
         )
-    return {ours: config[key] for key, ours in _NAMES.items()} | {"strides": config["strides"][::-1]}
+    converted = {ours: config[key] for key, ours in _NAMES.items()}
+    converted["strides"] = config["strides"][::-1]
+    return converted
 
 
 def convert_state_dict(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official tensors -> ours: without what is not used, with weight normalisation folded."""
-    return fold_weight_norm(
-        {
-            key: tensor
-            for key, tensor in tensors.items()
-            if not key.startswith(_DROPPED_PREFIX) and not key.endswith(STATISTICS)
-        }
-    )
+    """Convert official tensors to ours: drop those that are not used, and fold weight normalization."""
+    used = {}
+    for key, tensor in tensors.items():
+        if not key.startswith(_UNUSED_PREFIX) and not key.endswith(CODEBOOK_STATISTICS):
+            used[key] = tensor
+    return fold_weight_norm(used)

@@ -1,19 +1,18 @@
 """TAAE, the transformer autoencoder of Stable Codec (Parker et al., 2024, arXiv 2411.19842).
 
-B batch, L frames at the rate of a block, D width of a block. Convolutions take (B, D, L), transformers (B, L, D). Keys
-are those of the official files, with the weight norm of the convolutions folded in.
+B batch, L frames at the rate of a block, D width of a block, H heads, C channels of a head. Convolutions take
+(B, D, L), transformers (B, L, D). Keys are those of the official files; the weight normalization of convolutions is
+folded when they are loaded.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .snake import SnakeBeta
-from .window_attention import rotate, window_attention
+from .layers import SnakeBeta, rotate, window_attention
 
 _CONFORMER_KERNEL = 17
 _DILATIONS = (1, 3, 9)
@@ -21,7 +20,11 @@ _DILATIONS = (1, 3, 9)
 
 @dataclass(frozen=True)
 class TAAEConfig:
-    """Encoder or decoder; names and defaults of the official config."""
+    """Configuration of an encoder or decoder, with the names and defaults of the official config.
+
+    Raises:
+        ValueError: Fields that contradict each other.
+    """
 
     channels: int = 128
     c_mults: tuple[int, ...] = (1, 2, 4, 8)  # width of each block, in `channels`
@@ -43,7 +46,9 @@ class TAAEConfig:
             )
         if any(width % self.dim_heads for width in self.widths):
             raise ValueError(f"widths {self.widths} must be multiples of dim_heads ({self.dim_heads})")
-        for stride, before, after in zip(self.strides, self.widths, self.widths[1:], strict=False):
+        for i, stride in enumerate(self.strides):
+            before = self.widths[i]
+            after = self.widths[i + 1]
             if stride % 2 and (stride > 1 or before != after):
                 raise ValueError(
                     f"a block of stride {stride} from width {before} to {after} would not keep the number of frames: "
@@ -52,7 +57,7 @@ class TAAEConfig:
 
     @property
     def widths(self) -> list[int]:
-        """Width before each block of the encoder, and after the last."""
+        """Width before each block of the encoder, and after the last block."""
         return [self.channels * mult for mult in (self.c_mults[0], *self.c_mults)]
 
 
@@ -62,13 +67,12 @@ class Encoder(nn.Module):
     def __init__(self, config: TAAEConfig, patch_size: int, latent_dim: int) -> None:
         super().__init__()
         widths = config.widths
-        blocks = [
-            EncoderBlock(config, widths[i], widths[i + 1], config.strides[i], config.transformer_depths[i])
-            for i in range(len(config.strides))
-        ]
-        first = nn.Conv1d(patch_size, widths[0], 7, padding=3)
-        last = nn.Conv1d(widths[-1], latent_dim, 3, padding=1)
-        self.layers = nn.Sequential(first, *blocks, _activation(config, widths[-1], nn.Identity), last)
+        layers: list[nn.Module] = [nn.Conv1d(patch_size, widths[0], 7, padding=3)]
+        for i, stride in enumerate(config.strides):
+            layers.append(EncoderBlock(config, widths[i], widths[i + 1], stride, config.transformer_depths[i]))
+        layers.append(SnakeBeta(widths[-1]) if config.use_snake else nn.Identity())
+        layers.append(nn.Conv1d(widths[-1], latent_dim, 3, padding=1))
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, patch_size, L) -> (B, latent_dim, L / product of strides)"""
@@ -81,14 +85,15 @@ class Decoder(nn.Module):
     def __init__(self, config: TAAEConfig, patch_size: int, latent_dim: int) -> None:
         super().__init__()
         widths = config.widths
-        blocks = [
-            DecoderBlock(config, widths[i + 1], widths[i], config.strides[i], config.transformer_depths[i])
-            for i in reversed(range(len(config.strides)))
-        ]
-        first = nn.Conv1d(latent_dim, widths[-1], 3, padding=1)
-        last = nn.Conv1d(widths[0], patch_size, 7, padding=3, bias=False)
-        end = [nn.Tanh()] if config.soft_clip else []
-        self.layers = nn.Sequential(first, *blocks, _activation(config, widths[0], nn.Identity), last, *end)
+        layers: list[nn.Module] = [nn.Conv1d(latent_dim, widths[-1], 3, padding=1)]
+        for i in reversed(range(len(config.strides))):
+            stride = config.strides[i]
+            layers.append(DecoderBlock(config, widths[i + 1], widths[i], stride, config.transformer_depths[i]))
+        layers.append(SnakeBeta(widths[0]) if config.use_snake else nn.Identity())
+        layers.append(nn.Conv1d(widths[0], patch_size, 7, padding=3, bias=False))
+        if config.soft_clip:
+            layers.append(nn.Tanh())
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, latent_dim, L) -> (B, patch_size, L * product of strides)"""
@@ -100,10 +105,17 @@ class EncoderBlock(nn.Module):
 
     def __init__(self, config: TAAEConfig, before: int, after: int, stride: int, depth: int) -> None:
         super().__init__()
-        units = [ResidualUnit(config, before, d) for d in _DILATIONS] if config.use_dilated_conv else []
-        down = nn.Identity() if stride == 1 else nn.Conv1d(before, after, 2 * stride, stride, math.ceil(stride / 2))
-        act = _activation(config, before, nn.Identity)
-        self.layers = nn.Sequential(*units, act, down, _stack(config, after, depth))
+        layers: list[nn.Module] = []
+        if config.use_dilated_conv:
+            layers.extend(ResidualUnit(config, before, dilation) for dilation in _DILATIONS)
+        layers.append(SnakeBeta(before) if config.use_snake else nn.Identity())
+        # A stride of 1 does not change the width either, see `TAAEConfig`.
+        if stride == 1:
+            layers.append(nn.Identity())
+        else:
+            layers.append(nn.Conv1d(before, after, 2 * stride, stride, math.ceil(stride / 2)))
+        layers.append(_make_transformer(config, after, depth))
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, before, L) -> (B, after, L / stride)"""
@@ -115,13 +127,15 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, config: TAAEConfig, before: int, after: int, stride: int, depth: int) -> None:
         super().__init__()
-        units = [ResidualUnit(config, after, d) for d in _DILATIONS] if config.use_dilated_conv else []
-        up = (
-            nn.Identity()
-            if stride == 1
-            else nn.ConvTranspose1d(before, after, 2 * stride, stride, math.ceil(stride / 2))
-        )
-        self.layers = nn.Sequential(_stack(config, before, depth), _activation(config, before, nn.Identity), up, *units)
+        layers: list[nn.Module] = [_make_transformer(config, before, depth)]
+        layers.append(SnakeBeta(before) if config.use_snake else nn.Identity())
+        if stride == 1:
+            layers.append(nn.Identity())
+        else:
+            layers.append(nn.ConvTranspose1d(before, after, 2 * stride, stride, math.ceil(stride / 2)))
+        if config.use_dilated_conv:
+            layers.extend(ResidualUnit(config, after, dilation) for dilation in _DILATIONS)
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, before, L) -> (B, after, L * stride)"""
@@ -129,24 +143,20 @@ class DecoderBlock(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """x + a dilated convolution over 7 frames and one over 1, each after an activation."""
+    """A dilated convolution over 7 frames and a pointwise one, each after an activation, with a residual connection."""
 
     def __init__(self, config: TAAEConfig, dim: int, dilation: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            _activation(config, dim, nn.ELU),
+            SnakeBeta(dim) if config.use_snake else nn.ELU(),
             nn.Conv1d(dim, dim, 7, padding=3 * dilation, dilation=dilation),
-            _activation(config, dim, nn.ELU),
+            SnakeBeta(dim) if config.use_snake else nn.ELU(),
             nn.Conv1d(dim, dim, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, L) -> (B, D, L)"""
         return x + self.layers(x)
-
-
-def _activation(config: TAAEConfig, dim: int, otherwise: Callable[[], nn.Module]) -> nn.Module:
-    return SnakeBeta(dim) if config.use_snake else otherwise()
 
 
 class Transpose(nn.Module):
@@ -157,12 +167,14 @@ class Transpose(nn.Module):
         return x.mT
 
 
-def _stack(config: TAAEConfig, dim: int, depth: int) -> nn.Sequential:
-    return nn.Sequential(Transpose(), *[TransformerBlock(config, dim) for _ in range(depth)], Transpose())
+def _make_transformer(config: TAAEConfig, dim: int, depth: int) -> nn.Sequential:
+    """Make a stack of transformer blocks that takes and gives (B, D, L)."""
+    blocks = [TransformerBlock(config, dim) for _ in range(depth)]
+    return nn.Sequential(Transpose(), *blocks, Transpose())
 
 
 class TransformerBlock(nn.Module):
-    """Attention, a convolution module where the config asks for one, feed-forward; pre-norm, with layer scale."""
+    """Attention, a convolution module if the config asks for one, and a feed-forward layer; pre-norm, layer scale."""
 
     def __init__(self, config: TAAEConfig, dim: int) -> None:
         super().__init__()
@@ -176,6 +188,7 @@ class TransformerBlock(nn.Module):
         self.ff_norm = Norm(dim)
         self.ff = FeedForward(dim)
         self.ff_scale = scale(dim)
+        # Only half of a head's channels are rotated.
         self.rope = RotaryFrequencies(max(config.dim_heads // 2, 32))
         self.has_conformer = config.conformer
 
@@ -188,13 +201,14 @@ class TransformerBlock(nn.Module):
 
 
 class Norm(nn.Module):
-    """Layer norm with the epsilon 1e-2; `beta` is stored in the official files but was never trained."""
+    """Layer norm with an epsilon of 1e-2."""
 
     beta: Tensor
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(dim))
+        # The official files store it, but it was never trained.
         self.register_buffer("beta", torch.zeros(dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -203,7 +217,7 @@ class Norm(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """x times a gain per channel."""
+    """Multiply x with a gain per channel."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -215,7 +229,7 @@ class LayerScale(nn.Module):
 
 
 class RotaryFrequencies(nn.Module):
-    """Radians per frame of `size` / 2 pairs of channels; official files store them in every block."""
+    """Radians per frame of `size` / 2 pairs of channels, which official files store in every block."""
 
     inv_freq: Tensor
 
@@ -225,7 +239,7 @@ class RotaryFrequencies(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention within a window; queries and keys are normalised over the channels of a head, then rotated."""
+    """Self-attention within a window; queries and keys are normalized over the channels of a head, then rotated."""
 
     def __init__(self, dim: int, dim_heads: int, window: tuple[int, int]) -> None:
         super().__init__()
@@ -238,8 +252,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, inv_freq: Tensor) -> Tensor:
         """(B, L, D), inv_freq in radians per frame -> (B, L, D)"""
         qkv = self.to_qkv(x).unflatten(-1, (3, -1, self.q_norm.normalized_shape[0]))  # (B, L, 3, H, C)
-        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
-        q, k = rotate(self.q_norm(q), inv_freq), rotate(self.k_norm(k), inv_freq)
+        q, k, v = qkv.transpose(1, 3).unbind(2)  # (B, H, L, C) each
+        q = rotate(self.q_norm(q), inv_freq)
+        k = rotate(self.k_norm(k), inv_freq)
         return self.to_out(window_attention(q, k, v, *self.window).transpose(1, 2).flatten(2))
 
 
@@ -257,7 +272,7 @@ class GLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Gated, 4 D wide."""
+    """Feed-forward layer with a gate and a hidden width of 4 D."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
 """TS3-Codec (Wu et al., 2024, arXiv 2411.18803): a causal codec of transformers and linear layers.
 
-B batch, T samples, N frames, D width, H heads.
+There are no public weights: the authors published neither code nor checkpoints. This is the architecture with random
+weights, for experiments on size, speed and streaming. The sizes follow from the paper and its number of parameters. The
+paper does not state the positions (rotary here), the place of the norms (before the layers), the activation (GELU), the
+window (32 frames with the current one) and the hidden width of the outer layers.
 
-THERE ARE NO PUBLIC WEIGHTS: the authors published neither code nor checkpoints. This is the architecture with random
-weights, for experiments on size, speed and streaming. The sizes follow from the paper and from its number of
-parameters. Choices made here: rotary positions, norms before the layers, GELU, a window of 32 frames with the current
-one, and the hidden width of the outer layers.
+B batch, T samples, N frames, D feature width, H heads, C channels of a head.
 """
 
 from pathlib import Path
@@ -18,28 +18,29 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..focalcodec.layers import StreamState
 from .adapter import CodecAdapter, CodecConfig, register_model
-from .official import load_native
-from .window_attention import rotate, window_attention
+from .checkpoint import load_native
+from .layers import rotate, window_attention
 
-_FRAMES = 256  # compared with the codebook at a time
+_FRAMES_PER_SEARCH = 256  # compared with the codebook at a time, to bound the memory
 
 
 class TS3CodecConfig(PreTrainedConfig):
-    """Configuration of a TS3-Codec; the defaults have the numbers of the variant X2: 0.85 kbit/s, 204 M parameters.
+    """Configuration of a TS3-Codec; the defaults are the paper's variant X2: 0.85 kbit/s, 204 M parameters.
 
     Args:
         sampling_rate: in Hz.
-        frame_size: samples per frame, one token each.
-        frame_hidden: width between the two linear layers of the outer ends.
-        dim: width of the transformers.
+        frame_size: samples per frame; each frame is one token.
+        frame_hidden: width between the two linear layers at either end.
+        dim: D, width of the transformers.
         num_layers: of the encoder, and of the decoder.
-        num_heads: of each layer.
+        num_heads: H of each layer.
         ffn_dim: hidden width of the feed-forward layers.
         window: frames that attention sees, the current one included.
-        codebook_size, codebook_dim: number and width of the code vectors.
+        codebook_size: number of codes.
+        codebook_dim: width of the vector of a code.
 
     Raises:
-        ValueError: `dim` is no multiple of `num_heads`, or heads of odd width.
+        ValueError: `dim` is not a multiple of 2 `num_heads`.
     """
 
     model_type = "focallm_ts3_codec"
@@ -57,7 +58,7 @@ class TS3CodecConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.dim % (2 * self.num_heads):
-            raise ValueError(f"dim ({self.dim}) must be a multiple of 2 num_heads ({self.num_heads}): heads turn pairs")
+            raise ValueError(f"dim ({self.dim}) must be a multiple of 2 num_heads ({self.num_heads})")
         super().__post_init__(**kwargs)
 
 
@@ -70,28 +71,32 @@ class TS3CodecModel(PreTrainedModel):
 
     def __init__(self, config: TS3CodecConfig) -> None:
         super().__init__(config)
-        c = config
         self.frame_in = nn.Sequential(
-            nn.Linear(c.frame_size, c.frame_hidden), nn.GELU(), nn.Linear(c.frame_hidden, c.dim)
+            nn.Linear(config.frame_size, config.frame_hidden),
+            nn.GELU(),
+            nn.Linear(config.frame_hidden, config.dim),
         )
         self.encoder = CausalTransformer(config)
-        self.quantizer = FactorizedQuantizer(c.dim, c.codebook_size, c.codebook_dim)
+        self.quantizer = FactorizedQuantizer(config.dim, config.codebook_size, config.codebook_dim)
         self.decoder = CausalTransformer(config)
         self.frame_out = nn.Sequential(
-            nn.Linear(c.dim, c.frame_hidden), nn.GELU(), nn.Linear(c.frame_hidden, c.frame_size)
+            nn.Linear(config.dim, config.frame_hidden),
+            nn.GELU(),
+            nn.Linear(config.frame_hidden, config.frame_size),
         )
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Nothing: constructors do it, and loading is strict, so that no weight is left to be drawn."""
+        """Do nothing: constructors initialize the weights, and loading is strict, so that none is left to be drawn."""
 
     def encode(self, waveform: Tensor, state: StreamState | None = None) -> Tensor:
-        """(B, 1, T) -> codes (B, 1, N) int64, N = ceil(T / frame_size); zeros fill the last frame.
+        """(B, 1, T) -> codes (B, 1, N) int64, N = ceil(T / frame_size); zeros fill up the last frame.
 
-        A state carries the past of a stream; see `stream`.
+        A state holds the past of a stream; see `stream`.
         """
         size = self.config.frame_size
-        frames = F.pad(waveform.flatten(1), (0, -waveform.shape[-1] % size)).unflatten(1, (-1, size))
+        padded = F.pad(waveform.flatten(1), (0, -waveform.shape[-1] % size))
+        frames = padded.unflatten(1, (-1, size))
         return self.quantizer.to_codes(self.encoder(self.frame_in(frames), state))[:, None]
 
     def decode(self, codes: Tensor, state: StreamState | None = None) -> Tensor:
@@ -100,14 +105,14 @@ class TS3CodecModel(PreTrainedModel):
         return frames.flatten(1)[:, None]
 
     def stream(self, batch_size: int = 1) -> "TS3CodecStream":
-        """Encode and decode in chunks."""
+        """Start to encode and decode B streams in chunks."""
         return TS3CodecStream(self, batch_size)
 
 
 class TS3CodecStream:
-    """B streams in step: chunks of whole frames in, codes out, and back; what the whole signal gives, 20 ms late.
+    """Encode and decode B streams of the same length in chunks, with the same result as in one pass.
 
-    Only the last chunk may hold an incomplete frame, which zeros fill up.
+    Chunks consist of whole frames. Only the last one may end with an incomplete frame, which zeros fill up.
     """
 
     def __init__(self, model: TS3CodecModel, batch_size: int = 1) -> None:
@@ -117,25 +122,24 @@ class TS3CodecStream:
 
     @torch.no_grad()
     def encode(self, chunk: Tensor) -> Tensor:
-        """The next samples (B, 1, T) -> codes (B, 1, N)
+        """Encode the next samples (B, 1, T) to codes (B, 1, N).
 
         Raises:
-            ValueError: another number of streams, or a chunk after an incomplete frame.
+            ValueError: Another number of streams, or a chunk after an incomplete frame.
         """
-        size = self.model.config.frame_size
         self._check(self.encoding, chunk)
         codes = self.model.encode(chunk, self.encoding)
         self.encoding.position = self.encoding.position + codes.shape[2]
-        if chunk.shape[2] % size:
+        if chunk.shape[2] % self.model.config.frame_size:
             self.encoding.ended = torch.ones_like(self.encoding.ended)
         return codes
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """The next codes (B, 1, N) -> audio (B, 1, N * frame_size)
+        """Decode the next codes (B, 1, N) to audio (B, 1, N * frame_size).
 
         Raises:
-            ValueError: another number of streams.
+            ValueError: Another number of streams.
         """
         self._check(self.decoding, codes)
         waveform = self.model.decode(codes, self.decoding)
@@ -147,13 +151,13 @@ class TS3CodecStream:
             raise ValueError(f"a chunk must be ({state.batch_size}, 1, at least 1), found {tuple(chunk.shape)}")
         if bool(state.ended.any()):
             raise ValueError(
-                f"the last chunk held an incomplete frame, which ended the stream: feed multiples of "
-                f"{self.model.config.frame_size} samples, and begin a new stream after the end"
+                "the last chunk held an incomplete frame, which ended the stream: pass multiples of "
+                f"{self.model.config.frame_size} samples, and start a new stream after the end"
             )
 
 
 class CausalTransformer(nn.Module):
-    """Pre-norm layers and a last norm: (B, N, D) -> (B, N, D)."""
+    """Pre-norm layers and a final norm, (B, N, D) -> (B, N, D)."""
 
     def __init__(self, config: TS3CodecConfig) -> None:
         super().__init__()
@@ -172,7 +176,8 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, config: TS3CodecConfig) -> None:
         super().__init__()
-        self.heads, self.window = config.num_heads, config.window
+        self.heads = config.num_heads
+        self.window = config.window
         self.attention_norm = nn.LayerNorm(config.dim)
         self.qkv = nn.Linear(config.dim, 3 * config.dim)
         self.out = nn.Linear(config.dim, config.dim)
@@ -187,21 +192,25 @@ class TransformerLayer(nn.Module):
         return x + self.feed_forward(self.feed_forward_norm(x))
 
     def _attend(self, x: Tensor, state: StreamState | None) -> Tensor:
-        q, k, v = (part.transpose(1, 2) for part in self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2))
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)  # (B, H, N, C) each
         size = q.shape[-1]
         inv_freq = 10000.0 ** (-torch.arange(0, size, 2, device=x.device) / size)
-        start = 0 if state is None else int(state.position[0])  # the streams go in step
-        q, k = rotate(q, inv_freq, start), rotate(k, inv_freq, start)
+        start = 0 if state is None else int(state.position[0])  # all streams have the same length
+        q = rotate(q, inv_freq, start)
+        k = rotate(k, inv_freq, start)
         if state is not None:
             if self in state.key_values:
-                k, v = (torch.cat(pair, dim=2) for pair in zip(state.key_values[self], (k, v), strict=True))
+                past_k, past_v = state.key_values[self]
+                k = torch.cat([past_k, k], dim=2)
+                v = torch.cat([past_v, v], dim=2)
+            # Keep only what the next frame will see.
             first = max(0, k.shape[2] - (self.window - 1))
-            state.key_values[self] = k[:, :, first:], v[:, :, first:]
+            state.key_values[self] = (k[:, :, first:], v[:, :, first:])
         return self.out(window_attention(q, k, v, self.window - 1, 0).transpose(1, 2).flatten(2))
 
 
 class FactorizedQuantizer(nn.Module):
-    """Nearest code by direction in a narrow space (Yu et al., 2022, arXiv 2110.04627, section 3.2)."""
+    """Nearest code by cosine similarity in few dimensions (Yu et al., 2022, arXiv 2110.04627, section 3.2)."""
 
     def __init__(self, dim: int, codebook_size: int, codebook_dim: int) -> None:
         super().__init__()
@@ -211,8 +220,10 @@ class FactorizedQuantizer(nn.Module):
 
     def to_codes(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N) int64"""
-        directions = F.normalize(self.codebook.weight, dim=-1)  # the length of x changes no order
-        codes = [(part @ directions.T).argmax(-1) for part in self.project_in(x).split(_FRAMES, dim=1)]
+        # x need not be normalized: its length does not change which code is the nearest.
+        directions = F.normalize(self.codebook.weight, dim=-1)
+        pieces = self.project_in(x).split(_FRAMES_PER_SEARCH, dim=1)
+        codes = [(piece @ directions.T).argmax(-1) for piece in pieces]
         return torch.cat(codes, dim=1)
 
     def to_vectors(self, codes: Tensor) -> Tensor:
@@ -224,20 +235,20 @@ register_model(TS3CodecModel)
 
 
 class TS3Codec(CodecAdapter):
-    """One codebook. There are no public weights: see the module."""
+    """TS3-Codec with the methods of `FocalCodecModel`. There are no public weights; see the module."""
 
     model_class = TS3CodecModel
 
     @classmethod
     def from_pretrained(cls, source: str | Path, num_codebooks: int | None = None, **kwargs: Any) -> "TS3Codec":
-        """Load weights of one's own, a folder that `save_pretrained` wrote; kwargs as in transformers.
+        """Load a folder that `save_pretrained` wrote; kwargs are options of transformers.
 
         Raises:
-            OSError: nothing there; the authors published no weights.
-            ValueError: damaged weights, or a key that is missing, left over or of another shape.
+            OSError: There is no such folder. The authors published no weights.
+            ValueError: Damaged weights, or a key that is missing, left over or of another shape.
         """
         try:
-            model = load_native(cls.model_class, source, None, kwargs)
+            model = load_native(TS3CodecModel, source, None, kwargs)
         except OSError as error:
             raise OSError(
                 f"{source} holds no TS3-Codec. Its authors published neither code nor weights, so there is no official "
@@ -247,13 +258,9 @@ class TS3Codec(CodecAdapter):
         return cls(model, num_codebooks)
 
     def code_vectors(self) -> list[Tensor]:
-        """[(codebook_size, codebook_dim)]"""
+        """Return [(codebook_size, codebook_dim)]."""
         return [self.model.quantizer.codebook.weight.detach().float()]
 
     @staticmethod
-    def _codebooks(config: Any) -> tuple[int, int]:
-        return 1, 1
-
-    @staticmethod
-    def _describe(config: Any, num_codebooks: int) -> CodecConfig:
+    def _make_config(config: Any, num_codebooks: int) -> CodecConfig:
         return CodecConfig(config.sampling_rate, config.frame_size, config.codebook_size, num_codebooks)

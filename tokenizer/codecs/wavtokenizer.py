@@ -1,6 +1,6 @@
 """WavTokenizer (Ji et al., 2024, arXiv 2408.16532): 24 kHz audio as one stream of 40 or 75 tokens per second.
 
-B batch, T samples, N frames, D width.
+B batch, T samples, N frames, D feature width. The names of modules are those of the official checkpoints.
 """
 
 import math
@@ -8,21 +8,23 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..focalcodec.checkpoint import read_safetensors
-from ..focalcodec.decoders import ISTFTHead
+from ..focalcodec.decoders import ConvNeXtBlock, ISTFTHead
 from ..focalcodec.parts import VocosConfig
 from .adapter import CodecAdapter, CodecConfig, register_model
-from .adaptive_vocos import AdaptiveVocos
-from .official import find_weights, fold_weight_norm, load_native, read_config
-from .residual_vq import STATISTICS, ResidualVQ
-from .seanet import SEANetEncoder
+from .checkpoint import find_weights, fold_weight_norm, load_native, read_config
+from .layers import CODEBOOK_STATISTICS, ResidualVQ, SEANetEncoder
 
-# What the official file holds beside the codec: discriminators, losses, and a decoder that is not used.
-_DROPPED_PREFIXES = (
+_NORM_GROUPS = 32
+_NORM_EPS = 1e-6
+
+# The official file also holds discriminators, losses, and a decoder that is not used.
+_UNUSED_PREFIXES = (
     "feature_extractor.encodec.decoder.",
     "multiperioddisc.",
     "multiresddisc.",
@@ -30,21 +32,27 @@ _DROPPED_PREFIXES = (
     "dacdiscriminator.",
     "melspec_loss.",
 )
-_WINDOW = "head.istft.window"  # Hann's, which the head computes
-_ENCODER = "feature_extractor.encodec.encoder.model."
-_CODEBOOK = "feature_extractor.encodec.quantizer.vq.layers.0._codebook.embed"
+_WINDOW_KEY = "head.istft.window"  # a Hann window, which the head computes
+_ENCODER_PREFIX = "feature_extractor.encodec.encoder.model."
+# Tensors whose shapes give the sizes of a model.
+_CODEBOOK_KEY = "feature_extractor.encodec.quantizer.vq.layers.0._codebook.embed"
+_FFN_KEY = "backbone.convnext.0.pwconv1.weight"
+_NORM_KEY = "backbone.norm.scale.weight"
+_HEAD_KEY = "head.proj.weight"
 
 
 class WavTokenizerConfig(PreTrainedConfig):
     """Configuration of a WavTokenizer; the defaults are those of `WavTokenizer-large-unify-40token`.
 
     Args:
-        sampling_rate: in Hz, of input and output.
+        sampling_rate: of input and output in Hz.
         channels: of the encoder's first convolution; each stride doubles them.
         strides: of the encoder, in its order; by default 4, 5, 5, 6.
-        codebook_size: number of tokens.
+        codebook_size: number of codes.
         codebook_dim: width of their vectors and of the encoder's output.
-        dim, ffn_dim, num_layers: width, inner width and number of the decoder's ConvNeXt blocks.
+        dim: width of the decoder's ConvNeXt blocks.
+        ffn_dim: inner width of the decoder's ConvNeXt blocks.
+        num_layers: number of the decoder's ConvNeXt blocks.
         num_conditions: rows in the tables of the adaptive norms, of which the first is used.
     """
 
@@ -72,20 +80,19 @@ class WavTokenizerConfig(PreTrainedConfig):
 
     @property
     def vocos_config(self) -> VocosConfig:
-        """Sizes of the decoder; the windows of its inverse STFT are four tokens long."""
-        hop = self.samples_per_token
+        """Sizes of the decoder. The windows of its inverse STFT are four tokens long."""
         return VocosConfig(
             self.codebook_dim,
             num_layers=self.num_layers,
             dim=self.dim,
             ffn_dim=self.ffn_dim,
-            n_fft=4 * hop,
-            hop_length=hop,
+            n_fft=4 * self.samples_per_token,
+            hop_length=self.samples_per_token,
         )
 
 
 class WavTokenizerModel(PreTrainedModel):
-    """SEANet encoder -> one codebook -> Vocos with attention; for items without padding (see the adapter)."""
+    """SEANet encoder -> one codebook -> Vocos with attention. It has no padding masks."""
 
     config_class = WavTokenizerConfig
     main_input_name = "waveform"
@@ -97,13 +104,13 @@ class WavTokenizerModel(PreTrainedModel):
         encoder = SEANetEncoder(config.channels, config.strides, config.codebook_dim)
         quantizer = ResidualVQ(1, config.codebook_size, config.codebook_dim)
         parts = nn.ModuleDict({"encoder": encoder, "quantizer": quantizer})
-        self.feature_extractor = nn.ModuleDict({"encodec": parts})  # the official names
+        self.feature_extractor = nn.ModuleDict({"encodec": parts})
         self.backbone = AdaptiveVocos(config.vocos_config, config.num_conditions)
         self.head = ISTFTHead(config.vocos_config)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Nothing: constructors do it, and loading is strict, so that no weight is left to be drawn."""
+        """Do nothing: constructors initialize the weights, and loading is strict, so that none is left to be drawn."""
 
     @property
     def encoder(self) -> Any:
@@ -118,7 +125,7 @@ class WavTokenizerModel(PreTrainedModel):
         return parts["quantizer"]
 
     def extract_features(self, waveform: Tensor) -> Tensor:
-        """Waveform (B, 1, T) -> what is quantised, (B, D, N), N = ceil(T / samples_per_token)."""
+        """Waveform (B, 1, T) -> features before quantization (B, D, N), N = ceil(T / samples_per_token)."""
         return self.encoder(waveform)
 
     def encode(self, waveform: Tensor) -> Tensor:
@@ -130,11 +137,104 @@ class WavTokenizerModel(PreTrainedModel):
         return self.head(self.backbone(self.quantizer.decode(codes)))[:, None]
 
 
+class AdaptiveVocos(nn.Module):
+    """The backbone of the decoder: Vocos behind an attention block; features (B, input_dim, N) -> (B, N, dim).
+
+    Group norms and attention see the whole utterance, so padding would change every frame.
+    """
+
+    def __init__(self, config: VocosConfig, num_conditions: int) -> None:
+        super().__init__()
+        dim = config.dim
+        self.embed = nn.Conv1d(config.input_dim, dim, config.kernel_size, padding="same")
+        self.pos_net = nn.Sequential(
+            ResidualBlock(dim),
+            ResidualBlock(dim),
+            Attention(dim),
+            ResidualBlock(dim),
+            ResidualBlock(dim),
+            _group_norm(dim),
+        )
+        self.norm = AdaptiveNorm(dim, num_conditions)
+        self.convnext = nn.ModuleList(AdaptiveBlock(config, num_conditions) for _ in range(config.num_layers))
+        self.final_layer_norm = nn.LayerNorm(dim, eps=_NORM_EPS)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, input_dim, N) -> (B, N, dim)"""
+        x = self.norm(self.pos_net(self.embed(features)).mT)
+        for block in self.convnext:
+            x = block(x, None, None)
+        return self.final_layer_norm(x)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions, each after a group norm and a swish, with a residual connection."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm1 = _group_norm(dim)
+        self.conv1 = nn.Conv1d(dim, dim, 3, padding=1)
+        self.norm2 = _group_norm(dim)
+        self.conv2 = nn.Conv1d(dim, dim, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D, N) -> (B, D, N)"""
+        y = self.conv1(F.silu(self.norm1(x)))
+        return x + self.conv2(F.silu(self.norm2(y)))
+
+
+class Attention(nn.Module):
+    """One head over all frames, without positions, with a residual connection."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = _group_norm(dim)
+        self.q = nn.Conv1d(dim, dim, 1)
+        self.k = nn.Conv1d(dim, dim, 1)
+        self.v = nn.Conv1d(dim, dim, 1)
+        self.proj_out = nn.Conv1d(dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D, N) -> (B, D, N)"""
+        y = self.norm(x)
+        y = F.scaled_dot_product_attention(self.q(y).mT, self.k(y).mT, self.v(y).mT)
+        return x + self.proj_out(y.mT)
+
+
+class AdaptiveNorm(nn.Module):
+    """Layer norm whose scale and shift depend on a condition."""
+
+    def __init__(self, dim: int, num_conditions: int) -> None:
+        super().__init__()
+        self.scale = nn.Embedding(num_conditions, dim)
+        self.shift = nn.Embedding(num_conditions, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)"""
+        # The files hold a row for each of four bandwidths, but every published script decodes with the first.
+        return F.layer_norm(x, x.shape[-1:], self.scale.weight[0], self.shift.weight[0], _NORM_EPS)
+
+
+class AdaptiveBlock(ConvNeXtBlock):
+    """A ConvNeXt block of Vocos with the adaptive norm."""
+
+    def __init__(self, config: VocosConfig, num_conditions: int) -> None:
+        super().__init__(config)
+        self.norm = AdaptiveNorm(config.dim, num_conditions)  # type: ignore[assignment]  # instead of a LayerNorm
+
+
+def _group_norm(dim: int) -> nn.GroupNorm:
+    return nn.GroupNorm(_NORM_GROUPS, dim, eps=_NORM_EPS)
+
+
 register_model(WavTokenizerModel)
 
 
 class WavTokenizerCodec(CodecAdapter):
-    """One codebook. The FocalCodec paper compares with the model of 40 tokens per second (480 bit/s)."""
+    """WavTokenizer with the methods of `FocalCodecModel`.
+
+    The FocalCodec paper compares with the model of 40 tokens per second (480 bit/s).
+    """
 
     model_class = WavTokenizerModel
 
@@ -142,94 +242,93 @@ class WavTokenizerCodec(CodecAdapter):
     def from_pretrained(
         cls, source: str | Path, num_codebooks: int | None = None, **kwargs: Any
     ) -> "WavTokenizerCodec":
-        """Load a folder or hub id, in our layout or the official one; strictly, in float32 unless `dtype` is given.
+        """Load a folder or hub id, in our layout or the official one; in float32 unless `dtype` is given.
 
-        The official layout is the `state_dict` of the published .ckpt as model.safetensors; no config belongs to it,
-        and the sizes are read off the weights.
+        The official layout is the `state_dict` of the published .ckpt as model.safetensors. There is no config; the
+        shapes of the weights tell the sizes.
 
         Raises:
-            OSError: nothing there, or no safetensors weights; pickled ones are never loaded.
-            ValueError: damaged weights, or a key that is missing, left over or of another shape.
+            OSError: There are no safetensors weights. Pickled ones are never loaded.
+            ValueError: Damaged weights, or a key that is missing, left over or of another shape.
         """
         official = None
         if read_config(source, kwargs).get("model_type") != WavTokenizerConfig.model_type:
             tensors = convert_state_dict(read_safetensors(find_weights(source, kwargs)))
-            official = WavTokenizerConfig(**infer_config(tensors)), tensors
-        return cls(load_native(cls.model_class, source, official, kwargs), num_codebooks)
+            official = (WavTokenizerConfig(**infer_config(tensors)), tensors)
+        return cls(load_native(WavTokenizerModel, source, official, kwargs), num_codebooks)
 
     def code_vectors(self) -> list[Tensor]:
-        """[(codebook_size, D)]: what each token stands for."""
+        """Return [(codebook_size, D)]."""
         return self.model.quantizer.tables()
 
     @staticmethod
-    def _codebooks(config: Any) -> tuple[int, int]:
-        return 1, 1
-
-    @staticmethod
-    def _describe(config: Any, num_codebooks: int) -> CodecConfig:
+    def _make_config(config: Any, num_codebooks: int) -> CodecConfig:
         return CodecConfig(config.sampling_rate, config.samples_per_token, config.codebook_size, num_codebooks)
 
 
 def is_official(config: dict[str, Any]) -> bool:
-    """Whether a config has the sections of the official one (its weights tell the sizes)."""
+    """Whether a config has the sections of the official one."""
     return {"backbone", "head"} <= config.keys() and "model_type" not in config
 
 
 def is_official_folder(folder: Path) -> bool:
-    """Whether a folder without config.json, as the official repository is, holds a WavTokenizer, pickled or not."""
+    """Whether a folder without config.json holds an official WavTokenizer, pickled or not."""
     weights = folder / "model.safetensors"
     if not weights.is_file():
         return any(folder.glob("[Ww]av[Tt]okenizer*.ckpt"))
     try:
         with safe_open(weights, "pt") as file:
-            return _CODEBOOK in file.keys()  # noqa: SIM118, it is no dictionary
+            return _CODEBOOK_KEY in file.keys()  # noqa: SIM118, it is no dictionary
     except SafetensorError:
         return False
 
 
 def convert_state_dict(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official tensors -> ours: without what is not used, with weight normalisation folded."""
-    used = {
-        key: tensor
-        for key, tensor in tensors.items()
-        if not key.startswith(_DROPPED_PREFIXES) and not key.endswith(STATISTICS) and key != _WINDOW
-    }
-    return {key.replace("head.out.", "head.proj."): tensor for key, tensor in fold_weight_norm(used).items()}
+    """Convert official tensors to ours: drop those that are not used, and fold weight normalization."""
+    used = {}
+    for key, tensor in tensors.items():
+        if not key.startswith(_UNUSED_PREFIXES) and not key.endswith(CODEBOOK_STATISTICS) and key != _WINDOW_KEY:
+            used[key.replace("head.out.", "head.proj.")] = tensor
+    return fold_weight_norm(used)
 
 
 def infer_config(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The sizes of tensors in our spelling -> keyword arguments of `WavTokenizerConfig`.
+    """Infer keyword arguments of `WavTokenizerConfig` from tensors with our keys.
 
     Raises:
-        ValueError: a tensor that tells a size is missing, or sizes that no WavTokenizer has together.
+        ValueError: A tensor that tells a size is missing, or the sizes do not fit.
     """
-    names = {
-        "codebook": _CODEBOOK,
-        "ffn": "backbone.convnext.0.pwconv1.weight",
-        "norm": "backbone.norm.scale.weight",
-        "head": "head.proj.weight",
-    }
-    # Among the encoder's layers every third is a convolution; all but the first and the last have a stride.
-    pattern = re.compile(re.escape(_ENCODER) + r"(\d+)\.conv\.conv\.weight")
-    last = max((int(found[1]) for found in map(pattern.fullmatch, tensors) if found), default=0)
-    convs = [f"{_ENCODER}{i}.conv.conv.weight" for i in range(0, last + 1, 3)]
-    absent = [name for name in [*names.values(), *convs] if name not in tensors]
+    # Every third layer of the encoder is a convolution; all but the first and the last have a stride.
+    last_layer = 0
+    num_layers = 0
+    for key in tensors:
+        conv = re.fullmatch(re.escape(_ENCODER_PREFIX) + r"(\d+)\.conv\.conv\.weight", key)
+        if conv:
+            last_layer = max(last_layer, int(conv[1]))
+        if re.fullmatch(r"backbone\.convnext\.\d+\.gamma", key):
+            num_layers += 1
+    convs = [f"{_ENCODER_PREFIX}{i}.conv.conv.weight" for i in range(0, last_layer + 1, 3)]
+
+    absent = [key for key in (_CODEBOOK_KEY, _FFN_KEY, _NORM_KEY, _HEAD_KEY, *convs) if key not in tensors]
     if absent:
         raise ValueError(f"these weights are not those of a WavTokenizer, or not all of them: they lack {absent[:5]}")
-    shapes = {part: tuple(tensors[name].shape) for part, name in names.items()}
-    strides = [tensors[name].shape[-1] // 2 for name in convs[1:-1]]
-    if shapes["head"][0] != 4 * math.prod(strides) + 2:
+    codebook_size, codebook_dim = tensors[_CODEBOOK_KEY].shape
+    num_conditions, dim = tensors[_NORM_KEY].shape
+    num_head_rows = tensors[_HEAD_KEY].shape[0]
+    # The kernel of a convolution with a stride is twice as long as the stride.
+    strides = [tensors[key].shape[-1] // 2 for key in convs[1:-1]]
+    if num_head_rows != 4 * math.prod(strides) + 2:
         raise ValueError(
-            f"{names['head']} has {shapes['head'][0]} rows, which strides {strides} do not lead to: the weights belong "
-            "to different models, or are not all there"
+            f"{_HEAD_KEY} has {num_head_rows} rows, but strides {strides} need {4 * math.prod(strides) + 2}: the "
+            "weights belong to different models, or are incomplete"
         )
     return {
         "channels": tensors[convs[0]].shape[0],
         "strides": strides,
-        "codebook_size": shapes["codebook"][0],
-        "codebook_dim": shapes["codebook"][1],
-        "dim": shapes["norm"][1],
-        "ffn_dim": shapes["ffn"][0],
-        "num_layers": sum(key.startswith("backbone.convnext.") and key.endswith(".gamma") for key in tensors),
-        "num_conditions": shapes["norm"][0],
+        "codebook_size": codebook_size,
+        "codebook_dim": codebook_dim,
+        "dim": dim,
+        "ffn_dim": tensors[_FFN_KEY].shape[0],
+        "num_layers": num_layers,
+        "num_conditions": num_conditions,
     }
