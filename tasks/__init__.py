@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from .inference.enhance import enhance
     from .inference.result import SpeechResult, Transcript
     from .inference.separate import separate
-    from .inference.speak import speak
-    from .inference.stream_speech import SpeechStream, stream_speech
+    from .inference.speak import SpeechStream, speak, stream_speech
     from .inference.transcribe import transcribe
 
 __all__ = [
@@ -27,15 +26,16 @@ __all__ = [
     "transcribe",
 ]
 
-_CLASS_MODULES = {"SpeechResult": "result", "SpeechStream": "stream_speech", "Transcript": "result"}
+# Names that are not in the module of `inference` that has their name.
+_MODULES = {"SpeechResult": "result", "SpeechStream": "speak", "Transcript": "result", "stream_speech": "speak"}
 
 
 def __getattr__(name: str) -> Any:
     """Import a task when it is first used, so that the command line starts without torch.
 
-    The function of a task is in the module of `inference` that has its name.
+    The function of a task is in the module of `inference` that has its name, unless `_MODULES` says otherwise.
     """
-    module = f"{__name__}.inference.{_CLASS_MODULES.get(name, name)}"
+    module = f"{__name__}.inference.{_MODULES.get(name, name)}"
     if name.startswith("_") or find_spec(module) is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
     try:

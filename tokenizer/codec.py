@@ -3,6 +3,7 @@
 B batch, T samples, N token frames, K codebooks, D feature width.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,3 +158,19 @@ class Codec(Protocol):
 
     def to(self, device: str | torch.device, /) -> Any:
         """Move the weights."""
+
+
+def code_usage(tokens: Tensor, codebook_size: int) -> dict[str, float]:
+    """Return how many codes occur, their share of those that uniform use would show, and the entropy of the codes."""
+    counts = torch.bincount(tokens, minlength=codebook_size).double()
+    p = counts[counts > 0] / counts.sum()
+    entropy = float(-(p * p.log2()).sum())
+    expected = codebook_size * (1 - (1 - 1 / codebook_size) ** len(tokens))
+    used = len(p)
+    return {
+        "tokens": float(len(tokens)),
+        "codes_used": float(used),
+        "code_share": used / expected,
+        "entropy_bits": entropy,
+        "normalised_entropy": entropy / math.log2(used) if used > 1 else 0.0,
+    }

@@ -39,9 +39,8 @@ def speak(
     check_audio_suffix(out)
     from ...lm.sampling import Sampling
     from ..inference.inputs import open_model
-    from ..inference.speak import default_sampling
+    from ..inference.speak import default_sampling, stream_speech
     from ..inference.speak import speak as speak_text
-    from ..inference.stream_speech import stream_speech
 
     lm = open_model(model)
     # An option that is given replaces the model's default sampling as a whole.

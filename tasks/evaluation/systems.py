@@ -20,8 +20,7 @@ from ...tokenizer.audio_tokenizer import AudioTokenizer
 from ..inference.enhance import enhance
 from ..inference.inputs import InputKind, task_template
 from ..inference.separate import separate
-from ..inference.speak import can_speak_as, speak
-from ..inference.stream_speech import stream_speech
+from ..inference.speak import can_speak_as, speak, stream_speech
 from .baselines import (
     CODEC_PROGRAMS,
     SPEECH_PROGRAMS,

@@ -12,7 +12,7 @@ from focallm.data.token_store import weights_hash
 from focallm.lm import SpeechLM
 from focallm.tasks import speak
 from focallm.tasks.cli import commands as cli
-from focallm.tasks.inference.stream_speech import stream_speech
+from focallm.tasks.inference.speak import stream_speech
 from focallm.tokenizer import read_audio, write_audio
 
 pytest.importorskip("espeakng_loader")

@@ -12,11 +12,12 @@ import torch
 import yaml
 
 from focallm.tokenizer import FocalCodecModel, write_audio
+from focallm.tokenizer.codec import code_usage
 from focallm.tokenizer.training import trainer, validation
 from focallm.tokenizer.training.config import StageConfig, load_stage
 from focallm.tokenizer.training.stages import build_stage
 from focallm.tokenizer.training.trainer import train_codec
-from focallm.tokenizer.training.validation import code_use, edit_distance
+from focallm.tokenizer.training.validation import edit_distance
 
 FOCAL = {"focal_window": 3, "focal_level": 1, "focal_factor": 2, "factors": [1], "hidden_dims": [16]}
 MODEL = {
@@ -209,12 +210,12 @@ def test_a_teacher_needs_texts(speech, tmp_path):
 
 
 def test_use_of_codes_is_compared_with_even_use():
-    even = code_use(torch.randint(64, (4000,), generator=torch.Generator().manual_seed(0)), 64)
+    even = code_usage(torch.randint(64, (4000,), generator=torch.Generator().manual_seed(0)), 64)
     assert even["codes_used"] == 64
     assert even["normalised_entropy"] > 0.99
-    few = code_use(torch.randint(64, (40,), generator=torch.Generator().manual_seed(0)), 64)
+    few = code_usage(torch.randint(64, (40,), generator=torch.Generator().manual_seed(0)), 64)
     assert few["code_share"] == pytest.approx(1, abs=0.25)  # not 40 of 64
-    assert code_use(torch.zeros(40, dtype=torch.long), 64)["code_share"] < 0.05
+    assert code_usage(torch.zeros(40, dtype=torch.long), 64)["code_share"] < 0.05
 
 
 def test_edit_distance():

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..codec import code_usage
 from .dataset import Batch
 from .losses import weighted_sum
 from .stages import StageOutput
@@ -72,7 +73,7 @@ class Validation:
         metrics["validation_loss"] = float(weighted_sum(means, loss_weights))
         tokens = [output.tokens for output in outputs if output.tokens is not None]
         if tokens:
-            usage = code_use(torch.cat(tokens), self.codebook_size)
+            usage = code_usage(torch.cat(tokens), self.codebook_size)
             metrics |= usage
             self._warn_of_collapse(usage)
         if first.transcripts:
@@ -126,22 +127,6 @@ class Validation:
     def _words(self, asr: TranscribeFunction, waveform: Tensor) -> list[str]:
         transcript = asr(waveform[0].float().cpu().numpy(), self.sampling_rate)
         return re.findall(r"[\w']+", transcript.lower())
-
-
-def code_use(tokens: Tensor, codebook_size: int) -> dict[str, float]:
-    """Return how many codes occur, their share of those that uniform use would show, and the entropy of the codes."""
-    counts = torch.bincount(tokens, minlength=codebook_size).double()
-    p = counts[counts > 0] / counts.sum()
-    entropy = float(-(p * p.log2()).sum())
-    expected = codebook_size * (1 - (1 - 1 / codebook_size) ** len(tokens))
-    used = len(p)
-    return {
-        "tokens": float(len(tokens)),
-        "codes_used": float(used),
-        "code_share": used / expected,
-        "entropy_bits": entropy,
-        "normalised_entropy": entropy / np.log2(used) if used > 1 else 0.0,
-    }
 
 
 def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:

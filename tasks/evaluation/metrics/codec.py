@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ....tokenizer.audio_tokenizer import AudioTokenizer
-from ....tokenizer.training.validation import code_use
+from ....tokenizer.codec import code_usage
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def code_figures(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     start = 0
     for size in sizes:
         codebook_ids = ids[(ids >= start) & (ids < start + size)] - start
-        use_by_codebook.append(code_use(codebook_ids, size))
+        use_by_codebook.append(code_usage(codebook_ids, size))
         codes_used += int(use_by_codebook[-1]["codes_used"])
         start += size
     figures = {"tokens": len(ids), "codes_used": codes_used, "codes": sum(sizes), "code_usage": codes_used / sum(sizes)}
