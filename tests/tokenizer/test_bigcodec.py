@@ -1,4 +1,4 @@
-"""BigCodec: golden fixture of the reference (reduced sizes, random weights), the published keys, faulty files."""
+"""BigCodec: golden tensors of the reference (small sizes, random weights), the published keys, faulty files."""
 
 import gzip
 import json
@@ -133,12 +133,10 @@ def test_the_constant_filter_is_that_of_the_checkpoint():
 
 def test_other_spellings_of_the_official_layout(golden, tmp_path):
     tensors = load_file(GOLDEN / "model.safetensors")
-    renamed = {
-        key.replace("weight_g", "parametrizations.weight.original0").replace(
-            "weight_v", "parametrizations.weight.original1"
-        ): tensor
-        for key, tensor in tensors.items()
-    }
+    renamed = {}
+    for key, tensor in tensors.items():
+        key = key.replace("weight_g", "parametrizations.weight.original0")
+        renamed[key.replace("weight_v", "parametrizations.weight.original1")] = tensor
     save_file(renamed | {"discriminator.a": torch.zeros(1)}, tmp_path / "bigcodec.safetensors")
     shutil.copy(GOLDEN / "config.json", tmp_path)
     codec = BigCodec.from_pretrained(tmp_path)
@@ -149,11 +147,7 @@ def test_other_spellings_of_the_official_layout(golden, tmp_path):
     ("fault", "error", "words"),
     [
         ("missing", ValueError, r"1 keys missing: \['CodecEnc.block.0.bias'\]"),
-        (
-            "missing gain",
-            ValueError,
-            r"lack CodecEnc.block.0.weight_g, half of a layer",
-        ),
+        ("missing gain", ValueError, "lack CodecEnc.block.0.weight_g, half of a layer"),
         ("extra", ValueError, r"1 keys left over: \['generator.more'\]"),
         ("shape", ValueError, r"another shape: \['CodecEnc.block.0.bias"),
         ("gain", ValueError, r"CodecEnc.block.0.weight_g has the shape \(3, 3\)"),

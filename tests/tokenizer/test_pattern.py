@@ -1,4 +1,4 @@
-"""Code patterns are reversible, whatever the shapes."""
+"""Code patterns are reversible for any shape."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_delay_shifts_each_codebook_by_one_more_step():
     assert pattern.apply(torch.tensor([[1, 2, 3], [4, 0, 1]])).tolist() == [[1, 2, 3, 10], [10, 4, 0, 1]]
 
 
-def test_says_what_is_wrong():
+def test_errors_name_the_problem():
     pattern = CodePattern((10, 5))
     with pytest.raises(ValueError, match=r"frame 1 has the code 7 for codebook 1, which holds 0 ... 4"):
         pattern.apply(torch.tensor([[1, 2], [3, 7]]))

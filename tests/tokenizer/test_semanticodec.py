@@ -1,4 +1,4 @@
-"""SemantiCodec with a stand-in for the package of its authors: the calls, lengths, options, and what is saved."""
+"""SemantiCodec with a stand-in for the package of its authors: calls, lengths, options and saved files."""
 
 import json
 import sys
@@ -14,11 +14,11 @@ from focallm.tokenizer.chunk_decoder import ChunkDecoder
 from focallm.tokenizer.long_audio import decode_long, encode_long
 
 SEGMENT, PATCH = 163840, 2560
-FRAMES = {25: 2, 50: 4, 100: 8}  # of 0.16 s
+FRAMES = {25: 2, 50: 4, 100: 8}  # token rate -> frames in 0.16 s
 
 
 class Encoder(nn.Module):
-    """A code says how loud its stretch of sound is, and which band it stands for."""
+    """Its semantic code is the loudness of a frame, and its acoustic code the band."""
 
     def __init__(self, token_rate, semantic_size):
         super().__init__()
@@ -63,8 +63,10 @@ def filterbank(wave, rate, target_length):
 
 @pytest.fixture(autouse=True)
 def package(monkeypatch):
-    package, utils = ModuleType("semanticodec"), ModuleType("semanticodec.utils")
-    package.SemantiCodec, utils.extract_kaldi_fbank_feature = Official, filterbank
+    package = ModuleType("semanticodec")
+    package.SemantiCodec = Official
+    utils = ModuleType("semanticodec.utils")
+    utils.extract_kaldi_fbank_feature = filterbank
     monkeypatch.setitem(sys.modules, "semanticodec", package)
     monkeypatch.setitem(sys.modules, "semanticodec.utils", utils)
 
@@ -111,7 +113,7 @@ def test_a_batch_gives_what_single_items_give(tokenizer):
         assert np.array_equal(sound, tokenizer.decode(single, num_samples=len(wave)))
 
 
-def test_the_same_codes_sound_the_same_unless_the_seed_differs_and_the_callers_noise_goes_on(tokenizer):
+def test_decoding_depends_on_codes_and_seed_only_and_keeps_the_global_random_state(tokenizer):
     ids = tokenizer(noise(9000), 16000)["input_ids"]
     torch.manual_seed(5)
     expected = torch.rand(1)
@@ -122,13 +124,15 @@ def test_the_same_codes_sound_the_same_unless_the_seed_differs_and_the_callers_n
     assert not np.array_equal(first, AudioTokenizer.from_pretrained("semanticodec", seed=1).decode(ids))
 
 
-def test_windows_and_pieces_begin_with_whole_blocks(tokenizer):
-    codec, wave = tokenizer.codec, noise(16000 * 9 + 77)
+def test_windows_and_chunks_begin_with_whole_blocks(tokenizer):
+    codec = tokenizer.codec
+    wave = noise(16000 * 9 + 77)
     codes = codec.encode(wave[None])["audio_codes"]
     windows = encode_long(codec, wave[None], window_s=2.1, context_s=0.7)
     assert torch.equal(windows[:, 1], codes[:, 1])
     assert decode_long(codec, codes, len(wave), 2.1, 0.7).shape == (1, len(wave))
-    decoder, ids = ChunkDecoder(tokenizer, context_s=1.3, lookahead_s=0.1), tokenizer.pattern.apply(codes[0])
+    decoder = ChunkDecoder(tokenizer, context_s=1.3, lookahead_s=0.1)
+    ids = tokenizer.pattern.apply(codes[0])
     pieces = [decoder.push(piece) for piece in ids.split(37)] + [decoder.finish()]
     assert sum(map(len, pieces)) == codes.shape[2] * 640
 
@@ -172,12 +176,12 @@ def test_options_are_saved_and_weights_beside_them_are_used(tmp_path):
         ({"steps": 20}, "no options \\['steps'\\]"),
     ],
 )
-def test_what_was_not_published_is_an_error(options, message):
+def test_refuses_options_that_were_not_published(options, message):
     with pytest.raises(ValueError, match=message):
         AudioTokenizer.from_pretrained("semanticodec", **options)
 
 
-def test_a_code_beyond_its_own_codebook_is_an_error():
+def test_refuses_a_code_beyond_its_own_codebook():
     codec = AudioTokenizer.from_pretrained("semanticodec", semantic_vocab_size=4096).codec
     codes = torch.zeros(1, 2, 4, dtype=torch.long)
     codes[0, 0, 1] = 5000
@@ -185,7 +189,7 @@ def test_a_code_beyond_its_own_codebook_is_an_error():
         codec.decode(codes)
 
 
-def test_without_the_package_the_error_says_how_it_is_installed(monkeypatch):
+def test_without_the_package_the_error_tells_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "semanticodec", None)
     with pytest.raises(ImportError, match=r"pip install git\+https://github.com/haoheliu/SemantiCodec-inference"):
         AudioTokenizer.from_pretrained("semanticodec")

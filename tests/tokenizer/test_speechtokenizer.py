@@ -1,4 +1,4 @@
-"""SpeechTokenizer: golden fixtures of the published code, its keys at full size, both layouts, refusals."""
+"""SpeechTokenizer: golden fixtures of the published code, its keys at full size, both layouts, errors."""
 
 import functools
 import gzip

@@ -1,4 +1,4 @@
-"""TS3-Codec with random weights (there are no others): the published sizes, streaming, folders."""
+"""TS3-Codec with random weights (none were published): the published sizes, streaming, folders."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_counts_and_lengths(codec, samples):
 
 
 @pytest.mark.parametrize("frames", [1, 2, 7, 23])
-def test_a_stream_equals_the_whole(codec, frames):
+def test_a_stream_equals_one_pass(codec, frames):
     wave = noise(2, 1, 40 * 23 - 11)
     with torch.no_grad():
         codes = codec.model.encode(wave)
@@ -59,15 +59,15 @@ def test_a_stream_equals_the_whole(codec, frames):
     assert torch.equal(streamed, codes)
     decoded = torch.cat([stream.decode(chunk) for chunk in codes.split(frames, dim=2)], dim=2)
     torch.testing.assert_close(decoded, audio, atol=1e-5, rtol=0)
-    remembered = {k.shape[2] for state in (stream.encoding, stream.decoding) for k, _ in state.key_values.values()}
-    assert remembered == {4}
+    num_past_frames = {k.shape[2] for state in (stream.encoding, stream.decoding) for k, _ in state.key_values.values()}
+    assert num_past_frames == {4}
     with pytest.raises(ValueError, match="ended the stream"):
         stream.encode(wave[..., :40])
     with pytest.raises(ValueError, match="a chunk must be"):
         stream.decode(codes[:1])
 
 
-def test_nothing_looks_ahead_or_further_back_than_the_windows(codec):
+def test_frames_depend_on_the_window_and_not_on_the_future(codec):
     wave = noise(1, 1, 40 * 30)
     changed = wave.clone()
     changed[..., 40 * 15 : 40 * 16] += 1

@@ -1,4 +1,4 @@
-"""WavLM6-KM: golden fixture of the reference (reduced, random weights), WavLM as in transformers, faulty files."""
+"""WavLM6-KM: golden tensors of the reference (small sizes, random weights), WavLM as in transformers, faulty files."""
 
 import gzip
 import json
@@ -50,11 +50,11 @@ def wavlm():
 
 @pytest.fixture(scope="module")
 def whole(wavlm, tmp_path_factory):
-    """The golden files in the layout of the hub, with a tiny WavLM beside them and centroids that it comes near."""
+    """The golden files in the layout of the hub, with a tiny WavLM and some of its features as centroids."""
     folder = tmp_path_factory.mktemp("wavlm_km")
     for name in (*FILES, "config.json"):
         shutil.copy(GOLDEN / name, folder)
-    features = their_features(wavlm, noise(16000), (6,))[0, :, :, 0]
+    features = reference_features(wavlm, noise(16000), (6,))[0, :, :, 0]
     save_file({"kmeanss.0.centroids": features[::2][:24].contiguous()}, folder / FILES[0])
     wavlm.save_pretrained(folder / "wavlm-large")
     return folder
@@ -66,8 +66,8 @@ def codec(whole):
 
 
 @torch.no_grad()
-def their_features(wavlm, waveform, layers):
-    """What the specification says: each row normalised, outputs of the layers, (B, N, D, K)."""
+def reference_features(wavlm, waveform, layers):
+    """Normalize each waveform, and return the outputs of the layers by transformers, (B, N, D, K)."""
     rows = waveform[:, 0]
     rows = (rows - rows.mean(1, keepdim=True)) / (rows.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
     states = wavlm(rows, output_hidden_states=True).hidden_states
@@ -144,11 +144,11 @@ def test_real_frames_of_a_padded_batch_equal_single_items(decoder, golden):
 def test_features_are_those_of_transformers(monkeypatch, wavlm, codec, samples, layers):
     monkeypatch.setattr(codec.model.config, "layer_ids", layers)
     found = codec.model.extract_features(noise(samples, batch=2))
-    close(found, their_features(wavlm, noise(samples, batch=2), layers), 2e-5)
+    close(found, reference_features(wavlm, noise(samples, batch=2), layers), 2e-5)
 
 
 @torch.no_grad()
-def test_waveforms_are_normalised_unless_the_preprocessor_says_otherwise(wavlm, whole, tmp_path):
+def test_waveforms_are_normalized_unless_the_preprocessor_config_disables_it(wavlm, whole, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     (tmp_path / "wavlm-large" / "preprocessor_config.json").write_text('{"do_normalize": false}')
     found = WavLMKM.from_pretrained(tmp_path).model.extract_features(noise(2000))[..., 0]
@@ -200,7 +200,7 @@ def test_without_a_wavlm_it_only_decodes(decoder, golden, tmp_path, caplog):
         tok(noise(2000)[0, 0])
 
 
-def test_wavlm_comes_from_the_hub_where_it_is_not_beside_the_codec(monkeypatch, whole):
+def test_wavlm_comes_from_the_hub_if_it_is_not_beside_the_codec(monkeypatch, whole):
     monkeypatch.setattr(wavlm_km_checkpoint, "WAVLM_HUB_ID", str(whole / "wavlm-large"))
     monkeypatch.setattr(wavlm_km_checkpoint, "WAVLM_WIDTH", 32)
     assert WavLMKM.from_pretrained(GOLDEN).encode(noise(2000)).audio_codes.shape == (1, 1, 6)
@@ -240,7 +240,7 @@ def test_the_positions_of_a_new_model_are_those_of_the_file(decoder):
 @pytest.mark.parametrize(("files", "books", "layers"), [
     (("6", "1-3-6"), None, (6,)), (("6", "1-3-6"), 3, (1, 3, 6)), (("1-3-6",), None, (1, 3, 6)), (("6",), 3, None),
 ])  # fmt: skip
-def test_which_of_the_published_models_is_meant(tmp_path, files, books, layers):
+def test_which_published_model_is_found(tmp_path, files, books, layers):
     for name in files:
         (tmp_path / f"quantizer_{name}.safetensors").touch()
     assert find_published_layers(tmp_path, books, {}) == layers
@@ -284,14 +284,15 @@ def test_equally_near_clusters_give_the_lowest_code(decoder, golden):
     assert kmeans.encode(kmeans.centroids[None]).tolist() == [[0, 1, 2, 3, 4, 3, *range(6, 24)]]
 
 
-@pytest.mark.parametrize("frames", [1024, 1025])  # as long as features are wide: no trap where codes have methods
+# 1024 is also the width of the published features; frames and features must not be confused.
+@pytest.mark.parametrize("frames", [1024, 1025])
 def test_any_number_of_codes_becomes_as_many_vectors(decoder, frames):
     assert decoder.model.quantizer.decode(torch.zeros(1, 1, frames, dtype=torch.long)).shape == (1, frames, 32, 1)
 
 
 @torch.no_grad()
-def test_more_frames_than_positions_are_decoded_in_pieces(decoder, golden):
-    codes = golden["toks"][:1, None].repeat(1, 1, 8)  # 168
+def test_more_frames_than_positions_are_decoded_in_windows(decoder, golden):
+    codes = golden["toks"][:1, None].repeat(1, 1, 8)  # 168 frames
     whole, longer = codes[..., :64], codes[..., :65]
     assert torch.equal(decoder.decode(whole).audio_values, decoder.model.decode(whole))
     for item in (longer, codes):
@@ -302,7 +303,7 @@ def test_more_frames_than_positions_are_decoded_in_pieces(decoder, golden):
         decoder.model.decode(longer)
 
 
-def test_refuses_what_is_too_short(decoder, codec):
+def test_refuses_input_that_is_too_short(decoder, codec):
     with pytest.raises(ValueError, match="takes 4 frames, found 3: encode at least 1360 samples"):
         decoder.decode(torch.zeros(1, 1, 3, dtype=torch.long))
     with pytest.raises(ValueError, match="at least 400 samples, found 399"):

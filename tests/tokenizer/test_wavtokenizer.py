@@ -1,4 +1,4 @@
-"""WavTokenizer: golden fixtures of the published code, its keys at full size, both layouts, refusals."""
+"""WavTokenizer: golden fixtures of the published code, its keys at full size, both layouts, errors."""
 
 import functools
 import gzip

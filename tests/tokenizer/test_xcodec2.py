@@ -1,4 +1,4 @@
-"""X-Codec2 and NeuCodec, tiny and random: equal to transformers with its own feature extractors; lengths, folders."""
+"""X-Codec2 and NeuCodec with tiny random weights: equal to transformers with their own feature extractors."""
 
 import copy
 import sys
@@ -34,14 +34,14 @@ def fbank(waveform, **options):
 
 @pytest.fixture
 def official(monkeypatch):
-    """`official(codec, wave)`: what the feature extractor of transformers gives, on a stand-in for torchaudio."""
+    """`official(codec, wave)`: run its feature extractor of transformers with a stand-in for torchaudio."""
     torchaudio = SimpleNamespace(compliance=SimpleNamespace(kaldi=SimpleNamespace(fbank=fbank)))
     for extractor_class in (Xcodec2FeatureExtractor, NeuCodecFeatureExtractor):
         module = sys.modules[extractor_class.__module__]
         monkeypatch.setattr(module, "torchaudio", torchaudio, raising=False)
 
     def extract(codec, wave):
-        extractor = codec._make_feature_extractor()
+        extractor = codec.make_feature_extractor()
         call = type(extractor).__call__
         call = getattr(call, "__wrapped__", call)  # without asking for torchaudio
         return call(extractor, wave.flatten().numpy(), sampling_rate=16000, return_tensors="pt")
@@ -52,8 +52,9 @@ def official(monkeypatch):
 @pytest.mark.parametrize("samples", [320, 6400, 6399, 7001])
 @torch.no_grad()
 def test_equals_transformers_from_the_waveform_on(codec, official, samples):
-    wave, rates = noise(1, 1, samples), codec.config.output_sampling_rate / 16000
-    if type(codec) is NeuCodec:  # transformers loses the last frame where it is incomplete
+    wave = noise(1, 1, samples)
+    rate_ratio = codec.config.output_sampling_rate / 16000
+    if type(codec) is NeuCodec:  # transformers would drop an incomplete last frame
         expected = codec.model(**official(codec, F.pad(wave, (0, -samples % 320))))
     else:
         expected = codec.model(**official(codec, wave))
@@ -61,7 +62,7 @@ def test_equals_transformers_from_the_waveform_on(codec, official, samples):
     assert torch.equal(out.audio_codes, expected.audio_codes)
     assert samples < 6000 or out.audio_codes.unique().numel() > 1  # random weights do tell frames apart
     audio = codec.decode(out.audio_codes, num_samples=samples).audio_values
-    torch.testing.assert_close(audio, expected.audio_values[..., : int(samples * rates)], atol=1e-6, rtol=0)
+    torch.testing.assert_close(audio, expected.audio_values[..., : int(samples * rate_ratio)], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("samples", [1, 319, 320, 321, 5000])
@@ -95,10 +96,8 @@ def test_save_and_load_through_the_audio_tokenizer(codec, tmp_path):
     tok.save_pretrained(tmp_path)
     again = AudioTokenizer.from_pretrained(tmp_path)
     assert type(again.codec) is type(codec)
-    assert (
-        again.codec._make_feature_extractor().to_dict()
-        == type(codec._make_feature_extractor()).from_pretrained(tmp_path).to_dict()
-    )
+    extractor = codec.make_feature_extractor()
+    assert again.codec.make_feature_extractor().to_dict() == type(extractor).from_pretrained(tmp_path).to_dict()
     wave = noise(9001)
     ids = again(wave)["input_ids"]
     assert torch.equal(ids, tok(wave)["input_ids"])
@@ -112,7 +111,7 @@ def test_a_long_file_gets_as_many_tokens_as_one_pass_gives(codec, samples):
     assert codes.shape == (1, 1, int(codec.num_tokens(samples)))
 
 
-def test_tokens_stand_for_the_points_of_a_grid(codec):
+def test_code_vectors_are_the_points_of_a_grid(codec):
     (table,) = codec.code_vectors()
     assert table.shape == (4 * 4 * 3, 3)
     assert len(table.unique(dim=0)) == len(table)

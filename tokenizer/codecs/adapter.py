@@ -101,7 +101,7 @@ class CodecAdapter(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model and its feature extractor; transformers can open the folder, too."""
         self.model.save_pretrained(folder)
-        self._make_feature_extractor().save_pretrained(folder)
+        self.make_feature_extractor().save_pretrained(folder)
 
     @property
     def pretrained_model(self) -> PreTrainedModel:
@@ -206,25 +206,41 @@ class CodecAdapter(nn.Module):
         """
         raise ValueError(f"a {type(self).__name__} cannot be streamed: use a causal FocalCodec")
 
-    # Every codec defines these three.
+    # Every codec defines the next three methods.
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, num_codebooks: int | None = None, **kwargs: Any) -> "CodecAdapter":
+        """Load a folder or hub id.
+
+        Args:
+            source: folder or hub id.
+            num_codebooks: how many codebooks to use; see the class.
+            kwargs: options of transformers, such as `revision`. Weights are float32 unless `dtype` is given.
+
+        Raises:
+            OSError: There are no safetensors weights. Pickled ones are never loaded.
+            ValueError: Damaged weights, or a key that is missing or of another shape. Native codecs also raise it for
+                keys that are left over.
+        """
+        raise NotImplementedError
 
     def code_vectors(self) -> list[Tensor]:
         """Return the vector of every code inside the codec: (codebook_size, D) for each codebook in use."""
         raise NotImplementedError
 
     @staticmethod
-    def _count_codebooks(config: Any) -> tuple[int, int]:
-        """Return the number of codebooks of a model, and the number that is used by default."""
-        return 1, 1
-
-    @staticmethod
     def _make_config(config: Any, num_codebooks: int) -> CodecConfig:
         """Describe the wrapped model, given its config and the number of codebooks in use."""
         raise NotImplementedError
 
-    # Codecs override these where they differ.
+    # Codecs override the next methods where they differ.
 
-    def _make_feature_extractor(self) -> FeatureExtractionMixin:
+    @staticmethod
+    def _count_codebooks(config: Any) -> tuple[int, int]:
+        """Return the number of codebooks of a model, and the number that is used by default."""
+        return 1, 1
+
+    def make_feature_extractor(self) -> FeatureExtractionMixin:
         """Make the feature extractor that transformers uses with this codec."""
         # Native codecs save that of EnCodec, which only stores the sampling rate. Importing it takes time.
         from transformers import EncodecFeatureExtractor

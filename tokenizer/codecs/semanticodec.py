@@ -165,7 +165,7 @@ class SemantiCodec(CodecAdapter):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the options, but not the weights: the package can only read its own files, and downloads them again."""
         self.model.config.save_pretrained(folder)
-        self._make_feature_extractor().save_pretrained(folder)
+        self.make_feature_extractor().save_pretrained(folder)
 
     def num_tokens(self, num_samples: Tensor | int) -> Tensor:
         """Return the number of frames for a number of samples, in whole patches. A full last patch adds another one."""

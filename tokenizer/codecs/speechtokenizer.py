@@ -113,7 +113,7 @@ class SpeechTokenizerCodec(CodecAdapter):
     def from_pretrained(
         cls, source: str | Path, num_codebooks: int | None = None, **kwargs: Any
     ) -> "SpeechTokenizerCodec":
-        """Load a folder or hub id, in our layout or the official one; in float32 unless `dtype` is given.
+        """Load a folder or hub id, in our layout or the official one.
 
         The official layout is the published config.json, and the tensors of the .pt file as model.safetensors.
 

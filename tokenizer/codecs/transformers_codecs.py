@@ -32,17 +32,7 @@ class TransformersCodec(CodecAdapter):
     def from_pretrained(
         cls, source: str | Path, num_codebooks: int | None = None, **kwargs: Any
     ) -> "TransformersCodec":
-        """Load a folder or hub id of transformers.
-
-        Args:
-            source: folder or hub id.
-            num_codebooks: see the class.
-            kwargs: options of transformers; weights are float32 unless `dtype` is given.
-
-        Raises:
-            OSError: There are no safetensors weights. Pickled ones are never loaded.
-            ValueError: Damaged weights, or a key is missing or of another shape.
-        """
+        """Load a folder or hub id of transformers; see `CodecAdapter.from_pretrained`."""
         options: dict[str, Any] = {"dtype": torch.float32, **kwargs}
         options |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
         load: Any = cls.get_model_class().from_pretrained
@@ -115,7 +105,7 @@ class DacCodec(TransformersCodec):
     def _make_config(config: Any, num_codebooks: int) -> CodecConfig:
         return CodecConfig(config.sampling_rate, config.hop_length, config.codebook_size, num_codebooks)
 
-    def _make_feature_extractor(self) -> FeatureExtractionMixin:
+    def make_feature_extractor(self) -> FeatureExtractionMixin:
         return transformers.DacFeatureExtractor(
             sampling_rate=self.config.sampling_rate, hop_length=self.config.samples_per_token
         )
@@ -177,7 +167,7 @@ class Xcodec2Codec(TransformersCodec):
         codebook_size = math.prod(config.quantization_levels)
         return CodecConfig(config.sampling_rate, config.hop_length, codebook_size, num_codebooks)
 
-    def _make_feature_extractor(self) -> FeatureExtractionMixin:
+    def make_feature_extractor(self) -> FeatureExtractionMixin:
         from transformers.models.xcodec2.feature_extraction_xcodec2 import Xcodec2FeatureExtractor
 
         return Xcodec2FeatureExtractor(
@@ -230,7 +220,7 @@ class NeuCodec(Xcodec2Codec):
             output_sampling_rate=config.output_sampling_rate,
         )
 
-    def _make_feature_extractor(self) -> FeatureExtractionMixin:
+    def make_feature_extractor(self) -> FeatureExtractionMixin:
         from transformers.models.neucodec.feature_extraction_neucodec import NeuCodecFeatureExtractor
 
         return NeuCodecFeatureExtractor(

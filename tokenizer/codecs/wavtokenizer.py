@@ -242,7 +242,7 @@ class WavTokenizerCodec(CodecAdapter):
     def from_pretrained(
         cls, source: str | Path, num_codebooks: int | None = None, **kwargs: Any
     ) -> "WavTokenizerCodec":
-        """Load a folder or hub id, in our layout or the official one; in float32 unless `dtype` is given.
+        """Load a folder or hub id, in our layout or the official one.
 
         The official layout is the `state_dict` of the published .ckpt as model.safetensors. There is no config; the
         shapes of the weights tell the sizes.

@@ -83,7 +83,7 @@ def test_save_and_load_through_the_audio_tokenizer(name, tiny_codec, tmp_path):
     assert torch.equal(fewer.encode_codes([wave])[0], tok.encode_codes([wave])[0][:2])
 
 
-def test_a_long_file_goes_through_windows(monkeypatch, tiny_codec):
+def test_a_long_file_is_encoded_in_windows(monkeypatch, tiny_codec):
     monkeypatch.setattr("focallm.tokenizer.audio_tokenizer.MAX_WHOLE_S", 1.0)
     tok = AudioTokenizer(tiny_codec("encodec"))
     ids = tok(noise(24000 * 3 + 5))
@@ -99,7 +99,7 @@ def test_refuses_more_codebooks_than_there_are(name, tiny_codec):
         tiny_codec(name, num_codebooks=available + 1)
 
 
-def test_refuses_what_tokens_cannot_carry(tiny_codec):
+def test_refuses_the_stereo_encodec(tiny_codec):
     with pytest.raises(ValueError, match="24 kHz mono"):
         tiny_codec("encodec", normalize=True)
 
