@@ -69,8 +69,9 @@ def summarize_corpus(corpus: Sequence[Utterance]) -> dict[str, Any]:
     """Summarize a corpus for a model card.
 
     Returns:
-        The number of utterances, hours, a hash, and `groups`: the same numbers for each `source` and `licence` in the
-        extra columns. The hash covers ids, durations in ms and texts in their order, but not the samples.
+        The number of utterances, hours, a hash, and `groups`: the same numbers for each `source` and `license` in the
+        extra columns, or `licence`. The hash covers ids, durations in ms and texts in their order,
+        but not the samples.
     """
     digest = hashlib.sha256()
     total_seconds = 0.0
@@ -80,16 +81,17 @@ def summarize_corpus(corpus: Sequence[Utterance]) -> dict[str, Any]:
         seconds = utterance.duration() or 0.0
         total_seconds += seconds
         digest.update(f"{utterance.id}\t{round(1000 * seconds)}\t{utterance.text or ''}\n".encode())
-        group = (utterance.extra.get("source") or "not named", utterance.extra.get("licence") or "not named")
+        license = utterance.extra.get("license") or utterance.extra.get("licence") or "not named"
+        group = (utterance.extra.get("source") or "not named", license)
         seconds_of[group].append(seconds)
         speakers_of[group].add(utterance.speaker or "")
     groups = []
-    for source, licence in sorted(seconds_of):
-        group = (source, licence)
+    for source, license in sorted(seconds_of):
+        group = (source, license)
         groups.append(
             {
                 "source": source,
-                "licence": licence,
+                "license": license,
                 "utterances": len(seconds_of[group]),
                 "hours": round(sum(seconds_of[group]) / 3600, 3),
                 "speakers": len(speakers_of[group]),

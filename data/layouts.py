@@ -227,16 +227,16 @@ def read_librimix(folder: Path, num_speakers: int) -> list[Utterance]:
 
     Files: `Libri2Mix/wav16k/min/subset/mix_clean/id.wav` beside `s1/id.wav` and `s2/id.wav`; `mix_single` in Libri1Mix.
     The folder is any of these or above. Where there are several rates and lengths, 16 kHz and `min` are read, as in the
-    paper. Name `.../mix_both` for mixtures with noise. Ids are `speaker-chapter-number` of each talker, joined by `_`.
+    paper. Name `.../mix_both` for mixtures with noise. Ids are `speaker-chapter-number` of each source, joined by `_`.
     Texts are read from a folder `LibriSpeech` beside one of these folders, if there is one. Mixtures become the
-    utterances and their talkers the `sources`.
+    utterances, and the recordings of their speakers the `sources`.
 
     Args:
         folder: where to look.
-        num_speakers: number of talkers in each mixture.
+        num_speakers: number of speakers in each mixture.
 
     Raises:
-        ValueError: There are no mixtures, or they have another number of talkers, or sources are missing.
+        ValueError: There are no mixtures, or they have a different number of speakers, or sources are missing.
     """
     folder = folder.resolve()
     files: list[Path] = []
@@ -256,7 +256,7 @@ def read_librimix(folder: Path, num_speakers: int) -> list[Utterance]:
     corpus = []
     for file in files:
         sources = []
-        # Files of Libri1Mix have the names of two talkers and only the first is in them.
+        # The name of a Libri1Mix file lists two utterances, but the file contains only the first.
         for utterance_id, source_file in zip(file.stem.split("_"), source_files[file], strict=False):
             speaker = utterance_id.partition("-")[0]
             sources.append(Utterance(utterance_id, source_file, texts.get(utterance_id), speaker))
@@ -288,7 +288,7 @@ def _librimix_folders(folder: Path, num_speakers: int) -> list[Path]:
 
 def _librimix_sources(file: Path, num_speakers: int) -> list[Path]:
     named_speakers = file.stem.count("_") + 1
-    # mix_single holds the first talker only; its file names still name all talkers of the mixture.
+    # mix_single contains only the first speaker, but its file names list all utterances of the mixture.
     if named_speakers != num_speakers and file.parent.name != "mix_single":
         raise ValueError(
             f"the name of {file} says a mixture of {named_speakers}, and the layout is for {num_speakers}: choose "
@@ -298,7 +298,7 @@ def _librimix_sources(file: Path, num_speakers: int) -> list[Path]:
 
 
 def _read_librimix_texts(folder: Path, files: list[Path]) -> dict[str, str]:
-    """Read the texts of the talkers by id. There are none if LibriSpeech is not found."""
+    """Read the texts of the sources by id. There are none if LibriSpeech is not found."""
     library = None
     for parent in (folder, *folder.parents):
         if (parent / "LibriSpeech").is_dir():

@@ -3,8 +3,8 @@
 shard-00000.parquet ...   columns id, codes, num_samples, text, speaker and the extra columns of the corpus. Mixed
                           speech also has utterance (its id in the corpus), mix (what was drawn, as JSON) and the
                           codes of the model's input, as noisy_codes, mixture_codes or source_codes. Mixtures have
-                          sources, texts and speakers, in the order in which the talkers start to speak. `codes`,
-                          text and speaker are those of the target, in a mixture of the first talker. With --features:
+                          sources, texts and speakers, in the order in which the speakers start. `codes`,
+                          text and speaker are those of the target, in a mixture of the first speaker. With --features:
                           features, or noisy_features and so on, (N50, D)
 manifest.json             the codec with a hash of its weights, rates, counts, code usage, a sha256 per shard
 skipped.tsv               id, audio and reason of everything that could not be read, if there was any
@@ -119,7 +119,7 @@ class TokenStore:
         """Split the store into a training and an evaluation dataset.
 
         The split of an utterance depends only on its id and the seed, so it stays the same when the corpus grows. All
-        copies of a mixed utterance are in one split. The other talkers of mixtures and babble come from the whole
+        copies of a mixed utterance are in one split. The other speakers of mixtures and babble come from the whole
         corpus, though; to evaluate on unseen speech, mix a separate corpus.
 
         Args:

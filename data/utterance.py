@@ -109,9 +109,9 @@ class AudioExample:
     Args:
         utterance: id, text, speaker and extra columns of the row. They describe the target.
         target: (T,) clean speech, stored in the column `codes`.
-        input_audio: (T,) the noisy, mixed or disguised speech from which a model restores the target. None if the
+        input_audio: (T,) the noisy, mixed or pitch-shifted speech from which a model restores the target. None if the
             speech was not mixed.
-        others: (T,) each. The other talkers of a mixture, in the order in which they start to speak.
+        others: (T,) each. The other speakers of a mixture, in the order in which they start to speak.
         columns: further columns of the row.
     """
 

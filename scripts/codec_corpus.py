@@ -19,7 +19,7 @@ from pathlib import Path
 import soundfile
 from asterisk_prompts import SPEAKERS, list_prompts
 
-LICENCES = {"fr": "CC-BY-SA-3.0", "it": "CC-BY-3.0", "ru": "CC-BY-3.0"}
+LICENSES = {"fr": "CC-BY-SA-3.0", "it": "CC-BY-3.0", "ru": "CC-BY-3.0"}
 CREDITS = {"fr": "June Wallack", "it": "Carlo Flora", "ru": "Maxim Topal, ivrvoice.ru"}
 CYRILLIC = "абвгдеёжзийклмнопрстуфхцчшщъыьэюя"
 # The hard and the soft sign (ъ, ь) have no sound of their own.
@@ -40,7 +40,7 @@ def decode_prompts(language: str, out: Path) -> list[dict]:
                 "text": "" if has_digits else to_latin(prompt.text),
                 "speaker": SPEAKERS[language],
                 "seconds": round(soundfile.info(path).duration, 3),
-                "licence": LICENCES[language],
+                "license": LICENSES[language],
                 "source": f"Asterisk prompts, {CREDITS[language]}",
             }
         )
@@ -74,10 +74,10 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of the new corpus")
     parser.add_argument("--more", type=Path, help="another corpus of synthetic speech, whose rows name their source")
     options = parser.parse_args()
-    rows = read_rows(options.kokoro, {"licence": "Apache-2.0", "source": "Kokoro-82M, synthesised"}, "kokoro/")
+    rows = read_rows(options.kokoro, {"license": "Apache-2.0", "source": "Kokoro-82M, synthesised"}, "kokoro/")
     if options.more:
-        rows += read_rows(options.more, {"licence": "synthesised"})
-    for language in LICENCES:
+        rows += read_rows(options.more, {"license": "synthesised"})
+    for language in LICENSES:
         rows += decode_prompts(language, options.out)
     # The last rows are used for validation. In the order of a hash, they are of all kinds.
     rows.sort(key=lambda row: hashlib.sha256(row["id"].encode()).digest())

@@ -23,7 +23,7 @@ from .page import Clip, Section, render_page
 # Two synthetic voices that are in no training set.
 SAMPLES = Path(__file__).parent / "samples"
 SAMPLE = SAMPLES / "sample.flac"
-OTHER_SPEAKER = SAMPLES / "talker.flac"
+OTHER_SPEAKER = SAMPLES / "speaker.flac"
 SENTENCES = (
     "The quick brown fox jumps over the lazy dog.",
     "She asked the captain what time the ship would leave the harbor.",
@@ -137,7 +137,7 @@ def separation_section(models: dict[str, SpeechLM], audio: Path | None) -> Secti
     """A mixture of two speakers and each of them alone."""
     if audio is None:
         config = MixConfig(
-            "mixture", level_db=(-25, -25), talkers=(2, 2), offset_s=(0.3, 0.3), level_difference_db=(0, 0)
+            "mixture", level_db=(-25, -25), num_speakers=(2, 2), offset_s=(0.3, 0.3), level_difference_db=(0, 0)
         )
         mixture = _mix_samples(config)
         rate = _RATE

@@ -77,7 +77,9 @@ def release_codec(recipe: Path, run: Path, out: Path, license: str, evaluations:
         "|---|---|---|---|---|",
     ]
     for group in data["groups"]:
-        lines.append(_row(group["source"], group["licence"], group["speakers"], group["utterances"], group["hours"]))
+        # Runs of version 0.1 spell the key differently.
+        terms = group.get("license") or group["licence"]
+        lines.append(_row(group["source"], terms, group["speakers"], group["utterances"], group["hours"]))
     lines += [
         "",
         "It is an open question whether weights inherit the terms of recordings. These are the credits and terms.",

@@ -1,1 +1,1 @@
-"""Clean speech made noisy, overlapping or disguised, and recordings published as mixtures."""
+"""Clean speech made noisy, overlapping or pitch-shifted, and recordings published as mixtures."""

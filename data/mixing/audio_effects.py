@@ -205,7 +205,7 @@ def _draw_positions(
 # Pitch and formants
 
 
-def disguise_voice(
+def shift_pitch_and_formants(
     wave: Waveform, rate: int, pitch_factor: float, formant_factor: float, rng: np.random.Generator
 ) -> Waveform:
     """Multiply the pitch and the formants of speech by two independent factors. Returns (T,), with the same timing.

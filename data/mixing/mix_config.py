@@ -6,29 +6,29 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Range = tuple[float, float]  # lowest and highest value, both included
-Kind = Literal["noisy", "mixture", "disguised"]
+Kind = Literal["noisy", "mixture", "pitch_shifted"]
 
 # What the model's input is called; the columns of a token store that hold it start with this word.
-INPUT_NAMES = {"noisy": "noisy", "mixture": "mixture", "disguised": "source"}
-NOISE_KINDS = ("recorded", "coloured", "modulated", "babble")
+INPUT_NAMES = {"noisy": "noisy", "mixture": "mixture", "pitch_shifted": "source"}
+NOISE_KINDS = ("recorded", "colored", "modulated", "babble")
 
 _COMMON_FIELDS = {"kind", "seed", "copies", "level_db"}
 _FIELDS_OF_KIND = {
     "noisy": {"noise", "snr_db", "room_probability", "rt60_s"},
-    "mixture": {"talkers", "offset_s", "level_difference_db", "noise", "snr_db"},
-    "disguised": {"pitch", "formants"},
+    "mixture": {"num_speakers", "offset_s", "level_difference_db", "noise", "snr_db"},
+    "pitch_shifted": {"pitch", "formants"},
 }
 _REQUIRED_FIELDS = {
     "noisy": (),
-    "mixture": ("talkers", "offset_s", "level_difference_db"),
-    "disguised": ("pitch", "formants"),
+    "mixture": ("num_speakers", "offset_s", "level_difference_db"),
+    "pitch_shifted": ("pitch", "formants"),
 }
 # The lowest and highest value that a range may contain.
 _LIMITS = {
     "level_db": (-80.0, 0.0),
     "snr_db": (-60.0, 100.0),
     "rt60_s": (0.1, 1.0),  # what simulated rooms reach with walls of usual materials
-    "talkers": (2, 10),
+    "num_speakers": (2, 10),
     "offset_s": (0.0, 60.0),
     "level_difference_db": (-40.0, 40.0),
     "pitch": (0.5, 2.0),
@@ -44,7 +44,7 @@ class MixConfig:
     speech are active levels, which ignore pauses: see `audio_effects.active_level_db`.
 
     Args:
-        kind: "noisy", "mixture" (overlapping talkers) or "disguised" (another pitch and other formants).
+        kind: "noisy", "mixture" (overlapping speakers) or "pitch_shifted" (changed pitch and formants).
         seed: seed of all draws.
         copies: number of different examples per utterance.
         level_db: level of the target in dB of full scale. None keeps the level of the recording.
@@ -52,9 +52,9 @@ class MixConfig:
         snr_db: level of the speech, reverberation included, relative to the noise.
         room_probability: probability of reverberation. Needs the extra `focallm[rooms]`.
         rt60_s: reverberation time.
-        talkers: lowest and highest number of talkers in a mixture.
+        num_speakers: lowest and highest number of speakers in a mixture.
         offset_s: how much later the other recordings start than that of the utterance.
-        level_difference_db: level of the other talkers relative to that of the utterance.
+        level_difference_db: level of the other speakers relative to that of the utterance.
         pitch: factor on the pitch.
         formants: factor on the formant frequencies.
 
@@ -70,7 +70,7 @@ class MixConfig:
     snr_db: Range | None = None
     room_probability: float = 0.0
     rt60_s: Range | None = None
-    talkers: tuple[int, int] | None = None
+    num_speakers: tuple[int, int] | None = None
     offset_s: Range | None = None
     level_difference_db: Range | None = None
     pitch: Range | None = None
@@ -93,9 +93,9 @@ class MixConfig:
         return INPUT_NAMES[self.kind]
 
     @property
-    def max_talkers(self) -> int:
-        """Highest number of talkers in an example."""
-        return 1 if self.talkers is None else self.talkers[1]
+    def max_speakers(self) -> int:
+        """Highest number of speakers in an example."""
+        return 1 if self.num_speakers is None else self.num_speakers[1]
 
     def _check_probabilities(self) -> None:
         unknown = sorted(set(self.noise) - set(NOISE_KINDS))

@@ -1,4 +1,4 @@
-"""Audio examples of clean targets and noisy, overlapping or disguised inputs.
+"""Audio examples: clean speech as the target, and a noisy, overlapping or pitch-shifted version of it as the input.
 
 `Mixer` makes them from clean speech; `Premixed` reads them from a corpus that was published with noisy recordings and
 their sources. All signals of an example have T samples.
@@ -17,19 +17,7 @@ import numpy as np
 
 from ...tokenizer.audio import Waveform
 from ..utterance import AudioExample, Utterance
-from .audio_effects import (
-    active_level_db,
-    amplify,
-    babble_noise,
-    check_room_simulator,
-    colored_noise,
-    cut_noise,
-    disguise_voice,
-    level_db,
-    modulated_noise,
-    onset_s,
-    reverberate,
-)
+from . import audio_effects as effects
 from .mix_config import MixConfig, Range
 
 _NUM_BABBLE_VOICES = (4, 8)  # lowest and highest
@@ -40,13 +28,13 @@ MixDetails = dict[str, Any]  # what was drawn for an example
 
 
 class Mixer:
-    """A corpus as noisy, overlapping or disguised speech. `tokenize_corpus` takes it in place of the corpus.
+    """Makes noisy, overlapping or pitch-shifted speech of a corpus. `tokenize_corpus` takes it in place of the corpus.
 
     Mixing is deterministic: an example depends only on the config, the corpora and the id of its row.
 
     Args:
         config: how to mix.
-        corpus: clean speech, from `read_corpus`. The other talkers of mixtures and babble come from it, too.
+        corpus: clean speech, from `read_corpus`. The other speakers of mixtures and babble come from it, too.
         noise: recordings without speech, from `read_corpus`, if the config uses recorded noise.
 
     Raises:
@@ -66,7 +54,7 @@ class Mixer:
         self._check_noise()
         self._check_speakers()
         if config.room_probability:
-            check_room_simulator()
+            effects.check_room_simulator()
         # A cache per mixer, because a decorated method would keep the mixer itself in memory.
         self._read_noise = lru_cache(_NOISE_CACHE_SIZE)(lambda index, rate: _read_audible(self.noise[index], rate))
 
@@ -77,8 +65,8 @@ class Mixer:
 
     @property
     def max_signals(self) -> int:
-        """Highest number of signals in an example: the input and the talkers."""
-        return 1 + self.config.max_talkers
+        """Highest number of signals in an example: the input and one for each speaker."""
+        return 1 + self.config.max_speakers
 
     def describe(self) -> dict[str, Any]:
         """Return the section `mix` of a manifest. Equal sections and equal corpora give equal examples."""
@@ -107,11 +95,11 @@ class Mixer:
         elif self.config.kind == "mixture":
             example, details = self._make_mixture(utterance, sampling_rate, rng)
         else:
-            example, details = self._make_disguised(utterance, sampling_rate, rng)
+            example, details = self._make_pitch_shifted(utterance, sampling_rate, rng)
 
         # All signals get the same gain, so that the SNR and the level differences stay as drawn.
         gain_db = self._draw_gain_db(example, sampling_rate, rng)
-        target, input_audio, *others = [amplify(signal, gain_db) for signal in example.signals]
+        target, input_audio, *others = [effects.amplify(signal, gain_db) for signal in example.signals]
         mix = json.dumps(_round_floats({**details, "gain_db": gain_db}))
         return AudioExample(
             utterance=dataclasses.replace(example.utterance, id=row.id),
@@ -127,26 +115,26 @@ class Mixer:
         speech = target
         if rng.random() < self.config.room_probability:
             details["rt60_s"] = _draw_uniform(self.config.rt60_s, rng)
-            speech, details["distance_m"] = reverberate(target, rate, details["rt60_s"], rng)
+            speech, details["distance_m"] = effects.reverberate(target, rate, details["rt60_s"], rng)
         input_audio = self._add_noise(speech, [utterance], rate, rng, details)
         return AudioExample(utterance, target, input_audio), details
 
     def _make_mixture(
         self, utterance: Utterance, rate: int, rng: np.random.Generator
     ) -> tuple[AudioExample, MixDetails]:
-        talkers = self._draw_talkers(utterance, rng)
+        utterances = self._draw_utterances(utterance, rng)
         waves: list[Waveform] = []
         gains_db: list[float] = []
         starts: list[int] = []
         length = 0
-        for talker in talkers:
-            wave = _read_audible(talker, rate)
-            # The first talker is the utterance itself, which stays at its level and starts at 0.
+        for source in utterances:
+            wave = _read_audible(source, rate)
+            # The first source is the utterance itself, which stays at its level and starts at 0.
             gain_db = 0.0
             start = 0
             if waves:
                 difference_db = _draw_uniform(self.config.level_difference_db, rng)
-                gain_db = active_level_db(waves[0], rate) + difference_db - active_level_db(wave, rate)
+                gain_db = effects.active_level_db(waves[0], rate) + difference_db - effects.active_level_db(wave, rate)
                 start = round(_draw_uniform(self.config.offset_s, rng) * rate)
             waves.append(wave)
             gains_db.append(gain_db)
@@ -155,32 +143,32 @@ class Mixer:
 
         speech = np.zeros(length, np.float32)
         tracks = []
-        for talker, wave, gain_db, start in zip(talkers, waves, gains_db, starts, strict=True):
-            audio = np.pad(amplify(wave, gain_db), (start, length - start - len(wave)))
+        for source, wave, gain_db, start in zip(utterances, waves, gains_db, starts, strict=True):
+            audio = np.pad(effects.amplify(wave, gain_db), (start, length - start - len(wave)))
             speech += audio
-            tracks.append(_Track(talker, audio, onset_s(audio, rate), start / rate, gain_db))
+            tracks.append(_Track(source, audio, effects.onset_s(audio, rate), start / rate, gain_db))
         # Sort by the first sound, not by the start of the recording, which may begin with silence.
         tracks.sort(key=lambda track: track.onset_s)
         details: MixDetails = {"utterances": [], "offsets_s": [], "onsets_s": [], "gains_db": []}
         for track in tracks:
-            details["utterances"].append(track.talker.id)
+            details["utterances"].append(track.utterance.id)
             details["offsets_s"].append(track.offset_s)
             details["onsets_s"].append(track.onset_s)
             details["gains_db"].append(track.gain_db)
-        input_audio = self._add_noise(speech, talkers, rate, rng, details)
-        return _mixture_example(tracks[0].talker, tracks, input_audio), details
+        input_audio = self._add_noise(speech, utterances, rate, rng, details)
+        return _mixture_example(tracks[0].utterance, tracks, input_audio), details
 
-    def _make_disguised(
+    def _make_pitch_shifted(
         self, utterance: Utterance, rate: int, rng: np.random.Generator
     ) -> tuple[AudioExample, MixDetails]:
         target = _read_audible(utterance, rate)
         pitch = _draw_factor(self.config.pitch, rng)
         formants = _draw_factor(self.config.formants, rng)
-        input_audio = disguise_voice(target, rate, pitch, formants, rng)
+        input_audio = effects.shift_pitch_and_formants(target, rate, pitch, formants, rng)
         return AudioExample(utterance, target, input_audio), {"pitch": pitch, "formants": formants}
 
     def _add_noise(
-        self, speech: Waveform, talkers: list[Utterance], rate: int, rng: np.random.Generator, details: MixDetails
+        self, speech: Waveform, sources: list[Utterance], rate: int, rng: np.random.Generator, details: MixDetails
     ) -> Waveform:
         """Draw a kind of noise and an SNR, write them into `details` and add the noise. It may draw no noise at all."""
         # What the probabilities leave of 1 is the probability of no noise.
@@ -190,42 +178,44 @@ class Mixer:
         details["noise"] = kind
         if kind is None:
             return speech
-        noise, details["noise_id"] = self._draw_noise(kind, len(speech), talkers, rate, rng)
+        noise, details["noise_id"] = self._draw_noise(kind, len(speech), sources, rate, rng)
         details["snr_db"] = _draw_uniform(self.config.snr_db, rng)
-        return speech + amplify(noise, active_level_db(speech, rate) - details["snr_db"] - level_db(noise))
+        gain_db = effects.active_level_db(speech, rate) - details["snr_db"] - effects.level_db(noise)
+        return speech + effects.amplify(noise, gain_db)
 
     def _draw_noise(
-        self, kind: str, length: int, talkers: list[Utterance], rate: int, rng: np.random.Generator
+        self, kind: str, length: int, sources: list[Utterance], rate: int, rng: np.random.Generator
     ) -> tuple[Waveform, str | list[str]]:
         """Return (length,) noise, and its color or the ids of its recordings."""
-        if kind == "coloured":
-            return colored_noise(length, rate, rng)
+        if kind == "colored":
+            return effects.colored_noise(length, rate, rng)
         if kind == "modulated":
-            return modulated_noise(length, rate, rng)
+            return effects.modulated_noise(length, rate, rng)
         if kind == "recorded":
             index = int(rng.integers(len(self.noise)))
-            return cut_noise(self._read_noise(index, rate), length, rate, rng), self.noise[index].id
+            return effects.cut_noise(self._read_noise(index, rate), length, rate, rng), self.noise[index].id
         lowest, highest = _NUM_BABBLE_VOICES
         waves = []
         ids = []
         for _ in range(rng.integers(lowest, highest + 1)):
-            voice = self._draw_other_speaker(talkers, rng)
+            voice = self._draw_other_speaker(sources, rng)
             waves.append(_read_audible(voice, rate))
             ids.append(voice.id)
-        return babble_noise(waves, length, rate, rng), ids
+        return effects.babble_noise(waves, length, rate, rng), ids
 
-    def _draw_talkers(self, utterance: Utterance, rng: np.random.Generator) -> list[Utterance]:
-        assert self.config.talkers is not None, "MixConfig checks this"
-        lowest, highest = self.config.talkers
+    def _draw_utterances(self, utterance: Utterance, rng: np.random.Generator) -> list[Utterance]:
+        """Return the utterances of a mixture, each of a different speaker and the given one first."""
+        assert self.config.num_speakers is not None, "MixConfig checks this"
+        lowest, highest = self.config.num_speakers
         count = int(rng.integers(lowest, highest + 1))
-        talkers = [utterance]
-        while len(talkers) < count:
-            talkers.append(self._draw_other_speaker(talkers, rng))
-        return talkers
+        utterances = [utterance]
+        while len(utterances) < count:
+            utterances.append(self._draw_other_speaker(utterances, rng))
+        return utterances
 
-    def _draw_other_speaker(self, talkers: list[Utterance], rng: np.random.Generator) -> Utterance:
-        """Draw an utterance of a speaker who is not among the talkers."""
-        taken = set(map(_speaker_key, talkers))
+    def _draw_other_speaker(self, utterances: list[Utterance], rng: np.random.Generator) -> Utterance:
+        """Draw an utterance of a speaker other than those of the given utterances."""
+        taken = set(map(_speaker_key, utterances))
         # The constructor has checked that there are enough speakers, so this ends.
         while True:
             other = self.corpus[int(rng.integers(len(self.corpus)))]
@@ -236,7 +226,7 @@ class Mixer:
         """Return the gain that brings the target to the level drawn, and no signal above full scale."""
         gain_db = 0.0
         if self.config.level_db is not None:
-            gain_db = _draw_uniform(self.config.level_db, rng) - active_level_db(example.target, rate)
+            gain_db = _draw_uniform(self.config.level_db, rng) - effects.active_level_db(example.target, rate)
         peak_db = 20 * np.log10(np.abs(example.signals).max())
         return min(gain_db, -float(peak_db))
 
@@ -265,8 +255,8 @@ class Mixer:
                 f"a mixture needs different speakers, and {len(unnamed)} utterances name none, first {unnamed[0]}: add "
                 "a column speaker to the manifest of the corpus"
             )
-        needed = self.config.max_talkers
-        purpose = f"{needed} talkers"
+        needed = self.config.max_speakers
+        purpose = f"{needed} speakers"
         if self.config.noise.get("babble", 0) > 0:
             needed += 1
             purpose += " and another speaker for babble"
@@ -275,12 +265,12 @@ class Mixer:
         if 0 < num_speakers < needed:
             raise ValueError(
                 f"the recipe mixes {purpose}, and the corpus has {num_speakers} speaker(s): add recordings of others, "
-                "or lower talkers or set noise.babble to 0 in the recipe"
+                "or lower num_speakers or set noise.babble to 0 in the recipe"
             )
 
 
 class Premixed:
-    """A corpus of recordings with `sources`, with the interface of a `Mixer`. Nothing is drawn.
+    """Reads a corpus whose recordings have `sources`, with the interface of a `Mixer`. Nothing is drawn.
 
     Args:
         corpus: from `read_corpus`.
@@ -311,7 +301,7 @@ class Premixed:
         return {"kind": self.input_name, "folders": sorted(folders)}
 
     def example(self, row: Utterance, sampling_rate: int) -> AudioExample:
-        """Read the example of one of `rows`, its talkers in the order in which they start to speak.
+        """Read the example of one of `rows`, with its sources in the order in which they start to speak.
 
         Args:
             row: one of `rows`.
@@ -329,13 +319,13 @@ class Premixed:
                     f"{source.audio} has {len(wave)} samples and {row.audio} {len(input_audio)} at {sampling_rate} Hz: "
                     "a source must be as long as the recording it is part of"
                 )
-            tracks.append(_Track(source, wave, onset_s(wave, sampling_rate)))
+            tracks.append(_Track(source, wave, effects.onset_s(wave, sampling_rate)))
         tracks.sort(key=lambda track: track.onset_s)
         mix: MixDetails = {"utterances": [], "onsets_s": []}
         for track in tracks:
-            mix["utterances"].append(track.talker.id)
+            mix["utterances"].append(track.utterance.id)
             mix["onsets_s"].append(round(track.onset_s, 6))
-        first = tracks[0].talker
+        first = tracks[0].utterance
         utterance = Utterance(row.id, row.audio, first.text, first.speaker, extra=row.extra)
         example = _mixture_example(utterance, tracks, input_audio)
         columns = {"utterance": first.id, "mix": json.dumps(mix), **example.columns}
@@ -344,30 +334,22 @@ class Premixed:
 
 @dataclass(frozen=True)
 class _Track:
-    """One talker of a mixture.
+    """One source of a mixture."""
 
-    Args:
-        talker: the utterance.
-        audio: (T,), with silence before it starts and after it ends.
-        onset_s: time of the first sound.
-        offset_s: time at which the recording starts.
-        gain_db: gain relative to the recording.
-    """
-
-    talker: Utterance
-    audio: Waveform
-    onset_s: float
-    offset_s: float = 0.0
-    gain_db: float = 0.0
+    utterance: Utterance
+    audio: Waveform  # (T,), with silence before it starts and after it ends
+    onset_s: float  # time of the first sound
+    offset_s: float = 0.0  # time at which the recording starts
+    gain_db: float = 0.0  # relative to the recording
 
 
 def _mixture_example(utterance: Utterance, tracks: list[_Track], input_audio: Waveform) -> AudioExample:
-    """Return an example with one target per track."""
+    """Make an example of a mixture with a target for each track, the first track's first."""
     columns: dict[str, list[str | None]] = {"texts": [], "speakers": []}
     others = []
     for track in tracks:
-        columns["texts"].append(track.talker.text)
-        columns["speakers"].append(track.talker.speaker)
+        columns["texts"].append(track.utterance.text)
+        columns["speakers"].append(track.utterance.speaker)
         others.append(track.audio)
     target = others.pop(0)
     return AudioExample(utterance, target, input_audio, tuple(others), columns)
@@ -382,7 +364,7 @@ def _read_audible(utterance: Utterance, rate: int) -> Waveform:
     """Read (T,), refusing silence. Errors name the recording, since an example may need several."""
     try:
         wave, _ = utterance.read(rate)
-        active_level_db(wave, rate)
+        effects.active_level_db(wave, rate)
     except ValueError as error:
         raise ValueError(f"{utterance.audio}: {error}") from None
     return wave

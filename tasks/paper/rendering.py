@@ -97,7 +97,7 @@ _COLUMNS = [
     Column("multilingual", "multilingual"),
     Column("domain", "domain"),
     Column("checkpoint", "checkpoint"),
-    Column("licence", "licence"),
+    Column("license", "license"),
     Column("bit_rate", "kbps", 2),
     Column("sampling_rate", "kHz", 0),
     Column("frame_rate", "frames/s", 1),

@@ -92,7 +92,7 @@ class TableConfig:
     def mixers(self, items: list[Utterance], *kinds: str) -> list[Mixer | Premixed]:
         """Return what turns a corpus into noisy or mixed input: one mixer per recipe of these kinds.
 
-        A corpus that was published with noisy or mixed recordings needs no recipe. Interfering talkers are drawn from
+        A corpus that was published with noisy or mixed recordings needs no recipe. Interfering speakers are drawn from
         all items, so that a mixture does not depend on `limit`.
 
         Args:

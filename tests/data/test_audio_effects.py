@@ -7,10 +7,10 @@ from focallm.data.mixing.audio_effects import (
     active_level_db,
     colored_noise,
     cut_noise,
-    disguise_voice,
     level_db,
     onset_s,
     reverberate,
+    shift_pitch_and_formants,
     time_stretch,
 )
 
@@ -69,15 +69,15 @@ def test_the_direct_sound_in_a_room_is_the_speech_itself(make_speech):
 
 
 @pytest.mark.parametrize(("pitch", "formants"), [(0.7, 1.2), (1.5, 1.0), (1.2, 0.85)])
-def test_a_disguise_moves_pitch_and_formants(pitch, formants):
+def test_pitch_and_formants_are_shifted(pitch, formants):
     rng, size = np.random.default_rng(0), 2 * RATE
     pulses = np.zeros(size)
     pulses[:: RATE // 125] = 1
     resonance = 0.97 ** np.arange(800) * np.cos(2 * np.pi * 1500 / RATE * np.arange(800))
     wave = (0.1 * np.convolve(pulses, resonance)[:size]).astype(np.float32)
-    disguised = disguise_voice(wave, RATE, pitch, formants, rng)
-    assert disguised.shape == wave.shape
-    spectrum = np.abs(np.fft.rfft(disguised[4000:-4000] * np.hanning(size - 8000)))
+    shifted = shift_pitch_and_formants(wave, RATE, pitch, formants, rng)
+    assert shifted.shape == wave.shape
+    spectrum = np.abs(np.fft.rfft(shifted[4000:-4000] * np.hanning(size - 8000)))
     hz = np.arange(len(spectrum)) * RATE / (size - 8000)
     cepstrum = np.fft.irfft(np.log(spectrum + 1e-6))
     period = 40 + int(np.argmax(cepstrum[40:220]))
@@ -86,20 +86,22 @@ def test_a_disguise_moves_pitch_and_formants(pitch, formants):
     assert abs(loudest - 1500 * formants) < 125 * pitch
 
 
-def test_a_disguise_keeps_sounds_at_their_time(make_speech):
+def test_a_pitch_shift_keeps_sounds_at_their_time(make_speech):
     rng = np.random.default_rng(0)
     wave = np.zeros(RATE, np.float32)
     wave[6000:9000] = make_speech(rng, 1.0)[6000:9000] + 0.1 * np.sin(np.arange(3000) * 0.1)
     for pitch in (0.7, 1.4):
-        loud = np.flatnonzero(np.abs(disguise_voice(wave, RATE, pitch, 1.1, rng)) > 0.01)
+        loud = np.flatnonzero(np.abs(shift_pitch_and_formants(wave, RATE, pitch, 1.1, rng)) > 0.01)
         assert abs(loud[0] - 6000) < 500
         assert abs(loud[-1] - 9000) < 500
 
 
 @pytest.mark.parametrize("length", [1, 100, 700, 20000])
-def test_any_length_can_be_stretched_and_disguised(length):
+def test_any_length_can_be_stretched_and_shifted(length):
     wave = np.sin(np.arange(16000) * 0.05).astype(np.float32)
     assert time_stretch(wave, length, RATE).shape == (length,)
-    assert np.isfinite(disguise_voice(np.resize(wave, length), RATE, 1.3, 0.9, np.random.default_rng(0))).all()
+    assert np.isfinite(
+        shift_pitch_and_formants(np.resize(wave, length), RATE, 1.3, 0.9, np.random.default_rng(0))
+    ).all()
     middle = time_stretch(wave, 24000, RATE)[2000:-2000]
     assert np.argmax(np.abs(np.fft.rfft(middle))) * 16000 / len(middle) == pytest.approx(0.05 * RATE / 2 / np.pi, abs=3)

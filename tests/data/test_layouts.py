@@ -108,7 +108,7 @@ def test_voicebank_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def _librimix(root: Path, name: str, kind: str, noise: float = 0.0, subset: str = "test") -> Path:
-    """One mixture; the second of several talkers begins first -> the folder of its version."""
+    """One mixture; the second of several speakers begins first. Returns the folder of its version."""
     version = root / f"Libri{name.count('_') + 1}Mix" / "wav16k" / "min"
     waves = [_tone(200 + 100 * i, 0.2 - 0.1 * i) for i in range(name.count("_") + 1)]
     for number, wave in enumerate(waves, start=1):
@@ -124,7 +124,7 @@ def _librispeech(root: Path) -> None:
     _say(root / "LibriSpeech/test-clean/84/1/84-1.trans.txt", "84-1-0002 SHE CAME\n")
 
 
-def test_libri2mix_and_libri3mix_bring_their_talkers_and_texts(tmp_path: Path) -> None:
+def test_libri2mix_and_libri3mix_bring_their_speakers_and_texts(tmp_path: Path) -> None:
     _librispeech(tmp_path)
     version = _librimix(tmp_path, "61-70968-0000_84-1-0002", "mix_clean")
     _librimix(tmp_path, "61-70968-0000_84-1-0002", "mix_both", noise=0.01)
@@ -144,7 +144,7 @@ def test_libri2mix_and_libri3mix_bring_their_talkers_and_texts(tmp_path: Path) -
     assert [source.text for source in three.sources] == ["OTHER", "SHE CAME", None]
 
 
-def test_libri1mix_and_mix_single_are_one_talker_in_noise(tmp_path: Path) -> None:
+def test_libri1mix_and_mix_single_are_one_speaker_in_noise(tmp_path: Path) -> None:
     _librispeech(tmp_path)
     _librimix(tmp_path, "61-70968-0000", "mix_single", noise=0.01)
     (noisy,) = read_corpus(tmp_path, layout="libri1mix")
@@ -221,7 +221,7 @@ def test_a_store_of_voicebank_has_clean_and_noisy_codes(tmp_path: Path, codec) -
     assert len(list((tmp_path / "store/listen").glob("*.input.wav"))) == 1
 
 
-def test_a_store_of_libri2mix_has_its_talkers_first_to_speak_first(tmp_path: Path, codec) -> None:
+def test_a_store_of_libri2mix_has_its_speakers_first_to_speak_first(tmp_path: Path, codec) -> None:
     _librispeech(tmp_path)
     _librimix(tmp_path, "61-70968-0000_84-1-0002", "mix_clean")
     tokenizer = AudioTokenizer(codec("mel"))
@@ -242,7 +242,7 @@ def test_what_was_mixed_is_not_mixed_again_nor_read_with_unequal_lengths(tmp_pat
     _voicebank(tmp_path)
     corpus = read_corpus(tmp_path, layout="voicebank")
     with pytest.raises(ValueError, match=r"already consists of mixed speech \(p232_001 has its sources\)"):
-        Mixer(MixConfig("noisy", noise={"coloured": 1.0}, snr_db=(0.0, 0.0)), corpus)
+        Mixer(MixConfig("noisy", noise={"colored": 1.0}, snr_db=(0.0, 0.0)), corpus)
     with pytest.raises(ValueError, match="1 of 2 recordings have no sources, first p232_001"):
         Premixed([corpus[1], corpus[0].sources[0]])
     _write(tmp_path / "clean_testset_wav/p232_001.wav", _tone(200, seconds=0.4))

@@ -32,18 +32,18 @@ from focallm.data.tokenization import Encoder, tokenize_corpus
 from focallm.tokenizer import AudioTokenizer
 
 RATE = 16000
-NOISES = {"recorded": 0.4, "coloured": 0.2, "modulated": 0.2, "babble": 0.2}
+NOISES = {"recorded": 0.4, "colored": 0.2, "modulated": 0.2, "babble": 0.2}
 CONFIGS = {
     "noisy": MixConfig("noisy", copies=2, level_db=(-30, -20), noise=NOISES, snr_db=(-5, 20)),
     "mixture": MixConfig(
         "mixture",
-        talkers=(2, 3),
+        num_speakers=(2, 3),
         offset_s=(0, 0.5),
         level_difference_db=(-5, 5),
         noise={"recorded": 0.5},
         snr_db=(0, 9),
     ),
-    "disguised": MixConfig("disguised", pitch=(0.7, 1.5), formants=(0.8, 1.2)),
+    "pitch_shifted": MixConfig("pitch_shifted", pitch=(0.7, 1.5), formants=(0.8, 1.2)),
 }
 
 
@@ -176,7 +176,7 @@ def test_noise_is_as_loud_as_was_drawn(corpus, noise):
 
 
 def test_loud_mixtures_are_scaled_as_a_whole(corpus):
-    recipe = MixConfig("noisy", level_db=(-3, -3), noise={"coloured": 1}, snr_db=(-5, -5))
+    recipe = MixConfig("noisy", level_db=(-3, -3), noise={"colored": 1}, snr_db=(-5, -5))
     for example, facts in _examples(Mixer(recipe, corpus)):
         assert max(np.abs(s).max() for s in example.signals) == pytest.approx(1, abs=1e-5)
         snr_db = active_level_db(example.target, RATE) - level_db(example.input_audio - example.target)
@@ -200,7 +200,7 @@ def test_babble_is_of_other_speakers(corpus):
 def test_noise_in_rooms_is_measured_against_the_speech_in_the_room(corpus):
     pytest.importorskip("pyroomacoustics")
     room = MixConfig("noisy", room_probability=1.0, rt60_s=(0.2, 0.3))
-    noisy = dataclasses.replace(room, noise={"coloured": 1.0}, snr_db=(3, 3))
+    noisy = dataclasses.replace(room, noise={"colored": 1.0}, snr_db=(3, 3))
     for (dry, _), (wet, facts) in zip(_examples(Mixer(room, corpus)), _examples(Mixer(noisy, corpus)), strict=True):
         assert 0.2 <= facts["rt60_s"] <= 0.3
         speech = amplify(dry.input_audio, facts["gain_db"])  # the room is drawn before the noise
@@ -216,7 +216,7 @@ def test_the_extra_for_rooms_is_named(corpus, monkeypatch):
 # Mixtures
 
 
-def test_mixtures_are_the_sum_of_their_talkers_first_to_speak_first(corpus):
+def test_mixtures_are_the_sum_of_their_speakers_first_to_speak_first(corpus):
     recipe = dataclasses.replace(CONFIGS["mixture"], copies=4, noise={}, snr_db=None)
     known = {item.id: item for item in corpus}
     counts = set()
@@ -244,7 +244,7 @@ def test_mixtures_are_the_sum_of_their_talkers_first_to_speak_first(corpus):
     assert counts == {2, 3}
 
 
-def test_talkers_are_sorted_by_their_first_sound_not_by_their_offset(corpus, tmp_path):
+def test_speakers_are_sorted_by_their_first_sound_not_by_their_offset(corpus, tmp_path):
     late = np.concatenate([np.zeros(RATE), corpus[0].read(RATE)[0]])
     soundfile.write(tmp_path / "late.wav", late, RATE)
     items = [dataclasses.replace(corpus[0], audio=tmp_path / "late.wav"), *corpus[1:]]
@@ -342,7 +342,7 @@ def test_features_of_unmixed_speech(corpus, codec, tmp_path):
 def test_what_cannot_be_mixed_is_skipped_and_listed(corpus, codec, tmp_path):
     soundfile.write(tmp_path / "silent.wav", np.zeros(8000), RATE)
     items = [dataclasses.replace(corpus[0], id="silent", audio=tmp_path / "silent.wav"), *corpus[:3]]
-    recipe = MixConfig("noisy", noise={"coloured": 1}, snr_db=(0, 5))
+    recipe = MixConfig("noisy", noise={"colored": 1}, snr_db=(0, 5))
     manifest = _tokenize(Mixer(recipe, items), tmp_path / "store", codec)
     assert (manifest["num_utterances"], manifest["num_skipped"]) == (3, 1)
     skipped = (tmp_path / "store/skipped.tsv").read_text().splitlines()[1].split("\t")
@@ -354,10 +354,10 @@ def test_what_the_corpora_lack_is_said(corpus, noise):
     with pytest.raises(ValueError, match="none was given: name a folder with --noise"):
         Mixer(CONFIGS["noisy"], corpus)
     with pytest.raises(ValueError, match=r"given with --noise, but noise\.recorded of the recipe is 0"):
-        Mixer(CONFIGS["disguised"], corpus, noise)
-    with pytest.raises(ValueError, match=r"mixes 3 talkers, and the corpus has 2"):
+        Mixer(CONFIGS["pitch_shifted"], corpus, noise)
+    with pytest.raises(ValueError, match=r"mixes 3 speakers, and the corpus has 2"):
         Mixer(CONFIGS["mixture"], [item for item in corpus if item.speaker != "s1"], noise)
-    with pytest.raises(ValueError, match=r"mixes 1 talkers and another speaker for babble, and the corpus has 1"):
+    with pytest.raises(ValueError, match=r"mixes 1 speakers and another speaker for babble, and the corpus has 1"):
         Mixer(CONFIGS["noisy"], [item for item in corpus if item.speaker == "s1"], noise)
     unnamed = [dataclasses.replace(item, speaker=None) for item in corpus]
     with pytest.raises(ValueError, match="9 utterances name none, first u0: add a column speaker"):

@@ -355,7 +355,7 @@ def test_a_stream_does_not_wait_for_the_end(vocabulary, monkeypatch):
     stream = speech_lm(vocabulary, biased(vocabulary, 0)).stream(prompt, chunk=4)
     assert len(next(stream)) == 4
     assert len(steps) == 4  # the prompt and three codes have been read
-    assert [len(codes) for codes in stream] == [4, 1]  # of the first talker only
+    assert [len(codes) for codes in stream] == [4, 1]  # of the first speaker only
     assert len(steps) == 19
 
 

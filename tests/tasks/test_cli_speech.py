@@ -92,9 +92,9 @@ def test_a_name_that_is_no_audio_is_refused_before_the_model_is_loaded(run, monk
 
 def test_the_package_enhances_and_separates(run, tmp_path):
     samples = len(read_audio(SAMPLE)[0])
-    for words in (["enhance", str(SAMPLE), "out/clean.wav"], ["separate", str(SAMPLE), "out/talker.wav"]):
+    for words in (["enhance", str(SAMPLE), "out/clean.wav"], ["separate", str(SAMPLE), "out/speaker.wav"]):
         assert "stop reason constraint" in run(*words)
-    lengths = [len(read_audio(tmp_path / f"{name}.wav", 16000)[0]) for name in ("clean", "talker_1", "talker_2")]
+    lengths = [len(read_audio(tmp_path / f"{name}.wav", 16000)[0]) for name in ("clean", "speaker_1", "speaker_2")]
     assert lengths == [samples] * 3
 
 

@@ -34,7 +34,8 @@ def corpus(tmp_path_factory):
         t = np.arange(9600) / 16000
         wave = 0.3 * np.sin(2 * np.pi * (150 + 50 * i + 100 * t) * t) + 0.02 * rng.standard_normal(len(t))
         write_audio(folder / f"{i}.wav", wave.astype(np.float32), 16000)
-        rows.append({"id": str(i), "audio": f"{i}.wav", "text": "one two", "speaker": "ab"[i % 2], "licence": "CC0"})
+        license_key = "license" if i % 2 else "licence"  # both spellings are read
+        rows.append({"id": str(i), "audio": f"{i}.wav", "text": "one two", "speaker": "ab"[i % 2], license_key: "CC0"})
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 

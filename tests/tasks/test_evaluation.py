@@ -152,15 +152,15 @@ def test_mixed_systems_range_from_doing_nothing_to_the_codec_ceiling(task, tmp_p
         write_audio(tmp_path / row["audio"], tone.astype(np.float32), 16000)
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = {
-        "se": MixConfig("noisy", noise={"coloured": 1.0}, snr_db=(0.0, 0.0)),
-        "ss": MixConfig("mixture", talkers=(2, 2), offset_s=(0.1, 0.1), level_difference_db=(0.0, 0.0)),
+        "se": MixConfig("noisy", noise={"colored": 1.0}, snr_db=(0.0, 0.0)),
+        "ss": MixConfig("mixture", num_speakers=(2, 2), offset_s=(0.1, 0.1), level_difference_db=(0.0, 0.0)),
     }[task]
     mixer, words = Mixer(recipe, read_corpus(tmp_path)), Words()
     systems = mixed_systems(task, mixer, mixer.rows, speech_lm(task))
     lines = evaluate_items(systems, 4, [words, *load_scorers("mel")])
-    talkers = 2 if task == "ss" else 1
-    assert [len(own) for own in lines.values()] == [4 * talkers] * 5  # every talker of every mixture counts
-    assert len(words.measured) == 5 * 4 * talkers
+    num_speakers = 2 if task == "ss" else 1
+    assert [len(own) for own in lines.values()] == [4 * num_speakers] * 5  # every speaker of every mixture counts
+    assert len(words.measured) == 5 * 4 * num_speakers
     distances = [np.mean([line["mel"] for line in own]) for own in lines.values()]
     assert distances[0] == 0
     assert min(distances[1:]) > 0.1

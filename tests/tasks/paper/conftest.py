@@ -29,11 +29,11 @@ ABLATION_RECIPES = ROOT / "configs" / "codec" / "ablation"
 # Bundled recording -> its text, and an emotion, so that the emotion probe has two classes.
 RECORDINGS = {
     "sample": ("Liam will return with two tickets.", "neutral"),
-    "talker": ("The train to the station leaves in twelve minutes.", "happy"),
+    "speaker": ("The train to the station leaves in twelve minutes.", "happy"),
 }
 MIXES = {
-    "noisy": {"kind": "noisy", "noise": {"coloured": 1.0}, "snr_db": [5, 5]},
-    "mixture": {"kind": "mixture", "talkers": [2, 2], "offset_s": [0.3, 0.3], "level_difference_db": [0, 0]},
+    "noisy": {"kind": "noisy", "noise": {"colored": 1.0}, "snr_db": [5, 5]},
+    "mixture": {"kind": "mixture", "num_speakers": [2, 2], "offset_s": [0.3, 0.3], "level_difference_db": [0, 0]},
 }
 # The probes need several utterances of each class: pieces of the recordings.
 NUM_PIECES = 6
