@@ -56,6 +56,15 @@ class CodecConfig:
         return self.sampling_rate / self.samples_per_token
 
 
+class NativeModel(PreTrainedModel):
+    """The base class of models whose architecture is in this package. Subclasses set `config_class`."""
+
+    main_input_name = "waveform"
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Do nothing: constructors initialize the weights, and loading is strict, so that none is left to be drawn."""
+
+
 def register_model(model_class: type[PreTrainedModel]) -> None:
     """Register a native model and its config, so that the Auto classes of transformers open its checkpoints."""
     config_class: Any = model_class.config_class

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from ..focalcodec.blocks import low_pass
 from ..focalcodec.checkpoint import read_safetensors
 from ..focalcodec.layers import full_precision
-from .adapter import CodecAdapter, CodecConfig, register_model
+from .adapter import CodecAdapter, CodecConfig, NativeModel, register_model
 from .checkpoint import find_file, fold_weight_norm, load_native, read_config
 from .layers import SnakeBeta
 
@@ -72,11 +72,10 @@ class BigCodecConfig(PreTrainedConfig):
         return math.prod(self.ratios)
 
 
-class BigCodecModel(PreTrainedModel):
+class BigCodecModel(NativeModel):
     """Convolutions and an LSTM on either side of one codebook that is searched by cosine similarity."""
 
     config_class = BigCodecConfig
-    main_input_name = "input_values"
 
     def __init__(self, config: BigCodecConfig) -> None:
         super().__init__(config)

@@ -7,11 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch import Tensor
+from transformers import PreTrainedConfig
 
 from ..focalcodec.checkpoint import read_safetensors
-from .adapter import CodecAdapter, CodecConfig, register_model
+from .adapter import CodecAdapter, CodecConfig, NativeModel, register_model
 from .checkpoint import find_weights, fold_weight_norm, load_native, read_config
 from .layers import CODEBOOK_STATISTICS, ResidualVQ, SEANetDecoder, SEANetEncoder
 
@@ -67,12 +67,10 @@ class SpeechTokenizerConfig(PreTrainedConfig):
         return math.prod(self.strides)
 
 
-class SpeechTokenizerModel(PreTrainedModel):
+class SpeechTokenizerModel(NativeModel):
     """SEANet encoder -> residual codebooks -> SEANet decoder. It has no padding masks."""
 
     config_class = SpeechTokenizerConfig
-    main_input_name = "waveform"
-    base_model_prefix = ""
 
     def __init__(self, config: SpeechTokenizerConfig) -> None:
         super().__init__(config)
@@ -81,9 +79,6 @@ class SpeechTokenizerModel(PreTrainedModel):
         self.quantizer = ResidualVQ(config.num_quantizers, config.codebook_size, config.dim)
         self.decoder = SEANetDecoder(config.channels, config.strides, config.dim)
         self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Do nothing: constructors initialize the weights, and loading is strict, so that none is left to be drawn."""
 
     def extract_features(self, waveform: Tensor) -> Tensor:
         """Waveform (B, 1, T) -> features before quantization (B, D, N), N = ceil(T / samples_per_token)."""
@@ -157,11 +152,14 @@ def convert_config(config: dict[str, Any]) -> dict[str, Any]:
         ValueError: A missing field, or an unknown variant.
     """
     absent = [key for key in (*_NAMES, "strides") if key not in config]
-    wrong = [f"{key} is {config[key]!r}" for key, value in _FIXED_OPTIONS.items() if config.get(key, value) != value]
+    wrong = []
+    for key, value in _FIXED_OPTIONS.items():
+        if config.get(key, value) != value:
+            wrong.append(f"{key} is {config[key]!r}")
     if absent or wrong:
         raise ValueError(
             f"this SpeechTokenizer is not known here: its config.json lacks {absent}, {wrong}; expected "
-            f"{_FIXED_OPTIONS}"
+            f"{_FIXED_OPTIONS}, as in speechtokenizer_hubert_avg"
         )
     converted = {ours: config[key] for key, ours in _NAMES.items()}
     converted["strides"] = config["strides"][::-1]

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch import Tensor
+from transformers import PreTrainedConfig
 
 from ..focalcodec.checkpoint import read_safetensors
 from ..focalcodec.parts import build_part
-from .adapter import USED_CODEBOOKS_KEY, CodecAdapter, CodecConfig, register_model
+from .adapter import USED_CODEBOOKS_KEY, CodecAdapter, CodecConfig, NativeModel, register_model
 from .checkpoint import find_weights, fold_weight_norm, load_native, read_config
 from .taae import Decoder, Encoder, TAAEConfig
 
@@ -161,15 +161,14 @@ class StableCodecConfig(PreTrainedConfig):
     def quantizer(self) -> ResidualFSQ:
         """The residual quantizer of `stages`."""
         assert self.stages is not None
+        # JSON turns tuples into lists.
         return ResidualFSQ(self.latent_dim, tuple((int(levels), float(scale)) for levels, scale in self.stages))
 
 
-class StableCodecModel(PreTrainedModel):
+class StableCodecModel(NativeModel):
     """Patches -> transformers -> tanh and residual FSQ -> transformers -> patches. It has no padding masks."""
 
     config_class = StableCodecConfig
-    main_input_name = "waveform"
-    base_model_prefix = ""
 
     def __init__(self, config: StableCodecConfig) -> None:
         super().__init__(config)
@@ -177,9 +176,6 @@ class StableCodecModel(PreTrainedModel):
         self.encoder = Encoder(config.encoder_config, config.patch_size, config.latent_dim)
         self.decoder = Decoder(config.decoder_config, config.patch_size, config.latent_dim)
         self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Do nothing: constructors initialize the weights, and loading is strict, so that none is left to be drawn."""
 
     def extract_latents(self, waveform: Tensor) -> Tensor:
         """(B, 1, T) -> continuous latents before tanh (B, D, N), N = ceil(T / samples_per_token)."""

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from ..focalcodec.layers import StreamState
-from .adapter import CodecAdapter, CodecConfig, register_model
+from .adapter import CodecAdapter, CodecConfig, NativeModel, register_model
 from .checkpoint import load_native
 from .layers import rotate, window_attention
 
@@ -62,12 +62,10 @@ class TS3CodecConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
 
-class TS3CodecModel(PreTrainedModel):
+class TS3CodecModel(NativeModel):
     """Frames -> linear layers -> transformer -> a code -> transformer -> linear layers -> frames, all causal."""
 
     config_class = TS3CodecConfig
-    main_input_name = "waveform"
-    base_model_prefix = ""
 
     def __init__(self, config: TS3CodecConfig) -> None:
         super().__init__(config)
@@ -85,9 +83,6 @@ class TS3CodecModel(PreTrainedModel):
             nn.Linear(config.frame_hidden, config.frame_size),
         )
         self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Do nothing: constructors initialize the weights, and loading is strict, so that none is left to be drawn."""
 
     def encode(self, waveform: Tensor, state: StreamState | None = None) -> Tensor:
         """(B, 1, T) -> codes (B, 1, N) int64, N = ceil(T / frame_size); zeros fill up the last frame.

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from ..focalcodec.blocks import ConformerBlock
 from ..focalcodec.decoders import HiFiGAN
@@ -22,7 +22,7 @@ from ..focalcodec.layers import full_precision, length_mask
 from ..focalcodec.parts import HiFiGANConfig, WavLMConfig, build_part
 from ..focalcodec.wavlm import WavLMEncoder
 from ..long_audio import decode_long
-from .adapter import CodecAdapter, CodecConfig, register_model
+from .adapter import CodecAdapter, CodecConfig, NativeModel, register_model
 from .checkpoint import load_native, read_config
 from .wavlm_km_checkpoint import (
     convert_config,
@@ -124,12 +124,10 @@ class WavLMKMConfig(PreTrainedConfig):
         return size
 
 
-class WavLMKMModel(PreTrainedModel):
+class WavLMKMModel(NativeModel):
     """WavLM -> nearest cluster -> Conformer, which estimates the features from it -> HiFi-GAN."""
 
     config_class = WavLMKMConfig
-    main_input_name = "input_values"
-    base_model_prefix = ""
 
     def __init__(self, config: WavLMKMConfig) -> None:
         super().__init__(config)
@@ -142,9 +140,6 @@ class WavLMKMModel(PreTrainedModel):
         self.dequantizer = Dequantizer(config)
         self.vocoder = Vocoder(config)
         self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Do nothing: constructors initialize the weights, and loading is strict, so that none is left to be drawn."""
 
     @full_precision
     def extract_features(self, waveform: Tensor) -> Tensor:

@@ -166,7 +166,10 @@ def convert_config(config: dict[str, Any]) -> dict[str, Any]:
         "resblock_dilation_sizes": [dilations[0]] * len(dilations),
     }
     absent = [key for key in _FIELDS if key not in config]
-    wrong = [f"{key} is {config[key]!r}" for key, value in fixed.items() if config.get(key, value) != value]
+    wrong = []
+    for key, value in fixed.items():
+        if config.get(key, value) != value:
+            wrong.append(f"{key} is {config[key]!r}")
     if absent or wrong:
         raise ValueError(f"this WavLM-KM is not known here: its config.json lacks {absent}, {wrong}; expected {fixed}")
     converted = {ours: config[key] for key, ours in _FIELDS.items()}

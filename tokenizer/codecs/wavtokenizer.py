@@ -11,12 +11,12 @@ from typing import Any
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from ..focalcodec.checkpoint import read_safetensors
 from ..focalcodec.decoders import ConvNeXtBlock, ISTFTHead
 from ..focalcodec.parts import VocosConfig
-from .adapter import CodecAdapter, CodecConfig, register_model
+from .adapter import CodecAdapter, CodecConfig, NativeModel, register_model
 from .checkpoint import find_weights, fold_weight_norm, load_native, read_config
 from .layers import CODEBOOK_STATISTICS, ResidualVQ, SEANetEncoder
 
@@ -91,12 +91,10 @@ class WavTokenizerConfig(PreTrainedConfig):
         )
 
 
-class WavTokenizerModel(PreTrainedModel):
+class WavTokenizerModel(NativeModel):
     """SEANet encoder -> one codebook -> Vocos with attention. It has no padding masks."""
 
     config_class = WavTokenizerConfig
-    main_input_name = "waveform"
-    base_model_prefix = ""
 
     def __init__(self, config: WavTokenizerConfig) -> None:
         super().__init__(config)
@@ -108,9 +106,6 @@ class WavTokenizerModel(PreTrainedModel):
         self.backbone = AdaptiveVocos(config.vocos_config, config.num_conditions)
         self.head = ISTFTHead(config.vocos_config)
         self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Do nothing: constructors initialize the weights, and loading is strict, so that none is left to be drawn."""
 
     @property
     def encoder(self) -> Any:
