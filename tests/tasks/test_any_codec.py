@@ -8,7 +8,7 @@ import torch
 
 from focallm.lm import SpeechLM
 from focallm.tasks import speak
-from focallm.tasks.cli import commands as cli
+from focallm.tasks.cli.commands import COMMANDS
 from focallm.tasks.info import describe_model
 from focallm.tokenizer import AudioTokenizer, write_audio
 
@@ -37,8 +37,8 @@ def corpus(tmp_path_factory):
 def test_from_a_folder_of_audio_to_a_model_that_speaks(any_codec, corpus, tmp_path):
     codec, store, run = (tmp_path / name for name in ("codec", "store", "run"))
     AudioTokenizer(any_codec).save_pretrained(codec)
-    cli.tokenize(corpus, store, codec=str(codec), quiet=True)
-    cli.train("tts", store, run, corpus / "recipe.yaml", str(codec), quiet=True)
+    COMMANDS["tokenize"](corpus, store, codec=str(codec), quiet=True)
+    COMMANDS["train"]("tts", store, run, corpus / "recipe.yaml", str(codec), quiet=True)
     lm = SpeechLM.from_pretrained(run / "model")
     c, tok = any_codec.config, lm.audio_tokenizer
     assert lm.vocabulary.codebook_sizes == (c.codebook_size,) * c.num_quantizers
