@@ -79,7 +79,7 @@ def test_commands(page, script, place, monkeypatch):
     for line in filter(None, lines):
         quick = re.sub(r"configs/(lm/\w+|mini/speech)\.yaml", str(FIXTURES / "quick_lm.yaml"), line)
         quick = quick.replace("configs/codec/mini.yaml", str(FIXTURES / "codec_chain.yaml"))
-        words = shlex.split(quick.replace("--scorers offline", "--scorers mel").replace(" --others", ""))
+        words = shlex.split(quick.replace("--scorers offline", "--scorers mel").replace(" --baselines", ""))
         assert words[0] == "focallm"
         monkeypatch.setattr(sys, "argv", words)
         cli.main()

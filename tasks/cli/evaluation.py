@@ -16,7 +16,7 @@ def evaluate(
     noise: Path | None = None,
     asr: str | None = None,
     language: str = "en",
-    others: bool = False,
+    baselines: bool = False,
     record: Path | None = None,
     layout: str | None = None,
     utmos: str | None = None,
@@ -37,7 +37,7 @@ def evaluate(
         noise: Corpus of noise recordings, for files that mix recorded noise.
         asr: Other ASR model: a folder for faster-whisper, or a folder or hub id for transformers.
         language: Language of the recordings, as a code of Whisper.
-        others: Evaluate baselines on the same items as well: Codec2 and Opus, flite and espeak-ng, or spectral gating
+        baselines: Evaluate baselines on the same items as well: Codec2 and Opus, flite and espeak-ng, or spectral gating
             and DeepFilterNet.
         record: .jsonl file of the results for each item. Items that it already holds are not evaluated again.
         layout: Name of a published corpus, if the folder has its layout; see focallm tokenize --help.
@@ -58,7 +58,7 @@ def evaluate(
         noise=noise,
         asr=asr,
         language=language,
-        baselines=others,
+        baselines=baselines,
         record=record,
         layout=layout,
         utmos=utmos,
