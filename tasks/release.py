@@ -37,7 +37,8 @@ def release(recipe: Path, run: Path, out: Path, license: str, evaluations: Seque
         OSError: The run is not finished.
         ValueError: A record holds no results of these weights.
     """
-    if is_speech_lm(run / "model"):
+    # A path that does not exist could be taken for a hub id.
+    if (run / "model").is_dir() and is_speech_lm(run / "model"):
         release_lm(recipe, run, out, license, evaluations, seed)
     else:
         release_codec(recipe, run, out, license, evaluations, seed)

@@ -21,12 +21,12 @@ COMMANDS: dict[str, Callable[..., str | None]] = {
 
 
 def main() -> None:
-    """Run the command that the program was called with.
+    """Run the command that the command line names.
 
     Raises:
-        SystemExit: With status 2 for a wrong command line, and status 1 and one line for any other mistake of a user.
+        SystemExit: With status 2 for a wrong command line, and with status 1 and one line for any other mistake of the
+            user.
     """
-    # Only one command is parsed, so that its options and no others are built.
     words = sys.argv[1:] or ["--help"]
     command = words[0]
     if command in ("-h", "--help"):
@@ -46,15 +46,16 @@ def main() -> None:
         message = function(**arguments)
         if message:
             print(message)
-    # A wrong value, a file or a missing extra: the user can fix these. Any other error is ours and keeps its traceback.
+    # The user can fix a wrong value, a missing file or a missing extra. Any other error is a bug and keeps its
+    # traceback.
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"focallm: {error}")
 
 
 def help_text() -> str:
-    """The text of `focallm --help`: every command with the first sentence of its docstring."""
+    """Return the text of `focallm --help`: every command with the first line of its docstring."""
     lines = [
-        "usage: focallm COMMAND ...",
+        "usage: focallm COMMAND [ARGUMENTS]",
         "",
         "Speech language modelling on codec tokens.",
         "",
@@ -66,7 +67,7 @@ def help_text() -> str:
     lines += [
         "",
         "options:",
-        "  --help       Show this text, or, after a command, its arguments.",
+        "  --help       Show this text; after a command, explain its arguments.",
         "  --version    Show the version.",
     ]
     return "\n".join(lines)

@@ -25,23 +25,25 @@ def evaluate(
     """Evaluate a codec or a language model on recordings with transcripts.
 
     Args:
-        task: codec, tts, se or ss.
+        task: codec, tts, se (enhancement) or ss (separation).
         data: Corpus with transcripts that the model was not trained on.
         model: mini, a folder or a hub id.
         limit: Number of items to evaluate, chosen by the seed; 0 for all.
         scorers: mel (spectral distances, needs nothing else), published (the metrics of the FocalCodec paper: Whisper
             small, UTMOS, DNSMOS, WavLM; also PESQ and STOI) or offline (replacements that need no network).
         seed: Seed of the choice of items and of the sampling.
-        mix: YAML file such as configs/mix/enhancement.yaml that makes the noisy or mixed input of se and ss. Not needed
-            for a corpus that provides it: --layout voicebank (se and codec) or libri2mix (ss).
-        noise: Corpus of noise recordings, for files that mix recorded noise.
-        asr: Other ASR model: a folder for faster-whisper, or a folder or hub id for transformers.
-        language: Language of the recordings, as a code of Whisper.
-        baselines: Evaluate baselines on the same items as well: Codec2 and Opus, flite and espeak-ng, or spectral gating
-            and DeepFilterNet.
-        record: .jsonl file of the results for each item. Items that it already holds are not evaluated again.
+        mix: YAML file such as configs/mix/enhancement.yaml that makes the noisy or mixed input of se and ss. A corpus
+            that provides such input does not need it: --layout voicebank (se and codec) or libri2mix (ss).
+        noise: Folder of noise recordings, for a --mix file that mixes them in.
+        asr: Speech recognizer to use instead of that of the scorers: a folder for faster-whisper, or a folder or hub id
+            for transformers. With mel, it adds word error rates.
+        language: Language of the recordings, as a Whisper code such as en.
+        baselines: Also evaluate baselines on the same items: Codec2 and Opus for codec, flite and espeak-ng for tts,
+            spectral gating and DeepFilterNet for se.
+        record: .jsonl file to add the results of each item to. Items that it already holds are not evaluated again.
         layout: Name of a published corpus, if the folder has its layout; see focallm tokenize --help.
-        utmos: Checkout of github.com/tarepan/SpeechMOS. Without it, published downloads one, and offline omits UTMOS.
+        utmos: Local checkout of github.com/tarepan/SpeechMOS. Without it, published downloads UTMOS, and offline omits
+            it.
         quiet: Hide the progress bar.
     """
     from ..evaluation.evaluate import EvaluationConfig
@@ -74,9 +76,9 @@ def probe(
 
     Args:
         task: asr (words), speaker, or emotion.
-        store: Token store with transcripts, speakers, or a column emotion.
-        run: Folder of the run. The error rate goes to its `result.json`.
-        recipe: YAML file such as configs/probes/mini_asr.yaml. The default is the recipe of the paper.
+        store: Token store with the labels: transcripts, speakers, or a column emotion.
+        run: Folder to write to. The error rate goes to its file `result.json`.
+        recipe: YAML file such as configs/probes/mini_asr.yaml. The default is the paper's recipe.
         codec: Codec that made the token store.
         quiet: Hide the progress bar.
     """
@@ -107,26 +109,27 @@ def tables(
     """Print tables of the FocalCodec paper, with your results beside the published ones.
 
     Args:
-        name: 1 codecs, 2 clean speech, 3 noisy speech, 4 voice conversion, 5 downstream tasks, 6 ablations, 7 training
-            data, 8 TS3-Codec, 9 offline and streaming, 10 codes and features; or all.
-        codecs: encodec, dac, wavlm6_km, speechtokenizer, semanticodec, mimi, wavtokenizer, bigcodec, stable_codec,
-            focalcodec_50hz, focalcodec_25hz or focalcodec_12_5hz, each also as NAME=FOLDER; codec2-700C, codec2-1300 or
-            opus-6; mini, a folder or a hub id. The default is mini.
-        data: Corpora with transcripts. Tables 2 and 3 use all of them, the others the first.
+        name: Number of a table, or all: 1 codecs, 2 clean speech, 3 noisy speech, 4 voice conversion, 5 downstream
+            tasks, 6 ablations, 7 training data, 8 TS3-Codec, 9 offline and streaming, 10 codes and features.
+        codecs: Codecs to measure: encodec, dac, wavlm6_km, speechtokenizer, semanticodec, mimi, wavtokenizer, bigcodec,
+            stable_codec, focalcodec_50hz, focalcodec_25hz or focalcodec_12_5hz, whose weights are downloaded, or with
+            local weights NAME=FOLDER; codec2-700C, codec2-1300 or opus-6; mini, a folder or a hub id. The default is
+            mini.
+        data: Corpora with transcripts. Tables 2, 3 and 8 use all of them, the others only the first.
         layout: Name of a published corpus, if the folders have its layout; see focallm tokenize --help.
         scorers: published (the paper's metrics, from the hub), offline (replacements that pip installs) or mel
             (spectral distances only).
-        asr: Other ASR model than that of the scorers: a folder or a hub id.
-        utmos: Checkout of github.com/tarepan/SpeechMOS, if the scorers cannot download it.
+        asr: Speech recognizer to use instead of that of the scorers: a folder or a hub id.
+        utmos: Local checkout of github.com/tarepan/SpeechMOS, if the scorers cannot download it.
         limit: Number of items of each corpus to evaluate, chosen by the seed; 0 for all.
         seed: Seed of the choice of items and of the confidence intervals.
-        record: .jsonl file of the results for each item. Items that it already holds are not evaluated again.
+        record: .jsonl file to add the results of each item to. Items that it already holds are not evaluated again.
         mix: YAML files such as configs/mini/test_enhancement.yaml, for Tables 3, 5 and 10.
-        noise: Corpus of noise recordings, for files that mix recorded noise.
-        runs: Folder of trained models: ablation/ROW (Table 6), CODEC/TASK (Table 5).
-        model: Speech language model of Table 10.
-        format: Format of the output.
-        out: Folder to write the tables to, in all formats.
+        noise: Folder of noise recordings, for a --mix file that mixes them in.
+        runs: Folder of trained probes and models: CODEC/TASK for Table 5, ablation/ROW for Table 6.
+        model: Speech language model to measure in Table 10.
+        format: Format of the printed tables.
+        out: Folder to also write the tables to, in all formats.
         quiet: Hide the progress bars.
     """
     from ..paper.table_config import TableConfig
@@ -158,15 +161,15 @@ def benchmark(
     batch: int = 1,
     tokens: int = 500,
 ) -> str:
-    """Measure speed and memory on this machine.
+    """Measure the speed of a codec or a language model on this machine.
 
     Args:
-        what: codec, or lm, which is compared with transformers.generate.
+        what: codec measures speed and memory; lm compares the speed of generation with that of transformers.
         model: mini, a folder or a hub id. The default is mini for lm, and for codec focalcodec_50hz: the full-size
             configuration with random weights.
         threads: Number of CPU threads.
-        batch: Batch size of lm.
-        tokens: Number of codes that lm generates for each item.
+        batch: Batch size, for lm.
+        tokens: Number of codes to generate for each item, for lm.
     """
     if what == "codec":
         from ..benchmarks.codec import benchmark_codec

@@ -27,7 +27,7 @@ def speak(
         text: Text to read.
         out: Audio file to write (.wav, .flac, .ogg), or - to stream 16-bit samples to the standard output, for example
             into "aplay -f S16_LE -r 16000".
-        model: mini, or a folder that `focallm train tts` wrote.
+        model: mini, the folder `model` of a training run, or a hub id.
         voice: Name of one of the model's voices. The default is its most frequent one.
         reference: Recording of the voice to imitate, for models trained for zero-shot.
         reference_text: Transcript of the reference, for models that need it.
@@ -43,7 +43,7 @@ def speak(
     from ..inference.speak import speak as speak_text
 
     lm = open_model(model)
-    # An option that is given replaces the model's default sampling as a whole.
+    # A sampling option replaces the model's default sampling as a whole.
     options = {}
     if temperature is not None:
         options["temperature"] = temperature
@@ -60,7 +60,7 @@ def speak(
         # aplay and other players read 16-bit little-endian integers.
         sys.stdout.buffer.write((piece.clip(-1, 1) * 32767).astype("<i2").tobytes())
         sys.stdout.buffer.flush()
-    # The standard output holds samples, so figures go to the standard error.
+    # The standard output holds samples, so the statistics go to the standard error.
     delay = stream.result.stats["time_to_first_audio_s"]
     print(f"{summary('-', stream.result)}, first audio after {delay:.2f} s, {stream.sampling_rate} Hz", file=sys.stderr)
     return None
@@ -79,7 +79,7 @@ def enhance(
     Args:
         audio: Audio file with the noisy recording.
         out: Audio file to write (.wav, .flac, .ogg).
-        model: mini, or a folder of a model trained for se or se-features.
+        model: mini, or the folder or hub id of a model trained for se or se-features.
         temperature: Sampling temperature; 0 is greedy. The default depends on the model.
         seed: Seed of the sampling.
         input_kind: Input of the model. The default is features if the model accepts them.
@@ -105,7 +105,7 @@ def separate(
     Args:
         audio: Audio file with the mixture.
         out: Audio file to write: name.wav makes name_1.wav, name_2.wav and so on, in order of who speaks first.
-        model: mini, or a folder of a model trained for ss or ss-features.
+        model: mini, or the folder or hub id of a model trained for ss or ss-features.
         num_speakers: Number of speakers in the mixture.
         temperature: Sampling temperature; 0 is greedy. The default depends on the model.
         seed: Seed of the sampling.
@@ -132,12 +132,12 @@ def convert(
     """Convert a recording to another voice. The output has the length of the input.
 
     Args:
-        audio: Audio file with the words.
-        reference: Audio file with the voice.
+        audio: Audio file to convert.
+        reference: Recording of the voice to convert to.
         out: Audio file to write (.wav, .flac, .ogg).
-        model: mini, or a folder of a model trained for vc; models of other tasks only work with knn.
-        method: lm uses the language model, knn replaces each frame by the nearest ones of the reference. The default is
-            lm if the model was trained for it.
+        model: mini, a folder or a hub id. The method lm needs a model trained for vc, which mini is not.
+        method: lm generates the speech with the language model; knn replaces each frame by the most similar ones of the
+            reference. The default is lm if the model was trained for vc, otherwise knn.
         temperature: Sampling temperature of lm; 0 is greedy. The default depends on the model.
         seed: Seed of the sampling.
     """
@@ -149,12 +149,12 @@ def convert(
 
 
 def transcribe(audio: Path, out: Path | None = None, model: str = "mini", seed: int = 0) -> str:
-    """Transcribe a recording. The text goes to the standard output, figures about it to the standard error.
+    """Transcribe a recording. The text goes to the standard output, statistics to the standard error.
 
     Args:
         audio: Audio file to transcribe.
-        out: Text file to write as well.
-        model: Folder of a model trained for asr.
+        out: Text file to write the transcript to as well.
+        model: Folder or hub id of a model trained for asr, which mini is not.
         seed: Seed of the sampling.
     """
     from ...tokenizer.files import write_whole
@@ -183,7 +183,7 @@ def continue_speech(
     Args:
         audio: Audio file to continue.
         out: Audio file to write (.wav, .flac, .ogg): the recording and its continuation.
-        model: Folder of a model trained for continuation.
+        model: Folder or hub id of a model trained for continuation, which mini is not.
         seconds: Longest continuation in seconds.
         temperature: Sampling temperature; 0 is greedy.
         top_p: Sample from the most probable tokens that together have this probability.
@@ -204,7 +204,7 @@ def encode(audio: Path, out: Path, codec: str = "mini") -> str:
     Args:
         audio: Audio file to encode.
         out: Token file to write: an .npz with `codes` and `num_samples`.
-        codec: mini, a folder or a hub id.
+        codec: Codec: mini, a folder or a hub id.
     """
     from ..inference.token_files import encode_file
 
@@ -217,7 +217,7 @@ def decode(tokens: Path, out: Path, codec: str = "mini") -> str:
     Args:
         tokens: Token file that `focallm encode` wrote.
         out: Audio file to write (.wav, .flac, .ogg).
-        codec: Codec that made the tokens.
+        codec: Codec that encoded the tokens: mini, a folder or a hub id.
     """
     from ..inference.token_files import decode_file
 
@@ -236,10 +236,10 @@ def info(model: str) -> str:
 
 
 def demo(audio: Path | None = None, out: Path = Path("out"), quiet: bool = False) -> str:
-    """Write a page with everything that the included weights can do.
+    """Write an HTML page that shows everything the included weights can do.
 
     Args:
-        audio: Recording to encode, imitate, enhance and separate. The default is a bundled one for each.
+        audio: Recording to encode, imitate, enhance and separate. By default, each section uses a bundled one.
         out: Folder for the page, index.html, and its audio files.
         quiet: Hide the progress bar.
     """

@@ -29,17 +29,19 @@ def parse_arguments(function: Callable[..., Any], command: str, words: Sequence[
         The keyword arguments of the function.
 
     Raises:
-        SystemExit: With status 0 for `--help` and status 2 for a wrong word.
+        SystemExit: With status 0 for `--help`, and with status 2 for a wrong command line.
     """
     summary, descriptions = split_docstring(function.__doc__ or "")
     parser = _Parser(prog=f"focallm {command}", description=summary, allow_abbrev=False)
     hints = get_type_hints(function)
     for parameter in inspect.signature(function).parameters.values():
         _add_argument(parser, parameter, hints[parameter.name], descriptions[parameter.name])
-    # argparse's own message for an unknown option does not name the options that exist.
+    # The message of argparse for an unknown option does not name the options that exist.
     values, unknown = parser.parse_known_args(words)
+    if unknown and unknown[0].startswith("-"):
+        parser.error(unknown_message("option", unknown[0], parser.option_names()))
     if unknown:
-        parser.error(unknown_message("argument", unknown[0], parser.option_names()))
+        parser.error(f"unexpected argument {unknown[0]!r}; put a text with spaces in quotes")
     return vars(values)
 
 
@@ -70,7 +72,7 @@ def unknown_message(kind: str, word: str, known: Sequence[str]) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors take one line."""
+    """An argument parser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"focallm: {message} (see {self.prog} --help)\n")

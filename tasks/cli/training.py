@@ -19,15 +19,16 @@ def tokenize(
     """Encode a corpus into a token store. If interrupted, the same command continues.
 
     Args:
-        corpus: Folder of audio files, a manifest or its folder, a folder saved by datasets, or parquet.
-        store: Folder of the token store.
+        corpus: Folder of audio files, a manifest.jsonl or its folder, a folder saved by datasets, or parquet.
+        store: Folder to write the token store to.
         codec: mini, a folder or a hub id.
         layout: Name of a published corpus, if the folder has its layout: iemocap, libri1mix, libri2mix, libri3mix,
             librispeech, libritts, mls, vctk or voicebank. libri...mix and voicebank include noisy or mixed input.
         columns: Names of columns that differ in a manifest or dataset, such as '{"text": "sentence"}'.
-        mix: YAML file such as configs/mix/enhancement.yaml: store noisy, overlapping or pitch-shifted input as well.
-        noise: Corpus of noise recordings, for files that mix recorded noise.
-        features: Store the encoder's continuous features of the input as well.
+        mix: YAML file such as configs/mix/enhancement.yaml. The store then also holds noisy, overlapping or
+            pitch-shifted input.
+        noise: Folder of noise recordings, for a --mix file that mixes them in.
+        features: Also store the continuous features that the encoder of the codec computes.
         batch_seconds: Seconds of audio in a batch. It changes the speed, never the tokens.
         quiet: Hide the progress bar.
     """
@@ -62,7 +63,7 @@ def align(store: Path, texts: Path | None = None, language: str = "en-us", quiet
 
     Args:
         store: Token store of a corpus with transcripts, made with `focallm tokenize --features`.
-        texts: Text file with further words for the pronunciation lexicon.
+        texts: Text file with more words for the pronunciation lexicon.
         language: Language code of espeak-ng.
         quiet: Hide the progress bar.
     """
@@ -78,11 +79,12 @@ def train(
     """Train a language model on a token store. If interrupted, the same command continues.
 
     Args:
-        task: tts, zero-shot, tts-aligned, zero-shot-aligned, pronounce, se, se-features, ss, ss-features, vc, asr,
-            continuation, text, or a task that the recipe defines.
-        store: Token store with the columns that the task needs.
-        run: Folder of the run. The model goes to its subfolder `model`.
-        recipe: YAML file such as configs/lm/mini_tts.yaml. Without it, the defaults of `LMRecipe` apply.
+        task: tts, zero-shot, se, se-features, ss, ss-features, vc, asr, continuation, text, tts-aligned,
+            zero-shot-aligned, pronounce, or a task that the recipe defines.
+        store: Token store with the columns that the task needs; for text, a text file also works.
+        run: Folder to write to. The model goes to its subfolder `model`.
+        recipe: YAML file such as configs/lm/mini_tts.yaml, which sets the size of the model and its training. The
+            default is a small model.
         codec: Codec that made the token store.
         quiet: Hide the progress bar.
     """
@@ -100,9 +102,10 @@ def train_codec(
 
     Args:
         recipe: YAML file with one stage, or with several that build on each other, such as configs/codec/mini.yaml.
-        corpus: Folder of audio files, or a manifest or its folder.
-        run: Folder of the run. Each stage writes its codec to a subfolder `model` (the stage teacher: `teacher`).
-        only: Name of the one stage to train. The stages that it builds on must be trained.
+        corpus: Folder of audio files, or a manifest.jsonl or its folder.
+        run: Folder to write to. Each stage writes its codec to a subfolder `model`, and the stage teacher its network
+            to `teacher`.
+        only: Train only the stage of this name. The stages that it builds on must be trained already.
         asr: Folder of a Whisper model for faster-whisper. With it, evaluations report the word error rate and the
             speaker similarity.
         quiet: Hide the progress bar.
@@ -119,9 +122,9 @@ def release(
 
     Args:
         recipe: YAML file that the model was trained with.
-        run: Folder of the run.
-        out: Folder for the weights and their card.
-        license: License of the weights for the card, such as apache-2.0.
+        run: Folder that `focallm train` or `focallm train-codec` wrote.
+        out: Folder to write the weights and the card to.
+        license: License of the weights, such as apache-2.0, for the card.
         evaluations: Records that `focallm evaluate --record` wrote for these weights. The card shows each as a table.
         seed: Seed of the confidence intervals in these tables.
     """

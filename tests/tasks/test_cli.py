@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 
 import focallm
+from focallm.data.layouts import LAYOUTS
 from focallm.lm import SpeechLM
+from focallm.tasks import definitions
 from focallm.tasks.cli import commands as cli
 from focallm.tasks.cli.parser import parse_arguments, split_docstring
 from focallm.tasks.demo import SAMPLE
+from focallm.tasks.evaluation.baselines import CODEC_PROGRAMS, PAPER
+from focallm.tasks.evaluation.evaluate import TASKS
+from focallm.tasks.evaluation.metrics import SCORERS
+from focallm.tasks.evaluation.probes.data import LABEL_COLUMNS
 from focallm.tasks.info import describe_model
 from focallm.tokenizer import read_audio, write_audio
 
@@ -53,6 +59,22 @@ def test_every_command_explains_its_arguments(command, monkeypatch, capsys):
     assert list(descriptions) == list(inspect.signature(function).parameters)
     assert "<class" not in text
     assert "_" not in " ".join(re.findall(r"--[\w-]+", text))
+
+
+def test_help_lists_all_names():
+    """The help texts repeat these lists, because importing them would make `--help` wait for torch."""
+    lists = {
+        ("train", "task"): definitions.TASKS,
+        ("tokenize", "layout"): LAYOUTS,
+        ("evaluate", "task"): TASKS,
+        ("evaluate", "scorers"): SCORERS,
+        ("probe", "task"): LABEL_COLUMNS,
+        ("tables", "codecs"): [*PAPER, *CODEC_PROGRAMS],
+    }
+    for (command, argument), names in lists.items():
+        _, descriptions = split_docstring(cli.COMMANDS[command].__doc__)
+        words = set(re.findall(r"[\w-]+", descriptions[argument]))
+        assert set(names) <= words, f"the help of {command} lacks {set(names) - words} in {argument}"
 
 
 def example(
@@ -108,8 +130,9 @@ def test_help_shows_types_and_defaults(capsys):
     [
         (["spek", "hi"], "unknown command 'spek'; did you mean speak?"),
         (["xyz"], f"unknown command 'xyz'; expected one of {', '.join(cli.COMMANDS)}"),
-        (["speak", "hi", "--top_p", "0.5"], "unknown argument '--top_p'; did you mean --top-p?"),
-        (["info", "mini", "--xyz"], "unknown argument '--xyz'; expected one of --help"),
+        (["speak", "hi", "--top_p", "0.5"], "unknown option '--top_p'; did you mean --top-p?"),
+        (["info", "mini", "--xyz"], "unknown option '--xyz'; expected one of --help"),
+        (["speak", "Hello", "there"], "unexpected argument 'there'; put a text with spaces in quotes"),
         (["enhance", "a.wav"], "the following arguments are required: OUT"),
         (["speak", "hi", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
         (["tokenize", "a", "b", "--columns", "text"], "expected JSON such as"),
