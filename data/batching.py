@@ -84,7 +84,7 @@ class LengthGroupedSampler(Sampler[int]):
     is not in a checkpoint.)
 
     It yields `epoch * len(self) + i` for row i; `divmod` recovers both. Random choices about a row can then depend on
-    the epoch, too, in whichever process the row is read.
+    the epoch, too, regardless of the process that reads the row.
 
     Args:
         lengths: lengths of the rows in ids.

@@ -69,9 +69,9 @@ def summarize_corpus(corpus: Sequence[Utterance]) -> dict[str, Any]:
     """Summarize a corpus for a model card.
 
     Returns:
-        The number of utterances, hours, a hash, and `groups`: the same numbers for each `source` and `license` in the
-        extra columns, or `licence`. The hash covers ids, durations in ms and texts in their order,
-        but not the samples.
+        The number of utterances, hours, a hash, and `groups`: the same numbers for each `source` and `license` (or
+        `licence`) in the extra columns. The hash covers ids, durations in ms and texts in their order, but not the
+        samples.
     """
     digest = hashlib.sha256()
     total_seconds = 0.0
@@ -117,7 +117,7 @@ def _read_source(source: "str | Path | Dataset", layout: str | None, columns: Co
     if layout is not None:
         return _read_layout(path, layout, columns)
 
-    # A manifest beside the audio files knows more than the folder.
+    # A manifest beside the audio files takes precedence over the folder.
     if path.is_dir():
         for name in MANIFEST_NAMES:
             if (path / name).is_file():
@@ -246,7 +246,7 @@ def _open_dataset(path: Path) -> "Dataset | None":
         return Dataset.load_from_disk(str(path))
     splits = sorted(set(map(_split_name, files)))
     if len(splits) > 1:
-        raise ValueError(f"{path} holds the splits {', '.join(splits)}: name a file, or give each a folder of its own")
+        raise ValueError(f"{path} holds the splits {', '.join(splits)}: name a file, or move each into a folder")
     dataset: Any = Dataset.from_parquet(list(map(str, files)))
     return dataset
 

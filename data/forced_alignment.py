@@ -36,7 +36,7 @@ from .token_store import TokenStore
 ALIGNMENT_FILE = "alignment.parquet"
 LEXICON_FILE = "lexicon.json"
 
-_MAX_PHONEME_S = 0.6  # a longer one means that the text is not what was spoken
+_MAX_PHONEME_S = 0.6  # a longer one means that the text does not match the speech
 _NUM_GAUSSIAN_UTTERANCES = 300  # the Gaussians need no more, and align only these
 _GAUSSIAN_ROUNDS = 12
 _NETWORK_ROUNDS = 4
@@ -197,7 +197,7 @@ def _features_per_frame(row: dict[str, Any], num_codebooks: int) -> Features:
 
 
 def _units_or_none(text: str, lexicon: dict[str, str]) -> list[str] | None:
-    """Return the units of a text; None if it has no word or a word without sound."""
+    """Return the units of a text; None if it has no word, or a word without phonemes."""
     try:
         return text_to_units(text, lexicon.__getitem__)
     except (KeyError, ValueError):
@@ -263,7 +263,7 @@ def _append_slopes(frames: Features) -> Features:
 
 
 def _fit_gaussians(frames: Features, targets: Indices, num_classes: int) -> Score:
-    """Fit a Gaussian with diagonal covariance per class. Classes with few frames are drawn towards the average."""
+    """Fit a Gaussian with diagonal covariance per class. Classes with few frames are drawn toward the average."""
     one_hot = np.eye(num_classes, dtype=np.float32)[targets]
     weights = one_hot.sum(0)[:, None]
     means = (one_hot.T @ frames + _PRIOR_FRAMES * frames.mean(0)) / (weights + _PRIOR_FRAMES)

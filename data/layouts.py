@@ -291,7 +291,7 @@ def _librimix_sources(file: Path, num_speakers: int) -> list[Path]:
     # mix_single contains only the first speaker, but its file names list all utterances of the mixture.
     if named_speakers != num_speakers and file.parent.name != "mix_single":
         raise ValueError(
-            f"the name of {file} says a mixture of {named_speakers}, and the layout is for {num_speakers}: choose "
+            f"the name of {file} lists {named_speakers} speakers, and the layout is for {num_speakers}: choose "
             f"--layout libri{named_speakers}mix"
         )
     return [file.parent.with_name(f"s{number}") / file.name for number in range(1, num_speakers + 1)]
@@ -313,7 +313,7 @@ def _read_librimix_texts(folder: Path, files: list[Path]) -> dict[str, str]:
 
 
 def _list_names(folder: Path) -> str:
-    """Return the first names in a folder, for an error message that says what was found there."""
+    """Return the first names in a folder, for error messages about what was found there."""
     names = sorted(path.name for path in folder.iterdir())
     return ", ".join(names[:8]) or "nothing"
 

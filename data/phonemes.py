@@ -49,7 +49,7 @@ def text_to_units(text: str, pronounce: Callable[[str], str]) -> list[str]:
     """
     parts = spell_out(text)
     if PAUSES.keys() >= set(parts):
-        raise ValueError(f"there is no word in {text!r}: give at least one")
+        raise ValueError(f"there is no word in {text!r}: at least one is needed")
     if parts[-1] not in PAUSES:
         parts.append(".")
     units = [WORD_START]
@@ -91,14 +91,14 @@ def split_units(units: Sequence[str], max_units: int) -> list[list[str]]:
 def build_lexicon(texts: Iterable[str], language: str = "en-us") -> dict[str, str]:
     """Look up the phonemes of all words in some texts with espeak-ng.
 
-    A word can sound different among other words than alone. It gets the phonemes that are most frequent in the texts.
+    The pronunciation of a word depends on its context. A word gets the phonemes that are most frequent in the texts.
 
     Args:
         texts: the texts.
         language: name of the language in espeak-ng.
 
     Returns:
-        The phonemes of each word. Words without a sound are left out.
+        The phonemes of each word. Words without phonemes are left out.
 
     Raises:
         ImportError: The extra is not installed.
@@ -113,7 +113,7 @@ def build_lexicon(texts: Iterable[str], language: str = "en-us") -> dict[str, st
     spoken_sentences = _run_espeak(list(map(" ".join, sentences)), language)
     for words, spoken in zip(sentences, spoken_sentences, strict=True):
         phonemes = spoken.split()
-        # espeak-ng runs some words together. Such a sentence tells nothing about single words.
+        # espeak-ng runs some words together. Phonemes of such a sentence cannot be assigned to words.
         if len(words) == len(phonemes):
             for word, word_phonemes in zip(words, phonemes, strict=True):
                 counts[word][word_phonemes] += 1

@@ -72,7 +72,7 @@ def plan_shards(
         The shards. Shard i holds the utterances from i * shard_size on.
 
     Raises:
-        ValueError: The folder holds something else. The message says what differs.
+        ValueError: The folder holds something else. The message lists the differences.
     """
     # The name of a codec is for people; its weights decide.
     plan: dict[str, Any] = {f"codec.{key}": value for key, value in codec.items() if key != "name"}

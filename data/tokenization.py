@@ -64,7 +64,7 @@ def tokenize_corpus(
         store_folder: is made if needed. An existing store must have the same corpus, codec, recipe and shard size.
         tokenizer: the codec, on the device of your choice.
         features: store continuous features of FocalCodec's encoder, too: those of the model's input, if it was mixed.
-        batch_seconds: seconds of audio per batch, padding included. A longer utterance gets a batch of its own.
+        batch_seconds: seconds of audio per batch, padding included. A longer utterance is a batch by itself.
         shard_size: utterances per shard.
         workers: number of threads that read audio ahead.
         listen: number of pairs of original and decoded recordings to write to `listen/`.
@@ -101,13 +101,13 @@ def tokenize_corpus(
         sections["features"] = {"column": encoder.features_column, "dim": encoder.feature_dim}
     shards = plan_shards(store, rows, codec, shard_size, sections)
 
-    own_shards = shards[rank::world_size]
-    num_rows = sum(len(shard.utterances) for shard in own_shards)
+    shards_to_make = shards[rank::world_size]
+    num_rows = sum(len(shard.utterances) for shard in shards_to_make)
     with (
         ThreadPoolExecutor(workers) as pool,
         tqdm(total=num_rows, unit="file", disable=not progress or rank > 0) as bar,
     ):
-        for shard in own_shards:
+        for shard in shards_to_make:
             if shard.is_complete():
                 bar.update(len(shard.utterances))
             else:

@@ -49,7 +49,7 @@ class Utterance:
         text: the transcript.
         speaker: who speaks.
         seconds: the duration.
-        extra: everything else the corpus knows. Becomes columns of a token store.
+        extra: all other columns of the corpus. They become columns of a token store.
         sources: the clean recordings that a noisy recording or a mixture was made of, each of the same length.
     """
 
@@ -134,7 +134,7 @@ def find_audio(folder: Path, ending: str = "") -> list[Path]:
 
     Args:
         folder: where to search.
-        ending: if given, find only files whose names end with it.
+        ending: find only files whose names end with this; all audio files by default.
 
     Returns:
         Sorted paths.

@@ -1,4 +1,4 @@
-"""Decoding constraints: which ids a model may write next, given the spans that its prompt asks for.
+"""Decoding constraints: which ids a model may write next, according to the spans that its prompt asks for.
 
 A `Prompt` lists its output as phases: spans of text or codes with a minimum and a maximum length. `DecodingConstraint`
 follows one item through its phases. K codebooks.
@@ -76,7 +76,7 @@ def _text_range(vocabulary: Vocabulary) -> IdRange:
 
 
 class DecodingConstraint:
-    """State of one item during generation: says which ids may follow, and records those that were chosen.
+    """State of one item during generation: determines which ids may follow, and records those that were chosen.
 
     Args:
         phases: the spans to write, in order.
@@ -189,7 +189,7 @@ class DecodingConstraint:
         reached_max = self._reached_max()
         if not reached_max:
             return "constraint"
-        # A unit of aligned text may last as long as the limit, so one of them says nothing about the reading.
+        # Some units may well last as long as the limit, so aligned speech is unfinished only if all of them do.
         is_aligned = any(phase.forced_ids for phase in self.phases)
         unfinished = all(reached_max) if is_aligned else any(reached_max)
         return "max_length" if unfinished else "end"

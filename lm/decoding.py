@@ -83,7 +83,7 @@ def is_llama_shaped(model: PreTrainedModel) -> bool:
 
 
 class CausalDecoder:
-    """Decoder of any causal LM of transformers, with the model's own forward and cache."""
+    """Decoder of any causal LM of transformers, with the forward and the cache of the model."""
 
     def __init__(self, model: PreTrainedModel, prompts: PromptBatch) -> None:
         self._model = model
@@ -195,9 +195,9 @@ class _Layer:
 class LlamaDecoder:
     """Decoder of Llama, Qwen2 and Qwen3, with a preallocated cache and a step of few operations.
 
-    transformers' own forward reads the prompts. A step is written out: joined projections, one rotation for queries and
-    keys, and the head only for the ids that are allowed. On a CPU the matrices are copied once, since a vector times a
-    matrix stored by its inputs takes half of the time; on a GPU they are those of the model.
+    The forward of transformers reads the prompts. A step is written out: joined projections, one rotation for queries
+    and keys, and the head only for the ids that are allowed. On a CPU the matrices are copied once, because a product
+    with a matrix stored by its inputs takes half of the time; on a GPU they are those of the model.
     """
 
     def __init__(self, model: PreTrainedModel, prompts: PromptBatch, max_new_ids: int) -> None:

@@ -43,7 +43,7 @@ def adapt_to_vocabulary(
     _add_rows(model, vocabulary, known_ids)
     head = model.get_output_embeddings()
     embeddings = model.get_input_embeddings()
-    # Whatever the config of the base says, record what is the case.
+    # The config of a base may be wrong about this.
     model.config.get_text_config().tie_word_embeddings = head.weight is embeddings.weight
     set_special_ids(model, vocabulary)
     if feature_size is None or isinstance(model, SpeechLMForConditionalGeneration):

@@ -24,7 +24,7 @@ class SpeechLMConfig(PreTrainedConfig):
     """Configuration of a `SpeechLMForConditionalGeneration`.
 
     Args:
-        text_config: config of the causal LM inside, of any type that `AutoModelForCausalLM` knows.
+        text_config: config of the causal LM inside, of any type that `AutoModelForCausalLM` supports.
         feature_size: width D of the features.
         feature_token_id: the id that is the placeholder of one feature.
         feature_context: features on either side that the projector reads with each one.
@@ -51,8 +51,8 @@ class SpeechLMConfig(PreTrainedConfig):
 class FeatureProjector(nn.Module):
     """Project features (M, D) of any scale to embeddings (M, H).
 
-    Each feature is projected together with its neighbors. A causal LM alone would learn what follows a frame only where
-    it is too late: among its own output.
+    Each feature is projected together with its neighbors. A causal LM alone would see what follows a frame only after
+    it has written the output for that frame.
 
     Args:
         feature_size: D.
@@ -142,7 +142,7 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             input_ids: (B, L).
             features: (M, D) of the whole batch, row after row.
             attention_mask: (B, L). Without it, `position_ids` tell the examples of a packed row apart.
-            position_ids: (B, L) positions of ids in their own example.
+            position_ids: (B, L) position of each id within its example.
             inputs_embeds: (B, L, H) instead of `input_ids` and `features`.
             labels: (B, L).
             kwargs: as the causal LM takes them.
@@ -168,7 +168,7 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> tuple[Tensor, Tensor]:
         """Return the mask and the aligned positions of whole sequences."""
         if cache is not None and cache.get_seq_length() > 0:
-            raise ValueError("with a cache this model needs attention_mask and position_ids, as generate() gives them")
+            raise ValueError("with a cache this model needs attention_mask and position_ids, which generate() passes")
         if order is None:
             order = positions_from_mask(torch.ones_like(ids) if mask is None else mask)
         if mask is None:
@@ -279,7 +279,7 @@ def embed(model: nn.Module, input_ids: Tensor, features: Tensor | None = None) -
 
 
 def neighbor_indices(is_feature: Tensor, context: int) -> Tensor:
-    """Return which features surround each one within its own run; at the ends of a run the last one is repeated.
+    """Return which features surround each one within its run; at the ends of a run the last one is repeated.
 
     Args:
         is_feature: (B, L) bool, true at M features, which are numbered row after row.
@@ -309,7 +309,7 @@ def aligned_positions(ids: Tensor, order: Tensor, restart_ids: Sequence[int]) ->
 
     Args:
         ids: (B, L).
-        order: (B, L) position of each id in its own example, from 0; 0 at padding.
+        order: (B, L) position of each id within its example, from 0; 0 at padding.
         restart_ids: if empty, the positions equal the order.
 
     Returns:

@@ -19,6 +19,9 @@ from .sampling import Sampling, likeliest_bits, sample
 from .templates import Phase, Prompt
 from .vocabulary import Vocabulary
 
+# Prompts in a batch: more would be faster on some machines, and exceed the memory of others.
+_BATCH_SIZE = 16
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -59,16 +62,18 @@ def as_prompt(
             with a length that it states itself.
     """
     if isinstance(prompt, str):
-        raise ValueError("a prompt is a list of ids, found a text: make one with a template, as focallm.tasks does")
+        raise ValueError("a prompt is a list of ids, found a text: make a prompt with Template.prompt")
     if isinstance(prompt, Prompt):
         if length is not None:
-            raise ValueError("a Prompt says how much is to be written: give the length to Template.prompt instead")
+            raise ValueError("a Prompt already states its lengths: pass length to Template.prompt instead")
         return prompt
     ids = list(map(int, prompt))
     vocab_size = model.config.get_text_config().vocab_size
     for i in ids:
         if not 0 <= i < vocab_size:
-            raise ValueError(f"ids are rows of the vocabulary, 0 to {vocab_size - 1}, found {i}: look them up in it")
+            raise ValueError(
+                f"ids are rows of the vocabulary, 0 to {vocab_size - 1}, found {i}: it may belong to another model"
+            )
     min_length, max_length = length or (1, max_positions(model) - len(ids))
     if not 1 <= min_length <= max_length:
         raise ValueError(f"length needs 1 <= min_length <= max_length audio ids, found {(min_length, max_length)}")
@@ -78,12 +83,25 @@ def as_prompt(
 def generate(
     model: PreTrainedModel, vocabulary: Vocabulary, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]
 ) -> list[Generation]:
-    """Write the output that each prompt asks for, as one batch.
+    """Write the output of each prompt, several at a time.
 
     Raises:
-        ValueError: a prompt and its longest output exceed the model's positions, guidance is asked for and a prompt has
-            no unconditional ids, or the model gives logits that are not finite.
+        ValueError: there are not as many seeds as prompts, a prompt and its longest output exceed the model's
+            positions, guidance is on and a prompt has no unconditional ids, or the model gives logits that are not
+            finite.
     """
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts need as many seeds, or one for all, found {len(seeds)}")
+    generations: list[Generation] = []
+    for start in range(0, len(prompts), _BATCH_SIZE):
+        batch = slice(start, start + _BATCH_SIZE)
+        generations += _generate_batch(model, vocabulary, prompts[batch], sampling, seeds[batch])
+    return generations
+
+
+def _generate_batch(
+    model: PreTrainedModel, vocabulary: Vocabulary, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]
+) -> list[Generation]:
     constraints = _constraints(vocabulary, prompts)
     for _ in _steps(model, vocabulary, prompts, constraints, sampling, seeds):
         pass
@@ -98,7 +116,7 @@ def stream(
     first = 0
     while prompt.phases[first].kind != "codes":
         first += 1
-    # The units of aligned speech are phases of their own, but one stream of codes.
+    # Each unit of aligned speech is a phase, but all units are one stream of codes.
     last = first
     while prompt.phases[last].forced_ids:
         last += 1
@@ -132,7 +150,7 @@ def _generation(constraint: DecodingConstraint, vocabulary: Vocabulary) -> Gener
 
 @dataclass
 class _Item:
-    """One item of the batch: what it may write, and its own source of random numbers."""
+    """One item of the batch: its constraint and its source of random numbers."""
 
     constraint: DecodingConstraint
     generator: torch.Generator
@@ -183,16 +201,14 @@ def _check_prompts(model: PreTrainedModel, prompts: Sequence[Prompt], is_guided:
     limit = max_positions(model)
     for prompt in prompts:
         if not prompt.ids:
-            raise ValueError(
-                "a prompt needs at least one id: make it with a template, which opens what is to be written"
-            )
+            raise ValueError("a prompt needs at least one id: make it with a template, which opens the target")
         if len(prompt.ids) + prompt.max_new_ids > limit:
             raise ValueError(
                 f"a prompt of {len(prompt.ids)} ids and up to {prompt.max_new_ids} ids after it exceed the model's "
-                f"{limit} positions: give less, or ask for less"
+                f"{limit} positions: shorten the prompt, or lower the maximum length"
             )
         if is_guided and prompt.unconditional is None:
-            raise ValueError("guidance compares with a prompt whose given segments are empty: make it with a template")
+            raise ValueError("guidance needs the unconditional ids of each prompt: make the prompt with a template")
 
 
 def _prefill(

@@ -1,4 +1,4 @@
-"""What a speech LM knows about itself besides its weights: tasks, codec, voices, and lengths of speech and text."""
+"""Metadata of a speech LM: its tasks, its codec, its voices, and the lengths of speech and text."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from .templates import Template
 
 INFO_FILE = "speech_lm.json"
-# Ids of text per second of speech: an upper bound, in characters, of how fast anybody speaks.
+# Upper bound of the text ids per second of speech: the characters of very fast speech.
 TEXT_RATE = 30
 
 

@@ -1,4 +1,4 @@
-"""Folders of saved speech LMs: finding them (in the package, on disk or on the hub), loading and describing them."""
+"""Make the causal LM of a speech LM, find its folder (in the package, on disk or on the hub), load and describe it."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from transformers.utils import cached_file
 
 from ..tokenizer.files import write_whole
@@ -23,6 +23,35 @@ _WEIGHTS = Path(__file__).parent / "weights"
 # Weights that come with the package, by name.
 PACKAGED_MODELS = {"mini": _WEIGHTS / "mini", "mini-rewriting": _WEIGHTS / "mini-rewriting"}
 _LEXICON_FILE = "lexicon.json"  # phonemes by word
+
+# Named sizes of new models: fields of `LlamaConfig`.
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
+    "mini": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 768},
+}
+
+
+def make_llama(config: str | dict[str, Any], vocabulary: Vocabulary) -> PreTrainedModel:
+    """Make a Llama-shaped causal LM with fresh weights.
+
+    Args:
+        config: a name in `SIZES`, or fields of `transformers.LlamaConfig`.
+        vocabulary: of the model.
+
+    Raises:
+        ValueError: no size has this name.
+    """
+    if isinstance(config, str) and config not in SIZES:
+        raise ValueError(f"no LM size is called {config!r}: choose from {list(SIZES)} or give LlamaConfig fields")
+    fields = SIZES[config] if isinstance(config, str) else config
+    llama = LlamaConfig(
+        **{"max_position_embeddings": 4096, "tie_word_embeddings": True, **fields},
+        vocab_size=vocabulary.padded_size,
+        pad_token_id=vocabulary.control("pad"),
+        bos_token_id=None,
+        eos_token_id=vocabulary.control("end"),
+    )
+    return AutoModelForCausalLM.from_config(llama)
 
 
 def find_folder(source: str | Path, **hub_options: Any) -> Path:

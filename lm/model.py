@@ -13,7 +13,7 @@ from typing import Any, overload
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from ..data.phonemes import PAUSES, spell_out, text_to_units
 from ..tokenizer.audio_tokenizer import AudioTokenizer
@@ -27,6 +27,7 @@ from .loading import (
     find_folder,
     load_base,
     load_model,
+    make_llama,
     read_info,
     read_lexicon,
     select_hub_options,
@@ -38,14 +39,6 @@ from .processor import SpeechLMProcessor, speech_generation_config
 from .sampling import Sampling
 from .templates import Prompt
 from .vocabulary import Vocabulary
-
-# Prompts in a batch: more would be faster on some machines, and exceed the memory of others.
-_BATCH_SIZE = 16
-# Sizes for `SpeechLM.from_config`.
-SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
-    "mini": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 768},
-}
 
 
 class SpeechLM:
@@ -92,11 +85,11 @@ class SpeechLM:
         causal_lm = language_model(self.model)
         config = causal_lm.config
         tokenizer = self.audio_tokenizer
-        tasks = ", ".join(self.info.tasks) or "none"
         return (
             f"SpeechLM({type(causal_lm).__name__}, {self.model.num_parameters() / 1e6:.1f} M parameters, "
             f"{config.num_hidden_layers} layers of width {config.hidden_size}, {len(self.vocabulary)} ids; "
-            f"tasks: {tasks}; {len(self.info.voices)} voices; codec: {type(tokenizer.codec).__name__}, "
+            f"tasks: {', '.join(self.info.tasks) or 'none'}; {len(self.info.voices)} voices; "
+            f"codec: {type(tokenizer.codec).__name__}, "
             f"{tokenizer.tokens_per_second:g} tokens per second; device: {self.device})"
         )
 
@@ -112,26 +105,16 @@ class SpeechLM:
         """Make a Llama-shaped model with fresh weights.
 
         Args:
-            config: a name in `SIZES`, or fields of `transformers.LlamaConfig`.
+            config: a name in `loading.SIZES`, or fields of `transformers.LlamaConfig`.
             audio_tokenizer: the codec.
             vocabulary: by default its text tokens are the printable ASCII characters.
             feature_size: width of continuous features that the model also reads, `feature_dim` of a codec.
-            embeddings: initialization of audio rows: like every other row ("mean"), or from the codec's code vectors
-                ("codec").
+            embeddings: initialization of the audio rows: like every other row ("mean"), or from the codec's code
+                vectors ("codec").
         """
         check_init(embeddings)
-        if isinstance(config, str) and config not in SIZES:
-            raise ValueError(f"no LM size is called {config!r}: choose from {list(SIZES)} or give LlamaConfig fields")
-        fields = SIZES[config] if isinstance(config, str) else config
         vocabulary = vocabulary or Vocabulary.characters([string.printable], audio_tokenizer.codebook_sizes)
-        llama = LlamaConfig(
-            **{"max_position_embeddings": 4096, "tie_word_embeddings": True, **fields},
-            vocab_size=vocabulary.padded_size,
-            pad_token_id=vocabulary.control("pad"),
-            bos_token_id=None,
-            eos_token_id=vocabulary.control("end"),
-        )
-        model = AutoModelForCausalLM.from_config(llama)
+        model = make_llama(config, vocabulary)
         if embeddings == "codec":
             init_from_codes(model, vocabulary, audio_tokenizer.codec)
         if feature_size is not None:
@@ -156,7 +139,7 @@ class SpeechLM:
             feature_size: as in `from_config`.
             embeddings: initialization of new rows: the mean of the old rows ("mean"), or around it, like the codec's
                 code vectors ("codec").
-            controls: names of further control tokens, for templates of your own.
+            controls: names of further control tokens, for custom templates.
             kwargs: as in transformers (`dtype`, float32 by default; `revision`, `token`, `attn_implementation`, ...).
         """
         check_init(embeddings)
@@ -212,14 +195,12 @@ class SpeechLM:
         with whole_files(folder) as temporary:
             self.model.save_pretrained(temporary, state_dict=weights)
             # For plain `generate` of transformers.
-            generation_config = speech_generation_config(
-                self.model, self.vocabulary, self.audio_tokenizer, self.info.templates
-            )
-            generation_config.save_pretrained(temporary)
+            config = speech_generation_config(self.model, self.vocabulary, self.audio_tokenizer, self.info.templates)
+            config.save_pretrained(temporary)
         self._save_common_files(folder, "whole")
 
     def _save_common_files(self, folder: Path, weights: str) -> None:
-        """Write everything besides the weights, of which the card says what they are."""
+        """Write all files except the weights, which the model card describes as `weights`."""
         self.processor().save_pretrained(folder)
         causal_lm = language_model(self.model)
         facts = {
@@ -229,10 +210,6 @@ class SpeechLM:
             "parameters": f"{causal_lm.num_parameters() / 1e6:.1f} M",
         }
         write_card(folder, facts)
-        self.save_info(folder)
-
-    def save_info(self, folder: Path) -> None:
-        """Write the description of the model, and its lexicon."""
         write_info(folder, self.info, self.lexicon)
 
     def processor(self) -> SpeechLMProcessor:
@@ -296,7 +273,7 @@ class SpeechLM:
 
     def to(self, device: str | torch.device) -> "SpeechLM":
         """Move the LM and the codec."""
-        self.model.to(torch.device(device))  # type: ignore[arg-type]  # the stub of transformers misses torch's own
+        self.model.to(torch.device(device))  # type: ignore[arg-type]  # a gap in the stubs of transformers
         self.audio_tokenizer.to(device)
         return self
 
@@ -317,8 +294,10 @@ class SpeechLM:
         Raises:
             ValueError: the text has no word, or a word that the model cannot spell.
         """
-        known = {*PAUSES, *self.lexicon}
-        unknown_words = [word for word in dict.fromkeys(spell_out(text)) if word not in known]
+        unknown_words = []
+        for word in dict.fromkeys(spell_out(text)):
+            if word not in self.lexicon and word not in PAUSES:
+                unknown_words.append(word)
         phonemes = {**self.lexicon, **self._pronounce(unknown_words)}
         return text_to_units(text, phonemes.__getitem__)
 
@@ -373,28 +352,20 @@ class SpeechLM:
 
         Args:
             prompt: from `Template.prompt`, a list of those, or (L,) ids, which a span of codes follows.
-            length: minimum and maximum number of audio ids to write, for plain ids only. By default the maximum is what
-                the positions of the model allow.
+            length: minimum and maximum number of audio ids, for plain ids only; by default all remaining positions.
             sampling: `Sampling()` by default.
             seed: of each prompt, or one for all.
 
         Raises:
-            ValueError: a prompt is invalid or too long for the model, see `generation.generate`; there are not as many
-                seeds as prompts; or the sampling needs another codec.
+            ValueError: as in `generation.generate`, a prompt is invalid, or the sampling needs another codec.
         """
         sampling = self._check_sampling(sampling or Sampling())
         end_id = self.vocabulary.control("end")
         is_batch = isinstance(prompt, list | tuple) and any(isinstance(item, Prompt) for item in prompt)
         items: Any = prompt if is_batch else [prompt]
         prompts = [as_prompt(item, length, self.model, end_id) for item in items]
-        seed_or_seeds: Any = seed
-        seeds = [seed_or_seeds] * len(prompts) if isinstance(seed, Integral) else list(seed_or_seeds)
-        if len(seeds) != len(prompts):
-            raise ValueError(f"{len(prompts)} prompts need as many seeds, or one for all, found {len(seeds)}")
-        generations: list[Generation] = []
-        for start in range(0, len(prompts), _BATCH_SIZE):
-            batch = slice(start, start + _BATCH_SIZE)
-            generations += generate(self.model, self.vocabulary, prompts[batch], sampling, seeds[batch])
+        seeds: Any = [seed] * len(prompts) if isinstance(seed, Integral) else seed
+        generations = generate(self.model, self.vocabulary, prompts, sampling, seeds)
         return generations if is_batch else generations[0]
 
     def stream(
@@ -417,8 +388,8 @@ class SpeechLM:
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1 code, found {chunk}")
         prompt = as_prompt(prompt, None, self.model, self.vocabulary.control("end"))
-        if "codes" not in [phase.kind for phase in prompt.phases]:
-            raise ValueError("nothing but text is to be written: only codes are streamed; call generate")
+        if all(phase.kind != "codes" for phase in prompt.phases):
+            raise ValueError("this prompt asks only for text, and only codes can be streamed: call generate instead")
         return stream(self.model, self.vocabulary, prompt, self._check_sampling(sampling or Sampling()), seed, chunk)
 
     def _check_sampling(self, sampling: Sampling) -> Sampling:

@@ -174,8 +174,8 @@ class SpeechLMProcessor(ProcessorMixin):
 
     def _find_template(self, task: str | None, inputs: dict[str, Any]) -> Template:
         """Return the template of the task, or of the first task that reads exactly the inputs that are not None."""
-        given = {name for name, value in inputs.items() if value is not None}
-        # Continuation comes last, because it takes the same arguments as tasks with a target of their own.
+        names = {name for name, value in inputs.items() if value is not None}
+        # Continuation comes last, because it takes the same arguments as tasks that have a separate target.
         templates = sorted(self.info.templates, key=lambda template: len(template.segments) == 1)
         optional = {"voice"} if self.info.voices else set()
         fitting = []
@@ -186,14 +186,14 @@ class SpeechLMProcessor(ProcessorMixin):
                 continue
             arguments = list(dict.fromkeys(map(_argument, _input_segments(template))))
             descriptions.append(f"{template.name} reads {', '.join(arguments)}")
-            if set(arguments) - optional <= given <= set(arguments):
+            if set(arguments) - optional <= names <= set(arguments):
                 fitting.append(template)
         if task is not None:
             wanted = self.info.template(task)
             fitting = [wanted] if wanted in fitting else []
         if not fitting:
             raise ValueError(
-                f"{task or 'no task of this model'} reads just {', '.join(sorted(given)) or 'nothing'}, as was given: "
+                f"{task or 'no task of this model'} reads exactly {', '.join(sorted(names)) or 'nothing'}: "
                 f"{'; '.join(descriptions) or 'it was trained for none'}"
             )
         return fitting[0]
@@ -226,7 +226,7 @@ class SpeechLMProcessor(ProcessorMixin):
         return features
 
     def _prompt(self, template: Template, row: dict[str, Any]) -> Prompt:
-        # Plain `generate` has its own limits of length.
+        # Plain `generate` limits the length by max_new_tokens instead.
         length = (1, 1)
         if len(template.segments) == 1:
             return template.prompt(self.vocabulary, length, target_prefix=row[template.target.field])
@@ -314,7 +314,7 @@ def speech_generation_config(
 
 
 def _input_segments(template: Template) -> tuple[Segment, ...]:
-    """Return the given segments; of a template that has only a target, the target, whose start is given."""
+    """Return the input segments; if a template has only a target, the target, whose start is then the input."""
     return template.segments[:-1] or template.segments
 
 

@@ -29,7 +29,7 @@ class Sampling:
         bitwise: do not sample codes. Each bit of a code becomes the value that holds most of the probability, so that
             the expected number of wrong bits is smallest (minimum Bayes risk). Only the end of a span is still sampled.
             Needs a codec whose codes are bits.
-        guidance: above 1, move the logits away from those without the given segments (classifier-free guidance).
+        guidance: above 1, move the logits away from those without the input segments (classifier-free guidance).
     """
 
     temperature: float = 0.8
@@ -68,7 +68,7 @@ def generation_defaults(template: Template, code_bits: int) -> Sampling:
     if template.target.kind == "text":
         return greedy
     if template.target.kind == "aligned":
-        # The text constrains every unit, so only the sound is left to choose. With greedy sampling units have their
+        # The text constrains every unit, so only the pronunciation is open. With greedy sampling units have their
         # median length, which listeners and recognizers understand best.
         if code_bits:
             return replace(greedy, bitwise=True)

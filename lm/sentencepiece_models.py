@@ -115,7 +115,7 @@ def _unigram(proto: Any) -> models.Unigram:
 def _bpe(proto: Any) -> models.BPE:
     """Convert a BPE model.
 
-    Sentencepiece merges the pair whose whole scores best, however it is split; here every split is a merge of its own.
+    Sentencepiece merges the pair whose whole scores best, however it is split; here every split is a separate merge.
     """
     scores = {}
     ids = {}
@@ -130,8 +130,9 @@ def _bpe(proto: Any) -> models.BPE:
             right = whole[i:]
             if left in scores and right in scores:
                 ranked_merges.append((-score, ids[left], ids[right], left, right))
-    ranked_merges.sort()
-    merges = [merge[-2:] for merge in ranked_merges]
+    merges = []
+    for _, _, _, left, right in sorted(ranked_merges):
+        merges.append((left, right))
     return models.BPE(
         vocab=ids,
         merges=merges,

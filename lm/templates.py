@@ -1,6 +1,6 @@
-"""A task is a template: segments in order, each text, codes or features, each given or to be written.
+"""A task is a template: segments of text, codes or features, in order. The last segment is the target.
 
-A `Template` turns a row of a token store into a training example, and given values into a `Prompt` for generation. L
+A `Template` turns a row of a token store into a training example, and input values into a `Prompt` for generation. L
 length in ids, N token frames, K codebooks, D feature width, U units of an aligned text.
 """
 
@@ -22,8 +22,8 @@ class Segment:
     """One span of a sequence, opened by its control token.
 
     Args:
-        kind: what the span holds. Features are continuous and can only be given. Aligned speech is codes with the units
-            of their text in between, see `interleave`; it also needs the fields `units` and `frames`.
+        kind: what the span holds. Features are continuous and only an input. Aligned speech is codes with the units of
+            their text in between, see `interleave`; it also needs the fields `units` and `frames`.
         control: name of the control token.
         field: column of the token store, and keyword of `Template.prompt`.
         target: whether the model writes the span. The loss covers targets and the end token after them.
@@ -95,7 +95,7 @@ class Prompt:
         ids: (L,) ids up to the control token that opens the target.
         phases: the spans to write, in order.
         features: (N, D), one for each `<|feature|>` in `ids`.
-        unconditional: the ids with every given segment emptied, for classifier-free guidance.
+        unconditional: the ids with all input segments empty, for classifier-free guidance.
     """
 
     ids: list[int]
@@ -132,7 +132,7 @@ class Template:
 
     Args:
         name: of the task.
-        segments: given segments, then the target.
+        segments: input segments, then the target.
     """
 
     name: str
@@ -180,7 +180,7 @@ class Template:
         Args:
             vocabulary: of the model.
             row: columns of the store.
-            empty: leave the given segments empty, to train the unconditional model of classifier-free guidance.
+            empty: leave the input segments empty, to train the unconditional model of classifier-free guidance.
 
         Returns:
             `input_ids` and `labels`, both (L,), and `features` (N, D) if the template has some.
@@ -206,9 +206,9 @@ class Template:
         length: tuple[int, int],
         streams: int = 1,
         target_prefix: Any = None,
-        **given: Any,
+        **inputs: Any,
     ) -> Prompt:
-        """Make the prompt for given values.
+        """Make the prompt for some inputs.
 
         Args:
             vocabulary: of the model.
@@ -216,25 +216,25 @@ class Template:
                 `target_prefix` does not count.
             streams: number of spans, for a target with streams.
             target_prefix: start of the target, which the model continues.
-            given: values of the given segments, by field; `units` (U,) for an aligned target.
+            inputs: values of the input segments, by field; `units` (U,) for an aligned target.
         """
         kind = self.target.kind
         assert kind != "features"
         if kind == "aligned":
-            start, phases = _aligned_phases(vocabulary, length, given["units"])
+            start, phases = _aligned_phases(vocabulary, length, inputs["units"])
         else:
             start = [] if target_prefix is None else _ids(vocabulary, kind, target_prefix)
             closings = ["speaker"] * (streams - 1) + ["end"]
             phases = [Phase(kind, *length, vocabulary.control(name)) for name in closings]
         return Prompt(
-            ids=self._prefix(vocabulary, given, empty=False) + start,
+            ids=self._prefix(vocabulary, inputs, empty=False) + start,
             phases=tuple(phases),
-            features=self._features(given, empty=False) if self.uses_features else None,
-            unconditional=self._prefix(vocabulary, given, empty=True) + start,
+            features=self._features(inputs, empty=False) if self.uses_features else None,
+            unconditional=self._prefix(vocabulary, inputs, empty=True) + start,
         )
 
     def _prefix(self, vocabulary: Vocabulary, row: dict[str, Any], empty: bool) -> list[int]:
-        """Return the ids of the given segments and the control token of the target."""
+        """Return the ids of the input segments and the control token of the target."""
         ids: list[int] = []
         for segment in self.segments[:-1]:
             ids.append(vocabulary.control(segment.control))
@@ -290,13 +290,13 @@ def _value(segment: Segment, row: dict[str, Any]) -> Any:
     return value
 
 
-# Aligned speech: each unit of a text (a phoneme, or a pause) is followed by its own frames.
+# Aligned speech: each unit of a text (a phoneme or a pause) is followed by its frames.
 #
 #     u0 u1 [frames of u0] u2 [frames of u1] ... <|next|> [frames of the last unit] <|end|>
 #
-# The model reads a unit one span before its frames, so that it knows what follows while it speaks. Where the next unit
-# stands, the label is `<|next|>` whichever unit it is: the text is given, and the model only chooses *when* to go on.
-# With a whole text in front instead, a small model does not learn from a few hours of speech where it is in the text.
+# The model reads a unit one span before its frames, so that it can prepare for what follows. In place of the next
+# unit, the label is always `<|next|>`: the text is an input, and the model only chooses *when* to continue. With the
+# whole text in front instead, a small model does not learn from a few hours of speech where in the text it is.
 
 
 def unit_openings(vocabulary: Vocabulary, units: Sequence[str]) -> list[list[int]]:
@@ -335,7 +335,7 @@ def interleave(
     labels: list[int] = []
     start = 0
     for opening, num_frames in zip(unit_openings(vocabulary, units), frames, strict=True):
-        # The first unit is given. Later ones follow a choice of the model, which is the label of their first id.
+        # The first unit is an input. Later ones follow a choice of the model, which is the label of their first id.
         is_first = not ids
         labels.append(IGNORED if is_first else vocabulary.control("next"))
         labels += [IGNORED] * (len(opening) - 1)

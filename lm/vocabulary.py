@@ -38,7 +38,7 @@ class Vocabulary:
 
     Args:
         tokenizer: a transformers tokenizer that already has the control and audio tokens, see `extend`.
-        codebook_sizes: number of codes of each codebook (or of the only one). Each code has an audio id of its own.
+        codebook_sizes: number of codes of each codebook (or of the only one). Codebooks share no audio ids.
         controls: names of control tokens in addition to `CONTROLS`.
 
     Raises:
@@ -136,10 +136,12 @@ class Vocabulary:
     def characters(
         cls, texts: Sequence[str], codebook_sizes: int | Sequence[int], controls: Iterable[str] = ()
     ) -> "Vocabulary":
-        """Make a vocabulary whose text tokens are the lower-case characters of the given texts."""
+        """Make a vocabulary whose text tokens are the lower-case characters of some texts."""
         alphabet = sorted(set("".join(texts).lower()) | set(" abcdefghijklmnopqrstuvwxyz'"))
         unknown = "<|unknown|>"
-        table = {token: i for i, token in enumerate([unknown, *alphabet])}
+        table = {unknown: 0}
+        for character in alphabet:
+            table[character] = len(table)
         backend = Tokenizer(models.WordLevel(table, unk_token=unknown))
         backend.normalizer = normalizers.Sequence(
             [normalizers.NFC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
@@ -197,13 +199,17 @@ class Vocabulary:
     def unknown_characters(self, text: str) -> list[str]:
         """Return the characters of a text that the text tokenizer cannot spell."""
         unknown_id = self.tokenizer.unk_token_id
-        return [c for c in dict.fromkeys(text) if not c.isspace() and unknown_id in self.text_ids(c)]
+        unknown = []
+        for character in dict.fromkeys(text):
+            if not character.isspace() and unknown_id in self.text_ids(character):
+                unknown.append(character)
+        return unknown
 
     @cached_property
     def _text_tokenizer(self) -> Tokenizer | None:
         """The tokenizer without its control and audio tokens; None for a tokenizer that is written in Python."""
         if not self.tokenizer.is_fast:
-            # Tokenizers in Python leave out all added tokens when told to split special ones.
+            # With split_special_tokens, tokenizers in Python leave out all added tokens.
             return None
         state = json.loads(self.tokenizer.backend_tokenizer.to_str())
         for token in state["added_tokens"]:
@@ -230,7 +236,11 @@ class Vocabulary:
 
     def codes(self, ids: Sequence[int]) -> list[int]:
         """Convert ids to codes; ids that are not audio are left out."""
-        return [int(i) - self.audio_offset for i in ids if int(i) in self.audio_range]
+        codes = []
+        for i in ids:
+            if int(i) in self.audio_range:
+                codes.append(int(i) - self.audio_offset)
+        return codes
 
     def save(self, folder: Path | str) -> None:
         """Write the files of the tokenizer and `vocabulary.json` into a folder."""

@@ -204,7 +204,7 @@ class Mixer:
         return effects.babble_noise(waves, length, rate, rng), ids
 
     def _draw_utterances(self, utterance: Utterance, rng: np.random.Generator) -> list[Utterance]:
-        """Return the utterances of a mixture, each of a different speaker and the given one first."""
+        """Return the utterances of a mixture, this one first and each of a different speaker."""
         assert self.config.num_speakers is not None, "MixConfig checks this"
         lowest, highest = self.config.num_speakers
         count = int(rng.integers(lowest, highest + 1))
@@ -214,7 +214,7 @@ class Mixer:
         return utterances
 
     def _draw_other_speaker(self, utterances: list[Utterance], rng: np.random.Generator) -> Utterance:
-        """Draw an utterance of a speaker other than those of the given utterances."""
+        """Draw an utterance of a speaker who speaks none of `utterances`."""
         taken = set(map(_speaker_key, utterances))
         # The constructor has checked that there are enough speakers, so this ends.
         while True:
@@ -234,7 +234,7 @@ class Mixer:
         uses_recordings = self.config.noise.get("recorded", 0) > 0
         if uses_recordings and not self.noise:
             raise ValueError(
-                "the recipe uses recorded noise and none was given: name a folder with --noise, or set noise.recorded "
+                "the recipe uses recorded noise, but there is none: name a folder with --noise, or set noise.recorded "
                 "to 0"
             )
         if self.noise and not uses_recordings:
@@ -356,7 +356,7 @@ def _mixture_example(utterance: Utterance, tracks: list[_Track], input_audio: Wa
 
 
 def _speaker_key(utterance: Utterance) -> str:
-    """Return a key of the speaker. An utterance that names none counts as a speaker of its own."""
+    """Return a key of the speaker. Each utterance without a speaker counts as a different one."""
     return f"utterance {utterance.id}" if utterance.speaker is None else f"speaker {utterance.speaker}"
 
 

@@ -28,7 +28,7 @@ class Source:
 
 @dataclass
 class DatasetStats:
-    """What was counted in one source: the rows whose examples fit, and their lengths and targets."""
+    """Statistics of one source: the rows whose examples fit, and their lengths and targets."""
 
     lengths: list[int] = field(default_factory=list)  # in ids, of the kept rows
     kept_rows: list[int] = field(default_factory=list)  # their indices in the source
@@ -37,7 +37,7 @@ class DatasetStats:
 
     @property
     def unigram_entropy(self) -> float:
-        """Nats per target id of a model that knows only how frequent each id is as a target of this task."""
+        """Nats per target id of a model that has learned only how frequent each id is as a target of this task."""
         frequencies = self.target_counts[self.target_counts > 0] / max(self.target_counts.sum(), 1)
         return float(-(frequencies * np.log(frequencies)).sum())
 
@@ -45,19 +45,19 @@ class DatasetStats:
 class ExampleDataset(Dataset):
     """Rows of one or more whole examples each, for `PackCollator`.
 
-    An item is asked for as `epoch * len(self) + row`, as `LengthGroupedSampler` does. All randomness of an example
+    The index of an item is `epoch * len(self) + row`, as `LengthGroupedSampler` yields it. All randomness of an example
     follows from the seed, the epoch and the example alone, so that an interrupted run can be continued.
 
     Args:
         sources: Rows of one or more tasks.
         vocabulary: The vocabulary of the model.
-        max_length: Of a row, in ids. Longer examples are left out and counted.
-        packing: Put several examples into a row; without it each has a row of its own.
+        max_length: Maximum length of a row in ids. Longer examples are left out and counted.
+        packing: Put several examples into a row; without it each row has one.
         prompt_dropout: Share of examples whose input segments are emptied.
         seed: Seed of the choice of these examples and of the code noise.
         code_noise: Share of the input codes (not of the targets) that are exchanged for others of the same example and
-            codebook. A model reads its own mistakes when it generates; noise makes it rely on the given input instead.
-        workers: Processes that measure the rows. One needs 6 s for an hour of speech with features.
+            codebook. A model reads its own mistakes when it generates; noise makes it rely on the input instead.
+        workers: Number of processes that measure the rows. One needs 6 s for an hour of speech with features.
     """
 
     def __init__(
@@ -83,7 +83,8 @@ class ExampleDataset(Dataset):
             stats = _measure(source, vocabulary, max_length, workers)
             self.stats.append(stats)
             for _ in range(source.repeat):
-                self.examples += [(index, row) for row in stats.kept_rows]
+                for row in stats.kept_rows:
+                    self.examples.append((index, row))
                 self.lengths += stats.lengths
         if packing:
             self.rows = pack(self.lengths, max_length)  # indices into `examples`
@@ -125,7 +126,7 @@ class ExampleDataset(Dataset):
         """Number of ids of every row."""
         lengths = []
         for row in self.rows:
-            lengths.append(sum(self.lengths[index] for index in row))
+            lengths.append(sum(map(self.lengths.__getitem__, row)))
         return lengths
 
     @property

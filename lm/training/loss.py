@@ -44,7 +44,7 @@ def target_nats(
     if code_smoothing == 0:
         return nats
 
-    # Flip each bit of each code. Without bits, and for targets that are no codes, the target itself is the neighbor.
+    # Flip each bit of each code. Without bits, and for targets that are not codes, the target itself is the neighbor.
     bit_flips = torch.tensor([1 << bit for bit in range(code_bits)] or [0], device=targets.device)
     is_code = (targets >= codes.start) & (targets < codes.stop)
     flipped = codes.start + ((targets - codes.start)[:, None] ^ bit_flips)
@@ -103,7 +103,7 @@ class EvaluationMetrics:
 FIRST_LOSS_TOLERANCE = 0.7
 # Share of the unigram entropy below which a loss in the first epoch means that the target leaks into the input.
 LEAK_SHARE = 0.25
-# Number of updates after which a model should know more than how frequent each id is.
+# Number of updates after which a model should have learned more than how frequent each id is.
 PATIENCE = 500
 
 
@@ -111,8 +111,8 @@ class LossMonitor(TrainerCallback):
     """Warns, once for each cause, about a training loss that looks wrong.
 
     Args:
-        initial_loss: Nats per target id of a model that knows nothing, ln V; None for a model that was trained before.
-        unigram_entropy: Nats per target id of a model that knows only how frequent each id is.
+        initial_loss: Nats per target id of an untrained model, ln V; None for a model that was trained before.
+        unigram_entropy: Nats per target id of a model that has learned only how frequent each id is.
     """
 
     def __init__(self, initial_loss: float | None, unigram_entropy: float) -> None:

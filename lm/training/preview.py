@@ -23,7 +23,7 @@ def preview(lm: SpeechLM, dataset: ExampleDataset, is_new: bool, folder: Path) -
     Args:
         lm: The model before training.
         dataset: The examples to train on.
-        is_new: The model knows nothing yet, so its first loss is known.
+        is_new: Whether the weights are fresh, so that the first loss can be predicted.
         folder: Where to write the targets, as `TASK.wav`.
     """
     lines: list[tuple[str, str]] = []
@@ -106,15 +106,18 @@ def _describe_source(source: Source, stats: DatasetStats) -> str:
 
 
 def _describe_parameters(lm: SpeechLM) -> str:
-    """Say how many parameters are trained, by where they are, and how many are frozen."""
+    """Describe how many parameters are trained, by part of the model, and how many are frozen."""
     trained = count_trainable(lm.model, lm.vocabulary)
-    num_frozen = sum(parameter.numel() for parameter in lm.model.parameters() if not parameter.requires_grad)
+    num_frozen = 0
+    for parameter in lm.model.parameters():
+        if not parameter.requires_grad:
+            num_frozen += parameter.numel()
     parts = [f"{count / 1e6:.2f} M {part}" for part, count in trained.items() if count]
     return f"{sum(trained.values()) / 1e6:.2f} M trained: {', '.join(parts)}; {num_frozen / 1e6:.2f} M frozen"
 
 
 def _describe_expected_loss(lm: SpeechLM, dataset: ExampleDataset, is_new: bool) -> str:
-    """Say where the loss should start, and below what it has to fall."""
+    """Describe where the loss should start, and below what it has to fall."""
     num_codes = lm.vocabulary.audio_vocab_size
     num_ids = language_model(lm.model).config.vocab_size
     if is_new:

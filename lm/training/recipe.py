@@ -1,4 +1,4 @@
-"""The recipe of a speech LM: what a YAML file says about the model and its training, and the model it describes."""
+"""The recipe of a speech LM: the contents of a YAML file, and the model and Trainer arguments made from them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _RESERVED = ("output_dir", "seed", "data_seed", "remove_unused_columns", "use_ca
 
 @dataclass(frozen=True)
 class ExtraTask:
-    """A further task with a store of its own, which is trained together with the first one."""
+    """A further task, with a separate store, that is trained together with the first one."""
 
     task: str
     store: str  # a token store; for the task text also a file with a text per line
@@ -37,7 +37,7 @@ class ExtraTask:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What every evaluation generates, to listen to and to measure."""
+    """The samples that every evaluation generates, to listen to and to measure."""
 
     samples: int = 4  # number of validation rows; 0 for none
     asr: str | None = None  # folder of a Whisper model, for word error rates
@@ -48,7 +48,7 @@ class LMRecipe:
     """The model, its data, and the fields of `transformers.TrainingArguments`. Read it with `load_config`."""
 
     base: str | None = None  # a causal LM to start from, a folder or hub id; without it:
-    model: str | dict[str, Any] | None = None  # a name in `SIZES`, or fields of LlamaConfig; "mini" by default
+    model: str | dict[str, Any] | None = None  # a name in `loading.SIZES`, or fields of LlamaConfig; "mini" by default
     # Units of text without a base: characters (the default), {pieces: N} to train N pieces on the transcripts, or an
     # existing tokenizer: a folder, hub id, tokenizer.json or sentencepiece .model.
     text: str | dict[str, int] | None = None
@@ -56,7 +56,7 @@ class LMRecipe:
     embeddings: EmbeddingInit = "mean"  # of new rows: the mean of the old ones, or (codec) the codec's code vectors
     lora: LoRA | None = None
     max_length: int = 2048  # of a row, in ids; longer examples are left out and counted
-    packing: bool = True  # put several examples into a row; without it each has a row of its own, padded
+    packing: bool = True  # put several examples into a row; without it each row has one, padded
     prompt_dropout: float = 0.0  # share of examples whose input is emptied, for classifier-free guidance
     code_noise: float = 0.0  # share of input codes that are exchanged for others of the same example
     code_smoothing: float = 0.0  # share of a target's probability for the codes that differ from it in one bit
@@ -68,7 +68,7 @@ class LMRecipe:
 
     def __post_init__(self) -> None:
         if self.base and self.model:
-            raise ValueError(f"base ({self.base}) and model ({self.model}) exclude each other: a base has its own size")
+            raise ValueError(f"base ({self.base}) and model ({self.model}) exclude each other: a base has a fixed size")
         if self.base and self.text:
             raise ValueError(f"base ({self.base}) and text ({self.text}) exclude each other: a base has its tokenizer")
         if self.lora and not self.base:

@@ -107,8 +107,8 @@ def _explain_change(run: Path, changed: list[str]) -> str:
     message = f"{run} holds a run that differs in {changed}: name another folder, or undo the change to continue it"
     if {key.removeprefix("trainer.") for key in changed} <= _DURATION:
         message += (
-            ". The learning rate follows a schedule over the whole length of a run; one that is to be lengthened needs "
-            "lr_scheduler_type: constant from the beginning"
+            ". The learning rate follows a schedule over the whole length of a run; to be able to lengthen a run, set "
+            "lr_scheduler_type: constant from the start"
         )
     return message
 
@@ -118,7 +118,7 @@ def write_losses(log_history: Iterable[Mapping[str, Any]], unigram_entropy: floa
 
     Args:
         log_history: The log of the Trainer.
-        unigram_entropy: Nats per target id of a model that knows only how frequent each id is, drawn as a line.
+        unigram_entropy: Nats per target id of a model that has learned only how frequent each id is, drawn as a line.
         folder: The folder to write to.
     """
     entries = [entry for entry in log_history if "loss" in entry or "eval_loss" in entry]

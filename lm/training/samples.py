@@ -24,7 +24,7 @@ CountWordErrors = Callable[[np.ndarray, int, str], tuple[int, int]]
 
 
 class SampleWriter:
-    """Generates answers to a few validation rows and writes them beside the originals.
+    """Generates output for a few validation rows and writes it beside the originals.
 
     The files are `folder/step-N/*.wav`, and `.txt` for tasks that write text.
 
@@ -78,7 +78,7 @@ class SampleWriter:
                 write_whole(name.with_suffix(".txt"), f"{text}\n{row[template.target.field]}\n".encode())
                 continue
             # A continuation is written with the recording that it continues.
-            first_span = torch.cat([_begun_codes(self.lm, template, row), generation.spans[0].cpu()])
+            first_span = torch.cat([_prefix_codes(self.lm, template, row), generation.spans[0].cpu()])
             spans = [first_span, *generation.spans[1:]]
             originals = _target_spans(template, row)
             audios = list(write_spans(self.lm.audio_tokenizer, spans, name).values())
@@ -86,7 +86,7 @@ class SampleWriter:
             num_original_codes = sum(map(len, originals))
             duration_ratios.append(sum(map(len, spans)) / max(num_original_codes, 1))
 
-            # A continuation may say anything, and the words of several speakers are not told apart.
+            # A continuation has no transcript, and the words of several speakers cannot be separated.
             has_transcript = len(template.segments) > 1 and row.get("text") and len(audios) == 1
             if self.count_word_errors and has_transcript:
                 rate = self.lm.audio_tokenizer.output_sampling_rate
@@ -100,7 +100,7 @@ class SampleWriter:
         return measures
 
     def _generate(self) -> list[Generation]:
-        """Generate answers as the tasks do, and in one batch those with the same way of sampling."""
+        """Generate the output of every row as the tasks do. Rows with equal sampling share a batch."""
         prompts = []
         rows_by_sampling: dict[Sampling, list[int]] = {}
         for i, (template, row) in enumerate(self.rows):
@@ -132,9 +132,9 @@ def write_spans(audio_tokenizer: AudioTokenizer, spans: Sequence[Any], name: Pat
 
 
 def sample_prompt(lm: SpeechLM, template: Template, row: dict[str, Any]) -> Prompt:
-    """Return the prompt for the answer to a row. The target of the row decides only how long the answer may be.
+    """Return the prompt for a row. The target of the row decides only how long the output may be.
 
-    Speech for a text has the length window of the text, or at most twice its own length if the model has no window.
+    Speech for a text has the length window of the text, or up to twice the original length if the model has no window.
     Speech for speech has exactly its length. Text is limited by the duration. A continuation starts after the first
     half of the row.
     """
@@ -149,8 +149,8 @@ def sample_prompt(lm: SpeechLM, template: Template, row: dict[str, Any]) -> Prom
     spans = _target_spans(template, row)
     num_codes = len(spans[0])
     if not inputs:
-        begun = _begun_codes(lm, template, row)
-        return template.prompt(lm.vocabulary, (1, 2 * (num_codes - len(begun))), target_prefix=begun)
+        prefix = _prefix_codes(lm, template, row)
+        return template.prompt(lm.vocabulary, (1, 2 * (num_codes - len(prefix))), target_prefix=prefix)
     if not any(segment.kind == "text" for segment in inputs):
         return template.prompt(lm.vocabulary, (num_codes, num_codes), streams=len(spans), **fields)
     length = (1, 2 * num_codes)
@@ -159,8 +159,8 @@ def sample_prompt(lm: SpeechLM, template: Template, row: dict[str, Any]) -> Prom
     return template.prompt(lm.vocabulary, length, **fields)
 
 
-def _begun_codes(lm: SpeechLM, template: Template, row: dict[str, Any]) -> torch.Tensor:
-    """Return the codes with which a sample begins: half of the frames for a continuation, otherwise none."""
+def _prefix_codes(lm: SpeechLM, template: Template, row: dict[str, Any]) -> torch.Tensor:
+    """Return the codes that a sample continues: the first half of the frames for a continuation, otherwise none."""
     codes = torch.as_tensor(_target_spans(template, row)[0]).long()
     if len(template.segments) > 1:
         return codes[:0]

@@ -19,6 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from ...data.batching import LengthGroupedSampler, PackCollator
 from ..features import language_model
 from ..info import SpeechLMInfo
+from ..loading import write_info
 from ..model import SpeechLM
 from .dataset import ExampleDataset
 from .loss import EvaluationMetrics, LossMonitor, target_nats
@@ -49,7 +50,7 @@ def train(
     `run/adapter` holds it alone.
 
     Args:
-        lm: The model; afterwards it has the weights of the end.
+        lm: The model, which is trained in place.
         train_dataset: Examples to train on.
         eval_dataset: Examples for `eval_loss`, in nats per target id, and for samples.
         recipe: Everything else.
@@ -243,7 +244,7 @@ class SpeechTrainer(Trainer):
             lm.save_adapter(folder)
         else:
             lm.processor().save_pretrained(folder)
-            lm.save_info(folder)
+            write_info(folder, lm.info, lm.lexicon)
 
 
 class _SetEpoch(TrainerCallback):

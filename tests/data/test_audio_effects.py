@@ -1,4 +1,4 @@
-"""Levels, noise, rooms and shifts of pitch and formants: what was asked for can be measured in the result."""
+"""Levels, noise, rooms and shifts of pitch and formants: their parameters can be measured in the result."""
 
 import numpy as np
 import pytest
@@ -42,9 +42,9 @@ def test_noise_colors():
     rng = np.random.default_rng(0)
     slopes = {}
     for _ in range(20):
-        wave, colour = colored_noise(RATE, RATE, rng)
+        wave, color = colored_noise(RATE, RATE, rng)
         power = np.abs(np.fft.rfft(wave)) ** 2
-        slopes[colour] = 10 * np.log10(power[4000:8000].mean() / power[400:800].mean())
+        slopes[color] = 10 * np.log10(power[4000:8000].mean() / power[400:800].mean())
     assert slopes == pytest.approx({"white": 0, "pink": -10, "brown": -20}, abs=0.5)
 
 

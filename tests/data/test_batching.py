@@ -25,7 +25,7 @@ def test_nearly_all_positions_are_useful():
     assert packing_efficiency(lengths, pack(lengths, 2048)) > 0.98
 
 
-def test_what_fits_in_no_row_is_an_error():
+def test_an_example_longer_than_a_row_is_an_error():
     with pytest.raises(ValueError, match="of 9 ids fits in no row of 8"):
         pack([3, 9], 8)
 
@@ -64,7 +64,7 @@ def packed(items, capacity=24, flat=False):
 
 
 def loss_one_by_one(model, items):
-    """The loss and gradients of the examples, each alone, summed over their targets and divided by how many."""
+    """Return loss and gradients of the examples, each alone, averaged over all targets."""
     targets = sum(label != -100 for item in items for label in item["labels"])
     model.zero_grad()
     total = 0.0
@@ -108,7 +108,7 @@ def test_a_packed_batch_has_the_loss_and_gradients_of_its_examples(kind, attenti
 
 
 def test_without_boundaries_the_loss_differs():
-    """The comparison above can tell: with a cache, transformers sees no boundaries."""
+    """The test above detects missing boundaries: with a cache, transformers sees none."""
     net, items = model("llama", "sdpa"), examples()
     loss, _ = loss_of_batch(net, {**packed(items), "use_cache": True})
     assert abs(loss - loss_one_by_one(net, items)[0]) > 1e-3

@@ -44,7 +44,7 @@ def test_a_bare_folder_is_searched_and_its_texts_are_found(tmp_path: Path) -> No
     assert len(corpus[1].read(8000)[0]) == 800
 
 
-def test_a_folder_without_audio_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_audio_names_the_formats(tmp_path: Path) -> None:
     (tmp_path / "a.m4a").touch()
     with pytest.raises(ValueError, match=r"no audio found .*\.wav, \.flac, \.ogg, \.opus, \.mp3"):
         read_corpus(tmp_path)
@@ -136,7 +136,7 @@ def test_a_dataset_saved_to_disk_or_as_parquet_is_a_folder_or_file(tmp_path: Pat
         read_corpus(tmp_path / "parquet")
 
 
-def test_what_is_no_corpus_is_refused(tmp_path: Path) -> None:
+def test_other_files_and_folders_are_refused(tmp_path: Path) -> None:
     dataset = Dataset.from_dict({"file": ["x.wav"]})
     with pytest.raises(ValueError, match=r"no column audio; it has file.*columns="):
         read_corpus(dataset)

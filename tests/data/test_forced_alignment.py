@@ -12,7 +12,7 @@ from focallm.tokenizer import write_audio
 
 
 def speak(rng, units, spectra):
-    """Frames of a known duration for each unit, with noise; -> features, durations"""
+    """Frames of a known duration for each unit, with noise. Returns features and durations."""
     frames = rng.integers(2, 7, size=len(units))
     clean = np.concatenate([np.tile(spectra[unit], (n, 1)) for unit, n in zip(units, frames, strict=True)])
     return (clean + 0.3 * rng.standard_normal(clean.shape)).astype(np.float32), frames.tolist()
@@ -21,7 +21,7 @@ def speak(rng, units, spectra):
 def test_units_are_found_where_they_are():
     rng = np.random.default_rng(0)
     spectra = {unit: rng.standard_normal(16) for unit in ("▁", "a", "b", "c", "d", "e")}
-    spectra |= {"▁a": spectra["a"], ".": spectra["▁"]}  # a prefix does not change the sound
+    spectra |= {"▁a": spectra["a"], ".": spectra["▁"]}  # a prefix does not change the spectrum
     texts = [["▁", "a", *rng.permutation(["b", "c", "d", "e"]).tolist(), "▁a", "b", "."] for _ in range(60)]
     features, durations = zip(*(speak(rng, units, spectra) for units in texts), strict=True)
     found = align(features, texts, progress=False)
@@ -65,7 +65,7 @@ def test_a_store_is_aligned_by_command(store):
         assert len(row["frames"]) == len(row["units"])
 
 
-def test_what_cannot_be_aligned_says_what_is_missing(store, tmp_path):
+def test_missing_texts_and_features_are_named(store, tmp_path):
     with pytest.raises(ValueError, match=f"focallm align {tmp_path}"):
         read_alignment(tmp_path)
     write_audio(tmp_path / "a.wav", np.zeros(16000, np.float32) + 0.01, 16000)

@@ -59,7 +59,7 @@ def test_mls_of_several_languages_of_one_and_of_a_subset(tmp_path: Path) -> None
     assert read_corpus(tmp_path / "mls_polish_opus" / "test", layout="mls") == corpus[1:]
 
 
-def test_mls_says_what_is_missing(tmp_path: Path) -> None:
+def test_missing_files_of_mls_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no transcripts\.txt in .*mls_LANGUAGE"):
         read_corpus(tmp_path, layout="mls")
     _mls(tmp_path)
@@ -97,7 +97,7 @@ def test_voicebank_pairs_noisy_recordings_with_clean_ones(tmp_path: Path, nested
     assert read_corpus(tmp_path / "noisy_testset_wav", layout="voicebank") == corpus[:2]
 
 
-def test_voicebank_says_what_is_missing(tmp_path: Path) -> None:
+def test_missing_files_of_voicebank_are_named(tmp_path: Path) -> None:
     _write(tmp_path / "p232_001.wav")
     with pytest.raises(ValueError, match=r"has no noisy_testset_wav .* it has p232_001\.wav: unpack"):
         read_corpus(tmp_path, layout="voicebank")
@@ -124,7 +124,7 @@ def _librispeech(root: Path) -> None:
     _say(root / "LibriSpeech/test-clean/84/1/84-1.trans.txt", "84-1-0002 SHE CAME\n")
 
 
-def test_libri2mix_and_libri3mix_bring_their_speakers_and_texts(tmp_path: Path) -> None:
+def test_libri2mix_and_libri3mix_have_speakers_and_texts(tmp_path: Path) -> None:
     _librispeech(tmp_path)
     version = _librimix(tmp_path, "61-70968-0000_84-1-0002", "mix_clean")
     _librimix(tmp_path, "61-70968-0000_84-1-0002", "mix_both", noise=0.01)
@@ -154,12 +154,12 @@ def test_libri1mix_and_mix_single_are_one_speaker_in_noise(tmp_path: Path) -> No
     assert [(source.id, source.text) for source in single.sources] == [("84-1-0002", "SHE CAME")]
 
 
-def test_librimix_without_librispeech_has_no_texts_and_says_what_else_is_missing(tmp_path: Path) -> None:
+def test_librimix_without_librispeech_has_no_texts_and_other_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no mix_clean in .* which has nothing: .*Libri2Mix/wav16k/min/SUBSET"):
         read_corpus(tmp_path, layout="libri2mix")
     version = _librimix(tmp_path, "61-70968-0000_84-1-0002", "mix_clean")
     assert [source.text for source in read_corpus(tmp_path, layout="libri2mix")[0].sources] == [None, None]
-    with pytest.raises(ValueError, match="says a mixture of 2, and the layout is for 3: choose --layout libri2mix"):
+    with pytest.raises(ValueError, match="lists 2 speakers, and the layout is for 3: choose --layout libri2mix"):
         read_corpus(version, layout="libri3mix")
     (version / "test/s2/61-70968-0000_84-1-0002.wav").unlink()
     with pytest.raises(ValueError, match=r"1 sources of 1 mixtures are missing.*needed are the folders s1 to s2"):
@@ -196,7 +196,7 @@ def test_iemocap_has_the_turns_of_four_emotions(tmp_path: Path) -> None:
     assert read_corpus(tmp_path / "Session5", layout="iemocap") == corpus
 
 
-def test_iemocap_says_what_is_missing_or_malformed(tmp_path: Path) -> None:
+def test_missing_or_malformed_files_of_iemocap_are_named(tmp_path: Path) -> None:
     (tmp_path / "IEMOCAP_full_release").mkdir()
     with pytest.raises(ValueError, match=r"no Session1/dialog/EmoEvaluation.* has IEMOCAP_full_release: name"):
         read_corpus(tmp_path, layout="iemocap")
@@ -221,7 +221,7 @@ def test_a_store_of_voicebank_has_clean_and_noisy_codes(tmp_path: Path, codec) -
     assert len(list((tmp_path / "store/listen").glob("*.input.wav"))) == 1
 
 
-def test_a_store_of_libri2mix_has_its_speakers_first_to_speak_first(tmp_path: Path, codec) -> None:
+def test_a_store_of_libri2mix_has_its_speakers_in_the_order_in_which_they_start(tmp_path: Path, codec) -> None:
     _librispeech(tmp_path)
     _librimix(tmp_path, "61-70968-0000_84-1-0002", "mix_clean")
     tokenizer = AudioTokenizer(codec("mel"))
@@ -238,7 +238,7 @@ def test_a_store_of_libri2mix_has_its_speakers_first_to_speak_first(tmp_path: Pa
     np.testing.assert_array_equal(row["mixture_codes"], mixed)
 
 
-def test_what_was_mixed_is_not_mixed_again_nor_read_with_unequal_lengths(tmp_path: Path) -> None:
+def test_mixtures_are_not_mixed_again_and_need_sources_of_equal_length(tmp_path: Path) -> None:
     _voicebank(tmp_path)
     corpus = read_corpus(tmp_path, layout="voicebank")
     with pytest.raises(ValueError, match=r"already consists of mixed speech \(p232_001 has its sources\)"):

@@ -1,4 +1,4 @@
-"""Mixed speech: what was drawn can be measured, and it depends only on the config, the utterance and the copy.
+"""Mixed speech: the parameters can be measured, and depend only on the config, the utterance and the copy.
 
 Run as a program (`python test_mixer.py CORPUS NOISE STORE`) this file is the process that gets killed.
 """
@@ -216,7 +216,7 @@ def test_the_extra_for_rooms_is_named(corpus, monkeypatch):
 # Mixtures
 
 
-def test_mixtures_are_the_sum_of_their_speakers_first_to_speak_first(corpus):
+def test_mixtures_are_the_sum_of_their_speakers_in_the_order_in_which_they_start(corpus):
     recipe = dataclasses.replace(CONFIGS["mixture"], copies=4, noise={}, snr_db=None)
     known = {item.id: item for item in corpus}
     counts = set()
@@ -291,7 +291,7 @@ def test_a_mixed_store_opens_as_a_dataset(stores, tmp_path):
         np.testing.assert_array_equal(features.astype(np.float16), ours[3][f"{recipe.input_name}_features"])
 
 
-def test_the_manifest_tells_how_it_was_made(corpus, noise, codec, stores, tmp_path):
+def test_the_manifest_records_how_the_store_was_made(corpus, noise, codec, stores, tmp_path):
     manifest = TokenStore(stores / "noisy").manifest
     assert manifest["mix"]["snr_db"] == [-5, 20]
     assert manifest["mix"]["kind"] == "noisy"
@@ -350,8 +350,8 @@ def test_what_cannot_be_mixed_is_skipped_and_listed(corpus, codec, tmp_path):
     assert skipped[2].endswith("silent.wav: it is silent: all samples are zero")
 
 
-def test_what_the_corpora_lack_is_said(corpus, noise):
-    with pytest.raises(ValueError, match="none was given: name a folder with --noise"):
+def test_missing_noise_speakers_and_names_are_errors(corpus, noise):
+    with pytest.raises(ValueError, match="but there is none: name a folder with --noise"):
         Mixer(CONFIGS["noisy"], corpus)
     with pytest.raises(ValueError, match=r"given with --noise, but noise\.recorded of the recipe is 0"):
         Mixer(CONFIGS["pitch_shifted"], corpus, noise)
@@ -362,7 +362,7 @@ def test_what_the_corpora_lack_is_said(corpus, noise):
     unnamed = [dataclasses.replace(item, speaker=None) for item in corpus]
     with pytest.raises(ValueError, match="9 utterances name none, first u0: add a column speaker"):
         Mixer(CONFIGS["mixture"], unnamed, noise)
-    example, _ = _examples(Mixer(CONFIGS["noisy"], unnamed, noise))[0]  # for babble anybody else will do
+    example, _ = _examples(Mixer(CONFIGS["noisy"], unnamed, noise))[0]  # babble needs no names
     assert example.utterance.speaker is None
 
 
@@ -373,9 +373,8 @@ def test_command(folder, noise_folder, tmp_path, monkeypatch, capsys):
     recipe.write_text("kind: noisy\nnoise: {recorded: 1}\nsnr_db: [0, 5]\n")
     words = ["focallm", "tokenize", str(folder), str(tmp_path / "store"), "--mix", str(recipe), "--quiet"]
     monkeypatch.setattr(sys, "argv", [*words, "--codec", "nowhere"])
-    with pytest.raises(
-        SystemExit, match="none was given: name a folder with --noise"
-    ):  # before the codec is looked for
+    # The recipe is checked before the codec is looked for.
+    with pytest.raises(SystemExit, match="but there is none: name a folder with --noise"):
         main()
     monkeypatch.setattr(sys, "argv", [*words, "--noise", str(noise_folder), "--features"])
     main()

@@ -1,4 +1,4 @@
-"""What a finished token store offers: rows, a dataset, counts, a stable split, a description."""
+"""Token stores: rows, datasets, counts, stable splits, descriptions and references."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,7 +112,7 @@ def test_no_split_is_empty(store: Path) -> None:
         TokenStore(store).split(1.0)
 
 
-def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
+def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"is not a token store.*focallm tokenize"):
         TokenStore(tmp_path)
 
@@ -158,7 +158,7 @@ def test_whole_references_come_with_their_text():
     assert all(len(paired[i]["reference_codes"]) == 3 for i in range(6))
 
 
-def test_a_speaker_with_nothing_else_to_offer_is_left_out():
+def test_a_speaker_with_a_single_utterance_is_left_out():
     rows = rows_of(["a", "a", "b", None, None])
     paired = ReferenceDataset(rows, rows, max_codes=9, whole=False, seed=0)
     assert [str(paired[i]["id"]) for i in range(len(paired))] == ["0", "1"]

@@ -163,7 +163,7 @@ def test_killed_and_run_again_it_ends_with_the_same_hashes(folder: Path, whole: 
     assert process.wait() == -9
     with pytest.raises(FileNotFoundError, match=r"unfinished token store.*run the same tokenize command again"):
         TokenStore(store)
-    # As if the kill had struck while a shard was being written, and between a shard and its record.
+    # As after a kill while a shard was being written, and one between a shard and its record.
     (store / ".shard-00003.parquet.0.part").write_bytes(b"PAR1 half")
     (store / "shard-00003.parquet").write_bytes(b"PAR1 without a record")
     before = (store / "shard-00000.parquet").stat().st_mtime_ns
@@ -232,10 +232,10 @@ def test_another_codec_corpus_or_shard_size_is_not_mixed_in(
         _tokenize(corpus, tmp_path / "file")
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
-    assert _tokenize(read_corpus(moved), whole) == TokenStore(whole).manifest  # the same corpus at another place
+    assert _tokenize(read_corpus(moved), whole) == TokenStore(whole).manifest  # the same corpus in another folder
 
 
-def test_what_cannot_be_read_or_encoded_is_skipped_and_listed(corpus: list[Utterance], tmp_path: Path) -> None:
+def test_unreadable_recordings_are_skipped_and_listed(corpus: list[Utterance], tmp_path: Path) -> None:
     soundfile.write(tmp_path / "unlucky.wav", np.zeros(13), RATE)
     corpus = [*corpus[:8], Utterance("gone", tmp_path / "gone.wav"), Utterance("bad", tmp_path / "unlucky.wav")]
     manifest = _tokenize(corpus, tmp_path / "store", shard_size=20)
@@ -251,7 +251,7 @@ def test_what_cannot_be_read_or_encoded_is_skipped_and_listed(corpus: list[Utter
     assert rows[2][2] == "13 samples bring bad luck"
 
 
-def test_nothing_to_tokenize_is_said(tmp_path: Path) -> None:
+def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:
     gone = Utterance("gone", tmp_path / "gone.wav")
     with pytest.raises(ValueError, match="none of 1 files could be read; the first: there is no audio file"):
         _tokenize([gone], tmp_path / "store")

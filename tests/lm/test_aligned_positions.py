@@ -50,7 +50,7 @@ def test_positions_restart_at_restart_ids_and_at_examples():
 
 def test_left_padding_does_not_change_positions():
     mask = torch.tensor([[0, 0, 1, 1, 1, 1]])
-    ids = torch.tensor([[9, 9, 1, 7, 9, 5]])  # what stands at padding does not count
+    ids = torch.tensor([[9, 9, 1, 7, 9, 5]])  # ids at padding do not matter
     assert aligned_positions(ids, positions_from_mask(mask), [9])[0, 2:].tolist() == [0, 1, 0, 1]
 
 
@@ -94,7 +94,7 @@ def test_a_cache_without_positions_is_refused(vocabulary):
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("template", [SE, SS], ids=lambda template: template.name)
 def test_all_decoders_agree_with_the_logits_of_the_whole_sequence(vocabulary, base, template):
-    """Ours alone and in a batch, with the step written out (llama) or not, against whole sequences read anew."""
+    """Both decoders, alone and in a batch, against a forward of the whole sequence."""
     model, streams = reading(vocabulary, base), 2 if template is SS else 1
     field = template.segments[0].field
     prompts = [template.prompt(vocabulary, (n, n), streams, **{field: torch.randn(n, WIDTH)}) for n in (6, 3)]
@@ -128,8 +128,8 @@ def test_generate_of_transformers_uses_the_same_positions(vocabulary, tmp_path):
 
 
 def test_alignment_generalizes_to_longer_sequences(vocabulary, monkeypatch):
-    """A frame is written where it is heard, in sequences four times as long as those that were learnt."""
-    monkeypatch.setattr(features, "CONTEXT", 0)  # neighbours that say nothing would first have to be unlearnt
+    """Output frames follow their input frames in sequences four times as long as those in training."""
+    monkeypatch.setattr(features, "CONTEXT", 0)  # the model would first have to learn to ignore the neighbors
     model = fresh(vocabulary)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     generator = torch.Generator().manual_seed(0)

@@ -18,27 +18,27 @@ def vocabulary():
     return Vocabulary.characters(["abc▁ˈ.,"], 32)
 
 
-def say(vocabulary, ids):
+def to_string(vocabulary, ids):
     return "".join(vocabulary.tokenizer.convert_ids_to_tokens(ids))
 
 
 def test_every_unit_is_read_one_span_ahead(vocabulary):
     ids, labels = interleave(vocabulary, UNITS, [5, 6, 7, 8, 9, 10], [1, 3, 1, 1])
-    shown = say(vocabulary, ids)
+    shown = to_string(vocabulary, ids)
     assert shown == "▁▁ˈa<|audio_5|>b<|audio_6|><|audio_7|><|audio_8|>.<|audio_9|><|next|><|audio_10|>"
-    learnt = [None if label == IGNORED else vocabulary.tokenizer.convert_ids_to_tokens(label) for label in labels]
-    turns = [token for token in learnt if token]
+    label_tokens = [None if label == IGNORED else vocabulary.tokenizer.convert_ids_to_tokens(label) for label in labels]
+    turns = [token for token in label_tokens if token]
     assert turns == ["<|audio_5|>", "<|next|>", "<|audio_6|>", "<|audio_7|>", "<|audio_8|>", "<|next|>", "<|audio_9|>",
                      "<|next|>", "<|audio_10|>"]  # fmt: skip
-    assert learnt[:4] == [None] * 4  # which units there are is given
+    assert label_tokens[:4] == [None] * 4  # the units are inputs
     differing = [(a, b) for a, b in zip(ids, labels, strict=True) if b != IGNORED and a != b]
     assert {b for _, b in differing} == {vocabulary.control("next")}
 
 
 def test_a_unit_of_several_ids_has_one_label(vocabulary):
     _, labels = interleave(vocabulary, ["▁", "a", "▁ˈb"], [1, 2, 3], [1, 1, 1])
-    places = [i for i, label in enumerate(labels) if label == vocabulary.control("next")]
-    assert labels[places[0] + 1 : places[0] + 3] == [IGNORED, IGNORED]
+    next_positions = [i for i, label in enumerate(labels) if label == vocabulary.control("next")]
+    assert labels[next_positions[0] + 1 : next_positions[0] + 3] == [IGNORED, IGNORED]
 
 
 def test_durations_have_to_match_the_codes(vocabulary):
@@ -54,20 +54,20 @@ def test_two_codebooks_have_two_ids_in_a_frame():
 
 
 class Scripted(LlamaForCausalLM):
-    """A causal LM that gives what it is told most weight, step by step."""
+    """A causal LM that prefers the ids of a list, step by step."""
 
-    def __init__(self, vocabulary, wishes):
+    def __init__(self, vocabulary, preferred_ids):
         config = LlamaConfig(vocab_size=vocabulary.padded_size, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
                              num_attention_heads=1, max_position_embeddings=256)  # fmt: skip
         super().__init__(config)
-        self.wishes, self.read = list(wishes), []
+        self.preferred_ids, self.read = list(preferred_ids), []
         self.config.hidden_act = "gelu"  # so that the general decoder runs it
 
     def forward(self, input_ids=None, inputs_embeds=None, **kwargs):
         self.read += [] if input_ids is None else input_ids[0].tolist()
         output = super().forward(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
         logits = torch.zeros_like(output.logits)
-        logits[..., self.wishes.pop(0) if self.wishes else 0] = 50.0
+        logits[..., self.preferred_ids.pop(0) if self.preferred_ids else 0] = 50.0
         output.logits = logits
         return output
 
@@ -78,8 +78,8 @@ def prompt(vocabulary, length=(1, 4)):
 
 def test_the_model_chooses_when_a_unit_ends_and_the_text_what_follows(vocabulary):
     code, following = vocabulary.audio_offset, vocabulary.control("next")
-    # The given ids, "b", "." and <|next|>, are read without a choice, so a wish is spent on each of them.
-    wishes = [
+    # The ids "b", "." and <|next|> are forced, and each of them uses up an item of the list.
+    preferred_ids = [
         code + 1,
         following,
         code + 2,
@@ -90,12 +90,12 @@ def test_the_model_chooses_when_a_unit_ends_and_the_text_what_follows(vocabulary
         code + 5,
         vocabulary.control("end"),
     ]
-    model = Scripted(vocabulary, wishes)
+    model = Scripted(vocabulary, preferred_ids)
     (generation,) = generate(model, vocabulary, [prompt(vocabulary)], Sampling(temperature=0), [0])
     assert generation.codes.tolist() == [1, 2, 3, 4, 5]
     assert len(generation.spans) == 1
     assert generation.stop_reason == "end"
-    assert say(vocabulary, model.read) == (
+    assert to_string(vocabulary, model.read) == (
         "<|audio_1|>b<|audio_2|><|audio_3|>.<|audio_4|><|next|><|audio_5|>"
     )  # <|next|> is chosen, and the unit is read in its place
 
@@ -112,8 +112,8 @@ def test_some_units_at_their_maximum_are_counted_without_changing_the_stop_reaso
     code, following = vocabulary.audio_offset, vocabulary.control("next")
     # The first and the last unit run into their maximum of two codes; the others are closed after one.
     # The third wish is spent on the closing id, which is forced.
-    wishes = [code, code, code, code, following, code, following, code, code]
-    model = Scripted(vocabulary, wishes)
+    preferred_ids = [code, code, code, code, following, code, following, code, code]
+    model = Scripted(vocabulary, preferred_ids)
     (generation,) = generate(model, vocabulary, [prompt(vocabulary, (1, 2))], Sampling(temperature=0), [0])
     assert len(generation.codes) == 6
     assert (generation.stop_reason, generation.num_spans_at_max) == ("end", 2)
@@ -151,19 +151,19 @@ def test_streamed_codes_equal_those_of_generate(vocabulary):
 
 
 def test_openings_contain_every_unit_once(vocabulary):
-    said = [i for opening in unit_openings(vocabulary, UNITS) for i in opening]
-    assert say(vocabulary, said) == "▁▁ˈab.<|next|>"
+    ids = [i for opening in unit_openings(vocabulary, UNITS) for i in opening]
+    assert to_string(vocabulary, ids) == "▁▁ˈab.<|next|>"
 
 
 def test_unit_lengths_follow_the_distribution_of_the_model(vocabulary):
-    """At temperature 1 any length at its probability, below it nearer to the median, whatever sharpens the codes."""
+    """Lengths follow their probabilities at temperature 1, and are nearer to the median at lower temperatures."""
     prompted = TEMPLATES["tts-aligned"].prompt(vocabulary, (1, 60), units=UNITS[:2], speaker="c")
     ranges = allowed_ranges(vocabulary, {"codes"})
 
     def length(temperature, seed):
-        walk, generator = DecodingConstraint(prompted.phases, ranges), torch.Generator().manual_seed(seed)
+        constraint, generator = DecodingConstraint(prompted.phases, ranges), torch.Generator().manual_seed(seed)
         count = 1
-        while not walk.should_close(0.2, temperature, generator):
+        while not constraint.should_close(0.2, temperature, generator):
             count += 1
         return count
 

@@ -86,7 +86,7 @@ def made(build):
 
 @torch.no_grad()
 def worst(model, lengths=(7, 3, 1), steps=9):
-    """The largest difference to transformers' logits for each whole sequence alone, while rows leave the batch."""
+    """Return the largest difference from the logits of transformers for each sequence, while rows leave the batch."""
     ids = [torch.randint(1, 96, (n,)).tolist() for n in lengths]
     width = max(lengths)
     padded = torch.tensor([[0] * (width - len(row)) + row for row in ids])

@@ -86,11 +86,11 @@ def test_features_of_any_scale_and_dtype_are_projected_with_their_level():
 
 
 def test_neighbors_come_from_the_same_run():
-    places = torch.tensor([[1, 1, 1, 0, 1], [1, 0, 0, 1, 1]]).bool()
-    assert neighbor_indices(places, 1).tolist() == [
+    is_feature = torch.tensor([[1, 1, 1, 0, 1], [1, 0, 0, 1, 1]]).bool()
+    assert neighbor_indices(is_feature, 1).tolist() == [
         [0, 0, 1], [0, 1, 2], [1, 2, 2], [3, 3, 3], [4, 4, 4], [5, 5, 6], [5, 6, 6],
     ]  # fmt: skip
-    assert neighbor_indices(places & False, 3).shape == (0, 7)
+    assert neighbor_indices(is_feature & False, 3).shape == (0, 7)
 
 
 def test_the_context_of_a_feature_ends_at_its_recording(batch):

@@ -35,13 +35,13 @@ def vocabulary() -> Vocabulary:
 
 
 class Codec:
-    """As much of an audio tokenizer as `SpeechLM` looks at."""
+    """The attributes of an audio tokenizer that `SpeechLM` uses."""
 
     vocab_size = 32
 
 
-def biased(vocabulary: Vocabulary, favourite: int) -> LlamaForCausalLM:
-    """A real causal LM whose every step prefers one id, by far."""
+def biased(vocabulary: Vocabulary, favorite: int) -> LlamaForCausalLM:
+    """A causal LM that strongly prefers one id in every step."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocabulary.padded_size,
@@ -55,13 +55,13 @@ def biased(vocabulary: Vocabulary, favourite: int) -> LlamaForCausalLM:
     head = torch.nn.Linear(16, vocabulary.padded_size)
     torch.nn.init.zeros_(head.weight)
     with torch.no_grad():
-        head.bias.zero_()[favourite] = 50.0
+        head.bias.zero_()[favorite] = 50.0
     model.lm_head = head
     return model
 
 
 def lively(vocabulary: Vocabulary, name: str = "llama") -> torch.nn.Module:
-    """A random model whose logits differ widely, and on everything that it has read."""
+    """A random model whose logits differ widely and depend on all ids before."""
     rows, small = vocabulary.padded_size, {"num_attention_heads": 2, "num_hidden_layers": 2, "pad_token_id": 0}
     shape = {"vocab_size": rows, "hidden_size": 16, "intermediate_size": 24, "max_position_embeddings": 128, **small}
     torch.manual_seed(1)
@@ -80,8 +80,8 @@ def speech_lm(vocabulary, model) -> SpeechLM:
     return SpeechLM(model, vocabulary, Codec(), SpeechLMInfo())
 
 
-def run(vocabulary, favourite, length=(5, 9), seed=0, temperature=1.0):
-    lm = speech_lm(vocabulary, biased(vocabulary, favourite))
+def run(vocabulary, favorite, length=(5, 9), seed=0, temperature=1.0):
+    lm = speech_lm(vocabulary, biased(vocabulary, favorite))
     return lm.generate(vocabulary.text_ids("abc"), length, Sampling(temperature, top_p=1.0), seed)
 
 
@@ -126,7 +126,7 @@ def test_an_empty_window_is_refused(vocabulary, length):
 
 
 def test_more_than_the_models_positions_is_refused(vocabulary):
-    with pytest.raises(ValueError, match="128 positions: give less"):
+    with pytest.raises(ValueError, match="128 positions: shorten the prompt"):
         run(vocabulary, 0, (5, 500))
 
 
@@ -147,7 +147,7 @@ def test_incomplete_and_contradictory_prompts_are_refused(vocabulary):
     prompt = Prompt([1, 2], (Phase("codes", 1, 3, vocabulary.control("end")),))
     for arguments, message in [
         (([],), "at least one id"),
-        ((prompt, (1, 2)), "says how much"),
+        ((prompt, (1, 2)), "already states its lengths"),
         (([prompt, prompt], None, None, [1]), "2 prompts need as many seeds"),
         ((prompt, None, Sampling(guidance=2)), "make it with a template"),
         (("hello",), "found a text"),
@@ -156,12 +156,12 @@ def test_incomplete_and_contradictory_prompts_are_refused(vocabulary):
             lm.generate(*arguments)
 
 
-# The ways through phases.
+# Phases of prompts
 
 
 def test_streams_of_a_separation_have_equal_lengths(vocabulary):
-    for favourite in ("end", "speaker"):  # whatever the model would rather do
-        lm = speech_lm(vocabulary, biased(vocabulary, vocabulary.control(favourite)))
+    for favorite in ("end", "speaker"):  # regardless of what the model prefers
+        lm = speech_lm(vocabulary, biased(vocabulary, vocabulary.control(favorite)))
         result = lm.generate(TEMPLATES["ss"].prompt(vocabulary, (4, 4), streams=3, mixture_codes=[1] * 4))
         assert [len(span) for span in result.spans] == [4, 4, 4]
         assert result.stop_reason == "constraint"
@@ -172,8 +172,8 @@ def test_recognition_writes_text_and_may_write_none(vocabulary):
     silent = speech_lm(vocabulary, biased(vocabulary, vocabulary.control("end"))).generate(prompt)
     assert silent.spans[0].tolist() == []
     assert silent.stop_reason == "end"
-    for favourite in (vocabulary.audio_offset, vocabulary.tokenizer.unk_token_id, vocabulary.text_ids("c")[0]):
-        (span,) = speech_lm(vocabulary, biased(vocabulary, favourite)).generate(prompt, sampling=Sampling(1)).spans
+    for favorite in (vocabulary.audio_offset, vocabulary.tokenizer.unk_token_id, vocabulary.text_ids("c")[0]):
+        (span,) = speech_lm(vocabulary, biased(vocabulary, favorite)).generate(prompt, sampling=Sampling(1)).spans
         text = vocabulary.tokenizer.decode(span)
         assert vocabulary.text_ids(text.strip()) == vocabulary.text_ids(text)
         assert "<" not in text
@@ -191,7 +191,7 @@ def test_half_frames_are_refused():
 
 
 class Scripted:
-    """Stands for a model: random logits, some of them far above the others or impossible."""
+    """A mock model with random logits, some of them far above the others or impossible."""
 
     def __init__(self, vocabulary: Vocabulary, batch: int, seed: int) -> None:
         self.generator, self.batch, self.size = torch.Generator().manual_seed(seed), batch, vocabulary.padded_size
@@ -219,7 +219,7 @@ phases = st.tuples(st.sampled_from(["codes", "text"]), st.integers(0, 7), st.int
         [GREEDY, Sampling(), Sampling(1.0, top_k=5, min_p=0.1, repetition_window=4), Sampling(bitwise=True)]
     ),
 )
-def test_whatever_the_logits_every_sequence_is_valid(items, sizes, seed, sampling):
+def test_every_sequence_is_valid_for_any_logits(items, sizes, seed, sampling):
     vocabulary = Vocabulary.characters(["abc"], list(sizes))
     frame, closings = len(sizes), [vocabulary.control("speaker"), vocabulary.control("end")]
     prompts = [
@@ -247,13 +247,13 @@ def test_whatever_the_logits_every_sequence_is_valid(items, sizes, seed, samplin
                 assert not vocabulary.codes(span.tolist())
             else:
                 assert len(span) % frame == 0
-                places = [(code, i % frame) for i, code in enumerate(span.tolist())]
-                assert all(offsets[k] <= code < offsets[k] + sizes[k] for code, k in places)
+                positions = [(code, i % frame) for i, code in enumerate(span.tolist())]
+                assert all(offsets[k] <= code < offsets[k] + sizes[k] for code, k in positions)
         fixed = all(phase.min_length == phase.max_length for phase in prompt.phases)
         assert (result.stop_reason == "constraint") == fixed
 
 
-# Batches: every item gets what it gets alone.
+# Batches
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gpt2"])
@@ -305,7 +305,7 @@ def test_guidance_moves_the_logits_away_from_those_of_the_emptied_prompt(vocabul
     assert moved
 
 
-# Streams.
+# Streams
 
 
 def test_bitwise_codes_are_the_majority_of_each_bit_and_only_the_end_is_sampled(vocabulary):
@@ -363,7 +363,7 @@ def test_an_impossible_stream_is_refused_at_once(vocabulary):
     lm = speech_lm(vocabulary, lively(vocabulary))
     with pytest.raises(ValueError, match="chunk must be"):
         lm.stream([1], chunk=0)
-    with pytest.raises(ValueError, match="only codes are streamed"):
+    with pytest.raises(ValueError, match="only codes can be streamed"):
         lm.stream(TEMPLATES["asr"].prompt(vocabulary, (0, 5), codes=[1]))
 
 

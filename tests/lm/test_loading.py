@@ -64,7 +64,7 @@ def test_any_base_becomes_a_speech_lm_whose_new_rows_start_at_the_mean(name, fea
     base = AutoModelForCausalLM.from_pretrained(base_folder(tmp_path, name))
     lm = SpeechLM.from_base(tmp_path, codec, feature_size=feature_size)
     new = torch.tensor(new_ids(lm.vocabulary))
-    known = len(AutoTokenizer.from_pretrained(tmp_path))  # Qwen's tokenizer brings a token of its own
+    known = len(AutoTokenizer.from_pretrained(tmp_path))  # Qwen's tokenizer adds a token
     assert new.min() == known < ROWS  # the spare rows are taken
     assert len(lm.vocabulary) > ROWS
     for part in ("get_input_embeddings", "get_output_embeddings"):

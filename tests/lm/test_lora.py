@@ -22,7 +22,7 @@ from focallm.lm.embeddings import new_ids
 from focallm.lm.lora import count_trainable
 from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
 
-CODES, TEXT = 32, 320  # rows that are learnt, and rows of the base
+CODES, TEXT = 32, 320  # rows that are trained, and rows of the base
 SMALL = {"vocab_size": TEXT, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 2, "max_position_embeddings": 64}
 QWEN = {**SMALL, **HEADS, "num_key_value_heads": 1}
@@ -71,15 +71,15 @@ def logits(lm, ids, **inputs):
 
 
 def learn(lm, steps=5, features=None):
-    """A few steps on a sequence with every new id; -> the sequence."""
+    """Train a few steps on a sequence with every new id. Returns the sequence."""
     place = lm.vocabulary.control("feature")
     seen = [*lm.vocabulary.text_ids("hello"), *(i for i in new_ids(lm.vocabulary) if i != place)]
     ids = torch.tensor([[place] * (0 if features is None else len(features)) + seen])
-    given = {} if features is None else {"features": features}
+    inputs = {} if features is None else {"features": features}
     optimizer = torch.optim.SGD([p for p in lm.model.parameters() if p.requires_grad], lr=1.0)
     lm.model.train()
     for _ in range(steps):
-        lm.model(ids, labels=ids, **given).loss.backward()
+        lm.model(ids, labels=ids, **inputs).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     return ids
@@ -90,12 +90,12 @@ def test_promise_5_adapter_merge_and_both_reloaded_give_the_same_logits(name, co
     base = base_folder(tmp_path / "base", CONFIGS[name])
     lm = SpeechLM.from_base(base, codec).add_lora(rank=4, alpha=8)
     ids = learn(lm)
-    learnt = logits(lm, ids)
+    trained = logits(lm, ids)
     lm.save_adapter(tmp_path / "adapter")
     again = SpeechLM.from_pretrained(tmp_path / "adapter")
-    assert torch.allclose(logits(again, ids), learnt, atol=1e-6)
+    assert torch.allclose(logits(again, ids), trained, atol=1e-6)
     again.merge().save_pretrained(tmp_path / "merged")
-    assert torch.allclose(logits(again, ids), learnt, atol=1e-4)
+    assert torch.allclose(logits(again, ids), trained, atol=1e-4)
     plain = SpeechLM.from_pretrained(tmp_path / "merged")
     assert torch.equal(logits(plain, ids), logits(again, ids))
     # Other users can read every saved file: the modes are those of the umask.
@@ -161,15 +161,15 @@ def test_promise_5_holds_with_features_and_the_projector_is_trained(name, codec,
     after = dict(lm.model.named_parameters())
     assert trained
     assert not any(torch.equal(after[k], v) for k, v in trained.items())
-    learnt = logits(lm, ids, features=features)
+    trained = logits(lm, ids, features=features)
     lm.save_adapter(tmp_path / "adapter")
     set_seed(9)  # a fresh projector would differ
     again = SpeechLM.from_pretrained(tmp_path / "adapter")
-    assert torch.allclose(logits(again, ids, features=features), learnt, atol=1e-6)
+    assert torch.allclose(logits(again, ids, features=features), trained, atol=1e-6)
     again.merge().save_pretrained(tmp_path / "merged")
     assert not any(str(tmp_path) in file.read_text() for file in (tmp_path / "merged").glob("*.json"))
     plain = SpeechLM.from_pretrained(tmp_path / "merged")
-    assert torch.allclose(logits(plain, ids, features=features), learnt, atol=1e-4)
+    assert torch.allclose(logits(plain, ids, features=features), trained, atol=1e-4)
 
 
 def test_a_loaded_adapter_can_be_trained_further(codec, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, set_seed
 
-from focallm.lm import SpeechLM, Vocabulary, model
+from focallm.lm import SpeechLM, Vocabulary, generation
 from focallm.tasks.definitions import TEMPLATES
 from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
 
@@ -177,11 +177,14 @@ def test_many_prompts_are_generated_in_batches(codec, monkeypatch):
     template = TEMPLATES["tts"]
     prompts = [template.prompt(lm.vocabulary, (1, 9), speaker="a", text="abc"[: 1 + i % 3]) for i in range(5)]
     whole = lm.generate(prompts, seed=list(range(5)))
-    monkeypatch.setattr("focallm.lm.model._BATCH_SIZE", 2)
-    write = model.generate
-    monkeypatch.setattr(
-        model, "generate", lambda lm, ids, some, *rest: sizes.append(len(some)) or write(lm, ids, some, *rest)
-    )
+    monkeypatch.setattr("focallm.lm.generation._BATCH_SIZE", 2)
+    generate_batch = generation._generate_batch
+
+    def count_prompts(lm, vocabulary, batch, *rest):
+        sizes.append(len(batch))
+        return generate_batch(lm, vocabulary, batch, *rest)
+
+    monkeypatch.setattr(generation, "_generate_batch", count_prompts)
     parts = lm.generate(prompts, seed=list(range(5)))
     assert sizes == [2, 2, 1]
     assert [answer.codes.tolist() for answer in parts] == [answer.codes.tolist() for answer in whole]

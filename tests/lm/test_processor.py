@@ -43,7 +43,7 @@ def lm(audio_tokenizer) -> SpeechLM:
 
 @pytest.fixture(scope="module")
 def folder(lm, tmp_path_factory):
-    """Saved in one place, found in another."""
+    """A folder that was moved after it was saved."""
     root = tmp_path_factory.mktemp("lm")
     lm.save_pretrained(root / "before")
     (root / "before").rename(root / "after")
@@ -128,8 +128,8 @@ def test_the_inputs_choose_the_task(processor, audio_tokenizer):
     codes = processor.vocabulary.audio_ids(audio_tokenizer(SECOND)["input_ids"][0])
     control = processor.vocabulary.control
 
-    def ids(**given):
-        return processor(**given)["input_ids"][0]
+    def ids(**inputs):
+        return processor(**inputs)["input_ids"][0]
 
     assert ids(audio=SECOND) == [control("noisy"), *codes, control("speech")]
     both = {"audio": SECOND, "reference": SECOND[:8000]}
@@ -144,29 +144,29 @@ def test_the_inputs_choose_the_task(processor, audio_tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("inputs", "message"),
     [
-        ({}, "reads just nothing"),
-        ({"text": "a", "audio": SECOND}, "reads just audio, text, as was given: tts reads voice, text; "),
-        ({"text": "a", "task": "se"}, "se reads just text"),
+        ({}, "reads exactly nothing"),
+        ({"text": "a", "audio": SECOND}, "reads exactly audio, text: tts reads voice, text; "),
+        ({"text": "a", "task": "se"}, "se reads exactly text"),
         ({"text": "a", "task": "asr"}, "not for asr"),
         ({"text": "a", "voice": "eve"}, "no voice is called 'eve': this model knows ann, bob"),
         ({"text": ["a", "b"], "voice": ["ann", "bob", "ann"]}, "equally long"),
     ],
 )
-def test_inputs_that_no_task_reads_are_an_error(processor, given, message):
+def test_inputs_that_no_task_reads_are_an_error(processor, inputs, message):
     with pytest.raises(ValueError, match=message):
-        processor(**given)
+        processor(**inputs)
 
 
 def test_features_of_a_batch_follow_each_other(audio_tokenizer):
     lm = make_lm(audio_tokenizer, ("se-features",), feature_size=audio_tokenizer.codec.feature_dim)
     inputs = lm.processor()(audio=[SECOND, SECOND[:8000]], return_tensors="pt")
-    places = (inputs["input_ids"] == lm.vocabulary.control("feature")).sum(1)
+    num_placeholders = (inputs["input_ids"] == lm.vocabulary.control("feature")).sum(1)
     expected = audio_tokenizer.codec.extract_features(torch.from_numpy(SECOND)[None])[0]
-    assert places[0] == len(expected)
+    assert num_placeholders[0] == len(expected)
     assert torch.allclose(inputs["features"][: len(expected)], expected)
-    assert inputs["features"].shape == (places.sum(), lm.model.config.feature_size)
+    assert inputs["features"].shape == (num_placeholders.sum(), lm.model.config.feature_size)
     alone = lm.processor()(audio=SECOND[:8000], return_tensors="pt")
     with torch.no_grad():
         batched, single = lm.model(**inputs).logits[1, -1], lm.model(**alone).logits[0, -1]
@@ -194,7 +194,7 @@ def test_no_audio_ids_give_no_samples(processor, nothing):
     assert processor.decode(nothing).shape == (0,)
 
 
-def test_codes_at_the_turn_of_another_codebook_are_left_out():
+def test_codes_in_the_place_of_another_codebook_are_left_out():
     vocabulary = Vocabulary.characters(["a"], (4, 4))
     processor = SpeechLMProcessor(AudioTokenizer.from_pretrained().feature_extractor, vocabulary.tokenizer, (4, 4))
     ids = vocabulary.audio_ids([5, 0, 1, 6, 3, 7, 2])

@@ -27,17 +27,17 @@ from focallm.lm.training.run_folder import last_checkpoint
 from focallm.lm.training.trainer import check_isolation, train
 from focallm.tokenizer import AudioTokenizer
 
-READ = Template("tts", (Segment("text", "text", "text"), Segment("codes", "speech", "codes", target=True)))
-HEAR = Template("asr", (Segment("codes", "speech", "codes"), Segment("text", "text", "text", target=True)))
+SPEAK = Template("tts", (Segment("text", "text", "text"), Segment("codes", "speech", "codes", target=True)))
+TRANSCRIBE = Template("asr", (Segment("codes", "speech", "codes"), Segment("text", "text", "text", target=True)))
 QUICK = {"use_cpu": True, "report_to": [], "eval_strategy": "no", "save_strategy": "steps", "save_steps": 2}
 ROWS = [{"text": "abc"[: 1 + i % 3], "codes": [7 * i, i, 3], "num_samples": 6000} for i in range(8)]
 
 
 @pytest.fixture
 def go(tmp_path, codec):
-    """`go(template=READ, rows=ROWS, max_steps=2, ...)` trains, or continues, in one folder and returns it."""
+    """Return a function that trains, or continues, a run in one folder and returns the folder."""
 
-    def start(template=READ, rows=ROWS, tokenizer=None, repeat=1, recipe=None, **trainer):
+    def start(template=SPEAK, rows=ROWS, tokenizer=None, repeat=1, recipe=None, **trainer):
         settings = {**QUICK, "max_steps": 2, **trainer}
         recipe = LMRecipe(
             **{"model": "tiny", "max_length": 40, "evaluate": Evaluation(0), "trainer": settings, **(recipe or {})}
@@ -54,7 +54,7 @@ def go(tmp_path, codec):
 def test_a_run_continues_only_as_the_same_task_on_the_same_data_with_the_same_codec(go, codec):
     go()
     other_texts = [{**row, "codes": [5, *row["codes"][1:]]} for row in ROWS]  # as many examples, as long as before
-    for changed in ({"template": HEAR}, {"rows": other_texts}, {"repeat": 2}):
+    for changed in ({"template": TRANSCRIBE}, {"rows": other_texts}, {"repeat": 2}):
         with pytest.raises(ValueError, match=r"holds a run that differs in \['sources'\]"):
             go(**changed)
     retrained = AudioTokenizer(type(codec("mel"))(codec("mel").config))
@@ -64,7 +64,7 @@ def test_a_run_continues_only_as_the_same_task_on_the_same_data_with_the_same_co
         go(recipe={"prompt_dropout": 0.1}, learning_rate=1.0)
 
 
-def test_what_changes_no_weights_may_change(go):
+def test_settings_that_do_not_affect_weights_may_change(go):
     go()
     run = go(logging_steps=1, save_steps=1, eval_steps=3, save_total_limit=2)
     assert last_checkpoint(run).name == "checkpoint-2"
@@ -72,7 +72,7 @@ def test_what_changes_no_weights_may_change(go):
 
 def test_only_a_run_with_a_constant_learning_rate_is_lengthened(go):
     go()
-    with pytest.raises(ValueError, match=r"differs in \['trainer.max_steps'\].*needs lr_scheduler_type: constant"):
+    with pytest.raises(ValueError, match=r"differs in \['trainer.max_steps'\].*set lr_scheduler_type: constant"):
         go(max_steps=4)
 
 
@@ -108,7 +108,7 @@ def model_of(codec):
         vocabulary = Vocabulary.characters(["abc"], 8192)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         lm = SpeechLM(model, vocabulary, AudioTokenizer(codec("mel")), SpeechLMInfo())
-        return lm, ExampleDataset([Source(READ, ROWS)], vocabulary, 40), PackCollator(vocabulary.control("pad"))
+        return lm, ExampleDataset([Source(SPEAK, ROWS)], vocabulary, 40), PackCollator(vocabulary.control("pad"))
 
     return make
 
@@ -118,7 +118,7 @@ def test_packing_is_refused_for_a_model_whose_examples_would_see_each_other(mode
     lm, examples, collate = model_of(LEAKING[name])
     with pytest.raises(ValueError, match=r"ForCausalLM lets the examples of a row see each other.*packing: false"):
         check_isolation(lm, examples, collate)
-    apart = ExampleDataset([Source(READ, ROWS)], lm.vocabulary, 40, packing=False)
+    apart = ExampleDataset([Source(SPEAK, ROWS)], lm.vocabulary, 40, packing=False)
     check_isolation(lm, apart, collate)
 
 
@@ -137,11 +137,11 @@ def test_checkpoints_can_be_loaded(go, tmp_path):
     last = SpeechLM.from_pretrained(run / "checkpoint-4")
     assert torch.equal(last.model(ids).logits, whole.model(ids).logits)
     assert not torch.equal(early.model(ids).logits, whole.model(ids).logits)
-    assert early.info.templates == (READ,)
+    assert early.info.templates == (SPEAK,)
     codes = torch.arange(10)
     assert (early.audio_tokenizer.decode(codes) == whole.audio_tokenizer.decode(codes)).all()
     assert not (run / "checkpoint-2" / "audio_tokenizer").exists()  # one copy for all
-    prompt = READ.prompt(early.vocabulary, (1, 3), text="ab")
+    prompt = SPEAK.prompt(early.vocabulary, (1, 3), text="ab")
     assert early.generate(prompt).stop_reason in ("end", "max_length")
 
 

@@ -41,7 +41,7 @@ def sampled(lm, folder, word_errors, *tasks):
 
 
 def test_a_continuation_begins_with_whole_frames_and_is_measured_with_what_it_continues(lm, tmp_path):
-    lm.answers[0] = Generation((torch.tensor([1, 9] * 3),), "end")  # what the original says
+    lm.answers[0] = Generation((torch.tensor([1, 9] * 3),), "end")  # equal to the original
     counted = []
     measures = sampled(lm.lm, tmp_path, lambda *args: counted.append(args) or (0, 1), "continuation")
     (prompt,) = lm.calls[0].prompts
@@ -49,10 +49,10 @@ def test_a_continuation_begins_with_whole_frames_and_is_measured_with_what_it_co
     assert measures["eval_duration_ratio"] == 1.0
     sizes = [(tmp_path / "step-0" / f"0-continuation{which}.wav").stat().st_size for which in ("", "-original")]
     assert sizes[0] == sizes[1]
-    assert not counted  # it may well say something else than the recording
+    assert not counted  # a continuation has no transcript
 
 
-def test_samples_are_drawn_and_bounded_as_the_tasks_do_it(lm, tmp_path):
+def test_samples_have_the_sampling_and_bounds_of_the_tasks(lm, tmp_path):
     sampled(lm.lm, tmp_path, None, "se", "tts", "asr", "continuation")
     temperatures = {item_seed: call.sampling.temperature for call in lm.calls for item_seed in call.seeds}
     assert temperatures == {0: 0.6, 1: 0.8, 2: 0.0, 3: 0.8}

@@ -7,7 +7,7 @@ from focallm.lm.sampling import Sampling, likeliest_bits, sample
 
 
 def drawn(logits, sampling, seed=0, times=300, recent=()):
-    """Columns drawn from the same logits again and again."""
+    """Sample columns repeatedly from the same logits."""
     generator = torch.Generator().manual_seed(seed)
     return [sample(torch.tensor([logits]), sampling, [generator], [recent])[0] for _ in range(times)]
 

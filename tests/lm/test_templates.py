@@ -28,7 +28,7 @@ ROW = {
 PLAIN = {name: template for name, template in TEMPLATES.items() if template.target.kind != "aligned"}
 
 
-def learnt(example):
+def target_labels(example):
     return [i for i, label in zip(example["input_ids"], example["labels"], strict=True) if label != IGNORED]
 
 
@@ -37,8 +37,8 @@ def test_labels_cover_only_the_target_and_its_end(vocabulary):
         example = template.example(vocabulary, ROW)
         target = template.target
         expected = vocabulary.text_ids("Hello") if target.kind == "text" else vocabulary.audio_ids([3, 1, 2])
-        assert learnt(example)[: len(expected)] == expected, name
-        assert learnt(example)[-1] == vocabulary.control("end")
+        assert target_labels(example)[: len(expected)] == expected, name
+        assert target_labels(example)[-1] == vocabulary.control("end")
         assert all(label in (IGNORED, i) for i, label in zip(example["input_ids"], example["labels"], strict=True))
         assert example["labels"][0] == IGNORED
 
@@ -46,8 +46,8 @@ def test_labels_cover_only_the_target_and_its_end(vocabulary):
 def test_the_prompt_is_the_start_of_the_example(vocabulary):
     for name, template in PLAIN.items():
         example = template.example(vocabulary, ROW)
-        given = {segment.field: ROW[segment.field] for segment in template.segments if not segment.target}
-        prompt = template.prompt(vocabulary, (1, 3), **given)
+        inputs = {segment.field: ROW[segment.field] for segment in template.segments if not segment.target}
+        prompt = template.prompt(vocabulary, (1, 3), **inputs)
         assert example["input_ids"][: len(prompt.ids)] == prompt.ids, name
         assert prompt.ids[-1] == vocabulary.control(template.target.control)
         assert all(label == IGNORED for label in example["labels"][: len(prompt.ids)])
@@ -58,7 +58,7 @@ def test_streams_of_a_separation_are_concatenated(vocabulary):
     example = TEMPLATES["ss"].example(vocabulary, ROW)
     speaker, end = vocabulary.control("speaker"), vocabulary.control("end")
     a, b, c = (vocabulary.audio_ids(codes) for codes in ROW["sources"])
-    assert learnt(example) == [*a, speaker, *b, speaker, *c, end]
+    assert target_labels(example) == [*a, speaker, *b, speaker, *c, end]
     prompt = TEMPLATES["ss"].prompt(vocabulary, (3, 3), streams=3, mixture_codes=[7, 7, 7])
     assert [phase.closing_id for phase in prompt.phases] == [speaker, speaker, end]
 
@@ -72,9 +72,9 @@ def test_each_feature_has_one_placeholder(vocabulary):
 def test_an_empty_example_keeps_target_and_controls(vocabulary):
     for name, template in PLAIN.items():
         full, empty = template.example(vocabulary, ROW), template.example(vocabulary, ROW, empty=True)
-        assert learnt(full) == learnt(empty), name
-        given = {segment.field: ROW[segment.field] for segment in template.segments if not segment.target}
-        prompt = template.prompt(vocabulary, (1, 3), **given)
+        assert target_labels(full) == target_labels(empty), name
+        inputs = {segment.field: ROW[segment.field] for segment in template.segments if not segment.target}
+        prompt = template.prompt(vocabulary, (1, 3), **inputs)
         assert empty["input_ids"][: len(prompt.unconditional)] == prompt.unconditional
         assert len(empty.get("features", [])) == 0
 
@@ -90,8 +90,8 @@ def test_a_missing_column_is_an_error(vocabulary):
 
 
 def test_contradictions_in_a_template_are_refused():
-    given, target = Segment("codes", "noisy", "noisy_codes"), Segment("codes", "speech", "codes", target=True)
-    for segments in [(), (given,), (target, given), (target, target)]:
+    source, target = Segment("codes", "noisy", "noisy_codes"), Segment("codes", "speech", "codes", target=True)
+    for segments in [(), (source,), (target, source), (target, target)]:
         with pytest.raises(ValueError, match="needs its last segment"):
             Template("x", segments)
     with pytest.raises(ValueError, match="read, never written"):

@@ -45,7 +45,7 @@ def codec() -> AudioTokenizer:
 
 
 def rows(count):
-    """Each letter is read as its own run of codes: which few examples suffice to learn."""
+    """Each letter is read as a run of one code, which can be learned from a few examples."""
     return [
         {"text": "abc"[i % 3], "codes": [i % 3] * (3 + i % 4), "num_samples": (3 + i % 4) * 320, "id": str(i)}
         for i in range(count)
@@ -88,7 +88,7 @@ def tiny(codec, **recipe):
 # Training
 
 
-def test_training_learns_what_the_examples_say_and_writes_samples(codec, tmp_path):
+def test_training_learns_the_examples_and_writes_samples(codec, tmp_path):
     recipe = LMRecipe("", "tiny", evaluate=Evaluation(samples=2), max_length=40, trainer={**QUICK, "max_steps": 40})
     lm = build_model(recipe, codec, ["abc"])
     train_dataset, eval_dataset = (ExampleDataset([Source(LETTERS, rows(n))], lm.vocabulary, 40) for n in (24, 6))
@@ -237,7 +237,7 @@ def test_an_example_is_whole_or_left_out(codec):
             assert len(example["input_ids"]) <= 8
 
 
-def test_what_is_emptied_follows_from_seed_epoch_and_example(codec):
+def test_prompt_dropout_follows_from_seed_epoch_and_example(codec):
     lm = tiny(codec)
 
     def emptied(epoch, seed=0):
@@ -282,7 +282,7 @@ def test_the_preview_shows_labels_in_braces_and_the_expected_loss(codec, tmp_pat
     assert "100.0 % of them filled" in text
 
 
-def test_the_preview_has_a_file_for_each_stream_and_knows_features(codec, tmp_path):
+def test_the_preview_has_a_file_for_each_stream_and_shows_features(codec, tmp_path):
     lm = build_model(LMRecipe(model="tiny"), codec, ["abc"], feature_size=6)
     examples = ExampleDataset([Source(TEMPLATES["ss-features"], anything(3))], lm.vocabulary, 99)
     text = preview(lm, examples, True, tmp_path)
@@ -331,7 +331,7 @@ def test_the_first_loss_of_a_fresh_model_is_near_ln_v(codec, width):
 # Recipes
 
 
-def test_recipes_refuse_what_they_do_not_know(tmp_path):
+def test_unknown_keys_of_a_recipe_are_refused(tmp_path):
     def read(**values):
         (tmp_path / "r.yaml").write_text(json.dumps(values))
         return load_config(LMRecipe, tmp_path / "r.yaml")

@@ -25,7 +25,7 @@ def test_audio_ids_are_arithmetic_and_come_back(vocabulary):
     assert vocabulary.codes([vocabulary.control("speech"), *ids, vocabulary.control("end")]) == codes
 
 
-def test_text_is_one_id_per_character_whatever_its_case_and_spacing(vocabulary):
+def test_text_is_one_id_per_character_regardless_of_case_and_spacing(vocabulary):
     ids = vocabulary.text_ids("  Hello\n there. ")
     assert ids == vocabulary.text_ids("hello there.")
     assert len(ids) == len("hello there.")
