@@ -208,7 +208,7 @@ def _check_prompts(model: PreTrainedModel, prompts: Sequence[Prompt], is_guided:
                 f"{limit} positions: shorten the prompt, or lower the maximum length"
             )
         if is_guided and prompt.unconditional is None:
-            raise ValueError("guidance needs the unconditional ids of each prompt: make the prompt with a template")
+            raise ValueError("guidance needs a prompt with unconditional ids: make it with a template")
 
 
 def _prefill(
