@@ -1,4 +1,4 @@
-"""Speech <-> tokens: the codecs, and `AudioTokenizer`, which uses any of them."""
+"""Codecs between speech and tokens, and `AudioTokenizer`, which works with any of them."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -18,12 +18,12 @@ Waveform = NDArray[np.float32]
 
 # Formats that `write_audio` supports, by suffix: soundfile's format and subtype.
 _WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
-# Integer PCM: value of silence, and full scale.
+# Integer PCM: the value of silence, and full scale.
 _PCM = {"uint8": (128.0, 128.0), "int16": (0.0, 2.0**15), "int32": (0.0, 2.0**31)}
 _MAX_CHANNELS = 8  # 7.1 surround; an array with more is more likely a batch
 _BLOCK = 1 << 18  # frames read or written at a time; libsndfile crashes on Vorbis blocks of a minute
-_UNKNOWN_LENGTH = 1 << 62  # the length that libsndfile reports if a header states none
-_STREAMED_WAV = 0x7FFF0000  # data sizes from here on mean "unknown when the header was written"
+_UNKNOWN_LENGTH = 1 << 62  # libsndfile reports at least this length if a header states none
+_STREAMED_WAV = 0x7FFF0000  # sizes from here on mean "unknown when the header was written"
 
 
 def read_audio(source: str | Path | BinaryIO, sampling_rate: int | None = None) -> tuple[Waveform, int]:
@@ -31,15 +31,15 @@ def read_audio(source: str | Path | BinaryIO, sampling_rate: int | None = None) 
 
     Args:
         source: path or binary file object.
-        sampling_rate: rate in Hz to resample to; by default the file's rate.
+        sampling_rate: rate in Hz to resample to; by default the rate of the file.
 
     Returns:
         (T,) float32, the mean of the channels, and its sampling rate in Hz.
 
     Raises:
-        OSError: No such file, a directory, or a file that soundfile cannot read.
-        ValueError: An empty or truncated file, or one with NaN or infinite samples. (An OGG file, or an MP3 file
-            without a Xing header, does not say how long it should be: all that libsndfile finds is returned.)
+        OSError: The file does not exist, is a directory, or cannot be read by soundfile.
+        ValueError: The file is empty or truncated, or holds NaN or infinite samples. Truncation is not detected in OGG
+            files and in MP3 files without a Xing header, which do not state their length.
     """
     if isinstance(source, str | Path):
         name = str(source)
@@ -54,7 +54,7 @@ def read_audio(source: str | Path | BinaryIO, sampling_rate: int | None = None) 
         wave = _read_mono(file, name)
         rate = file.samplerate
     if not np.isfinite(wave).all():
-        raise ValueError(f"{name} holds NaN or infinite samples: repair the file or leave it out")
+        raise ValueError(f"{name} holds NaN or infinite samples: repair the file, or leave it out")
     if sampling_rate is None:
         return wave, rate
     return resample(wave, rate, sampling_rate), sampling_rate
@@ -65,24 +65,24 @@ def resample(wave: Waveform, from_rate: int, to_rate: int) -> Waveform:
 
     Args:
         wave: (T,).
-        from_rate: its rate in Hz.
-        to_rate: the wanted rate in Hz.
+        from_rate: rate of the waveform in Hz.
+        to_rate: rate of the result in Hz.
 
     Returns:
-        (round(T * to_rate / from_rate),), at least one sample.
+        (T',) with T' = round(T * to_rate / from_rate), but at least one sample.
 
     Raises:
-        ValueError: A rate that is not an integer from 100 to 768000.
+        ValueError: A rate is not an integer from 100 to 768000.
     """
     for rate in (from_rate, to_rate):
         if isinstance(rate, bool) or not isinstance(rate, int | np.integer) or not 100 <= rate <= 768_000:
-            raise ValueError(f"a sampling rate is an integer from 100 to 768000 Hz, found {rate!r}")
+            raise ValueError(f"a sampling rate must be an integer from 100 to 768000 Hz, found {rate!r}")
     if from_rate == to_rate:
         return wave
-    # A few samples are shorter than soxr's filter, which may return none for them.
-    wanted = max(1, round(len(wave) * to_rate / from_rate))
-    resampled = soxr.resample(wave, from_rate, to_rate)[:wanted]
-    return np.pad(resampled, (0, wanted - len(resampled))).astype(np.float32, copy=False)
+    size = max(1, round(len(wave) * to_rate / from_rate))
+    resampled = soxr.resample(wave, from_rate, to_rate)[:size]
+    # soxr may return too few samples, or none, if the waveform is shorter than its filter.
+    return np.pad(resampled, (0, size - len(resampled))).astype(np.float32, copy=False)
 
 
 def check_suffix(path: Path) -> None:
@@ -92,12 +92,12 @@ def check_suffix(path: Path) -> None:
 
 
 def write_audio(path: str | Path, wave: ArrayLike, sampling_rate: int) -> None:
-    """Write mono audio as 16-bit WAV or FLAC or as OGG Vorbis, by suffix; values beyond [-1, 1] are clipped.
+    """Write mono audio as 16-bit WAV, 16-bit FLAC or OGG Vorbis, depending on the suffix.
 
-    The file appears whole or not at all.
+    Values beyond [-1, 1] are clipped. The file is written as a whole or not at all.
 
     Raises:
-        ValueError: Another suffix, or a waveform that is empty or holds NaN or infinite samples.
+        ValueError: The suffix is another one, or the waveform is empty or holds NaN or infinite samples.
         OSError: The folder does not exist.
     """
     path = Path(path)
@@ -121,14 +121,14 @@ def to_mono_float(array: ArrayLike | torch.Tensor) -> Waveform:
     """Convert one waveform to mono.
 
     Args:
-        array: (T,), (C, T) or (T, C) with the smaller axis as channels. int16, int32 and uint8 are integer PCM and
-            scaled to [-1, 1]; floats are left as they are.
+        array: (T,), (C, T) or (T, C), where the smaller axis is that of the channels. int16, int32 and uint8 are taken
+            as integer PCM and scaled to [-1, 1]; floats are not scaled.
 
     Returns:
         (T,) float32, the mean of the channels.
 
     Raises:
-        ValueError: Another type or shape, no samples, or NaN or infinite samples.
+        ValueError: The type or shape is another one, or there are no samples, or NaN or infinite ones.
     """
     if isinstance(array, torch.Tensor):
         tensor = array.detach().cpu()
@@ -141,7 +141,7 @@ def to_mono_float(array: ArrayLike | torch.Tensor) -> Waveform:
     if wave.ndim not in (1, 2) or (wave.ndim == 2 and min(wave.shape) > _MAX_CHANNELS):
         raise ValueError(
             f"audio must be (T,), (C, T) or (T, C) with at most {_MAX_CHANNELS} channels, found the shape "
-            f"{wave.shape}; give a batch as a list of waveforms"
+            f"{wave.shape}; pass a batch as a list of waveforms"
         )
     if wave.dtype.name in _PCM:
         silence, scale = _PCM[wave.dtype.name]
@@ -156,19 +156,19 @@ def to_mono_float(array: ArrayLike | torch.Tensor) -> Waveform:
 
 
 def load_audio(item: Any, sampling_rate: int | None = None) -> tuple[Any, int | None]:
-    """Load an item of any kind.
+    """Load one item of audio.
 
     Args:
         item: a path; a row of `datasets`, {"array", "sampling_rate"}, {"bytes", "path"} or {"path"}; a torchcodec
             `AudioDecoder`; or an array or tensor.
-        sampling_rate: rate in Hz of an item that does not state its own.
+        sampling_rate: rate in Hz of items that do not state theirs.
 
     Returns:
-        The array or tensor as it is, and its rate in Hz, or None if it is unknown.
+        The unchanged array or tensor, and its rate in Hz, which is None if unknown.
 
     Raises:
-        OSError: A file that is missing or cannot be read.
-        ValueError: A row without audio, or a damaged file.
+        OSError: A file is missing or cannot be read.
+        ValueError: A row has no audio, or a file is damaged.
     """
     if isinstance(item, str | Path):
         return read_audio(item)
@@ -180,7 +180,7 @@ def load_audio(item: Any, sampling_rate: int | None = None) -> tuple[Any, int | 
         if item.get("path") is not None:
             return read_audio(item["path"])
         raise ValueError(f"a row of audio needs 'array', 'bytes' or 'path', found the keys {list(item)}")
-    # This is an AudioDecoder; asking for its class would import torchcodec.
+    # An AudioDecoder; checking for its class would need an import of torchcodec.
     if hasattr(item, "get_all_samples"):
         samples = item.get_all_samples()
         return samples.data, samples.sample_rate
@@ -188,7 +188,7 @@ def load_audio(item: Any, sampling_rate: int | None = None) -> tuple[Any, int | 
 
 
 def is_batch(audio: Any) -> bool:
-    """Whether `audio` is a list (or another sequence, such as a column of a dataset) of items, not a single item.
+    """Return whether `audio` is a list (or another sequence, such as a column of a dataset) of items, not one item.
 
     A list of numbers is one waveform, and so are arrays and tensors of any shape.
     """
@@ -197,26 +197,26 @@ def is_batch(audio: Any) -> bool:
     return len(audio) == 0 or not isinstance(audio[0], int | float | np.number)
 
 
-def with_rates(audio: Any, sampling_rate: int | list[int] | None, called: str = "item") -> list[tuple[Any, int | None]]:
+def with_rates(audio: Any, sampling_rate: int | list[int] | None, noun: str = "item") -> list[tuple[Any, int | None]]:
     """Pair each recording with its rate.
 
     Args:
         audio: one recording or a list of them.
         sampling_rate: in Hz, one for all or one each.
-        called: the word for a recording in error messages.
+        noun: what error messages call a recording.
 
     Returns:
-        Recordings and their rates; None where no rate is given.
+        Recordings and their rates, which are None where unknown.
 
     Raises:
-        ValueError: No recording, or another number of rates.
+        ValueError: There is no recording, or the number of rates differs from that of the recordings.
     """
     items = list(audio) if is_batch(audio) else [audio]
     rates = list(sampling_rate) if isinstance(sampling_rate, list | tuple) else [sampling_rate] * len(items)
     if not items or len(rates) != len(items):
         raise ValueError(
-            f"expected at least one {called}, and one sampling_rate for all or one each, found {len(items)} "
-            f"{called}s and {len(rates)} rates"
+            f"expected at least one {noun}, and one sampling_rate for all or one each, found {len(items)} "
+            f"{noun}s and {len(rates)} rates"
         )
     return list(zip(items, rates, strict=True))
 
@@ -231,36 +231,37 @@ def _check_path(path: Path) -> None:
 
 
 def _read_mono(file: soundfile.SoundFile, name: str) -> Waveform:
-    """Read a file to its end, block by block so that only mono is kept, and check that nothing is missing."""
+    """Read a file and check that it is complete. Blocks are mixed down one by one to save memory."""
     if file.frames >= _UNKNOWN_LENGTH:
         raise ValueError(f"{name} does not state its length in its header: write it again with a tool that does")
     wave = np.zeros(file.frames, np.float32)
-    done = 0
+    num_read = 0
     try:
-        while done < file.frames:
+        while num_read < file.frames:
             block = file.read(_BLOCK, dtype="float32", always_2d=True)
             if len(block) == 0:
                 break
-            wave[done : done + len(block)] = block.mean(axis=1)
-            done += len(block)
+            wave[num_read : num_read + len(block)] = block.mean(axis=1)
+            num_read += len(block)
     except soundfile.LibsndfileError:
-        pass  # the number of frames shows below that some are missing
-    promised = file.frames
-    # libsndfile reports only the frames that a cut WAV file holds, but its log says how many bytes there should be.
+        pass  # frames are missing, which is reported below
+    expected = file.frames
+    # Of a truncated WAV file, libsndfile counts only the frames that are left, but its log has the size in the header.
     data = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
     if data and 0 < int(data[2]) < int(data[1]) < _STREAMED_WAV:
-        promised = int(data[1]) * file.frames // int(data[2])
-    if done < promised:
+        expected = int(data[1]) * file.frames // int(data[2])
+    if num_read < expected:
         raise ValueError(
-            f"{name} is truncated or damaged: it announces {promised} frames and not all can be read; fetch it again"
+            f"{name} is truncated or damaged: it announces {expected} frames, but only {num_read} can be read; "
+            "fetch it again"
         )
-    if done == 0:
+    if num_read == 0:
         raise ValueError(f"{name} is empty (0 samples): leave it out")
     return wave
 
 
 def _unreadable(source: str | Path | BinaryIO, name: str) -> OSError:
-    """Make an error that says what the first bytes look like, since libsndfile does not say what is wrong."""
+    """Make an error that shows the first bytes, because the error of libsndfile does not say what is wrong."""
     if isinstance(source, str | Path):
         with Path(source).open("rb") as file:
             start = file.read(16)

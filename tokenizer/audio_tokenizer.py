@@ -34,8 +34,8 @@ _BATCH_S = 120.0  # audio, including padding, that goes through the codec at onc
 class AudioTokenizer:
     """Converts speech to token ids and back.
 
-    Ids are 0 ... vocab_size - 1. With K codebooks a frame is K ids: the codes of codebook k, plus the sizes of the
-    codebooks before it (see `CodePattern`). The ids of an item depend on its own samples only, never on the batch.
+    Ids are 0 ... vocab_size - 1. With K codebooks, a frame is K ids: each is a code plus the sizes of the codebooks
+    before its own (see `CodePattern`). The ids of an item depend only on its samples, never on the rest of a batch.
 
     Audio up to `MAX_WHOLE_S` (120 s) is encoded and decoded in one pass. Longer audio is processed in windows with 10 s
     of context on both sides: streamed, which is exact, with causal FocalCodecs, and approximately with other codecs.
@@ -52,14 +52,14 @@ class AudioTokenizer:
     def __repr__(self) -> str:
         sizes = sorted(set(self.codebook_sizes))
         codes = " or ".join(str(size) for size in sizes)
-        facts = [
+        properties = [
             f"{self.sampling_rate} Hz -> {self.output_sampling_rate} Hz",
             f"{self.frame_rate:g} frames/s",
             f"{self.num_codebooks} codebook{'s' if self.num_codebooks > 1 else ''} of {codes} codes",
             f"{self.bits_per_second:.0f} bit/s",
         ]
         name = self.codec.pretrained_model.name_or_path
-        return f"AudioTokenizer({type(self.codec).__name__} {name!r}: {', '.join(facts)})"
+        return f"AudioTokenizer({type(self.codec).__name__} {name!r}: {', '.join(properties)})"
 
     @classmethod
     def from_pretrained(
@@ -72,24 +72,24 @@ class AudioTokenizer:
                 in our layout or the official one, or another codec in the layout of transformers (EnCodec, DAC, Mimi,
                 X-Codec2, NeuCodec) or of its authors. `"semanticodec"` takes the options of `SemantiCodecConfig` as
                 kwargs.
-            num_codebooks: number of codebooks to use, where there are several. The default is the number with which the
-                codec was saved, or else that of transformers (EnCodec 2, DAC and Mimi all).
+            num_codebooks: number of codebooks to use, if there are several. The default is the number with which the
+                codec was saved, or else that of transformers (2 for EnCodec, all for DAC and Mimi).
             kwargs: as in transformers (`revision`, `cache_dir`, `token`, `dtype`, ...).
 
         Raises:
-            OSError: Nothing there, or no safetensors weights.
-            ValueError: An unknown codec, or weights that do not fit.
+            OSError: The source does not exist, or has no safetensors weights.
+            ValueError: The codec is unknown, or its weights do not fit.
         """
         return cls(load_codec(source, num_codebooks, **kwargs))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that `from_pretrained` and the Auto classes of transformers open; each file appears whole."""
+        """Write a folder that `from_pretrained` and the Auto classes of transformers can open."""
         folder = Path(folder)
         if folder.is_file():
             raise NotADirectoryError(f"{folder} is a file: name a folder")
         with whole_files(folder) as temporary:
             self.codec.save_pretrained(temporary)
-            # Adapters save the feature extractor that transformers has for their codec.
+            # Some adapters have already saved the feature extractor that transformers has for their codec.
             if not (temporary / FEATURE_EXTRACTOR_NAME).exists():
                 self.feature_extractor.save_pretrained(temporary)
 
@@ -109,7 +109,7 @@ class AudioTokenizer:
             self.save_pretrained(folder)
             return str(api.upload_folder(repo_id=repo, folder_path=folder, **kwargs))
 
-    # Facts that a language model needs.
+    # Properties that a language model needs.
 
     @property
     def vocab_size(self) -> int:
@@ -158,11 +158,11 @@ class AudioTokenizer:
 
     @property
     def device(self) -> torch.device:
-        """Where the codec is."""
+        """Device of the codec."""
         return self.codec.device
 
     def to(self, device: str | torch.device) -> "AudioTokenizer":
-        """Move the codec."""
+        """Move the codec to a device."""
         self.codec.to(device)
         return self
 
@@ -185,8 +185,8 @@ class AudioTokenizer:
             for `decode`. All of them are on the CPU; ids of padding are 0.
 
         Raises:
-            OSError: A file that is missing or cannot be read.
-            ValueError: Empty, non-finite or wrongly shaped audio; the message says which item.
+            OSError: A file is missing or cannot be read.
+            ValueError: Audio is empty, non-finite or wrongly shaped; the message says which item.
         """
         items = with_rates(audio, sampling_rate)
         waves = []
@@ -194,7 +194,7 @@ class AudioTokenizer:
             try:
                 waves.append(torch.from_numpy(self.feature_extractor.prepare(*load_audio(item, rate))))
             except (ValueError, OSError) as error:
-                # The class tells callers whether the file or its content is at fault.
+                # The class of the error says whether the file or its content is at fault.
                 error_class = type(error) if isinstance(error, OSError) else ValueError
                 raise error_class(f"item {index}: {error}" if len(items) > 1 else str(error)) from None
         ids = [self.pattern.apply(codes) for codes in self.encode_codes(waves)]
@@ -213,7 +213,7 @@ class AudioTokenizer:
         for indices in _batch_indices([len(wave) / self.sampling_rate for wave in waves]):
             first = indices[0]
             if len(waves[first]) > MAX_WHOLE_S * self.sampling_rate:
-                # An item longer than a batch is alone in its batch.
+                # An item of more than `_BATCH_S` is always alone in its batch.
                 codes[first] = encode_long(self.codec, waves[first][None])[0].cpu()
                 continue
             features = self.feature_extractor([waves[i] for i in indices], return_tensors="pt").to(self.device)
@@ -231,14 +231,14 @@ class AudioTokenizer:
 
         Args:
             ids: (L,) or (1, L); an incomplete last frame is dropped.
-            num_samples: as `__call__` returned it. The audio then lasts exactly as long (it is cut, or its last sample
-                is repeated), and ids beyond that duration count as padding.
+            num_samples: as `__call__` returned it. The audio then has exactly this duration (it is cut, or its last
+                sample is repeated), and ids beyond it count as padding.
 
         Returns:
             (T,) float32 at `output_sampling_rate`.
 
         Raises:
-            ValueError: No id, or an id that is not a code.
+            ValueError: There is no id, or an id is not a code.
         """
         ids = torch.as_tensor(ids)
         batch = ids if ids.ndim == 2 else ids[None]
@@ -261,7 +261,7 @@ class AudioTokenizer:
             Waveforms (T,) float32 at `output_sampling_rate`.
 
         Raises:
-            ValueError: An item without ids, or an id that is not a code.
+            ValueError: An item has no ids, or an id is not a code.
         """
         rows = [torch.as_tensor(row).cpu() for row in ids]
         if attention_mask is not None:
@@ -290,7 +290,7 @@ class AudioTokenizer:
                 raise ValueError(f"num_samples must be at least 1, found {num_samples}")
             ids = ids[: int(self.codec.num_tokens(num_samples)) * self.num_codebooks]
         if len(ids) < self.num_codebooks:
-            raise ValueError(f"item {index} holds {len(ids)} ids, less than the {self.num_codebooks} of one frame")
+            raise ValueError(f"item {index} holds {len(ids)} ids, fewer than the {self.num_codebooks} of one frame")
         lowest = int(ids.min())
         highest = int(ids.max())
         if lowest < 0 or highest >= self.vocab_size:
@@ -301,10 +301,10 @@ class AudioTokenizer:
         return self.pattern.revert(ids)
 
     def _decode_batch(self, codes: list[Tensor], sizes: list[int | None]) -> list[Waveform]:
-        """Decode codes (K, N) in one batch; `sizes` are durations in input samples, None for all of an item."""
+        """Decode codes (K, N) in one batch; `sizes` are durations in input samples; None decodes all of an item."""
         config = self.codec.config
         if codes[0].shape[1] > MAX_WHOLE_S * config.frame_rate:
-            # An item longer than a batch is alone in its batch.
+            # An item of more than `_BATCH_S` is always alone in its batch.
             return [decode_long(self.codec, codes[0][None], sizes[0])[0].numpy()]
         lengths = []
         for item, size in zip(codes, sizes, strict=True):

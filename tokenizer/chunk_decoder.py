@@ -1,12 +1,13 @@
 """Decode a sequence of ids piece by piece, while it is generated. K codebooks, N token frames, T samples.
 
-A causal FocalCodec is streamed, and its pieces together equal what decoding everything at once gives (to 1e-4).
+A causal FocalCodec is streamed: its pieces together equal the result of decoding everything at once (to 1e-4).
 
-The audio of any other codec depends on the future. A piece is decoded once `lookahead_s` of frames follow it, together
-with the `context_s` before it, and cross-faded with the previous piece. That is an approximation, and the seams are not
-its largest error: FocalCodec's blocks average over the whole signal, and a piece knows only the average so far. With
-the mini weights and a sample of 2.6 s in pieces of 0.5 s, spectra differ by 1.6 dB from those of decoding at once, by
-0.5 dB after the first second (the same audio 1 ms later: 0.7 dB), and DNSMOS is 3.09 instead of 3.06.
+The audio of any other codec also depends on later ids. A piece is decoded as soon as `lookahead_s` of frames follow it,
+together with the `context_s` before it, and cross-faded with the previous piece. This is an approximation. Its largest
+error is not at the seams: FocalCodec's blocks average over the whole signal, and a piece knows only the average so far.
+With the mini weights and 2.6 s of speech in pieces of 0.5 s, spectra differ by 1.6 dB from those of decoding at once,
+and by 0.5 dB after the first second (shifting the audio by 1 ms changes them by 0.7 dB). DNSMOS is 3.09 instead of
+3.06.
 """
 
 import numpy as np
@@ -20,15 +21,15 @@ _FADE_S = 0.02
 
 
 class ChunkDecoder:
-    """Decodes one sequence of ids piece by piece. The pieces together are as long as `AudioTokenizer.decode` makes it.
+    """Decodes one sequence of ids piece by piece. Together, the pieces are as long as the audio decoded at once.
 
     Args:
-        audio_tokenizer: the tokenizer of the ids.
-        context_s: audio before a piece that is decoded again with it; causal FocalCodecs need none.
-        lookahead_s: audio that must follow a piece before it is decoded; causal FocalCodecs need none.
+        audio_tokenizer: tokenizer of the ids.
+        context_s: seconds before a piece that are decoded again with it. Causal FocalCodecs need none.
+        lookahead_s: seconds that must follow a piece before it is decoded. Causal FocalCodecs need none.
 
     Raises:
-        ValueError: A negative duration.
+        ValueError: A duration is negative.
     """
 
     def __init__(self, audio_tokenizer: AudioTokenizer, context_s: float = 4.0, lookahead_s: float = 0.5) -> None:
@@ -48,13 +49,13 @@ class ChunkDecoder:
             self._lookahead = 0
         self._samples_per_frame = config.samples_per_token * config.output_sampling_rate // config.sampling_rate
         self._fade = round(_FADE_S * config.output_sampling_rate)
-        # Ids of the context, then those that are not decoded yet.
+        # Ids of the context, then those that have not been decoded yet.
         self._ids = torch.empty(0, dtype=torch.long)
         self._decoded_frames = 0  # frames of the context
-        self._tail = np.empty(0, np.float32)  # how the previous piece would have continued
+        self._tail = np.empty(0, np.float32)  # what follows the previous piece, to cross-fade with the next one
 
     def push(self, ids: Ids) -> Waveform:
-        """Add the next ids, and return the next samples.
+        """Add the next ids and return the next samples.
 
         Args:
             ids: any number of ids.
@@ -63,14 +64,14 @@ class ChunkDecoder:
             (T,) at the output rate; empty while too few frames follow the next piece.
 
         Raises:
-            ValueError: An id that is not a code, or not one of the codebook whose turn it is.
+            ValueError: An id is not a code of the codebook that comes next.
         """
         self._ids = torch.cat([self._ids, torch.as_tensor(ids, dtype=torch.long).cpu().flatten()])
         ready = self._num_frames - self._lookahead
         return self._decode_until(ready - ready % self._step)
 
     def finish(self) -> Waveform:
-        """Return the rest of the samples (T,). It must be the last call; an incomplete last frame is dropped."""
+        """Return the remaining samples (T,). Must be the last call. An incomplete last frame is dropped."""
         return self._decode_until(self._num_frames)
 
     @property
@@ -78,7 +79,7 @@ class ChunkDecoder:
         return len(self._ids) // self.audio_tokenizer.num_codebooks
 
     def _decode_until(self, end_frame: int) -> Waveform:
-        """Decode the frames up to that one that are not decoded yet."""
+        """Decode the frames before `end_frame` that have not been decoded yet."""
         if end_frame <= self._decoded_frames:
             return np.empty(0, np.float32)
         tokenizer = self.audio_tokenizer

@@ -1,4 +1,4 @@
-"""The protocol of a codec: what the package asks of any codec, FocalCodec or another.
+"""Protocols that describe a codec: everything that the package needs of FocalCodec or any other codec.
 
 B batch, T samples, N token frames, K codebooks, D feature width.
 """
@@ -68,7 +68,7 @@ class CodecSpec(Protocol):
 
     @property
     def num_quantizers(self) -> int:
-        """Number of codebooks K: codes per frame."""
+        """Number of codebooks K, which is the number of codes per frame."""
 
     @property
     def codebook_size(self) -> int:
@@ -88,7 +88,7 @@ class CodecStream(Protocol):
 
     @property
     def chunk_length(self) -> int:
-        """Input samples of one chunk; every chunk but the last is a multiple of it."""
+        """Input samples of one chunk. The length of every call but the last must be a multiple of it."""
 
     def encode(self, chunk: Tensor) -> Tensor:
         """Encode the next samples (B, T) of every stream to codes (B, K, N)."""
@@ -106,7 +106,7 @@ class Codec(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
 
     @property
     def pretrained_model(self) -> "PreTrainedModel":
@@ -118,14 +118,14 @@ class Codec(Protocol):
 
     @property
     def is_binary(self) -> bool:
-        """Whether the bits of a code mean something, so that codes that differ in few bits sound similar."""
+        """Whether each bit of a code has a meaning, so that codes that differ in few bits sound similar."""
 
     @property
     def feature_dim(self) -> int | None:
         """Width D of `extract_features`; None for codecs without continuous features."""
 
     def num_tokens(self, num_samples: Tensor | int) -> Tensor:
-        """Number of frames that `encode` gives for a number of samples."""
+        """Return the number of frames that `encode` returns for a number of samples."""
 
     def encode(self, input_values: Tensor, padding_mask: Tensor | None = None) -> CodecEncoderOutput:
         """Encode waveforms (B, T) or (B, 1, T); `padding_mask` (B, T) is True where a sample is real."""
@@ -157,16 +157,25 @@ class Codec(Protocol):
         """Return the weights by name."""
 
     def to(self, device: str | torch.device, /) -> Any:
-        """Move the weights."""
+        """Move the weights to a device."""
 
 
 def code_usage(tokens: Tensor, codebook_size: int) -> dict[str, float]:
-    """Return how many codes occur, their share of those that uniform use would show, and the entropy of the codes."""
+    """Measure how evenly codes are used.
+
+    Args:
+        tokens: (N,) codes.
+        codebook_size: number of different codes.
+
+    Returns:
+        The number of tokens, the number of different codes among them, the same as a share of what uniform use would
+        show in as many tokens, and the entropy of the codes, in bits and as a share of its maximum.
+    """
     counts = torch.bincount(tokens, minlength=codebook_size).double()
-    p = counts[counts > 0] / counts.sum()
-    entropy = float(-(p * p.log2()).sum())
+    probabilities = counts[counts > 0] / counts.sum()
+    entropy = float(-(probabilities * probabilities.log2()).sum())
     expected = codebook_size * (1 - (1 - 1 / codebook_size) ** len(tokens))
-    used = len(p)
+    used = len(probabilities)
     return {
         "tokens": float(len(tokens)),
         "codes_used": float(used),

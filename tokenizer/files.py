@@ -33,7 +33,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Write a file as a whole or not at all.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Yields:
         A temporary path of the same suffix. Its file is renamed to `path` if no error is raised.
@@ -76,7 +76,10 @@ def whole_files(folder: Path) -> Iterator[Path]:
 
 
 def _default_mode(folder: Path) -> int:
-    """Return the mode that the umask gives to a new file. safetensors writes files that only their owner can read."""
+    """Return the mode that the umask gives to a new file.
+
+    Without it, a temporary file would keep its own mode: safetensors writes files that only their owner can read.
+    """
     # Python can read the umask only by changing it, which is not safe with threads.
     probe = folder / f".{uuid4().hex}.part"
     try:
@@ -87,7 +90,7 @@ def _default_mode(folder: Path) -> int:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, as YAML 1.2 does. PyYAML itself follows YAML 1.1, which demands 1.0e-3."""
+    """Reads 1e-3 as a number, as YAML 1.2 does. PyYAML follows YAML 1.1, which requires 1.0e-3."""
 
 
 _Loader.add_implicit_resolver(
@@ -111,19 +114,19 @@ def read_yaml(path: Path | str) -> Any:
 def load_config(cls: type[ConfigT], source: Path | str | Mapping[str, Any], name: str = "config") -> ConfigT:
     """Build a configuration dataclass from YAML.
 
-    Keys are field names and the type hints say which values are allowed: simple types, `Path`, `Literal`, unions,
-    tuples, lists, dicts and nested dataclasses. An int is accepted for a float and stays an int; a bool is never a
-    number. An empty file gives the defaults.
+    Keys are field names, and type hints say which values are allowed: simple types, `Path`, `Literal`, unions, tuples,
+    lists, dicts and nested dataclasses. An int is accepted for a float and stays an int; a bool is never a number. An
+    empty file gives the defaults.
 
     Args:
         cls: a dataclass.
-        source: the path of a YAML file, or a mapping that was already read.
-        name: what to call a mapping in error messages.
+        source: path of a YAML file, or a mapping.
+        name: what error messages call a mapping.
 
     Raises:
         OSError: The file does not exist.
         ValueError: All mistakes of the file in one message: unknown keys, missing keys, values of a wrong type, and
-            what the `__post_init__` of the dataclasses refuses. The message starts with the path, or with `name`.
+            errors of the dataclasses' `__post_init__`. The message starts with the path, or with `name`.
     """
     values: Any = source
     if not isinstance(source, Mapping):
@@ -138,9 +141,9 @@ def load_config(cls: type[ConfigT], source: Path | str | Mapping[str, Any], name
     return config
 
 
-def _build_dataclass(cls: Any, values: Any, place: str, errors: list[str]) -> Any:
-    """Return an instance of a dataclass, or None after adding to `errors`. `place` is the key that leads here."""
-    prefix = f"{place}: " if place else ""
+def _build_dataclass(cls: Any, values: Any, key_path: str, errors: list[str]) -> Any:
+    """Return an instance of a dataclass, or None after adding to `errors`. `key_path` is the path of keys to it."""
+    prefix = f"{key_path}: " if key_path else ""
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     if not isinstance(values, Mapping):
         errors.append(f"{prefix}expected a mapping with keys of {', '.join(fields)}; found {values!r}")
@@ -156,7 +159,7 @@ def _build_dataclass(cls: Any, values: Any, place: str, errors: list[str]) -> An
     arguments = {}
     for key in fields:
         if key in values:
-            arguments[key] = _convert(values[key], hints[key], f"{place}.{key}" if place else key, errors)
+            arguments[key] = _convert(values[key], hints[key], f"{key_path}.{key}" if key_path else key, errors)
     if len(errors) > num_errors:
         return None
     try:
@@ -170,21 +173,21 @@ def _is_required(field: Any) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _convert(value: Any, hint: Any, place: str, errors: list[str]) -> Any:
-    """Return a YAML value as the type `hint` asks for: lists become tuples, strings paths, mappings dataclasses."""
+def _convert(value: Any, hint: Any, key_path: str, errors: list[str]) -> Any:
+    """Convert a YAML value to the type `hint`: lists to tuples, strings to paths, mappings to dataclasses."""
     if dataclasses.is_dataclass(hint):
-        return _build_dataclass(hint, value, place, errors)
+        return _build_dataclass(hint, value, key_path, errors)
     kind = get_origin(hint) or hint
     if kind in (Union, types.UnionType):
-        return _convert_union(value, hint, place, errors)
+        return _convert_union(value, hint, key_path, errors)
     if kind in (tuple, list) and isinstance(value, tuple | list):
-        return _convert_items(value, hint, place, errors)
+        return _convert_items(value, hint, key_path, errors)
     if kind is dict and isinstance(value, Mapping):
         key_hint, value_hint = get_args(hint) or (Any, Any)
         converted = {}
         for key, item in value.items():
-            converted_key = _convert(key, key_hint, f"the key {key!r} of {place}", errors)
-            converted[converted_key] = _convert(item, value_hint, f"{place}.{key}", errors)
+            converted_key = _convert(key, key_hint, f"the key {key!r} of {key_path}", errors)
+            converted[converted_key] = _convert(item, value_hint, f"{key_path}.{key}", errors)
         return converted
     if kind is Path and isinstance(value, str):
         return Path(value)
@@ -193,42 +196,42 @@ def _convert(value: Any, hint: Any, place: str, errors: list[str]) -> Any:
         return value
     if kind is Literal and value in get_args(hint):
         return value
-    errors.append(f"{place}: expected {_describe(hint)}, found {value!r}")
+    errors.append(f"{key_path}: expected {_describe(hint)}, found {value!r}")
     return None
 
 
-def _convert_union(value: Any, hint: Any, place: str, errors: list[str]) -> Any:
-    """Return the value as the first member of the union that it fits."""
+def _convert_union(value: Any, hint: Any, key_path: str, errors: list[str]) -> Any:
+    """Convert a value to the first member of a union that it fits."""
     detailed_errors: list[str] = []
     for member in get_args(hint):
         member_errors: list[str] = []
-        converted = _convert(value, member, place, member_errors)
+        converted = _convert(value, member, key_path, member_errors)
         if not member_errors:
             return converted
         if dataclasses.is_dataclass(member) and isinstance(value, Mapping):
             detailed_errors = member_errors
-    errors.extend(detailed_errors or [f"{place}: expected {_describe(hint)}, found {value!r}"])
+    errors.extend(detailed_errors or [f"{key_path}: expected {_describe(hint)}, found {value!r}"])
     return None
 
 
-def _convert_items(value: Any, hint: Any, place: str, errors: list[str]) -> Any:
-    """Return a list as `tuple[X, ...]`, `tuple[X, Y]` or `list[X]`."""
+def _convert_items(value: Any, hint: Any, key_path: str, errors: list[str]) -> Any:
+    """Convert a list to `tuple[X, ...]`, `tuple[X, Y]` or `list[X]`."""
     kind = get_origin(hint) or hint
     item_hints = get_args(hint) or (Any,)
     if kind is tuple and get_args(hint) and item_hints[-1] is not Ellipsis:
         if len(value) != len(item_hints):
-            errors.append(f"{place}: expected {_describe(hint)}, found {value!r}")
+            errors.append(f"{key_path}: expected {_describe(hint)}, found {value!r}")
             return None
     else:
         item_hints = (item_hints[0],) * len(value)
     converted = []
     for i, item in enumerate(value):
-        converted.append(_convert(item, item_hints[i], f"{place}[{i}]", errors))
+        converted.append(_convert(item, item_hints[i], f"{key_path}[{i}]", errors))
     return kind(converted)
 
 
 def _describe(hint: Any) -> str:
-    """Return a type hint in words, for error messages."""
+    """Describe a type hint in words, for error messages."""
     kind = get_origin(hint) or hint
     if kind in (Union, types.UnionType):
         return " or ".join(_describe(member) for member in get_args(hint))

@@ -1,9 +1,10 @@
 """Encode and decode audio that is too long for one pass, in windows and with bounded memory.
 
-A causal codec is streamed, which gives what one pass would give. For any other codec windows are an approximation: its
-tokens depend on the whole signal (attention, global means), and a window knows only its context. Windows are cut on the
-token grid, the tokens of the context are dropped, and decoded windows are cross-faded. With the mini weights, 98.7 % of
-the tokens of five minutes of speech equal those of one pass, and the log-mel spectrograms differ by 0.009 on average.
+A causal codec is streamed, which gives the same result as one pass. With any other codec, windows are an approximation:
+tokens depend on the whole signal (attention, global means), but a window contains only a limited context. Windows are
+cut on the token grid, the tokens of the context are dropped, and decoded windows are cross-faded. With the mini
+weights, 98.7 % of the tokens of five minutes of speech equal those of one pass, and the log-mel spectrograms differ by
+0.009 on average.
 
 T samples, N token frames, K codebooks.
 """
@@ -14,9 +15,9 @@ from torch import Tensor
 from .codec import Codec, CodecStream
 
 MAX_WHOLE_S = 120.0  # up to this duration audio goes through a codec in one pass
-_WINDOW_S = 60.0  # at least; the last window is up to twice as long
+_WINDOW_S = 60.0  # the last window is up to twice as long
 _CONTEXT_S = 10.0  # on both sides of a window
-_FADE_S = 0.02  # half of a cross-fade
+_FADE_S = 0.02  # half the duration of a cross-fade
 
 
 def encode_long(codec: Codec, waveform: Tensor, window_s: float = _WINDOW_S, context_s: float = _CONTEXT_S) -> Tensor:
@@ -26,7 +27,7 @@ def encode_long(codec: Codec, waveform: Tensor, window_s: float = _WINDOW_S, con
         codec: any codec.
         waveform: (1, T). It may be on the CPU; one window at a time goes to the codec's device.
         window_s: duration of a window.
-        context_s: audio on both sides of a window that is encoded with it.
+        context_s: duration of the context on both sides of a window that is encoded with it.
 
     Returns:
         Codes (1, K, N), as many as in one pass.
@@ -58,10 +59,10 @@ def decode_long(
     Args:
         codec: any codec.
         codes: (1, K, N).
-        num_samples: duration in input samples. The audio is cut, or its last sample is repeated; by default it lasts as
-            long as N frames.
+        num_samples: duration in input samples, to which the audio is cut, or extended with its last sample. The default
+            is the duration of N frames.
         window_s: duration of a window.
-        context_s: audio on both sides of a window that is decoded with it.
+        context_s: duration of the context on both sides of a window that is decoded with it.
 
     Returns:
         Waveform (1, T) float32 on the CPU, at the output rate.
@@ -72,9 +73,9 @@ def decode_long(
         audio = _decode_windows(codec, codes, window_s, context_s)
     if num_samples is None:
         return audio[None]
-    wanted = num_samples * codec.config.output_sampling_rate // codec.config.sampling_rate
-    repeated = audio[-1:].expand(max(0, wanted - len(audio)))
-    return torch.cat([audio[:wanted], repeated])[None]
+    size = num_samples * codec.config.output_sampling_rate // codec.config.sampling_rate
+    repeated = audio[-1:].expand(max(0, size - len(audio)))
+    return torch.cat([audio[:size], repeated])[None]
 
 
 def _stream_encode(codec: Codec, waveform: Tensor, window_s: float) -> Tensor:
@@ -103,7 +104,7 @@ def _decode_windows(codec: Codec, codes: Tensor, window_s: float, context_s: flo
     samples_per_frame = config.samples_per_token * config.output_sampling_rate // config.sampling_rate
     window = _whole_blocks(codec, window_s)
     context = _whole_blocks(codec, context_s)
-    # A fade reaches neither beyond the context nor beyond the middle of a window.
+    # A fade must not extend beyond the context or the middle of a window.
     fade = round(_FADE_S * config.output_sampling_rate)
     fade = min(fade, context * samples_per_frame, window * samples_per_frame // 2)
     rise = (torch.arange(2 * fade) + 0.5) / (2 * fade)
@@ -113,8 +114,7 @@ def _decode_windows(codec: Codec, codes: Tensor, window_s: float, context_s: flo
         left = max(0, start - context)
         decoded = codec.decode(codes[:, :, left : end + context].to(codec.device))["audio_values"]
         wave = decoded.flatten().float().cpu()
-        # A window sounds from `fade` samples before its first to `fade` after its last one, and rises and falls
-        # linearly.
+        # A window extends into its neighbors by `fade` samples, and is faded in and out linearly.
         begin = max(0, start * samples_per_frame - fade)
         finish = min(len(audio), end * samples_per_frame + fade)
         offset = left * samples_per_frame

@@ -1,8 +1,8 @@
 """Blocks of FocalCodec's compressor and decompressor.
 
 Every released model uses focal modulation. The Conformer, the anti-aliased multi-periodicity (AMP) and the linear block
-replace it in the ablation of the paper (arXiv 2502.04465, table 6), whose sizes are not published. Ours make a block as
-large as a focal one: Conformer blocks with expansion 1, AMP blocks with kernel 3 and dilations 1 and 3.
+replace it in the ablation of the paper (arXiv 2502.04465, table 6), which does not state their sizes. Ours make a block
+as large as a focal one: Conformer blocks have expansion 1, and AMP blocks have kernel 3 and dilations 1 and 3.
 
 B batch, T frames, D width, H heads. Each block takes x (B, T, D), a mask (B, T) that is True where a frame is real, and
 the state of a stream, which only causal focal blocks can use.
@@ -24,8 +24,8 @@ _FILTER_TAPS = 12  # of the low-pass filter around the activation of an AMP bloc
 class FocalBlock(nn.Module):
     """Focal modulation (Yang et al., 2022, arXiv 2203.11926) in one dimension and a feed-forward layer.
 
-    Each of the two has a residual connection. A non-causal block honours the mask; a causal one takes the frames to the
-    left of a chunk from the state.
+    Each of the two has a residual connection. A non-causal block uses the mask; a causal one takes the frames before a
+    chunk from the state.
     """
 
     def __init__(self, config: FocalConfig, dim: int) -> None:
@@ -58,7 +58,7 @@ class FocalBlock(nn.Module):
 
 
 class FocalModulation(nn.Module):
-    """A query, modulated by gated contexts of growing width.
+    """Modulates a query by gated contexts of growing width.
 
     The widest context is the mean of the whole signal, or a long window in a causal model.
     """
@@ -142,7 +142,7 @@ class ConformerBlock(nn.Module):
     """Conformer block (Gulati et al., 2020, arXiv 2005.08100).
 
     Half a feed-forward layer, self-attention, convolution and the other half, each with a residual; then a norm. Two
-    things differ from the paper: rotary positions (Su et al., 2021, arXiv 2104.09864) replace those of Transformer-XL,
+    details differ from the paper: rotary positions (Su et al., 2021, arXiv 2104.09864) replace those of Transformer-XL,
     and LayerNorm replaces batch normalization, whose statistics would mix the items of a batch and include its padding.
     """
 
@@ -197,15 +197,15 @@ class SelfAttention(nn.Module):
 
 
 def _rotate(x: Tensor) -> Tensor:
-    """Rotate each pair of channels of (B, H, T, D / H) by an angle that grows with the index of the frame."""
+    """Rotate each pair of channels of (B, H, T, D / H) by an angle proportional to the index of the frame."""
     T = x.shape[2]
     half = x.shape[3] // 2
     speeds = 10000.0 ** (-torch.arange(half, device=x.device) / half)
     angles = torch.arange(T, device=x.device)[:, None] * speeds
     cos = angles.cos().to(x.dtype)
     sin = angles.sin().to(x.dtype)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
 class ConvolutionModule(nn.Module):
@@ -246,7 +246,7 @@ class AMPBlock(nn.Module):
 
 
 class AMPUnit(nn.Module):
-    """Snake and a dilated convolution, Snake and a plain one, with a residual around all of it."""
+    """Snake and a dilated convolution, then Snake and a plain one, with a residual connection around all of them."""
 
     def __init__(self, dim: int, kernel_size: int, dilation: int) -> None:
         super().__init__()
@@ -268,14 +268,14 @@ def _convolve_same(conv: nn.Conv1d, x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def without_aliases(activation: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Apply an activation to (B, T, D) at twice the frame rate, so that new harmonics are filtered out, not folded."""
-    # Upsampling by two inserts zeros, which halve the level: the taps are doubled.
+    """Apply an activation to (B, T, D) at twice the frame rate, so that new harmonics do not cause aliasing."""
+    # Upsampling by two inserts zeros, which halve the level, so the taps are doubled.
     taps = low_pass().to(x).expand(x.shape[2], 1, _FILTER_TAPS)
     pad = _FILTER_TAPS // 2 - 1
     doubled = F.conv_transpose1d(zero_padding(x, mask).mT, 2 * taps, stride=2, padding=pad, groups=x.shape[2])
     doubled = activation(doubled.mT)  # (B, 2 T, D)
     if mask is not None:
-        # The filter rings on beyond the end of an item.
+        # The filter rings beyond the end of an item.
         doubled = zero_padding(doubled, mask.repeat_interleave(2, dim=1))
     return F.conv1d(doubled.mT, taps, stride=2, padding=pad, groups=x.shape[2]).mT
 
@@ -293,7 +293,7 @@ def low_pass() -> Tensor:
 
 
 class LinearBlock(nn.Module):
-    """A projection of each frame: what is left of a block when it sees no context."""
+    """A projection of each frame, as the baseline of a block without context."""
 
     def __init__(self, config: LinearConfig, dim: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Load FocalCodec checkpoints: folders and hub ids, in our layout or the official one.
 
-Loading is strict: every key of a checkpoint is consumed and none is invented. Pickled weights are never loaded.
+Loading is strict: a checkpoint must have exactly the keys of the model. Pickled weights are never loaded.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _PICKLES = ("*.pt", "*.pth", "*.bin", "*.ckpt", "*.pkl")
 
-# Names of the parts in official configs, and their type in ours; None where the type is the default.
+# The names of parts in official configs, and the type in our config, which is None for the default.
 _OFFICIAL_PARTS: dict[str, dict[str, str | None]] = {
     "encoder": {"WavLM": "wavlm"},
     "compressor": {"FocalEncoder": None},
@@ -30,7 +30,7 @@ _OFFICIAL_PARTS: dict[str, dict[str, str | None]] = {
     "decompressor": {"FocalDecoder": None},
     "decoder": {"Vocos": "vocos", "WaveNeXt": "wavenext"},
 }
-# Fields of official configs that change neither weights nor results.
+# Fields of official configs that affect neither weights nor results.
 _IGNORED_FIELDS: dict[str, set[str]] = {
     "encoder": {"dropout", "max_cached_steps", "use_flex_attention"},
     "compressor": {"dropout"},
@@ -46,14 +46,14 @@ def find_official(source: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], 
 
     Args:
         source: folder, hub id, or a config `.json` with its `.safetensors` beside it.
-        kwargs: options of `from_pretrained`, of which those of the hub are used.
+        kwargs: options of `from_pretrained`. Only those in `HUB_ARGUMENTS` are used.
 
     Returns:
         The config and the path of the weights, or None if the checkpoint is in our layout.
 
     Raises:
-        OSError: Nothing there, no config.json, or only pickled weights.
-        ValueError: A config.json that is not JSON, or does not describe a FocalCodec.
+        OSError: The source does not exist, has no config.json, or has only pickled weights.
+        ValueError: The config.json is not JSON, or does not describe a FocalCodec.
     """
     source = str(source)
     hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
@@ -66,13 +66,13 @@ def find_official(source: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], 
         if config_name != "config.json":
             weights_name = config_name.removesuffix(".json") + ".safetensors"
 
-    # Folders come first: a relative path such as runs/codec could also be a hub id.
+    # Folders take precedence: a relative path such as runs/codec could also be a hub id.
     weights = None
     if Path(folder).is_dir():
         root = Path(folder) / hub.get("subfolder", "")
         config_path, weights = _find_in_folder(root, config_name, weights_name)
     elif Path(folder).exists() or folder.startswith((".", "/", "~")) or folder.count("/") > 1:
-        raise OSError(f"{source} is not a folder with a checkpoint, and cannot be a hub id (owner/name)")
+        raise OSError(f"{source} is not a folder with a checkpoint, and cannot be a hub id (owner/name): check it")
     else:
         config_path = _fetch(folder, config_name, hub)
 
@@ -127,16 +127,16 @@ def load_strictly(
     Args:
         load: `from_pretrained` of transformers.
         source: folder or hub id.
-        args: further positional arguments of `load`.
+        args: more positional arguments of `load`.
         kwargs: options of `load`.
-        official: config and tensors of an official checkpoint, converted to our layout. `load` gets them instead of the
-            source.
+        official: config and tensors of an official checkpoint, converted to our layout. They are passed to `load`
+            instead of the source.
 
     Returns:
         The model; with `output_loading_info=True` also the report of transformers.
 
     Raises:
-        ValueError: Damaged weights, or a key that is missing, left over or of another shape.
+        ValueError: Weights are damaged, or a key is missing, left over or of another shape.
     """
     wants_info = kwargs.pop("output_loading_info", False)
     # Without `ignore_mismatched_sizes` transformers stops at the first key of another shape.
@@ -185,7 +185,7 @@ def read_json(path: Path | str) -> dict[str, Any]:
     """Read the JSON object in a file.
 
     Raises:
-        ValueError: The file is damaged, or holds no object.
+        ValueError: The file is damaged, or does not hold an object.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -198,7 +198,7 @@ def read_json(path: Path | str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _no_load_report() -> Iterator[None]:
-    """Keep transformers from logging a table of all keys that do not fit: `check_keys` says it in a line."""
+    """Keep transformers from logging a table of all keys that do not fit; `check_keys` reports them in one line."""
     logger = logging.getLogger("transformers.modeling_utils")
 
     def is_wanted(record: logging.LogRecord) -> bool:
@@ -219,7 +219,7 @@ def _not_safetensors(path: Any, error: Exception) -> ValueError:
 
 
 def is_official(config: dict[str, Any]) -> bool:
-    """Whether a config.json has the official schema (`encoder_name`, ...) instead of ours (`model_type`)."""
+    """Return whether a config.json has the official schema (`encoder_name`, ...) instead of ours (`model_type`)."""
     return "encoder_name" in config
 
 
@@ -227,7 +227,7 @@ def convert_config(config: dict[str, Any]) -> dict[str, Any]:
     """Convert an official config to keyword arguments of `FocalCodecConfig`.
 
     Raises:
-        ValueError: An unknown part, or an option that no released model uses.
+        ValueError: A part is unknown, or an option is set that no released model uses.
     """
     converted: dict[str, dict[str, Any]] = {}
     for part, types in _OFFICIAL_PARTS.items():
@@ -239,7 +239,7 @@ def convert_config(config: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{part}_config must be an object, found {fields!r}")
         if fields.get("dropout"):
             raise ValueError(
-                f"{part}_config.dropout is {fields['dropout']}; only 0, as in the released models, is known"
+                f"{part}_config.dropout is {fields['dropout']}, but only 0 is supported, as in the released models"
             )
         converted[part] = {}
         if types[name] is not None:
@@ -253,11 +253,11 @@ def convert_config(config: dict[str, Any]) -> dict[str, Any]:
 def convert_state_dict(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Convert the keys of official weights to ours.
 
-    The legacy layout (reference 0.0.1, the released non-causal files) is converted to the current one, which is ours. A
-    file in the current layout comes back as it is.
+    The legacy layout (reference 0.0.1, the released non-causal files) is converted to the current one, which is ours.
+    Weights in the current layout are returned unchanged.
 
     Raises:
-        ValueError: A query projection without its key or value projection.
+        ValueError: A query projection has no key or value projection.
     """
     # Only the legacy layout has separate projections of queries, keys and values.
     if not any(".attention.q_proj." in key for key in tensors):
@@ -265,9 +265,9 @@ def convert_state_dict(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     converted = {}
     for key, tensor in tensors.items():
         if key.startswith("encoder.encoder.norm.") or key == "quantizer.mask":
-            continue  # the reference never used them
+            continue  # the reference does not use them
         if ".attention.k_proj." in key or ".attention.v_proj." in key:
-            continue  # joined with the query's below
+            continue  # joined with the projection of the queries below
         if ".attention.q_proj." in key:
             projections = [key.replace(".q_proj.", f".{letter}_proj.") for letter in "qkv"]
             absent = [name for name in projections if name not in tensors]

@@ -44,17 +44,17 @@ class FocalCodecConfig(PreTrainedConfig):
     """Configuration of a FocalCodec; the defaults are those of the released 50 Hz model (arXiv 2502.04465).
 
     Args:
-        encoder: `{"type": "wavlm" | "mel", ...}`, the fields of `WavLMConfig` or `MelConfig`.
-        compressor: `{"type": "focal" | "conformer" | "amp" | "linear", ...}` ("focal" without a type), the fields of
+        encoder: `{"type": "wavlm" | "mel", ...}` and the fields of `WavLMConfig` or `MelConfig`.
+        compressor: `{"type": "focal" | "conformer" | "amp" | "linear", ...}` (by default "focal") and the fields of
             `FocalConfig`, `ConformerConfig`, `AMPConfig` or `LinearConfig`.
-        quantizer: the fields of `QuantizerConfig`.
-        decompressor: as the compressor.
-        decoder: `{"type": "vocos" | "wavenext" | "hifigan", ...}`, the fields of `VocosConfig`, `WaveNeXtConfig` or
+        quantizer: fields of `QuantizerConfig`.
+        decompressor: like `compressor`.
+        decoder: `{"type": "vocos" | "wavenext" | "hifigan", ...}` and the fields of `VocosConfig`, `WaveNeXtConfig` or
             `HiFiGANConfig`.
         sampling_rate: rate of the input in Hz. The output rate follows from the two hop lengths.
 
     Raises:
-        ValueError: An unknown or missing key, or two parts that do not fit; the message names the fields.
+        ValueError: A key is unknown or missing, or two parts do not fit; the message names the fields.
     """
 
     model_type = "focalcodec"
@@ -71,39 +71,39 @@ class FocalCodecConfig(PreTrainedConfig):
             fields = getattr(self, part)
             if fields is None:
                 fields = default
-            # Two configs must not share a dictionary that one of them changes.
+            # A copy, so that changes to one config do not affect another.
             setattr(self, part, copy.deepcopy(fields))
         _check_parts_fit(self)
         super().__post_init__(**kwargs)
 
     @property
     def encoder_config(self) -> WavLMConfig | MelConfig:
-        """`encoder` as its dataclass, checked."""
+        """`encoder` as a dataclass."""
         return build_part("encoder", self.encoder, ENCODERS)
 
     @property
     def compressor_config(self) -> StackConfig:
-        """`compressor` as its dataclass."""
+        """`compressor` as a dataclass."""
         return build_part("compressor", self.compressor, STACKS, default="focal")
 
     @property
     def quantizer_config(self) -> QuantizerConfig:
-        """`quantizer` as its dataclass."""
+        """`quantizer` as a dataclass."""
         return build_part("quantizer", self.quantizer, QuantizerConfig)
 
     @property
     def decompressor_config(self) -> StackConfig:
-        """`decompressor` as its dataclass."""
+        """`decompressor` as a dataclass."""
         return build_part("decompressor", self.decompressor, STACKS, default="focal")
 
     @property
     def decoder_config(self) -> VocosConfig | WaveNeXtConfig | HiFiGANConfig:
-        """`decoder` as its dataclass."""
+        """`decoder` as a dataclass."""
         return build_part("decoder", self.decoder, DECODERS)
 
     @property
     def causal(self) -> bool:
-        """Whether audio can be streamed with the same tokens as those of the whole signal."""
+        """Whether the codec can be streamed, with the same tokens as those of the whole signal."""
         return self.encoder_config.causal
 
     @property
@@ -152,7 +152,7 @@ class FocalCodecConfig(PreTrainedConfig):
 
     @property
     def num_quantizers(self) -> int:
-        """Tokens per frame: FocalCodec has a single codebook."""
+        """Tokens per frame: 1, because FocalCodec has a single codebook."""
         return 1
 
     @property
@@ -162,7 +162,7 @@ class FocalCodecConfig(PreTrainedConfig):
 
     @property
     def frames_per_block(self) -> int:
-        """Frames that can only be decoded together: one, each frame stands for itself."""
+        """Frames that can only be decoded together: 1, so a sequence may begin anywhere."""
         return 1
 
 
@@ -172,8 +172,8 @@ def _check_parts_fit(config: FocalCodecConfig) -> None:
     decompressor = config.decompressor_config
     decoder = config.decoder_config
     bits = config.codebook_dim
-    # Fields that must be equal, each with its name.
-    pairs = [
+    # Values that must be equal, with their names.
+    equal_values = [
         ("encoder.dim", encoder.dim, "compressor.input_dim", compressor.input_dim),
         ("compressor.output_dim", compressor.output_dim, "log2 of quantizer.codebook_size", bits),
         ("decompressor.input_dim", decompressor.input_dim, "log2 of quantizer.codebook_size", bits),
@@ -185,7 +185,7 @@ def _check_parts_fit(config: FocalCodecConfig) -> None:
         ("encoder.causal", encoder.causal, "decoder.causal", decoder.causal),
     ]  # fmt: skip
     mismatches = []
-    for first_name, first, second_name, second in pairs:
+    for first_name, first, second_name, second in equal_values:
         if first != second:
             mismatches.append(f"{first_name} is {first} but {second_name} is {second}")
     if isinstance(encoder, MelConfig) and encoder.sampling_rate != config.sampling_rate:

@@ -48,7 +48,7 @@ class WaveNeXt(nn.Module):
 
 
 class ConvNeXtBackbone(nn.Module):
-    """(B, T, input_dim) -> (B, T, dim)"""
+    """ConvNeXt blocks at the frame rate."""
 
     def __init__(self, config: VocosConfig | WaveNeXtConfig) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class ConvNeXtBackbone(nn.Module):
         self.output_norm = nn.LayerNorm(config.dim, eps=1e-6)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, state: StreamState | None = None) -> Tensor:
-        """mask (B, T) is True where a frame is real; a causal backbone takes a state instead."""
+        """x (B, T, input_dim), mask (B, T) True where a frame is real -> (B, T, dim); with a state, it is causal."""
         x = self.input_norm(_convolve(self.embedding, x, mask, state))
         for layer in self.layers:
             x = layer(x, mask, state)
@@ -91,7 +91,7 @@ def _convolve(conv: nn.Conv1d, x: Tensor, mask: Tensor | None, state: StreamStat
     if state is None:
         x = pad_same(zero_padding(x, mask), width)
     else:
-        # Causal: zeros stand before the first frame.
+        # The padding of a causal convolution is all on the left.
         x = state.extend(conv, x, width, zeros=True)
     return conv(x.mT).mT
 
@@ -112,7 +112,7 @@ class ISTFTHead(nn.Module):
         spectrum = torch.polar(magnitude.exp().clamp(max=100), phase)
         window = torch.hann_window(self.n_fft, device=x.device)
         frames = zero_padding(torch.fft.irfft(spectrum, self.n_fft) * window, mask)
-        # Frames of padding add nothing to the sum of the windows either.
+        # Windows of padding do not count either.
         real = torch.ones(x.shape[:2], device=x.device) if mask is None else mask.float()
         window_sum = self._overlap_add(real[..., None] * window.square()).clamp(min=1e-11)
         waveform = self._overlap_add(frames) / window_sum
@@ -144,9 +144,9 @@ class HiFiGAN(nn.Module):
     Inside, channels come before time, and each upscaling halves them.
 
     Args:
-        config: its sizes.
-        padding_mode: of the convolutions that keep the length; only zeros can be combined with `lengths`.
-        last_slope: of the leaky ReLU before the last convolution.
+        config: sizes.
+        padding_mode: padding of the convolutions that keep the length. Padded batches need "zeros".
+        last_slope: negative slope of the leaky ReLU before the last convolution.
     """
 
     def __init__(self, config: HiFiGANConfig, padding_mode: Padding = "zeros", last_slope: float = _SLOPE) -> None:
@@ -157,7 +157,7 @@ class HiFiGAN(nn.Module):
         self.in_conv = nn.Conv1d(config.input_dim, dims[0], 7, padding=3, padding_mode=padding_mode)
         self.upscales = nn.ModuleList()
         for i, factor in enumerate(config.factors):
-            # Each sample depends on two frames.
+            # The kernel spans two frames, and the padding makes the output `factor` times as long as the input.
             odd = factor % 2
             padding = (factor + odd) // 2
             upscale = nn.ConvTranspose1d(dims[i], dims[i + 1], 2 * factor, factor, padding=padding, output_padding=odd)
@@ -179,7 +179,7 @@ class HiFiGAN(nn.Module):
 
 
 class Fusion(nn.Module):
-    """The mean of residual branches with one kernel each, for patterns of several lengths."""
+    """The mean of residual branches with different kernel sizes, for patterns of different lengths."""
 
     def __init__(self, config: HiFiGANConfig, dim: int, padding_mode: Padding) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class Branch(nn.Module):
 
 
 def _zero_channels(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Zero the padding of (B, C, T), so that a convolution sees what it sees at the end of a single item."""
+    """Zero the padding of (B, C, T), so that a convolution sees the same zeros as after the end of a single item."""
     if mask is None:
         return x
     return x.masked_fill(~mask[:, None], 0.0)

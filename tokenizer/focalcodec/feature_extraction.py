@@ -13,13 +13,13 @@ logger = logging.get_logger(__name__)
 
 
 class FocalCodecFeatureExtractor(SequenceFeatureExtractor):
-    """Down-mixes, scales integer PCM, resamples, and pads at the end. It logs the first down-mix and resampling.
+    """Down-mixes, scales integer PCM, resamples, and pads at the end. Logs when it first down-mixes and resamples.
 
     Args:
         feature_size: number of channels; must be 1, since the codec is mono.
         sampling_rate: rate of the codec's input in Hz.
         padding_value: value of the samples after the end of shorter items.
-        kwargs: as in transformers.
+        kwargs: options of `SequenceFeatureExtractor`.
 
     Raises:
         ValueError: `feature_size` is not 1.
@@ -46,11 +46,11 @@ class FocalCodecFeatureExtractor(SequenceFeatureExtractor):
         """Prepare one waveform or a list of waveforms.
 
         Args:
-            raw_audio: array or tensor, (T,), (C, T) or (T, C) with the smaller axis as channels; or a list of them, of
-                any lengths. Floats in [-1, 1], or int16, int32 or uint8 PCM.
+            raw_audio: array or tensor, (T,), (C, T) or (T, C), where the smaller axis is that of the channels; or a
+                list of them, of any lengths. Floats in [-1, 1], or int16, int32 or uint8 PCM.
             padding: True or "longest", "max_length", or False for lists of (1, T) and (T,) arrays of unequal lengths.
-            truncation: cut to `max_length`.
-            max_length: in samples at the codec's rate.
+            truncation: whether to cut to `max_length`.
+            max_length: length in samples at the codec's rate.
             return_tensors: "pt", or "np" (the default).
             sampling_rate: rate of the audio in Hz, one for all or one each; by default the codec's rate.
 
@@ -58,7 +58,7 @@ class FocalCodecFeatureExtractor(SequenceFeatureExtractor):
             input_values (B, 1, T) float32 and padding_mask (B, T) bool.
 
         Raises:
-            ValueError: An empty, non-finite or wrongly shaped item; the message says which.
+            ValueError: An item is empty, non-finite or wrongly shaped; the message says which.
         """
         items = with_rates(raw_audio, sampling_rate, "waveform")
         waves = []
@@ -88,7 +88,7 @@ class FocalCodecFeatureExtractor(SequenceFeatureExtractor):
             (T,) float32, mono, at the codec's rate.
 
         Raises:
-            ValueError: Empty, non-finite or wrongly shaped audio.
+            ValueError: The audio is empty, non-finite or wrongly shaped.
         """
         array = wave if isinstance(wave, torch.Tensor) else np.asarray(wave)
         if array.ndim == 2 and min(array.shape) > 1:

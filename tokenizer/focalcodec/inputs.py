@@ -1,4 +1,4 @@
-"""Checks of what users give to a FocalCodec. B batch, T samples, N token frames."""
+"""Checks of the input to a FocalCodec. B batch, T samples, N token frames."""
 
 import torch
 from torch import Tensor
@@ -14,13 +14,13 @@ def check_waveforms(
     Args:
         input_values: (B, T) or (B, 1, T) floats.
         padding_mask: (B, T) bool, True where a sample is real.
-        dtype: of the model.
+        dtype: type of the model's weights.
 
     Returns:
         The waveforms (B, T), zero in padding, and their lengths (B,), or None if no item is padded.
 
     Raises:
-        ValueError: Empty, non-finite or wrongly shaped input.
+        ValueError: The input is empty, non-finite or wrongly shaped.
     """
     if input_values.ndim == 3 and input_values.shape[1] == 1:
         input_values = input_values[:, 0]
@@ -37,7 +37,7 @@ def check_waveforms(
     if padding_mask is not None:
         lengths = _mask_to_lengths(padding_mask, input_values.shape, "padding_mask", "input_values")
         input_values, lengths = _cut_padding(input_values, lengths)
-    # Padding is zero by now; before, it could hold anything.
+    # Checked only now, because padding may hold anything until it is zeroed.
     if not torch.isfinite(input_values).all():
         raise ValueError("input_values holds NaN or infinite samples: repair or drop them before encoding")
     return input_values.to(dtype), lengths
@@ -55,7 +55,7 @@ def check_tokens(audio_codes: Tensor, mask: Tensor | None, codebook_size: int) -
         The tokens (B, N) int64, zero in padding, and their lengths (B,), or None if no item is padded.
 
     Raises:
-        ValueError: A token outside the codebook, or wrongly shaped input.
+        ValueError: A token is outside the codebook, or the input is wrongly shaped.
     """
     tokens = audio_codes
     if audio_codes.ndim == 3 and audio_codes.shape[1] == 1:
@@ -81,7 +81,7 @@ def check_tokens(audio_codes: Tensor, mask: Tensor | None, codebook_size: int) -
 
 
 def _mask_to_lengths(mask: Tensor, shape: torch.Size, name: str, input_name: str) -> Tensor:
-    """Turn a mask (B, T) into lengths (B,); every item must have some, and all padding must be at the end."""
+    """Convert a mask (B, T) to lengths (B,), and check that no item is empty and that all padding is at the end."""
     if mask.shape != shape:
         raise ValueError(f"{name} must have the shape of {input_name}, {tuple(shape)}, found {tuple(mask.shape)}")
     mask = mask.bool()
@@ -96,7 +96,7 @@ def _mask_to_lengths(mask: Tensor, shape: torch.Size, name: str, input_name: str
 
 
 def _cut_padding(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Cut (B, T) to its longest item and zero the padding that remains; lengths are None if there is none."""
+    """Cut (B, T) to its longest item and zero the remaining padding. Without any, the lengths become None."""
     longest = int(lengths.max())
     x = x[:, :longest].masked_fill(~length_mask(lengths, longest), 0)
     if bool((lengths == longest).all()):

@@ -1,4 +1,4 @@
-"""One-shot voice conversion by nearest neighbours, kNN-VC (Baas et al., 2023, arXiv 2305.18975). It needs no training.
+"""One-shot voice conversion by nearest neighbors (kNN-VC, Baas et al., 2023, arXiv 2305.18975). It needs no training.
 
 B batch, N query frames, P frames of the target speaker, D feature width.
 """
@@ -15,14 +15,14 @@ def match_features(features: Tensor, matching_set: Tensor | list[Tensor], topk: 
 
     Args:
         features: (B, N, D).
-        matching_set: (P, D) for all items, or one of them per item.
-        topk: number of frames that are averaged.
+        matching_set: (P, D) for all items, or a list with one for each item.
+        topk: number of frames to average.
 
     Returns:
         (B, N, D)
 
     Raises:
-        ValueError: Another number of matching sets, or as `nearest`.
+        ValueError: The number of matching sets differs from that of the items, or `nearest` raises it.
     """
     sets = [matching_set] * len(features) if isinstance(matching_set, Tensor) else matching_set
     if len(sets) != len(features):
@@ -38,7 +38,7 @@ def nearest(queries: Tensor, matching_set: Tensor, topk: int = 4) -> Tensor:
 
     Args:
         queries: (B, N, D).
-        matching_set: (P, D) with P >= topk. Any number of rows is searched, piece by piece.
+        matching_set: (P, D) with P >= topk. Large sets are searched piece by piece.
         topk: number of rows per query.
 
     Returns:

@@ -9,58 +9,58 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Decorates the forward of everything that leads to tokens. Tokens are the signs of small numbers, and PyTorch otherwise
-# lets a GPU round the inputs of float32 convolutions to 10 bits (TF32): an error of 1e-3 that depends on the shape of
-# the batch.
+# Decorates `forward` of every module that tokens depend on. Tokens are the signs of small numbers, but by default
+# PyTorch lets a GPU round the inputs of float32 convolutions to 10 bits (TF32). The error of 1e-3 depends on the shape
+# of the batch.
 full_precision = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
-    """Turn lengths (B,) into a mask (B, size) that is True inside each item."""
+    """Convert lengths (B,) to a mask (B, size) that is True inside each item."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
 def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Zero the padded frames of (B, T, D), so that a convolution sees what it sees at the end of a single item."""
+    """Zero the padding of (B, T, D), so that a convolution sees the same zeros as after the end of a single item."""
     if mask is None:
         return x
     return x.masked_fill(~mask[..., None], 0.0)
 
 
 def pad_same(x: Tensor, width: int) -> Tensor:
-    """Pad (B, T, D) with `width` zero frames, half on either side, so that a convolution keeps the length."""
+    """Pad (B, T, D) with `width` zero frames, half of them on each side, so that a convolution keeps the length."""
     return F.pad(x, (0, 0, width // 2, width - width // 2))
 
 
 @dataclass
 class StreamState:
-    """Left contexts of every causal module that B streams have passed through.
+    """The left context of every causal module, for B streams.
 
-    Each module is its own key, so a state serves any model and grows as modules are met. Offline use of a causal model
-    is a single call with a new state.
+    Modules are the keys, and each adds its context when it is first called, so the state depends on no model. Offline
+    use of a causal model is a single call with a new state.
     """
 
     batch_size: int
-    position: Tensor  # (B,) frames since the stream began
-    ended: Tensor  # (B,) whether an incomplete chunk has closed the stream
+    position: Tensor  # (B,) frames since the start of the stream
+    ended: Tensor  # (B,) whether an incomplete chunk has ended the stream
     contexts: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B, size, D) last inputs of a convolution
     begun: dict[nn.Module, Tensor] = field(default_factory=dict)  # (B,) whether that context holds real frames
     key_values: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)  # (B, H, <= window, D / H) each
 
     @classmethod
     def new(cls, batch_size: int, device: torch.device | str = "cpu") -> "StreamState":
-        """Make the state of streams that have not begun."""
+        """Make the state of streams that have not started."""
         position = torch.zeros(batch_size, dtype=torch.long, device=device)
         return cls(batch_size, position, ended=position.bool())
 
     def extend(self, module: nn.Module, x: Tensor, size: int, zeros: bool = False) -> Tensor:
-        """Put the last `size` frames that `module` saw in front of x (B, T, D).
+        """Prepend the last `size` frames that `module` saw to x (B, T, D).
 
-        A stream that begins gets copies of its own first frame, or zeros if `zeros`.
+        At the start of a stream, these are copies of its first frame, or zeros if `zeros` is True.
         """
         if size == 0:
             return x
-        # The streams of a batch may have begun at different times, so each has its own left context.
+        # The streams of a batch may have started at different times, so each has its own left context.
         first = x[:, :1].expand(-1, size, -1)
         context = torch.zeros_like(first) if zeros else first
         if module in self.contexts:
@@ -72,7 +72,7 @@ class StreamState:
         return extended
 
     def reset(self, items: Tensor | None = None) -> None:
-        """Restart the streams that `items` (B,) bool marks, by default all; the others continue untouched."""
+        """Restart the streams that `items` (B,) bool marks, by default all. The others continue unchanged."""
         if items is None:
             items = torch.ones(self.batch_size, dtype=torch.bool)
         items = items.to(self.position.device)
@@ -96,11 +96,11 @@ class Snake(nn.Module):
 
 
 def make_activation(name: str, dim: int) -> nn.Module:
-    """Make the activation beside the scalings of a stack: "snake" or "leaky_relu"."""
+    """Make the activation before or after each scaling of a stack: "snake" or "leaky_relu"."""
     if name == "snake":
         return Snake(dim)
     assert name == "leaky_relu", "the config allows no other name"
-    return nn.LeakyReLU(0.1)  # the slope of HiFi-GAN; the FocalCodec paper does not give its own
+    return nn.LeakyReLU(0.1)  # the slope of HiFi-GAN; the FocalCodec paper does not state one
 
 
 class FeedForward(nn.Module):

@@ -19,7 +19,7 @@ class MelEncoder(nn.Module):
         self.config = config
 
     def num_frames(self, lengths: Tensor) -> Tensor:
-        """Compute the number of frames of signals of (B,) samples: every sample is inside the hop of one frame."""
+        """Compute the number of frames of signals of (B,) samples, rounded up so that they cover every sample."""
         return -(-lengths // self.config.hop_length)
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None, state: StreamState | None = None) -> Tensor:
@@ -38,13 +38,13 @@ class MelEncoder(nn.Module):
 def log_mel(waveform: Tensor, sampling_rate: int, n_fft: int, hop_length: int, bands: int) -> Tensor:
     """Compute the logarithm of mel magnitudes (power 1, Slaney bands, floor 1e-5).
 
-    Zeros stand before and after the signal, so zero padding at the end changes no frame of it.
+    The signal is padded with zeros on both sides, so more zeros at its end do not change its frames.
 
     Args:
         waveform: (B, T) samples.
-        sampling_rate: in Hz.
-        n_fft: samples of a window.
-        hop_length: samples between two frames.
+        sampling_rate: rate in Hz.
+        n_fft: number of samples of a window.
+        hop_length: number of samples between two frames.
         bands: number of mel bands.
 
     Returns:

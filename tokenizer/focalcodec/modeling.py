@@ -1,6 +1,6 @@
 """FocalCodec (Della Libera et al., 2025, arXiv 2502.04465): 16 kHz speech <-> one stream of tokens.
 
-B batch, T samples, N tokens, K bits per token, D feature width; everything is channels-last between the parts.
+B batch, T samples, N tokens, K bits per token, D feature width. Tensors between the parts are channels-last.
 """
 
 import math
@@ -34,8 +34,8 @@ from .streaming import FocalCodecStream
 from .wavlm import GatedAttention, WavLMEncoder
 
 DECODERS: dict[type, Callable[..., nn.Module]] = {VocosConfig: Vocos, WaveNeXtConfig: WaveNeXt, HiFiGANConfig: HiFiGAN}
-# A latent nearer to zero than this share of the vector's length may change its sign with the shape of the batch
-# (float32 noise is below 1e-5).
+# The sign of a latent that is nearer to zero than this share of the vector's length may depend on the shape of the
+# batch (float32 rounding errors are below 1e-5).
 _NEAR_ZERO = 2e-5
 
 
@@ -51,7 +51,7 @@ class FocalCodecOutput(ModelOutput):
 class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
     """Encoder -> compressor -> quantizer -> decompressor -> decoder.
 
-    The tokens of an item depend on its own samples only: padding in a batch changes none of them.
+    The tokens of an item depend only on its samples, not on the padding or the other items of a batch.
     """
 
     config_class = FocalCodecConfig
@@ -73,8 +73,8 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
     def from_pretrained(cls, source: Any, *args: Any, **kwargs: Any) -> "FocalCodecModel":  # type: ignore[override]
         """Load a folder or hub id in our layout or in the official one.
 
-        Loading is strict, from safetensors only, and in float32 unless `dtype` is given, because tokens are the signs
-        of small numbers.
+        Loading is strict and from safetensors only. The default `dtype` is float32, because tokens are the signs of
+        small numbers.
 
         Args:
             source: folder, hub id, or a config `.json` with its `.safetensors` beside it (official layout).
@@ -82,7 +82,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
             kwargs: as in transformers.
 
         Raises:
-            OSError: No such folder, or no safetensors weights in it.
+            OSError: The folder does not exist, or has no safetensors weights.
             ValueError: A key of the checkpoint is missing, left over or of another shape.
         """
         kwargs.setdefault("dtype", torch.float32)
@@ -106,7 +106,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
 
     @property
     def is_binary(self) -> bool:
-        """Whether the bits of a code have a meaning: a token is the signs of its latent."""
+        """Whether each bit of a code has a meaning. Here, it is the sign of one dimension of the latent."""
         return True
 
     @property
@@ -119,7 +119,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         return [self.quantizer.codebook]
 
     def _init_weights(self, module: nn.Module) -> None:
-        # `init` skips parameters that a checkpoint has filled already.
+        # `init` skips parameters that were loaded from a checkpoint.
         if isinstance(module, nn.Linear | nn.Conv1d | nn.ConvTranspose1d | nn.Embedding):
             init.trunc_normal_(module.weight, std=0.02)
             if not isinstance(module, nn.Embedding) and module.bias is not None:
@@ -174,8 +174,8 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         waveform, lengths = check_waveforms(input_values, padding_mask, self.dtype)
         latents, mask = self._encode_latents(waveform, lengths)
         if waveform.shape[0] > 1:
-            # An item with a latent so near to zero that rounding could decide its sign is encoded again alone, so that
-            # its tokens are those of a single call.
+            # If a latent is so near to zero that rounding could decide its sign, the item is encoded again alone, so
+            # that its tokens do not depend on the batch.
             is_uncertain = (latents.abs().amin(-1) < _NEAR_ZERO * latents.norm(dim=-1)) & mask
             for item in is_uncertain.any(dim=1).nonzero()[:, 0].tolist():
                 samples = waveform.shape[1] if lengths is None else int(lengths[item])
@@ -198,18 +198,18 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         Args:
             audio_codes: (B, 1, N) or (B, N) int64.
             audio_codes_mask: (B, N) bool, True where a token is real; padding is at the end.
-            num_samples: the length that each item had when it was encoded, in samples at `config.sampling_rate`. The
-                output then lasts exactly as long: it is cut, or its last sample is repeated. By default an item gives
-                all the samples of its tokens.
-            matching_set: (P, D) features of another speaker (`extract_features(reference)[0]`), or one of them per
-                item. Each decompressed frame is replaced by the mean of its nearest rows (voice conversion).
-            topk: number of rows that are averaged.
+            num_samples: length of each item when it was encoded, in samples at `config.sampling_rate`. The output then
+                has exactly this duration: it is cut, or its last sample is repeated. By default, all samples of the
+                tokens are returned.
+            matching_set: (P, D) features of another speaker (`extract_features(reference)[0]`), or a list with one for
+                each item. Each decompressed frame is replaced by the mean of its nearest rows (voice conversion).
+            topk: number of rows to average.
 
         Returns:
             audio_values (B, 1, T) and padding_mask (B, T).
 
         Raises:
-            ValueError: A token outside the codebook, or wrongly shaped input.
+            ValueError: A token is outside the codebook, or the input is wrongly shaped.
         """
         tokens, lengths = check_tokens(audio_codes, audio_codes_mask, self.config.codebook_size)
         codes = self.quantizer.tokens_to_codes(tokens, self.dtype)
@@ -217,7 +217,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         features = self.decompressor(codes, lengths, state)
         if matching_set is not None:
             features = match_features(features, matching_set, topk)
-        # From here on lengths are in frames, and then in output samples.
+        # Upscaling in the decompressor gives `factor` frames per token.
         factor = math.prod(self.config.decompressor_config.factors)
         waveform = self.decoder(features, None if lengths is None else lengths * factor, state)
 
@@ -231,7 +231,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         return CodecDecoderOutput(waveform.masked_fill(~mask, 0)[:, None], mask)
 
     def forward(self, input_values: Tensor, padding_mask: Tensor | None = None) -> FocalCodecOutput:
-        """Encode and decode; audio_values (B, 1, T) is as long as the longest item, and each item as long as it was."""
+        """Encode and decode waveforms. Each item keeps its length, and audio_values (B, 1, T) that of the longest."""
         waveform, lengths = check_waveforms(input_values, padding_mask, self.dtype)
         encoded = self.encode(input_values, padding_mask)
         assert encoded.audio_codes is not None
@@ -248,7 +248,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         return FocalCodecStream(self, batch_size)
 
     def num_tokens(self, num_samples: Tensor | int) -> Tensor:
-        """Compute the number of tokens for a number of samples."""
+        """Compute the number of tokens that `encode` returns for a number of samples."""
         return self.compressor.num_frames(self.encoder.num_frames(torch.as_tensor(num_samples)))
 
     def _encode_latents(self, waveform: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -262,7 +262,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         return latents, length_mask(sizes, N)
 
     def _new_state(self, inputs: Tensor) -> StreamState | None:
-        """Make the state of a single call of a causal model; other models have none."""
+        """Make the state for a single call of a causal model; other models need none."""
         if not self.config.causal:
             return None
         return StreamState.new(inputs.shape[0], inputs.device)
@@ -271,22 +271,24 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         self, waveform: Tensor, sizes: Tensor, num_samples: int | list[int] | Tensor
     ) -> tuple[Tensor, Tensor]:
         """Cut or extend each item of (B, T) to the duration of `num_samples` input samples."""
-        wanted = torch.as_tensor(num_samples, device=waveform.device)
-        if wanted.ndim > 0 and wanted.shape != sizes.shape:
-            raise ValueError(f"num_samples needs one entry per item, {len(sizes)}, found shape {tuple(wanted.shape)}")
-        wanted = wanted.expand(sizes.shape)
-        if int(wanted.min()) < 1:
-            raise ValueError(f"num_samples must be at least 1, found {int(wanted.min())}")
-        wanted = wanted * self.config.output_sampling_rate // self.config.sampling_rate
-        index = torch.arange(int(wanted.max()), device=waveform.device)
-        # Beyond its end an item repeats its last real sample.
+        durations = torch.as_tensor(num_samples, device=waveform.device)
+        if durations.ndim > 0 and durations.shape != sizes.shape:
+            raise ValueError(
+                f"num_samples needs one entry for each of the {len(sizes)} items, found shape {tuple(durations.shape)}"
+            )
+        durations = durations.expand(sizes.shape)
+        if int(durations.min()) < 1:
+            raise ValueError(f"num_samples must be at least 1, found {int(durations.min())}")
+        new_sizes = durations * self.config.output_sampling_rate // self.config.sampling_rate
+        index = torch.arange(int(new_sizes.max()), device=waveform.device)
+        # The last real sample of an item is repeated beyond its end.
         index = torch.minimum(index, sizes[:, None] - 1)
-        return waveform.gather(1, index), wanted
+        return waveform.gather(1, index), new_sizes
 
 
 AutoConfig.register(FocalCodecConfig.model_type, FocalCodecConfig, exist_ok=True)
 AutoModel.register(FocalCodecConfig, FocalCodecModel, exist_ok=True)
 AutoModelForAudioTokenization.register(FocalCodecConfig, FocalCodecModel, exist_ok=True)
 AutoFeatureExtractor.register(FocalCodecConfig, FocalCodecFeatureExtractor, exist_ok=True)
-# A codec has nothing to process but audio, so its processor is its feature extractor.
+# A codec processes only audio, so its processor is its feature extractor.
 AutoProcessor.register(FocalCodecConfig, FocalCodecFeatureExtractor, exist_ok=True)

@@ -6,8 +6,8 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
-# The reference changed some class defaults between its releases (window 7 -> 14, factor 2 -> 4, widths), so the fields
-# that decide shapes have no default here: a config that omits one is refused instead of silently misread.
+# The reference changed some class defaults between its releases (window 7 -> 14, factor 2 -> 4, widths). So fields that
+# determine shapes have no default here: a config without one of them is refused instead of misread.
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class WavLMConfig:
 
 @dataclass(frozen=True)
 class MelConfig:
-    """Log-mel frames as features. They have no parameters: a codec can be trained without a pretrained encoder."""
+    """Log-mel frames as features. They have no parameters, so a codec can be trained without a pretrained encoder."""
 
     dim: int = 80  # mel bands
     n_fft: int = 1024
@@ -79,7 +79,7 @@ class StackConfig:
     output_dim: int
     hidden_dims: tuple[int, ...]  # width of each layer's block
     factors: tuple[int, ...]  # of each layer's downscaling (compressor) or upscaling (decompressor)
-    activation: str = "snake"  # beside each scaling
+    activation: str = "snake"  # before or after each scaling
     causal: bool = False
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ class FocalConfig(StackConfig):
     normalize_modulator: bool = False
     tanhscale_init: float = 0.5  # causal only: dynamic tanh replaces LayerNorm
     window_size: int = 512  # causal only: kernel that replaces the global mean
-    last_window_size: int | None = None  # causal decompressor only: the same for its last layer
+    last_window_size: int | None = None  # causal decompressor only: `window_size` of its last layer
     lookahead_size: int = 0  # causal decompressor only: > 0 adds the refiner
 
 
@@ -224,10 +224,10 @@ def build_part(name: str, values: Any, kinds: Any, default: str | None = None) -
     """Build the dataclass of a part, and report all unknown, missing or mistyped keys at once.
 
     Args:
-        name: of the part, for messages.
+        name: name of the part, for messages.
         values: dictionary of its fields.
-        kinds: the dataclass, or a dictionary of dataclasses from which `values["type"]` chooses.
-        default: the type of values without one.
+        kinds: the dataclass, or a dictionary of dataclasses from which `values["type"]` selects one.
+        default: the type if `values` has none.
 
     Raises:
         ValueError: The values do not fit the dataclass.
@@ -269,11 +269,11 @@ def build_part(name: str, values: Any, kinds: Any, default: str | None = None) -
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value has the type of a field: bool, int, float, str, None or a tuple of integers."""
+    """Return whether a value has the type of a field: bool, int, float, str, None or a tuple of integers."""
     if typing.get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(_fits(item, int) for item in value)
-    # In Python a bool is an int too, but not in a config.
+    # bool is a subclass of int.
     if isinstance(value, bool):
         return hint is bool
-    # An int is a float; `isinstance(0.0, hint)` also holds for `float | None`.
+    # An int is accepted for a float; `isinstance(0.0, hint)` also covers `float | None`.
     return isinstance(value, hint) or (isinstance(value, int) and isinstance(0.0, hint))

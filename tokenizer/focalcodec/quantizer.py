@@ -1,6 +1,6 @@
 """Binary quantizers: one bit per dimension of the latents, on the unit sphere or off it.
 
-B batch, N frames, K here the bits per token. The quantizers have no parameters: every table is computed.
+B batch, N token frames, K bits per token. The quantizers have no parameters.
 """
 
 import torch
@@ -55,7 +55,7 @@ class BinarySphericalQuantizer(LookupFreeQuantizer):
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__(config)
-        # Computed in float32 on the CPU whatever the default device and dtype are: it must be the same everywhere.
+        # Computed in float32 on the CPU, because it must not depend on the default device and dtype.
         self.scale = torch.tensor(self.bits, dtype=torch.float32, device="cpu").rsqrt().item()
 
     def normalize(self, latents: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Methods with the names of the reference implementation, for code that was written against it.
 
-They lead from stage to stage of the pipeline, offline: sig (B, T) waveform, feats (B, frames, D), lats (B, N, K) unit
-latents, codes (B, N, K) signs, toks (B, N) integers, qfeats (B, frames', D) decompressed features. `length` (B,) is
+Each runs a section of the pipeline offline, between sig (B, T) waveform, feats (B, frames, D), lats (B, N, K) unit
+latents, codes (B, N, K) signs, toks (B, N) integers and qfeats (B, frames', D) decompressed features. `length` (B,) is
 relative to the longest item, as in the reference.
 """
 
@@ -16,7 +16,7 @@ from .knn import nearest
 class StageMethods:
     """Mixin of `FocalCodecModel`. New code should call `encode` and `decode`."""
 
-    # What the model provides.
+    # Provided by the model.
     compressor: Any
     quantizer: Any
     decompressor: Any
@@ -127,7 +127,7 @@ class StageMethods:
 
 
 def _mask(sig: Tensor, length: Tensor | None) -> Tensor | None:
-    """Turn relative lengths (B,) into a padding mask (B, T)."""
+    """Convert relative lengths (B,) to a padding mask (B, T)."""
     if length is None:
         return None
     sizes = (length.to(sig.device) * sig.shape[-1]).round()[:, None]

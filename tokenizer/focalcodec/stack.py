@@ -1,6 +1,6 @@
 """FocalCodec's compressor and decompressor: stacks of layers, each with one block and one scaling.
 
-B batch, T frames, N token frames. The config decides which block (see `blocks`) a stack consists of.
+B batch, T frames, N token frames. The class of the config selects the block (see `blocks`).
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ class Compressor(nn.Module):
 
 
 class CompressorLayer(nn.Module):
-    """Downscaling, then the block. The compressor calls both, since the number of frames changes between them."""
+    """Downscaling, then the block. The compressor calls both, because the number of frames changes between them."""
 
     def __init__(self, config: StackConfig, in_dim: int, dim: int, factor: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Decompressor(nn.Module):
         configs = [config] * len(config.factors)
         self.refiner = None
         if isinstance(config, FocalConfig) and config.causal:
-            # The last layer runs at the highest frame rate and may have a window of its own.
+            # The last layer runs at the highest frame rate and may have another window size.
             configs[-1] = dataclasses.replace(config, window_size=config.last_window_size or config.window_size)
             if config.lookahead_size > 0:
                 self.refiner = Refiner(config.output_dim, config.lookahead_size + 1)
@@ -92,7 +92,7 @@ class DecompressorLayer(nn.Module):
 
 
 class Refiner(nn.Module):
-    """Residual MLP over each chunk of frames, flattened. Every call begins at the boundary of a chunk."""
+    """Residual MLP over each flattened chunk of frames. Every call must begin at the boundary of a chunk."""
 
     def __init__(self, dim: int, chunk_size: int) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Refiner(nn.Module):
 
 
 class DownScale(nn.Module):
-    """One output frame for `factor` frames, the last one filled up with zeros; then the activation."""
+    """Strided convolution from `factor` frames to one, padded with zeros at the end; then the activation."""
 
     def __init__(self, in_dim: int, dim: int, factor: int, activation: str) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class DownScale(nn.Module):
 
 
 class UpScale(nn.Module):
-    """The activation, then `factor` output frames per frame. They depend on it only: streaming needs no context."""
+    """The activation, then `factor` output frames from each frame alone, so that streaming needs no context."""
 
     def __init__(self, dim: int, out_dim: int, factor: int, activation: str) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from .layers import StreamState
 
 
 class _CausalModel(Protocol):
-    """What a session asks of `FocalCodecModel`."""
+    """The parts of `FocalCodecModel` that a session uses."""
 
     config: Any  # a FocalCodecConfig
     encoder: Any
@@ -29,10 +29,10 @@ class _CausalModel(Protocol):
 class FocalCodecStream:
     """Encodes and decodes B streams chunk by chunk.
 
-    With chunks that are multiples of `chunk_length` samples, the tokens equal those of the whole signal, and the audio
-    to 1e-4. Only the last chunk of a stream may have another length: it ends the stream, which must then be reset. Such
-    a chunk sees up to one chunk less of the past than offline once the window is full; filled up with zeros to a whole
-    chunk, it too equals the whole, filled signal.
+    If chunks are multiples of `chunk_length` samples, the tokens equal those of the whole signal, and the audio does so
+    to 1e-4. Only the last chunk of a stream may have another length: it ends the stream, which must then be reset. Once
+    the attention window is full, such a chunk sees up to one chunk less of the past than offline. To avoid this, pad it
+    with zeros to a whole chunk: the result then equals that of the padded signal.
 
     Args:
         model: a causal FocalCodec.
@@ -71,7 +71,7 @@ class FocalCodecStream:
             Tokens (B, 1, N) with N = ceil(T / 320) at 50 Hz.
 
         Raises:
-            ValueError: Another number of streams, a stream that has ended, or a malformed or non-finite chunk.
+            ValueError: The chunk is malformed or non-finite, the number of streams is another one, or one has ended.
         """
         waveform, _ = check_waveforms(chunk, None, self.model.dtype)
         self._check_chunk(self.encoding, waveform, self.chunk_length, "samples")
@@ -84,13 +84,13 @@ class FocalCodecStream:
         """Decode the next tokens of every stream.
 
         Args:
-            audio_codes: (B, 1, N) or (B, N), whole chunks except for the last.
+            audio_codes: (B, 1, N) or (B, N). Every call but the last needs whole chunks.
 
         Returns:
             Audio (B, 1, T) at the output rate.
 
         Raises:
-            ValueError: Another number of streams, a stream that has ended, or tokens outside the codebook.
+            ValueError: A token is outside the codebook, the number of streams is another one, or one has ended.
         """
         config = self.model.config
         tokens, _ = check_tokens(audio_codes, None, config.codebook_size)
@@ -106,10 +106,10 @@ class FocalCodecStream:
             items: B booleans, or the indices of the streams; by default all streams.
 
         Raises:
-            ValueError: Another number of booleans, or an index that no stream has.
+            ValueError: The number of booleans is not B, or an index is out of range.
         """
         marked = None if items is None else torch.as_tensor(items)
-        # Turn indices into booleans.
+        # Convert indices to booleans.
         if marked is not None and marked.dtype != torch.bool:
             indices = marked.long()
             if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < self.batch_size:
@@ -130,5 +130,5 @@ class FocalCodecStream:
                 f"{unit}, and what follows such a chunk would not equal the whole signal. Feed multiples, or "
                 "reset() before the next signal"
             )
-        # What would follow an incomplete chunk could not be aligned with the chunks of the whole signal.
+        # Samples after an incomplete chunk would not be aligned with the chunks of the whole signal.
         state.ended = state.ended | (chunk.shape[1] % chunk_size != 0)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from .layers import FeedForward, StreamState, full_precision, length_mask, zero_padding
 from .parts import WavLMConfig
 
-# Frames of the whole batch that pass through the convolutions together. The first of them holds 64 x 512 values per
-# frame, 400 MB per minute. On a CPU, what stays in the cache is twice as fast; a GPU wants few, large calls.
+# Frames of the whole batch that pass through the convolutions together. The first convolution outputs 64 x 512 values
+# per frame, which is 400 MB per minute. A CPU is twice as fast if they stay in its cache; a GPU needs few, large calls.
 _PIECE_CPU = 64
 _PIECE_GPU = 4096
-# Entries of an attention bias that exist at one time. Queries are taken in blocks, so that B x H x T x T never exists.
+# Entries of the attention bias in memory at a time. Queries are processed in blocks to avoid a tensor of B x H x T x T.
 _BIAS_ENTRIES = 1 << 23
 
 
@@ -43,8 +43,8 @@ class WavLMEncoder(nn.Module):
 
         Args:
             waveform: (B, T_samples).
-            lengths: (B,) in samples, where a batch is padded.
-            state: of a stream; only for a causal encoder.
+            lengths: (B,) in samples, if the batch is padded.
+            state: state of a stream; only for a causal encoder.
 
         Returns:
             (B, T, D); frames of padding are zero.
@@ -66,7 +66,7 @@ class WavLMEncoder(nn.Module):
 
 
 class ConvFeatureExtractor(nn.Module):
-    """Strided convolutions, each followed by LayerNorm over channels and GELU."""
+    """Strided convolutions, each followed by a LayerNorm over channels and GELU."""
 
     def __init__(self, config: WavLMConfig) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class ConvFeatureExtractor(nn.Module):
         return lengths
 
     def forward(self, waveform: Tensor, lengths: Tensor | None, state: StreamState | None) -> Tensor:
-        """(B, T_samples) -> (B, T, D), computed in pieces of the signal, on which the result does not depend."""
+        """(B, T_samples) -> (B, T, D), computed in pieces to save memory, with the same result as in one piece."""
         frames_at_a_time = _PIECE_CPU if waveform.device.type == "cpu" else _PIECE_GPU
         step = max(8, frames_at_a_time // len(waveform)) * self.hop_length
         outputs = []
@@ -103,7 +103,7 @@ class ConvFeatureExtractor(nn.Module):
             for piece in waveform.split(step, dim=1):
                 outputs.append(self._run_blocks(piece, None, state))
             return torch.cat(outputs, dim=1)
-        # Neighbouring pieces overlap, so that each frame sees its whole receptive field.
+        # Neighboring pieces overlap, so that each frame sees its whole receptive field.
         size = step - self.hop_length + self.receptive_field
         frames = int(self.num_frames(torch.tensor([waveform.shape[1]])))
         for start in range(0, frames * self.hop_length, step):
@@ -141,7 +141,7 @@ class ConvBlock(nn.Module):
         """(B, T, in_dim) -> (B, T', out_dim)"""
         if state is not None:
             x = state.extend(self, x, self.kernel_size - 1)
-        elif x.shape[1] < self.kernel_size:  # so that even one sample yields a frame
+        elif x.shape[1] < self.kernel_size:  # even a single sample must yield a frame
             x = F.pad(x, (0, 0, 0, self.kernel_size - x.shape[1]))
         return F.gelu(self.norm(self.conv(x.mT).mT))
 
@@ -174,9 +174,9 @@ class TransformerEncoder(nn.Module):
     def relative_bias(self, reach: int) -> Tensor:
         """Compute the bias (H, 2 reach - 1) of the distances key - query = 1 - reach ... reach - 1.
 
-        A Toeplitz matrix consists of nothing else. Distances are bucketed one by one up to a quarter of the buckets and
-        logarithmically above (T5, arXiv 1910.10683, with natural logarithms as in WavLM), in float32 for any dtype of
-        the model.
+        A Toeplitz matrix has no other values. Distances have buckets of their own up to a quarter of the buckets, and
+        logarithmic ones above (T5, arXiv 1910.10683, with natural logarithms as in WavLM). Buckets are computed in
+        float32 for any dtype of the model.
         """
         distance = torch.arange(1 - reach, reach, device=self.relative_embedding.weight.device)
         half = self.config.num_buckets // 2
@@ -246,7 +246,7 @@ class GatedAttention(nn.Module):
         block = max(1, _BIAS_ENTRIES // (B * heads * min(past + T, reach)))
         for i in range(0, T, block):
             rows = slice(i, min(i + block, T))
-            # Columns are counted from the first new frame; cached keys have negative ones.
+            # Columns are counted from the first new frame, so those of cached keys are negative.
             first = max(int(begin[:, rows].min()), -past)
             last = int(end[:, rows].max())
             columns = torch.arange(first, last, device=x.device)
@@ -279,9 +279,9 @@ class GatedAttention(nn.Module):
             return torch.zeros(B, T, dtype=torch.long, device=device), new.expand(-1, T)
         chunk = self.config.chunk_size
         window = self.config.window_size
-        # The cache holds the newest frames of each stream, and less than that at its beginning.
+        # The cache holds the newest frames of each stream; it is not full at the start of a stream.
         cached = state.position.clamp(max=window - chunk)[:, None]  # (B, 1)
-        # A frame sees the rest of its own chunk, but no later one.
+        # A frame sees all of its own chunk, but no later chunk.
         if T <= chunk:
             end = (cached + new).expand(-1, T)
         else:
@@ -290,7 +290,7 @@ class GatedAttention(nn.Module):
         return (end - window).clamp(min=0) - cached, end - cached
 
     def _cache(self, key: Tensor, value: Tensor, state: StreamState) -> tuple[Tensor, Tensor]:
-        """Put the cached keys and values in front, and cache the newest window - chunk of all for the next call."""
+        """Prepend the cached keys and values, and cache the newest `window_size - chunk_size` for the next call."""
         if self in state.key_values:
             key = torch.cat([state.key_values[self][0], key], dim=2)
             value = torch.cat([state.key_values[self][1], value], dim=2)

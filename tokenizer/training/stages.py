@@ -13,7 +13,7 @@ from ..focalcodec.configuration import FocalCodecConfig
 from ..focalcodec.layers import length_mask
 from ..focalcodec.mel import MelEncoder
 from ..focalcodec.modeling import FocalCodecModel
-from ..focalcodec.wavlm import TransformerEncoder, WavLMEncoder
+from ..focalcodec.wavlm import WavLMEncoder
 from .config import (
     DecoderStageConfig,
     DistillationStageConfig,
@@ -36,26 +36,26 @@ CodecConfig = QuantizerStageConfig | DecoderStageConfig | JointStageConfig
 class StageOutput:
     """Output of a stage on a batch."""
 
-    losses: dict[str, Tensor] = field(default_factory=dict)  # by name, without weights
+    losses: dict[str, Tensor] = field(default_factory=dict)  # by name, not yet weighted
     tokens: Tensor | None = None  # all real tokens of the batch, flattened
     features: Tensor | None = None  # (B, T, D) from the decompressor
     target_features: Tensor | None = None  # (B, T, D)
     feature_lengths: Tensor | None = None  # (B,) real frames of `target_features`
     decoded: Tensor | None = None  # (B, T) waveform
     target_audio: Tensor | None = None  # (B, T) waveform
-    transcripts: tuple[str, ...] = ()  # of a teacher that is evaluated
+    transcripts: tuple[str, ...] = ()  # recognized by a teacher, in evaluation only
 
 
 class CodecStage(nn.Module):
     """Stages quantizer (features -> codes -> features), decoder (features -> waveform) and joint (both).
 
-    Features are computed for each batch: clips start anywhere, so a cache would need the features of every offset.
+    Features are not cached but computed for each batch, because a clip can start at any sample of a recording.
 
     Args:
-        model: codec, of which `config.trainable_parts` are trained.
-        config: of the stage.
-        target: codec whose encoder gives the target features; None for the model's own.
-        teacher: recognizer whose distance is a loss.
+        model: codec whose `config.trainable_parts` are trained.
+        config: settings of the stage.
+        target: codec whose encoder computes the target features; None for the encoder of `model`.
+        teacher: recognizer for the perceptual loss; None for no such loss.
     """
 
     def __init__(
@@ -72,20 +72,17 @@ class CodecStage(nn.Module):
 
     @property
     def trained_model(self) -> FocalCodecModel:
-        """The model that a checkpoint and the finished run hold."""
+        """The model that checkpoints contain and the finished run saves."""
         return self.model
 
     def train(self, mode: bool = True) -> "CodecStage":
-        """Set the mode of the model only: target and teacher are always evaluated."""
-        super().train(mode)
-        if self.target is not None:
-            self.target.eval()
-        if self.teacher is not None:
-            self.teacher.eval()
+        """Set the mode of the model only: target and teacher were loaded in evaluation mode and stay in it."""
+        self.training = mode
+        self.model.train(mode)
         return self
 
     def forward(self, batch: Batch) -> StageOutput:
-        """Compute all losses but those of discriminators."""
+        """Compute all losses except those of the discriminators."""
         config = self.config
         output = StageOutput()
         with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" in config.trainable_parts):
@@ -114,13 +111,13 @@ class CodecStage(nn.Module):
     def _quantize(
         self, config: QuantizerStageConfig | JointStageConfig, features: Tensor, lengths: Tensor, output: StageOutput
     ) -> Tensor:
-        """Add squared error and entropy loss (arXiv 2502.04465, section 3.4).
+        """Quantize features (B, T, D), and add squared error and entropy loss (arXiv 2502.04465, section 3.4).
 
         Returns:
             Decompressed features (B, T, D).
         """
         quantizer = self.model.quantizer
-        # The state of a streamed codec starts anew for every clip.
+        # A causal codec starts with an empty state for every clip.
         state = self.model._new_state(features)
         latents = quantizer.normalize(self.model.compressor(features, lengths, state).float())
         num_tokens = self.model.compressor.num_frames(lengths)
@@ -134,7 +131,7 @@ class CodecStage(nn.Module):
         output.tokens = quantizer.codes_to_tokens(real_latents)
         output.features = decompressed
         if config.feature_weight or not self.training:
-            # A causal encoder gives a frame more than a full-context one.
+            # A causal encoder yields one frame more than a full-context one.
             size = min(decompressed.shape[1], output.target_features.shape[1])
             real = length_mask(output.feature_lengths, size)
             target = output.target_features[:, :size][real]
@@ -171,19 +168,16 @@ class CodecStage(nn.Module):
             output.losses["stft"] = stft_loss(output.decoded, output.target_audio)
 
     def _crop(self, seconds: float, features: Tensor, lengths: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut the same random stretch of features (B, T, D) and audio (B, T'), another one for each item."""
+        """Cut the same random stretch from features (B, T, D) and audio (B, T'), a different one for each item."""
         config = self.model.config
         hop = config.decoder_config.hop_length
         size = max(1, round(seconds * config.sampling_rate / config.hop_length))
         last_start = (lengths - size).clamp(min=0)
         starts = (torch.rand(len(last_start)) * (last_start.cpu() + 1)).long().tolist()
-        # The last frame of features may reach beyond the end of the audio.
+        # The last frame may extend beyond the end of the audio.
         audio = F.pad(audio, (0, max(0, features.shape[1] * hop - audio.shape[1])))
-        cut_features = []
-        cut_audio = []
-        for i, start in enumerate(starts):
-            cut_features.append(features[i, start : start + size])
-            cut_audio.append(audio[i, start * hop : (start + size) * hop])
+        cut_features = [features[i, start : start + size] for i, start in enumerate(starts)]
+        cut_audio = [audio[i, start * hop : (start + size) * hop] for i, start in enumerate(starts)]
         return torch.stack(cut_features), torch.stack(cut_audio)
 
     def _add_teacher_losses(self, teacher: Teacher, output: StageOutput) -> None:
@@ -200,46 +194,47 @@ class CodecStage(nn.Module):
 class DistillationStage(nn.Module):
     """A causal encoder learns the outputs of a full-context one (arXiv 2509.16195).
 
-    Stage position trains only the positional convolution, stage encoder everything but it and the relative embedding.
+    Stage position trains only the positional convolution; stage encoder trains everything else except the relative
+    embedding.
 
     Args:
-        model: the causal codec.
-        config: of the stage.
-        target: the full-context codec of the same widths.
+        model: causal codec.
+        config: settings of the stage.
+        target: full-context codec with an encoder of the same width and number of layers.
 
     Raises:
-        ValueError: one of the encoders is not a WavLM, or they differ in width or layers.
+        ValueError: One of the encoders is not a WavLM, or they differ in width or number of layers.
     """
 
     def __init__(self, model: FocalCodecModel, config: DistillationStageConfig, target: FocalCodecModel) -> None:
         super().__init__()
         self.model = model
         self.target = target
-        found = _wavlm_size(model)
-        expected = _wavlm_size(target)
-        if found is None or found != expected:
+        encoder = _wavlm(model)
+        found = (encoder.config.dim, encoder.config.num_layers)
+        expected = (_wavlm(target).config.dim, _wavlm(target).config.num_layers)
+        if found != expected:
             raise ValueError(
-                "model.encoder is distilled from the encoder of target, so both must be WavLM encoders of the same "
-                f"(dim, num_layers), found {found or 'no WavLM encoder'} and {expected or 'no WavLM encoder'}"
+                "model.encoder is distilled from the encoder of target, so both need the same (dim, num_layers), "
+                f"found {found} and {expected}: change model.encoder, or name another target"
             )
-        self.positional = config.stage == "position"
+        self.position_only = config.stage == "position"
         self.requires_grad_(False)
-        transformer = _transformer(model)
-        model.encoder.requires_grad_(not self.positional)
-        transformer.relative_embedding.requires_grad_(False)
-        transformer.positional_embedding.requires_grad_(self.positional)
+        encoder.requires_grad_(not self.position_only)
+        encoder.encoder.relative_embedding.requires_grad_(False)
+        encoder.encoder.positional_embedding.requires_grad_(self.position_only)
 
     @property
     def trained_model(self) -> FocalCodecModel:
-        """The model that a checkpoint and the finished run hold."""
+        """The model that checkpoints contain and the finished run saves."""
         return self.model
 
     def forward(self, batch: Batch) -> StageOutput:
-        """Squared error of the positional convolution's output, or the weighted one of the layers' outputs."""
+        """Compute the squared error of the positional convolution, or the weighted mean of that of all layers."""
         with torch.no_grad():
             targets = self._outputs(self.target, batch)
         outputs = self._outputs(self.model, batch)
-        # A causal encoder gives a frame more than a full-context one.
+        # A causal encoder yields one frame more than a full-context one.
         num_frames = torch.minimum(
             self.model.encoder.num_frames(batch.lengths), self.target.encoder.num_frames(batch.lengths)
         )
@@ -249,14 +244,14 @@ class DistillationStage(nn.Module):
         if len(outputs) > 1:
             weights = torch.linspace(_FIRST_LAYER_WEIGHT, _LAST_LAYER_WEIGHT, len(outputs))
         errors = []
-        for weight, found, wanted in zip(weights.tolist(), outputs, targets, strict=True):
-            errors.append(weight * F.mse_loss(found[:, :size][real], wanted[:, :size][real]))
+        for weight, output, target in zip(weights.tolist(), outputs, targets, strict=True):
+            errors.append(weight * F.mse_loss(output[:, :size][real], target[:, :size][real]))
         return StageOutput({"mse": torch.stack(errors).mean()})
 
     def _outputs(self, model: FocalCodecModel, batch: Batch) -> list[Tensor]:
-        """Return what the positional convolution adds, or the outputs of all layers: each (B, T, D)."""
-        transformer = _transformer(model)
-        modules = [transformer.positional_embedding] if self.positional else list(transformer.layers)
+        """Return the output (B, T, D) of the positional convolution, or the outputs of all layers."""
+        transformer = _wavlm(model).encoder
+        modules = [transformer.positional_embedding] if self.position_only else list(transformer.layers)
         outputs: list[Tensor] = []
 
         def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
@@ -272,7 +267,7 @@ class DistillationStage(nn.Module):
 
 
 class TeacherStage(nn.Module):
-    """A recognizer of letters is trained on transcripts, by CTC."""
+    """Trains a recognizer of letters on transcripts, by CTC."""
 
     def __init__(self, teacher: Teacher) -> None:
         super().__init__()
@@ -280,24 +275,19 @@ class TeacherStage(nn.Module):
 
     @property
     def trained_model(self) -> Teacher:
-        """The model that a checkpoint and the finished run hold."""
+        """The model that checkpoints contain and the finished run saves."""
         return self.teacher
 
     def forward(self, batch: Batch) -> StageOutput:
-        """CTC loss per letter, and in evaluation what was recognized."""
+        """Compute the CTC loss per letter, and in evaluation also the recognized text."""
         num_frames = self.teacher.mel.num_frames(batch.lengths)
         logits, _ = self.teacher(self.teacher.mel(batch.input_audio, batch.lengths), num_frames)
-        letters: list[int] = []
-        num_letters = []
-        for text in batch.texts:
-            encoded = self.teacher.encode_text(text)
-            letters.extend(encoded)
-            num_letters.append(len(encoded))
+        letters = [torch.tensor(self.teacher.encode_text(text), dtype=torch.long) for text in batch.texts]
         loss = F.ctc_loss(
             logits.float().log_softmax(-1).transpose(0, 1),
-            torch.tensor(letters, device=logits.device),
+            torch.cat(letters).to(logits.device),
             num_frames,
-            torch.tensor(num_letters, device=logits.device),
+            torch.tensor([len(text) for text in letters], device=logits.device),
             zero_infinity=True,  # a text may have more letters than its recording has frames
         )
         transcripts = []
@@ -311,7 +301,7 @@ Stage = CodecStage | DistillationStage | TeacherStage
 
 
 def audio_rates(stage: Stage) -> AudioRates:
-    """Return the sampling rates of the batches that a stage takes."""
+    """Return the sampling rates of the batches that a stage expects."""
     if isinstance(stage, TeacherStage):
         teacher = stage.teacher.config
         return AudioRates(teacher.sampling_rate, teacher.sampling_rate, teacher.hop_length)
@@ -320,7 +310,7 @@ def audio_rates(stage: Stage) -> AudioRates:
 
 
 def encode(model: FocalCodecModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return features (B, T, D) in float32, and the number of real frames of each item (B,)."""
+    """Compute features (B, T, D) in float32. Also returns the number of real frames of each item, (B,)."""
     with torch.autocast(batch.input_audio.device.type, enabled=False):
         features = model.encoder(batch.input_audio, batch.lengths, model._new_state(batch.input_audio))
     return features, model.encoder.num_frames(batch.lengths)
@@ -330,10 +320,11 @@ def encode(model: FocalCodecModel, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def build_stage(config: StageConfig) -> Stage:
-    """Build a stage with its models. New weights are random: seed them before.
+    """Build a stage with its models. New weights are random, so call `torch.manual_seed` first.
 
     Raises:
-        OSError, ValueError: weights that do not exist, or do not fit.
+        OSError: Weights that do not exist.
+        ValueError: Weights or models that do not fit together.
     """
     if config.stage == "teacher":
         return TeacherStage(Teacher.from_config(config.teacher_model))
@@ -356,16 +347,17 @@ def build_stage(config: StageConfig) -> Stage:
 
 def _load_part(model: FocalCodecModel, part: str, source: str) -> None:
     """Copy the weights of one part from another codec."""
-    trained = getattr(FocalCodecModel.from_pretrained(source), part)
+    weights = getattr(FocalCodecModel.from_pretrained(source), part).state_dict()
     try:
-        result = getattr(model, part).load_state_dict(trained.state_dict(), strict=False)
-    except RuntimeError as error:  # other shapes
+        result = getattr(model, part).load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # tensors of another shape
         raise ValueError(f"parts_from: the {part} of {source} does not fit model.{part}: {error}") from None
-    # Step 4 of the causal codec has no refiner, step 5 begins with a new one (arXiv 2509.16195).
+    # In the causal codec, step 4 has no refiner and step 5 starts with a new one (arXiv 2509.16195).
     missing = [key for key in result.missing_keys if not key.startswith("refiner.")]
     if missing or result.unexpected_keys:
         raise ValueError(
-            f"parts_from: the {part} of {source} and model.{part} differ in {[*missing, *result.unexpected_keys]}"
+            f"parts_from: the {part} of {source} and model.{part} differ in {[*missing, *result.unexpected_keys]}; "
+            f"give model.{part} the settings in the config.json of that codec"
         )
 
 
@@ -373,11 +365,14 @@ def _check_target(model: FocalCodecModel, target: FocalCodecModel) -> None:
     found = (model.config.encoder_config.dim, model.config.encoder_config.hop_length)
     expected = (target.config.encoder_config.dim, target.config.encoder_config.hop_length)
     if found != expected:
-        raise ValueError(f"target gives features of (dim, hop_length) = {expected}, but model.encoder of {found}")
+        raise ValueError(
+            f"target gives features of (dim, hop_length) = {expected}, but model.encoder of {found}: change "
+            "model.encoder, or name another target"
+        )
 
 
 def _check_teacher(model: FocalCodecModel, config: CodecConfig, teacher: Teacher) -> None:
-    """A teacher reads the decoded waveform, or the decompressed features if those are its own log-mel frames."""
+    """Check that the teacher can read what the stage puts out: a waveform, or features that are its log-mel frames."""
     expected = teacher.config
     if config.stage == "quantizer":
         if not isinstance(model.encoder, MelEncoder) or model.encoder.config != expected.mel:
@@ -393,13 +388,10 @@ def _check_teacher(model: FocalCodecModel, config: CodecConfig, teacher: Teacher
         )
 
 
-def _wavlm_size(model: FocalCodecModel) -> tuple[int, int] | None:
-    """Return (dim, num_layers) of the encoder, or None if it is not a WavLM."""
+def _wavlm(model: FocalCodecModel) -> WavLMEncoder:
     if not isinstance(model.encoder, WavLMEncoder):
-        return None
-    return model.encoder.config.dim, model.encoder.config.num_layers
-
-
-def _transformer(model: FocalCodecModel) -> TransformerEncoder:
-    assert isinstance(model.encoder, WavLMEncoder)
-    return model.encoder.encoder
+        raise ValueError(
+            "stages position and encoder distill WavLM encoders, found an encoder of type "
+            f"{model.config.encoder['type']!r}: use codecs with an encoder of type 'wavlm' for model and target"
+        )
+    return model.encoder
