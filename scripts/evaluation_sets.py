@@ -1,11 +1,11 @@
-"""Build the sets that `mini` is evaluated on, and keep their noise out of the training.
+"""Build the sets that `mini` is evaluated on, and separate their noise from that of the training.
 
     python scripts/evaluation_sets.py UNSEEN REAL NOISE OUT
 
-UNSEEN is a corpus with a manifest.jsonl, of voices that are in no training set; REAL is a corpus of a real voice; NOISE
+UNSEEN is a corpus with a manifest.jsonl, of voices that are in no training set. REAL is a corpus of a real voice. NOISE
 is a folder of noise recordings. OUT/mixed lists 50 utterances of each corpus, chosen by a hash of their ids.
-OUT/noise/test gets links to the longest recording and to every fifth of those below a minute, OUT/noise/train to the
-others.
+OUT/noise/test contains links to the longest noise recording and to every fifth of those that are shorter than a minute;
+OUT/noise/train contains links to all others.
 """
 
 import argparse

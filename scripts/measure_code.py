@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Measure how dense the package reads and how its modules import each other.
+"""Measure the density of the code and how the modules import each other.
 
     python scripts/measure_code.py
 
 Prints, for each folder and for the whole package, per 1,000 lines of code: comprehensions, nested comprehensions, tuple
-assignments (`a, b = x, y`) and comment lines of their own; then the longest chain of imports and every import circle.
+assignments (`a, b = x, y`) and own-line comments; then the longest chain of imports. Fails if imports form a circle.
 Imports inside functions count, imports under `if TYPE_CHECKING` do not.
 """
 
@@ -79,14 +79,14 @@ class Density:
 
 
 def is_nested(node: ast.AST) -> bool:
-    """Whether a comprehension has two loops or contains another comprehension."""
+    """Return whether a comprehension has two loops or contains another comprehension."""
     if len(getattr(node, "generators", [])) > 1:
         return True
     return any(isinstance(child, COMPREHENSIONS) for child in ast.walk(node) if child is not node)
 
 
 def import_graph() -> dict[str, set[str]]:
-    """Module -> the modules of the package that it imports, by dotted names below `focallm`."""
+    """Map each module to the modules of the package that it imports, by dotted names below `focallm`."""
     paths = {}
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*.py"):
@@ -104,7 +104,7 @@ def import_graph() -> dict[str, set[str]]:
 
 
 def module_name(path: Path) -> str:
-    """focallm/lm/model.py -> lm.model; the package itself is called focallm."""
+    """Convert a path to a dotted name: lm/model.py to lm.model, focallm/__init__.py to focallm."""
     parts = list(path.relative_to(ROOT).with_suffix("").parts)
     if parts[-1] == "__init__":
         parts.pop()
@@ -112,7 +112,7 @@ def module_name(path: Path) -> str:
 
 
 def imported_names(tree: ast.AST, package: str) -> Iterator[str]:
-    """Dotted names of what a module imports with relative imports."""
+    """Yield the dotted names that a module imports with relative imports."""
     for node in without_type_checking(tree):
         if not isinstance(node, ast.ImportFrom) or node.level == 0:
             continue
@@ -126,7 +126,7 @@ def imported_names(tree: ast.AST, package: str) -> Iterator[str]:
 
 
 def without_type_checking(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes except those under `if TYPE_CHECKING`."""
+    """Yield all nodes except those under `if TYPE_CHECKING`."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             continue
@@ -135,7 +135,7 @@ def without_type_checking(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def find_circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Import circles, one for each back edge of a depth-first search."""
+    """Find import circles, one for each back edge of a depth-first search."""
     circles = []
     finished: set[str] = set()
 
@@ -154,7 +154,7 @@ def find_circles(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 def longest_chain(graph: dict[str, set[str]]) -> list[str]:
-    """The longest path through a graph without circles."""
+    """Find the longest path through a graph without circles."""
     best: dict[str, list[str]] = {}
 
     def chain_from(module: str) -> list[str]:

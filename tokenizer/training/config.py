@@ -26,8 +26,8 @@ Part = Literal["encoder", "compressor", "decompressor", "decoder"]
 class AugmentationConfig:
     """Random changes to every training clip."""
 
-    speed: float = 0.0  # played up to this share faster or slower, which moves the pitch too
-    tilt_db: float = 0.0  # the spectrum is tilted by up to this much at both ends
+    speed: float = 0.0  # maximum change of speed, as a fraction; it changes the pitch too
+    tilt_db: float = 0.0  # maximum tilt of the spectrum at either end
     reverb_probability: float = 0.0
 
 
@@ -36,14 +36,14 @@ class EntropyConfig:
     """Entropy loss of the codes, see `losses.entropy_loss`."""
 
     weight: float = 0.1
-    frames: int = 0  # random frames of a batch that the loss is computed on; 0 for all
+    frames: int = 0  # number of random frames of a batch for which it is computed; 0 for all
 
 
 @dataclass(frozen=True)
 class TeacherLossConfig:
-    """Perceptual loss by a recognizer that stage "teacher" trained."""
+    """Perceptual loss, computed with a recognizer that stage "teacher" trained."""
 
-    folder: str  # RUN/teacher
+    folder: str  # the folder RUN/teacher of that stage
     hidden_weight: float = 0.0  # distance between hidden layers
     posterior_weight: float = 0.0  # divergence between output distributions
 
@@ -54,21 +54,21 @@ class TeacherLossConfig:
 
 @dataclass(frozen=True)
 class GanConfig:
-    """Adversarial training against discriminators. Of a quantizer stage, the discriminator reads features."""
+    """Adversarial training against discriminators. In stage quantizer, the discriminator reads features."""
 
     weight: float = 1.0  # of the generator's hinge loss
     matching_weight: float = 54.0  # of feature matching
-    width: float = 1.0  # channels, in units of the published counts
+    width: float = 1.0  # number of channels, relative to the published sizes
     learning_rate_factor: float = 1.0  # times `learning_rate`; small discriminators need more
     start_from: str | None = None  # run whose discriminators are trained further; null for new ones
 
 
 @dataclass(frozen=True)
 class WaveformGanConfig(GanConfig):
-    """Discriminators of waveforms: five multi-period ones, and these."""
+    """Adversarial training on waveforms: five multi-period discriminators, and the ones below."""
 
     scales: int = 3  # multi-scale discriminators
-    resolutions: int = 0  # multi-resolution discriminators; on a CPU they take a fifth of the time of scales
+    resolutions: int = 0  # multi-resolution discriminators; on a CPU five times as fast as multi-scale ones
 
 
 # ---- stages ----
@@ -80,13 +80,13 @@ class CodecTrainingConfig:
 
     steps: int = 10000
     batch_size: int = 16  # of all processes together
-    max_seconds: float = 20.0  # longer utterances are left out where whole utterances are needed
-    in_memory: bool = True  # keeps the corpus in memory, 115 MB an hour; false reads clips from their files
-    workers: int = 0  # processes that prepare batches
+    max_seconds: float = 20.0  # limit where whole utterances are used; longer ones are left out
+    in_memory: bool = True  # keep the corpus in memory, 115 MB per hour; false reads every clip from its file
+    workers: int = 0  # number of processes that prepare batches
     augmentation: AugmentationConfig = AugmentationConfig()
 
     learning_rate: float = 1e-3
-    # cosine: down to a twentieth. exponential: times `decay` per epoch. newbob: times `decay` at a plateau.
+    # cosine: down to 1/20. exponential: times `decay` per epoch. newbob: times `decay` at a plateau.
     schedule: Literal["cosine", "exponential", "newbob", "constant"] = "cosine"
     decay: float = 0.999
     warmup_steps: int = 100
@@ -113,12 +113,12 @@ class CodecTrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherStageConfig(CodecTrainingConfig):
-    """A small recognizer learns from transcripts by CTC. There is no codec yet."""
+    """Trains a small recognizer on transcripts, by CTC. No codec is involved."""
 
     stage: Literal["teacher"] = "teacher"
     teacher_model: dict[str, Any] = field(default_factory=dict)  # fields of `teacher.TeacherConfig`
 
-    # A transcript belongs to the whole utterance, so there is nothing to choose.
+    # A transcript belongs to the whole utterance, so there are no clips.
     clip_seconds: float = field(default=0.0, init=False)
 
 
@@ -132,7 +132,8 @@ class CodecStageConfig(CodecTrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        FocalCodecConfig(**self.model)  # a mistake in the model is reported now, not after loading the data
+        # Report a mistake in the model now, not after loading the data.
+        FocalCodecConfig(**self.model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +157,7 @@ class DecoderStageConfig(CodecStageConfig):
     trainable_parts: tuple[Part, ...] = ("decoder",)
     decoder_input: Literal["encoder", "decompressed", "target"] = "encoder"
     target: str | None = None  # codec whose features are decoded if decoder_input is "target"
-    crop_seconds: float = 0.0  # random stretch of a clip's features that is decoded; 0 for all of them
+    crop_seconds: float = 0.0  # duration of a random part of each clip that is decoded; 0 for the whole clip
     mel_weight: float = 45.0
     stft_weight: float = 0.0
     teacher: TeacherLossConfig | None = None
@@ -193,7 +194,7 @@ class JointStageConfig(CodecStageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationStageConfig(CodecStageConfig):
-    """The causal encoder is distilled: its positional convolution first, then all other layers."""
+    """Distills the causal encoder: in one stage its positional convolution, in the next one all other layers."""
 
     stage: Literal["position", "encoder"]
     target: str  # codec with the full-context encoder
@@ -227,8 +228,8 @@ def load_stage(values: Any, name: str) -> StageConfig:
     """Build the config of one stage from a mapping of YAML.
 
     Args:
-        values: the mapping; its key `stage` decides which other keys there are.
-        name: where it is from, for error messages.
+        values: the mapping. Its key `stage` determines which other keys are allowed.
+        name: what error messages call the mapping.
 
     Raises:
         ValueError: `stage` is missing or unknown, or any mistake that `load_config` reports.
@@ -243,20 +244,24 @@ def load_stage(values: Any, name: str) -> StageConfig:
 
 
 def read_stages(path: Path | str, run: Path) -> dict[Path, StageConfig]:
-    """Read a recipe: the folder and the config of each stage, in the order in which they are trained.
+    """Read the recipe of one stage or of several stages.
 
-    A file describes one stage, trained in `run` itself, or has the single key `stages`: name -> stage, each trained in
-    `run/name`. There, `parts_from`, `target`, `teacher.folder` and `gan.start_from` may name an earlier stage.
+    A file either describes one stage, which is trained in `run` itself, or has the single key `stages`, a mapping from
+    names to stages, each of which is trained in `run/name`. Their `parts_from`, `target`, `teacher.folder` and
+    `gan.start_from` may name an earlier stage.
 
     Args:
-        path: a YAML file.
+        path: path of a YAML file.
         run: folder of the run.
 
+    Returns:
+        The folder and the config of each stage, in the order of training.
+
     Raises:
-        ValueError: as `load_stage`; the message names the stage.
+        ValueError: As in `load_stage`; the message names the stage.
     """
     values = read_yaml(path)
-    # A recipe of a single stage, or a mistake that `load_stage` reports.
+    # This is a recipe of a single stage, or a mistake that `load_stage` reports.
     if not isinstance(values, dict) or "stages" not in values:
         return {run: load_stage(values, str(path))}
     stages = values["stages"]
@@ -275,12 +280,12 @@ def read_stages(path: Path | str, run: Path) -> dict[Path, StageConfig]:
 
 
 def result_folder(folder: Path, config: StageConfig) -> Path:
-    """Return where a stage that is trained in `folder` leaves its result; it exists when the stage is done."""
+    """Return the folder in which a stage that is trained in `folder` saves its model when it is finished."""
     return folder / ("teacher" if config.stage == "teacher" else "model")
 
 
 def _resolve(values: Any, results: dict[str, Path], run: Path) -> Any:
-    """Replace names of earlier stages by the folders that they leave; anything malformed is for `load_stage`."""
+    """Replace names of earlier stages by the folders of their results. `load_stage` reports malformed values."""
     if not isinstance(values, dict):
         return values
     resolved = dict(values)

@@ -24,7 +24,7 @@ from .config import AugmentationConfig, StageConfig
 _MIN_SECONDS = 0.05  # shorter recordings are left out
 _LEVEL_DB = (-12, 3)
 _REVERB_S = (0.1, 0.6)  # time in which the tail of a room decays by 60 dB
-_DIRECT_DB = (3, 18)  # level of the direct sound above the tail
+_DIRECT_DB = (3, 18)  # level of the direct signal above the tail
 
 
 # ---- recordings ----
@@ -58,7 +58,7 @@ class FileRecording:
 
     def read(self, start: int, size: int) -> Waveform:
         """Return up to `size` samples from `start` on."""
-        # Rounded down and up, so that the range covers the clip whatever the ratio of the rates.
+        # Rounded down and up, so that the range covers the clip for any ratio of the rates.
         first = start * self.file_rate // self.sampling_rate
         count = -(-size * self.file_rate // self.sampling_rate)
         data, _ = soundfile.read(self.path, count, first, dtype="float32", always_2d=True)
@@ -79,16 +79,16 @@ def open_recordings(
 
     Args:
         paths: audio files of any rate.
-        sampling_rate: in Hz, to which they are resampled.
-        in_memory: read everything now, or each clip when it is drawn.
+        sampling_rate: rate in Hz to which they are resampled.
+        in_memory: whether to read all files now, or each clip when it is drawn.
         texts: transcript of each file.
-        progress: wraps the paths in a progress bar, for instance `tqdm.tqdm`.
+        progress: function that wraps the paths in a progress bar, for instance `tqdm.tqdm`.
 
     Returns:
-        The recordings and their transcripts ("" without `texts`).
+        The recordings and their transcripts, which are "" without `texts`.
 
     Raises:
-        ValueError: all recordings are shorter than 50 ms.
+        ValueError: All recordings are shorter than 50 ms.
     """
     recordings = []
     kept_texts = []
@@ -105,7 +105,7 @@ def open_recordings(
             recordings.append(recording)
             kept_texts.append(text)
     if not recordings:
-        raise ValueError(f"none of the {len(paths)} audio files lasts 50 ms or more: is this the right corpus?")
+        raise ValueError(f"none of the {len(paths)} audio files lasts 50 ms or more: check that it is the right corpus")
     return recordings, kept_texts
 
 
@@ -114,7 +114,7 @@ def open_recordings(
 
 @dataclass(frozen=True)
 class AudioRates:
-    """Sampling rates of a codec in Hz, and the number of input samples that a clip is a multiple of."""
+    """Sampling rates of a codec in Hz, and the number of input samples of which a clip must be a multiple."""
 
     input: int = 16000
     output: int = 16000
@@ -153,21 +153,21 @@ def _pad(waves: Sequence[Waveform]) -> Tensor:
 
 
 class ClipDataset(Dataset):
-    """Item i is the batch of step i, or the share of it that belongs to this process.
+    """Item i is the batch of step i, or the share of this process in it.
 
-    Clips start anywhere in the corpus: long recordings are drawn more often, short ones padded with zeros. Whole
-    utterances (`clip_seconds` 0) come once an epoch, in batches of similar length.
+    Clips start at random positions: long recordings are drawn more often, and short ones are padded with zeros. Whole
+    utterances (`clip_seconds` 0) are drawn once per epoch, in batches of similar length.
 
     Args:
-        recordings: at the rate `rates.output`.
+        recordings: recordings at the rate `rates.output`.
         config: batch size, clip length, augmentation and seed.
-        rates: of the codec.
+        rates: rates of the codec.
         texts: transcript of each recording.
         process: index of this process.
         num_processes: number of processes that share a batch.
 
     Raises:
-        ValueError: the batch cannot be shared evenly, or no utterance is short enough.
+        ValueError: The batch cannot be shared evenly, or no utterance is short enough.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class ClipDataset(Dataset):
                 self.recordings.append(recording)
                 self.texts.append(text)
         if not self.recordings:
-            raise ValueError(f"no utterance is as short as max_seconds ({config.max_seconds})")
+            raise ValueError(f"no utterance is as short as max_seconds ({config.max_seconds}): raise max_seconds")
         self._sizes = np.array([len(recording) for recording in self.recordings])
         self._ends = np.cumsum(self._sizes)
         share = config.batch_size // num_processes
@@ -207,7 +207,7 @@ class ClipDataset(Dataset):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of steps after which as much audio was drawn as the corpus holds."""
+        """Number of steps in which as much audio is drawn as the corpus holds."""
         if self.config.clip_seconds:
             return max(1, round(self.seconds / (self.config.batch_size * self.config.clip_seconds)))
         return max(1, len(self.recordings) // self.config.batch_size)
@@ -230,7 +230,7 @@ class ClipDataset(Dataset):
     def _draw_clip(self, rng: np.random.Generator) -> Waveform:
         num_multiples = round(self.config.clip_seconds * self.rates.input / self.rates.multiple)
         size = num_multiples * self.rates.multiple * self.rates.output // self.rates.input
-        # A random sample of the concatenated corpus decides about the recording, so long ones come more often.
+        # A random sample of the concatenated corpus selects the recording, so long ones are drawn more often.
         index = np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right")
         recording = self.recordings[int(index)]
         speed = _draw_speed(rng, self.config.augmentation.speed)
@@ -252,7 +252,7 @@ class ClipDataset(Dataset):
         """Return (steps_per_epoch, batch_size) indices: rows of similar length, in random order."""
         rng = np.random.default_rng([self.config.seed, epoch])
         by_length = np.argsort(self._sizes * rng.uniform(0.9, 1.1, len(self._sizes)), kind="stable")
-        # If the corpus is not a multiple of the batch size, each epoch leaves out other utterances.
+        # If the corpus is not a multiple of the batch size, each epoch leaves out different utterances.
         num_utterances = self.steps_per_epoch * self.config.batch_size
         first = int(rng.integers(max(1, len(by_length) - num_utterances + 1)))
         rows = np.resize(by_length[first:], num_utterances).reshape(self.steps_per_epoch, -1)
@@ -271,19 +271,19 @@ def open_datasets(
     """Open a corpus: its last `validation_files` are for evaluation, the others for training.
 
     Args:
-        config: of the stage. Stage "teacher" uses only files with a transcript.
+        config: config of the stage. Stage "teacher" uses only files with a transcript.
         paths: audio files.
         texts: transcript of each file, None where there is none.
-        rates: of the codec.
+        rates: rates of the codec.
         process: index of this process.
         num_processes: number of processes that share a batch.
-        progress: show a progress bar while files are read.
+        progress: whether to show a progress bar while files are read.
 
     Returns:
         The training set, and a batch for each whole recording of the evaluation set.
 
     Raises:
-        ValueError: there are too few files, or none that is short enough.
+        ValueError: There are too few files, or none is short enough.
     """
     used_paths = []
     used_texts = []
@@ -295,12 +295,15 @@ def open_datasets(
     if num_train <= 0 and config.stage == "teacher":
         raise ValueError(
             f"stage teacher learns from transcripts: {len(used_paths)} of the {len(paths)} files have one, not more "
-            f"than validation_files ({config.validation_files})"
+            f"than validation_files ({config.validation_files}): add transcripts, or lower validation_files"
         )
     if num_train <= 0:
-        raise ValueError(f"{len(paths)} audio files are not more than the {config.validation_files} for validation")
+        raise ValueError(
+            f"{len(paths)} audio files are not more than the {config.validation_files} for validation: add files, or "
+            "lower validation_files"
+        )
 
-    # Only reading everything into memory takes long enough for a progress bar.
+    # Only reading all files into memory takes long enough for a progress bar.
     bar = tqdm if progress and config.in_memory else None
     recordings, kept_texts = open_recordings(
         used_paths[:num_train], rates.output, config.in_memory, used_texts[:num_train], bar
@@ -316,7 +319,8 @@ def open_datasets(
             eval_dataset.append(make_batch([recording.read(0, max_samples)], rates, (text,)))
     if not eval_dataset:
         raise ValueError(
-            f"none of the {config.validation_files} validation_files is as short as max_seconds ({config.max_seconds})"
+            f"none of the {config.validation_files} validation_files is as short as max_seconds "
+            f"({config.max_seconds}): raise max_seconds"
         )
     return train_dataset, eval_dataset
 
@@ -325,7 +329,7 @@ def open_datasets(
 
 
 def augment(clip: Waveform, sampling_rate: int, rng: np.random.Generator, config: AugmentationConfig) -> Waveform:
-    """Apply random reverb, spectral tilt and level to a clip (T,), without clipping it."""
+    """Apply a random reverb, spectral tilt and level to a clip (T,). The level is limited to avoid clipping."""
     if rng.random() < config.reverb_probability:
         clip = _add_reverb(clip, sampling_rate, rng)
     if config.tilt_db:
@@ -341,7 +345,7 @@ def _draw_speed(rng: np.random.Generator, speed: float) -> float:
 
 
 def _read_at_speed(recording: Recording, start: int, size: int, speed: float) -> Waveform:
-    """Return part of a recording, played `speed` times as fast."""
+    """Read part of a recording, played `speed` times as fast."""
     part = recording.read(start, size)
     return part if speed == 1 else soxr.resample(part, speed, 1.0).astype(np.float32, copy=False)
 
@@ -360,7 +364,7 @@ def _add_reverb(clip: Waveform, sampling_rate: int, rng: np.random.Generator) ->
 
 
 def _tilt(clip: Waveform, sampling_rate: int, tilt_db: float) -> Waveform:
-    """Tilt the spectrum over the octaves from 60 Hz up: -tilt_db at the bottom, +tilt_db at the top."""
+    """Tilt the spectrum linearly over octaves: -tilt_db up to 60 Hz, +tilt_db at the highest frequency."""
     frequency = np.fft.rfftfreq(len(clip), 1 / sampling_rate).clip(min=60)
     position = np.log2(frequency / 60) / np.log2(sampling_rate / 2 / 60)
     gain = 10 ** (tilt_db * (2 * position - 1) / 20)

@@ -1,4 +1,4 @@
-"""Discriminators, and the GAN that trains them and scores the generator.
+"""Discriminators, and the GAN that trains them and computes the losses of the generator.
 
 Multi-period and multi-scale: HiFi-GAN, Kong et al., 2020, arXiv 2010.05646, section 2.2. Multi-resolution: UnivNet,
 Jang et al., 2021, arXiv 2106.07889, section 2.2. B batch, T samples or frames, D feature width.
@@ -23,7 +23,7 @@ class GAN:
 
     Args:
         gan: sizes and learning rate of the discriminators.
-        config: optimizer settings of the stage.
+        config: config of the stage, for the settings of the optimizer.
         accelerator: moves the discriminators to its device, and averages their gradients over processes.
     """
 
@@ -46,8 +46,8 @@ class GAN:
 
         Args:
             real: (B, T) waveforms, or (B, T, D) features.
-            generated: of the same shape.
-            learning_rate: of the generator in this step.
+            generated: output of the codec, in the shape of `real`.
+            learning_rate: learning rate of the generator in this step.
 
         Returns:
             The hinge loss of the discriminators.
@@ -69,8 +69,8 @@ class GAN:
         return loss.detach()
 
     def generator_losses(self, real: Tensor, generated: Tensor) -> dict[str, Tensor]:
-        """Return the losses of the generator: to be scored as real, and to match the activations of the real signal."""
-        # Unwrapped, because there are no gradients of the discriminators to average over processes.
+        """Compute the losses of the generator: the hinge loss and feature matching."""
+        # Unwrapped, because the discriminators get no gradients here that would be averaged over processes.
         discriminators = self.accelerator.unwrap_model(self.discriminators)
         discriminators.requires_grad_(False)
         with torch.no_grad():
@@ -83,12 +83,12 @@ class GAN:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint holds."""
+        """Return the state for a checkpoint."""
         discriminators = self.accelerator.unwrap_model(self.discriminators)
         return {"discriminators": discriminators.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state of a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.accelerator.unwrap_model(self.discriminators).load_state_dict(state["discriminators"])
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -97,8 +97,8 @@ class Discriminators(nn.Module):
     """Multi-period, multi-scale and multi-resolution discriminators of waveforms.
 
     Args:
-        width: scales all channel counts; 1.0 with three scales is HiFi-GAN, about 71 M parameters.
-        periods: one multi-period discriminator each.
+        width: factor of all numbers of channels; 1.0 with three scales is HiFi-GAN, about 71 M parameters.
+        periods: period of each multi-period discriminator.
         scales: number of multi-scale discriminators.
         resolutions: number of multi-resolution discriminators.
     """
@@ -147,7 +147,7 @@ class PeriodDiscriminator(nn.Module):
 
 
 class ScaleDiscriminator(nn.Module):
-    """Reads the waveform averaged down by `scale`."""
+    """Reads the waveform at a lower rate, where each sample is the average of `scale` samples."""
 
     # Channels, kernel size, stride and groups of each layer.
     LAYERS = (
@@ -186,7 +186,7 @@ class ResolutionDiscriminator(nn.Module):
         dim = max(8, int(32 * width))
         self.layers = nn.ModuleList()
         in_dim = 2
-        # Only the frequency axis is strided, which has many bins.
+        # Only the frequency axis is strided, because it has many bins.
         for stride in (2, 2, 2, 1):
             self.layers.append(weight_norm(nn.Conv2d(in_dim, dim, (9, 3), (stride, 1), (4, 1))))
             in_dim = dim
@@ -200,7 +200,7 @@ class ResolutionDiscriminator(nn.Module):
 
 
 class FeatureDiscriminator(nn.Module):
-    """Reads features as an image of time and bands, in patches of some tenths of a second."""
+    """Reads features as an image of time and bands, in patches of a few tenths of a second."""
 
     def __init__(self, width: float) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ class FeatureDiscriminator(nn.Module):
 
 
 def _scale_channels(channels: int, width: float) -> int:
-    """Return a multiple of 16, so that every number of groups divides it."""
+    """Scale a number of channels to a multiple of 16, so that it can be divided into groups."""
     return max(16, int(channels * width) // 16 * 16)
 
 

@@ -1,4 +1,4 @@
-"""What a run writes to be read: log.jsonl, TensorBoard with audio and spectrograms, and loss curves. T samples."""
+"""Logs of a run: log.jsonl, TensorBoard with audio and spectrograms, and loss curves. T samples."""
 
 import csv
 import io
@@ -21,16 +21,16 @@ try:
 except ImportError:
     raise ImportError("codec training needs tensorboard: pip install 'focallm[train]'") from None
 
-_NUM_SAMPLES = 3  # recordings that are written to TensorBoard
+_NUM_SAMPLES = 3  # number of recordings that are written to TensorBoard
 
 
 class RunLogger:
     """Writes into the folder of a run.
 
     Args:
-        folder: of the run.
-        sampling_rate: of decoded audio, in Hz.
-        silent: write nothing, because another process does.
+        folder: folder of the run.
+        sampling_rate: rate of decoded audio in Hz.
+        silent: whether to write nothing, as in all processes but the main one.
     """
 
     def __init__(self, folder: Path, sampling_rate: int, silent: bool = False) -> None:
@@ -39,7 +39,7 @@ class RunLogger:
         self.board = None if silent else SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Write a line of `log.jsonl`, and a point of every curve in TensorBoard."""
+        """Write metrics to `log.jsonl` and to TensorBoard."""
         if self.board is None:
             return
         values = {name: float(value) for name, value in metrics.items()}
@@ -63,7 +63,7 @@ class RunLogger:
                 self.board.add_image(f"{i}/features", image, step, dataformats="HW")
 
     def close(self) -> None:
-        """Finish TensorBoard's files and draw the curves."""
+        """Close the files of TensorBoard and draw the loss curves."""
         if self.board is not None:
             self.board.close()
             write_curves(self.folder)
@@ -74,12 +74,12 @@ class RunLogger:
 
 
 def write_curves(folder: Path) -> None:
-    """Turn `log.jsonl` into `losses.csv` (all columns) and `losses.png` (the total loss)."""
+    """Convert `log.jsonl` to `losses.csv` (all columns) and `losses.png` (the total loss)."""
     entries = {}
     with (folder / "log.jsonl").open() as log:
         for line in log:
             entry = json.loads(line)
-            # A resumed run repeats steps: the last entry counts.
+            # A resumed run may repeat steps; their last entries count.
             entries[entry["step"]] = entry
     rows = [entries[step] for step in sorted(entries)]
     columns: dict[str, None] = {}
@@ -109,7 +109,7 @@ def write_curves(folder: Path) -> None:
 
 
 def _image(output: Tensor, target: Tensor) -> np.ndarray:
-    """Stack two (frames, bands), low bands at the bottom, the output on top: (H, frames) from 0 to 1."""
+    """Stack two spectrograms (frames, bands) to an image (H, frames) from 0 to 1, with the output at the top."""
     size = min(len(output), len(target))
     low = target.min()
     high = target.max()

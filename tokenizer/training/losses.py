@@ -18,7 +18,7 @@ from ..focalcodec.mel import log_mel
 from ..focalcodec.quantizer import LookupFreeQuantizer
 
 _STFT_RESOLUTIONS = ((512, 120), (1024, 240), (2048, 480))  # (n_fft, hop)
-# Entries of the table frames x codes that exist at once: 16 MB. A batch of 16 clips of 4 s with 8192 codes would need
+# Entries of the table frames x codes in memory at a time: 16 MB. A batch of 16 clips of 4 s with 8192 codes would need
 # 100 times that.
 _MAX_TABLE_ENTRIES = 1 << 22
 
@@ -27,14 +27,14 @@ _MAX_TABLE_ENTRIES = 1 << 22
 
 
 def mel_loss(predicted: Tensor, target: Tensor, sampling_rate: int, hop_length: int, bands: int = 80) -> Tensor:
-    """L1 between log-mel spectrograms of (B, T) waveforms (HiFi-GAN, arXiv 2010.05646, section 2.3)."""
+    """L1 distance of the log-mel spectrograms of (B, T) waveforms (HiFi-GAN, arXiv 2010.05646, section 2.3)."""
     predicted_mel = log_mel(predicted, sampling_rate, 1024, hop_length, bands)
     target_mel = log_mel(target, sampling_rate, 1024, hop_length, bands)
     return F.l1_loss(predicted_mel, target_mel)
 
 
 def stft_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Spectral convergence + L1 of log-magnitudes at three resolutions (Parallel WaveGAN, arXiv 1910.11480)."""
+    """Spectral convergence plus L1 of log-magnitudes at three resolutions (Parallel WaveGAN, arXiv 1910.11480)."""
     total = predicted.new_zeros(())
     for n_fft, hop in _STFT_RESOLUTIONS:
         predicted_magnitude = _magnitude(predicted, n_fft, hop)
@@ -67,7 +67,7 @@ def generator_loss(fake_scores: Sequence[Tensor]) -> Tensor:
 
 
 def feature_matching_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Mean L1 between the activations of the discriminators (MelGAN, arXiv 1910.06711, section 2.3)."""
+    """Mean L1 distance of the discriminators' activations (MelGAN, arXiv 1910.06711, section 2.3)."""
     distances = []
     for real_activations, fake_activations in zip(real, fake, strict=True):
         for real_layer, fake_layer in zip(real_activations, fake_activations, strict=True):
@@ -82,8 +82,8 @@ def entropy_loss(latents: Tensor, quantizer: LookupFreeQuantizer, inverse_temper
     """Mean entropy of the assignments minus the entropy of the mean assignment, in nats; see the top of this file.
 
     Args:
-        latents: (F, K), of real frames only. (The published recipe counts padding as well.)
-        quantizer: knows the codes.
+        latents: (F, K), without padding. (The published recipe includes it.)
+        quantizer: quantizer with the codes.
         inverse_temperature: t above.
     """
     latents = latents.float()
@@ -92,7 +92,7 @@ def entropy_loss(latents: Tensor, quantizer: LookupFreeQuantizer, inverse_temper
     frame_entropy = latents.new_zeros(())
     mean_assignment = latents.new_zeros(len(codes))
     for chunk in latents.split(max(1, _MAX_TABLE_ENTRIES // len(codes))):
-        # The table of a chunk is computed again in the backward pass instead of being kept.
+        # The table of a chunk is not stored but recomputed in the backward pass.
         entropies, assignments = checkpoint(_assign, chunk, codes, use_reentrant=False, preserve_rng_state=False)
         frame_entropy = frame_entropy + entropies / len(latents)
         mean_assignment = mean_assignment + assignments / len(latents)
@@ -106,10 +106,10 @@ def _assign(latents: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mean_over_processes(mean: Tensor) -> Tensor:
-    """Average over the processes that share a batch, since the use of codes is a property of the whole batch."""
+    """Average over the processes that share a batch, because the use of codes is a property of the whole batch."""
     if not (dist.is_available() and dist.is_initialized()):
         return mean
-    # Missing in a torch that was built without distributed.
+    # This module is missing if torch was built without distributed.
     from torch.distributed.nn.functional import all_reduce
 
     return all_reduce(mean) / dist.get_world_size()  # gradients are summed in the same way
@@ -123,5 +123,5 @@ def _entropy(probabilities: Tensor) -> Tensor:
 
 
 def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Return the total loss; every loss needs a weight."""
+    """Compute the total loss. Every loss must have a weight."""
     return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()

@@ -16,7 +16,7 @@ class NewBob:
     """A factor of the learning rate that shrinks when the validation loss stops improving.
 
     Args:
-        decay: what the factor is multiplied with.
+        decay: value by which the factor is multiplied.
         patience: number of losses without improvement that are tolerated each time.
     """
 
@@ -28,8 +28,8 @@ class NewBob:
         self.previous = math.inf
 
     def observe(self, loss: float) -> None:
-        """Take in a validation loss."""
-        # Losses may be negative: that of the quantizer contains a negative entropy.
+        """Update the factor after a validation."""
+        # The loss may be negative: that of stage quantizer contains a negative entropy.
         if self.previous - loss < _MIN_IMPROVEMENT * abs(self.previous):
             if self.num_tolerated == self.patience:
                 self.factor *= self.decay
@@ -39,18 +39,18 @@ class NewBob:
         self.previous = loss
 
     def state_dict(self) -> dict[str, float]:
-        """Return what a checkpoint holds."""
+        """Return the state for a checkpoint."""
         return {"factor": self.factor, "num_tolerated": self.num_tolerated, "previous": self.previous}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Restore the state of a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.factor = state["factor"]
         self.num_tolerated = int(state["num_tolerated"])
         self.previous = state["previous"]
 
 
 class Schedule:
-    """Linear warm-up, times the schedule of the config.
+    """The learning rate: linear warm-up times the schedule of the config.
 
     Args:
         config: `learning_rate`, `schedule`, `decay`, `warmup_steps` and `steps`.
@@ -75,15 +75,15 @@ class Schedule:
         return config.learning_rate * min(1.0, (step + 1) / config.warmup_steps) * factor
 
     def observe(self, loss: float) -> None:
-        """Take in a validation loss, which only NewBob depends on."""
+        """Update the schedule after a validation. Only NewBob depends on the loss."""
         self.newbob.observe(loss)
 
     def state_dict(self) -> dict[str, float]:
-        """Return what a checkpoint holds."""
+        """Return the state for a checkpoint."""
         return self.newbob.state_dict()
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Restore the state of a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.newbob.load_state_dict(state)
 
 
@@ -91,8 +91,8 @@ class WeightAverage:
     """Exponential moving average of parameters, which is often better than the weights of any single step.
 
     Args:
-        parameters: by name.
-        decay: of the average per step. The first steps use a lower one, so that the initial weights are soon forgotten.
+        parameters: parameters by name.
+        decay: decay of the average per step. It is lower in the first steps, to forget the initial weights soon.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
@@ -102,14 +102,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Average in the weights after a step, counted from 0."""
+        """Update the averages after a step, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, mean in self.means.items():
             mean.lerp_(self.parameters[name], 1 - decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Within this context, the parameters are their averages."""
+        """Replace the parameters by their averages within this context."""
         self._swap()
         try:
             yield
@@ -117,12 +117,12 @@ class WeightAverage:
             self._swap()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what a checkpoint holds."""
+        """Return the state for a checkpoint."""
         return self.means
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the state of a checkpoint."""
+        """Restore the state from a checkpoint."""
         for name, mean in self.means.items():
             mean.copy_(state[name])
 

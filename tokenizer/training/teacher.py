@@ -1,8 +1,8 @@
 """The teacher: a small speech recognizer of letters, whose hidden layers serve as a perceptual loss of the codec.
 
 The squared error of features weighs noise as much as consonants. The hidden layers of a recognizer that was trained on
-transcripts (by CTC, Graves et al., 2006) amplify what tells words apart. A codec that preserves them preserves words,
-also of recordings without a transcript. (Perceptual losses: Johnson et al., 2016, arXiv 1603.08155.)
+transcripts (by CTC, Graves et al., 2006) amplify what distinguishes words. A codec that preserves them preserves words,
+even in recordings without a transcript. (Perceptual losses: Johnson et al., 2016, arXiv 1603.08155.)
 
 B batch, T frames, D width, C characters.
 """
@@ -26,7 +26,7 @@ from ..focalcodec.parts import MelConfig, build_part
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """A stack of ConvNeXt-like blocks on log-mel frames. The defaults of the mel are those of the "mel" encoder."""
+    """A stack of ConvNeXt-like blocks on log-mel frames. The defaults of the frames are those of `MelConfig`."""
 
     bands: int = 80
     n_fft: int = 1024
@@ -46,7 +46,7 @@ class TeacherConfig:
 
     @property
     def mel(self) -> MelConfig:
-        """The input of the teacher."""
+        """Config of the log-mel frames."""
         return MelConfig(self.bands, self.n_fft, self.hop_length, self.sampling_rate, self.mean, self.std)
 
 
@@ -64,7 +64,7 @@ class Teacher(nn.Module):
 
     @classmethod
     def from_config(cls, values: dict[str, Any]) -> "Teacher":
-        """Build a teacher from the fields of `TeacherConfig`; unknown ones are refused."""
+        """Build a teacher from the fields of `TeacherConfig`. Unknown fields raise a ValueError."""
         return cls(build_part("teacher_model", values, TeacherConfig))
 
     @classmethod
@@ -72,7 +72,7 @@ class Teacher(nn.Module):
         """Load a frozen teacher that `save_pretrained` wrote.
 
         Raises:
-            OSError: the folder holds no teacher.
+            OSError: The folder holds no teacher.
         """
         path = Path(folder) / "teacher.json"
         if not path.is_file():
@@ -100,7 +100,7 @@ class Teacher(nn.Module):
         return self.out_proj(self.norm(x)), hidden
 
     def distance(self, decoded: Tensor, original: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return how far two signals are apart for the teacher.
+        """Measure the distance of two signals in the layers of the teacher.
 
         Args:
             decoded: (B, T, bands), through which gradients flow.
@@ -108,7 +108,7 @@ class Teacher(nn.Module):
             lengths: (B,) in frames.
 
         Returns:
-            The squared distance of the hidden layers in units of their variance, averaged over layers; and the
+            The squared distance of the hidden layers, relative to their variance and averaged over layers; and the
             divergence KL(original || decoded) of the output distributions, in nats per frame.
         """
         with torch.no_grad():
@@ -118,9 +118,9 @@ class Teacher(nn.Module):
         if lengths is not None:
             real = length_mask(lengths, decoded.shape[1])
         errors = []
-        for ours, theirs in zip(hidden, original_hidden, strict=True):
-            error = (ours[real] - theirs[real]).square().mean()
-            errors.append(error / theirs[real].var())
+        for layer, original_layer in zip(hidden, original_hidden, strict=True):
+            error = (layer[real] - original_layer[real]).square().mean()
+            errors.append(error / original_layer[real].var())
         divergence = F.kl_div(
             logits[real].float().log_softmax(-1),
             original_logits[real].float().log_softmax(-1),
@@ -130,7 +130,7 @@ class Teacher(nn.Module):
         return torch.stack(errors).mean(), divergence
 
     def encode_text(self, text: str) -> list[int]:
-        """Return the indices of letters, from 1 on because 0 is the blank; unknown letters are left out."""
+        """Return the indices of letters, which start at 1 because 0 is the blank. Unknown letters are left out."""
         characters = self.config.characters
         return [characters.index(letter) + 1 for letter in text.lower() if letter in characters]
 
@@ -154,5 +154,5 @@ class TeacherLayer(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """mask (B, T), True where a frame is real."""
+        """x (B, T, D), mask (B, T) True where a frame is real -> (B, T, D)"""
         return x + self.feed_forward(self.norm(self.conv(zero_padding(x, mask).mT).mT))

@@ -1,4 +1,4 @@
-"""Train one stage of a codec: setup, the training loop, checkpoints. A stopped run continues where it was."""
+"""Train one stage of a codec: setup, training loop, checkpoints. An interrupted run resumes from its checkpoint."""
 
 import contextlib
 import logging
@@ -38,27 +38,27 @@ def train_codec(
     asr: TranscribeFunction | None = None,
     embed: EmbedFunction | None = None,
 ) -> FocalCodecModel | Teacher:
-    """Train one stage on audio files; its model is saved in `folder/model`, logs and checkpoint beside it.
+    """Train one stage on audio files. Saves its model in `folder/model`, next to logs and the checkpoint.
 
-    Under `accelerate launch` the processes share each batch, with the same result as one process.
+    Under `accelerate launch`, the processes share each batch, with the same result as one process.
 
     Args:
-        config: of the stage.
-        paths: audio files; the last `config.validation_files` of them are only evaluated.
-        folder: of the run. A run that stands there already is continued, if its recipe is the same.
-        quiet: show no progress bars.
-        texts: transcript of each file. Stage teacher uses files that have one, and saves `folder/teacher`.
-        asr: transcribes audio; evaluations then report how many words decoding changes (dWER).
-        embed: gives speaker embeddings; evaluations then report the similarity of decoded voices.
+        config: config of the stage.
+        paths: audio files. The last `config.validation_files` of them are used for evaluation only.
+        folder: folder of the run. If it holds a run of the same recipe, that run is resumed.
+        quiet: whether to hide progress bars.
+        texts: transcript of each file. Stage teacher uses the files that have one, and saves `folder/teacher`.
+        asr: function that transcribes audio, to report how many words decoding changes (dWER).
+        embed: function that computes speaker embeddings, to report the similarity of decoded voices.
 
     Returns:
-        The trained model, with the weights of the last step; the averaged ones are saved.
+        The trained model with the weights of the last step. (The saved model has the averaged weights, if any.)
 
     Raises:
-        ValueError: the folder holds a run of another recipe, or there are too few files.
+        ValueError: The folder holds a run of another recipe, or there are too few files.
     """
     has_gpu = torch.cuda.is_available()
-    # Without a GPU, accelerate must be told so, or processes do not form a group.
+    # On a CPU, accelerate connects several processes only if it is asked to use the CPU.
     use_cpu = not has_gpu and not torch.backends.mps.is_available()
     accelerator = Accelerator(cpu=use_cpu, mixed_precision="bf16" if config.bf16 and has_gpu else "no")
     torch.manual_seed(config.seed)
@@ -85,15 +85,15 @@ def train_codec(
 
 
 class Trainer:
-    """A stage with its optimizer, and everything that changes from step to step.
+    """Trains a stage: holds its optimizer and all other state that changes from step to step.
 
     Args:
-        config: of the stage.
-        stage: computes the losses of a batch.
-        accelerator: device, precision, and gradients of several processes.
+        config: config of the stage.
+        stage: module that computes the losses of a batch.
+        accelerator: sets device and precision, and averages gradients over processes.
         train_dataset: item i is the batch of step i.
         validation: evaluates the stage.
-        run_logger: writes metrics; its folder holds the checkpoint too.
+        run_logger: writes metrics. Its folder also holds the checkpoint.
     """
 
     def __init__(
@@ -113,9 +113,12 @@ class Trainer:
         self.next_step = 0
         self.loss_weights = loss_weights(config)
         self.schedule = Schedule(config, train_dataset.steps_per_epoch)
-        # Frozen parts need no optimizer, no average and no place in a checkpoint.
+        # Frozen parts are not optimized, not averaged, and not saved in a checkpoint.
         trained_model: nn.Module = stage.trained_model
-        self.parameters = {name: p for name, p in trained_model.named_parameters() if p.requires_grad}
+        self.parameters: dict[str, nn.Parameter] = {}
+        for name, parameter in trained_model.named_parameters():
+            if parameter.requires_grad:
+                self.parameters[name] = parameter
         optimizer = torch.optim.AdamW(
             self.parameters.values(), config.learning_rate, config.betas, weight_decay=config.weight_decay
         )
@@ -137,15 +140,15 @@ class Trainer:
         bar = tqdm(batches, config.stage, config.steps, initial=self.next_step, disable=hide_bar)
         logger.info("%.2f h of audio, step %d of %d", self.train_dataset.seconds / 3600, self.next_step, config.steps)
         for step, batch in zip(steps, bar, strict=True):
-            # Dropout and random crops depend only on the seed and the step, so a resumed run repeats them.
+            # Dropout and random crops depend only on the seed and the step, so that a resumed run repeats them.
             torch.manual_seed(hash((config.seed, step, accelerator.process_index)))
             learning_rate = self.schedule.rate(step)
 
-            # Forward pass: all losses but those of discriminators.
+            # Forward pass: all losses except those of discriminators.
             self.stage.train()
             output = self.stage(batch.to(accelerator.device))
 
-            # Discriminators are updated first, then they score what the codec generated.
+            # Update the discriminators first, then let them score the output of the codec.
             discriminator_metrics = {}
             if self.gan is not None:
                 real = output.target_audio
@@ -186,7 +189,7 @@ class Trainer:
         self.run_logger.close()
 
     def evaluate(self) -> dict[str, float]:
-        """Evaluate the stage, and let the schedule know about its loss."""
+        """Evaluate the stage, and report its loss to the schedule."""
         with self.eval_mode() as stage:
             metrics, outputs = self.validation(stage, self.loss_weights, self.accelerator.device)
         self.schedule.observe(metrics["validation_loss"])
@@ -195,7 +198,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def eval_mode(self) -> Iterator[nn.Module]:
-        """Within this context, the stage is in evaluation mode, with averaged weights if there are any; yields it."""
+        """Put the stage in evaluation mode, with averaged weights if there are any, within this context. Yields it."""
         stage = self.accelerator.unwrap_model(self.stage)
         was_training = stage.training
         with self.average.applied() if self.average is not None else contextlib.nullcontext():
@@ -204,7 +207,7 @@ class Trainer:
         stage.train(was_training)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint holds: no frozen weights."""
+        """Return the state for a checkpoint, without frozen weights."""
         return {
             "step": self.next_step,
             "weights": {name: parameter.detach() for name, parameter in self.parameters.items()},
@@ -215,7 +218,7 @@ class Trainer:
         }
 
     def restore(self) -> None:
-        """Continue from the checkpoint in the run's folder, if there is one."""
+        """Resume from the checkpoint in the folder of the run, if there is one."""
         state = load_checkpoint(self.run_logger.folder)
         if state is None:
             return

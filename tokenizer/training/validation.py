@@ -1,4 +1,4 @@
-"""Evaluation of a stage on whole recordings that it was not trained on. T samples."""
+"""Evaluation of a stage on whole recordings that are not in its training set. T samples."""
 
 import logging
 import re
@@ -19,19 +19,20 @@ logger = logging.getLogger(__name__)
 TranscribeFunction = Callable[[np.ndarray, int], str]  # audio (T,), rate in Hz -> text
 EmbedFunction = Callable[[np.ndarray, int], np.ndarray]  # audio (T,), rate in Hz -> speaker embedding of unit length
 
-# Share of the codes that uniform use would show below which a warning is logged.
+# A warning is logged if fewer codes are in use than this share of those that uniform use would show.
 _MIN_CODE_SHARE = 0.5
 
 
 class Validation:
-    """Evaluates a stage on recordings of its own.
+    """Evaluates a stage on the validation recordings.
 
     Args:
-        batches: one recording each.
-        sampling_rate: of decoded audio, in Hz.
+        batches: batches of one recording each.
+        sampling_rate: rate of decoded audio in Hz.
         codebook_size: number of codes, 0 if there are none.
-        asr: transcribes audio, for the share of words that change between a recording and its decoded version (dWER).
-        embed: gives speaker embeddings, for the similarity of the two.
+        asr: function that transcribes audio, for the share of words that differ between a recording and its decoded
+            version (dWER).
+        embed: function that computes speaker embeddings, for the similarity of the two.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Validation:
         self.codebook_size = codebook_size
         self.asr = asr
         self.embed = embed
-        self._references: list[list[str]] = []  # words of the recordings, transcribed once
+        self._references: list[list[str]] = []  # words of the recordings, transcribed in the first evaluation
 
     @torch.no_grad()
     def __call__(
@@ -56,12 +57,12 @@ class Validation:
         """Evaluate a stage that is in evaluation mode.
 
         Args:
-            stage: of which every recording is evaluated.
-            loss_weights: of the total loss.
-            device: of the stage.
+            stage: the stage.
+            loss_weights: weight of each loss in the total.
+            device: device of the stage.
 
         Returns:
-            The metrics by name, and the output of every recording.
+            The metrics by name, and the output for every recording.
         """
         outputs: list[StageOutput] = [stage(batch.to(device)) for batch in self.batches]
         first = outputs[0]
@@ -79,7 +80,7 @@ class Validation:
         if first.transcripts:
             metrics["validation_letter_errors"] = self._letter_error_rate(outputs)
         if first.decoded is not None and self.asr is not None:
-            metrics["validation_dwer"] = self._changed_words(outputs, self.asr)
+            metrics["validation_dwer"] = self._word_error_rate(outputs, self.asr)
         if first.decoded is not None and self.embed is not None:
             metrics["validation_similarity"] = self._similarity(outputs, self.embed)
         return metrics, outputs
@@ -88,9 +89,9 @@ class Validation:
         if usage["code_share"] < _MIN_CODE_SHARE:
             logger.warning(
                 "%d codes are in use, %.0f %% of those that uniform use of all %d would show in %d tokens: the "
-                "codebook is collapsing. From scratch, waveform losses reach the decoder before the codes carry "
-                "anything, and it learns to do without them. Train the stages quantizer and decoder first and name "
-                "them in parts_from, raise entropy.weight or feature_weight, or lower learning_rate",
+                "codebook is collapsing. If all parts are trained from scratch, the decoder learns to ignore the "
+                "codes before they carry information. Train the stages quantizer and decoder first and name them in "
+                "parts_from, raise entropy.weight or feature_weight, or lower learning_rate",
                 usage["codes_used"], 100 * usage["code_share"], self.codebook_size, usage["tokens"],
             )  # fmt: skip
 
@@ -103,7 +104,7 @@ class Validation:
                 num_letters += len(text)
         return errors / max(1, num_letters)
 
-    def _changed_words(self, outputs: Sequence[StageOutput], asr: TranscribeFunction) -> float:
+    def _word_error_rate(self, outputs: Sequence[StageOutput], asr: TranscribeFunction) -> float:
         if not self._references:
             self._references = [self._words(asr, batch.target_audio) for batch in self.batches]
         errors = 0
@@ -130,7 +131,7 @@ class Validation:
 
 
 def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """Return the least number of insertions, deletions and substitutions from a to b."""
+    """Return the smallest number of insertions, deletions and substitutions that turn `a` into `b`."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
         diagonal = row[0]
