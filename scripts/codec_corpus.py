@@ -6,7 +6,7 @@
 
 The Spanish prompts are left out, because their speaker is that of the English ones, which the codec is evaluated on.
 Clips without words (tones, music) are left out, and so are the texts of clips with digits. Cyrillic letters are
-converted to Latin ones, because the speech recognizer that is trained on these texts has one alphabet for all languages.
+converted to Latin ones, because the recognizer that is trained on these texts has one alphabet for all languages.
 """
 
 import argparse

@@ -43,7 +43,7 @@ def config(stack=FOCAL, quantizer=None, decoder=None) -> dict:
 def model(request) -> FocalCodecModel:
     model = FocalCodecModel(FocalCodecConfig(**config(**VARIANTS[request.param]))).eval()
     generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():  # larger than a fresh model's, so that tokens vary
+    for parameter in model.parameters():  # larger than in a new model, so that tokens vary
         if parameter.ndim > 1:
             parameter.data = torch.randn(parameter.shape, generator=generator) / parameter[0].numel() ** 0.5
     return model
@@ -77,7 +77,7 @@ def test_a_batch_equals_single_calls(model):
 
 
 @pytest.mark.parametrize("part", ["compressor", "decompressor", "decoder"])
-def test_a_part_looks_at_no_padding(model, part):
+def test_parts_ignore_padding(model, part):
     size, lengths = {"compressor": 20, "decompressor": 13, "decoder": 20}[part], torch.tensor([9, 4])
     x = noise(2, 9, size)
     dirty = x.masked_fill((torch.arange(9) >= lengths[:, None])[..., None], 1e4)
@@ -108,7 +108,7 @@ def test_saved_and_loaded_again(model, tmp_path):
 
 @pytest.mark.parametrize("part", ["compressor", "decompressor"])
 @pytest.mark.parametrize("stack", [CONFORMER, AMP, {"type": "linear"}], ids=lambda stack: stack["type"])
-def test_a_stack_without_a_causal_form_says_so(stack, part):
+def test_stacks_without_a_causal_form_are_refused_as_causal(stack, part):
     values = config(stack)
     values[part]["causal"] = True
     with pytest.raises(ValueError, match=rf'{part}: type "{stack["type"]}" has no causal form, but causal is true'):
@@ -127,19 +127,19 @@ def test_a_stack_without_a_causal_form_says_so(stack, part):
         ({"decoder": {"type": "hifigan", "channels": 24}}, r"channels \(24\) cannot be halved"),
     ],
 )
-def test_contradictions_are_refused(change, message):
+def test_contradictory_configs_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         FocalCodecConfig(**config(**change))
 
 
-def test_without_a_type_it_is_the_published_model():
+def test_the_default_types_are_those_of_the_published_model():
     plain, named = config(), config({"type": "focal", "activation": "snake", **FOCAL}, {"type": "bsq"})
     plain, named = FocalCodecConfig(**plain), FocalCodecConfig(**named)
     for part in ("compressor", "quantizer", "decompressor", "decoder"):
         assert getattr(plain, f"{part}_config") == getattr(named, f"{part}_config")
 
 
-def test_a_frame_sees_what_its_block_lets_it_see():
+def test_the_receptive_field_of_each_block():
     reach = {}
     for kind, values in {"conformer": CONFORMER, "amp": AMP, "linear": {}}.items():
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "type"}
@@ -165,21 +165,21 @@ def test_blocks_are_as_large_as_focal_ones():
     assert others == pytest.approx([focal, focal], rel=0.1)
 
 
-def test_rotary_attention_knows_distances_and_no_positions():
+def test_rotary_attention_depends_on_distances_only():
     q, k = noise(1, 1, 1, 16).expand(1, 1, 9, 16), noise(1, 1, 2, 16)[:, :, :1].expand(1, 1, 9, 16)
     scores = (blocks._rotate(q) @ blocks._rotate(k).mT)[0, 0]
     torch.testing.assert_close(scores[1:, 1:], scores[:-1, :-1])
     assert scores[0].std() > 1e-3
 
 
-def test_the_filters_around_an_activation_keep_what_is_slow_and_drop_what_an_activation_adds():
+def test_the_filters_around_an_activation_prevent_aliasing():
     assert blocks.low_pass().sum() == pytest.approx(1)
     t = torch.arange(200.0)[None, :, None]
     slow = (0.2 * t).sin()
     torch.testing.assert_close(
         blocks.without_aliases(torch.nn.Identity(), slow, None)[:, 20:-20], slow[:, 20:-20], atol=0.02, rtol=0
     )
-    # The square of a tone of 0.4 lies at 0.8 of the frame rate, above half of it: alone, it would come back at 0.2.
+    # The square of a tone at 0.4 of the frame rate is a tone at 0.8, which would alias to 0.2 without the filters.
     tone = (0.4 * 2 * torch.pi * t).cos()
     power = lambda x: x[:, 20:-20].sub(x[:, 20:-20].mean()).square().mean()  # noqa: E731
     assert power(blocks.without_aliases(Square(), tone, None)) < 0.2 * power(tone.square())
@@ -190,7 +190,7 @@ class Square(torch.nn.Module):
         return x.square()
 
 
-def test_lookup_free_codes_are_plain_signs_with_the_tokens_of_the_sphere():
+def test_lookup_free_codes_are_signs_and_give_the_tokens_of_spherical_codes():
     lfq = quantizer.LookupFreeQuantizer(parts.QuantizerConfig(8192, "lfq"))
     bsq = quantizer.BinarySphericalQuantizer(parts.QuantizerConfig(8192))
     latents = 5 * noise(1, 50, 13)

@@ -107,7 +107,7 @@ def make_bad_files(folder):
         ("a.aac", OSError, "AAC or MP4 .* convert"),
     ],
 )
-def test_a_bad_file_gives_one_sentence(tmp_path, name, error, words):
+def test_a_bad_file_is_reported_in_one_sentence(tmp_path, name, error, words):
     make_bad_files(tmp_path)
     with pytest.raises(error, match=words) as caught:
         read_audio(tmp_path / name)
@@ -116,16 +116,16 @@ def test_a_bad_file_gives_one_sentence(tmp_path, name, error, words):
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage"])
-def test_bad_bytes_give_one_sentence(data):
+def test_bad_bytes_are_reported_in_one_sentence(data):
     with pytest.raises(OSError, match="the audio given as bytes is"):
         read_audio(io.BytesIO(data))
 
 
-def test_a_wav_written_to_a_pipe_is_not_taken_for_truncated(tmp_path):
+def test_a_wav_file_written_to_a_pipe_does_not_count_as_truncated(tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(16000), 16000)
     data = bytearray((tmp_path / "a.wav").read_bytes())
     at = data.index(b"data") + 4
-    data[at : at + 4] = b"\xff\xff\xff\xff"  # "unknown", as programs write that cannot go back
+    data[at : at + 4] = b"\xff\xff\xff\xff"  # "unknown", as written by programs that cannot seek back
     (tmp_path / "a.wav").write_bytes(data)
     assert len(read_audio(tmp_path / "a.wav")[0]) == 8000
 
@@ -138,7 +138,7 @@ def test_writes_and_reads_back(tmp_path, suffix):
     assert rate == 16000
     assert len(read) == len(wave)
     assert np.abs(read - wave).max() < (0.1 if suffix == ".ogg" else 1e-4)
-    assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]  # nothing temporary left
+    assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]  # no temporary file is left
 
 
 def test_writing_clips(tmp_path):
@@ -226,7 +226,7 @@ def test_loads_every_kind_of_item(tmp_path):
     write_audio(tmp_path / "a.wav", wave, 16000)
     path = tmp_path / "a.wav"
     for item in (path, str(path), {"path": str(path)}, {"bytes": path.read_bytes(), "path": None}):
-        loaded, rate = load_audio(item, 8000)  # files know their rate better
+        loaded, rate = load_audio(item, 8000)  # the rate of the file takes precedence
         assert rate == 16000
         assert np.allclose(loaded, wave, atol=1e-4)
     assert load_audio({"array": wave, "sampling_rate": 8000}) == (wave, 8000)
@@ -248,5 +248,5 @@ def test_loads_every_kind_of_item(tmp_path):
         ([], True),
     ],
 )
-def test_knows_a_batch(audio, expected):
+def test_is_batch(audio, expected):
     assert is_batch(audio) == expected

@@ -55,7 +55,7 @@ def noise(samples, seed=0):
     return (loudness * random.uniform(-1, 1, samples)).astype(np.float32)
 
 
-def test_facts(tok):
+def test_properties(tok):
     assert (tok.vocab_size, tok.codebook_size, tok.num_codebooks) == (64, 64, 1)
     assert (tok.frame_rate, tok.tokens_per_second, tok.bits_per_second) == (50, 50, 300)
     assert (tok.sampling_rate, tok.output_sampling_rate) == (16000, 16000)
@@ -132,7 +132,7 @@ def test_rates(tok, tmp_path, rate):
 def test_mixed_rates_lengths_and_kinds(tok, tmp_path):
     write_audio(tmp_path / "a.wav", noise(22050), 44100)
     items = [noise(4000), tmp_path / "a.wav", {"array": noise(100), "sampling_rate": 16000}]
-    out = tok(items, sampling_rate=[8000, 1, 1])  # of the bare array only
+    out = tok(items, sampling_rate=[8000, 1, 1])  # used for the bare array only
     assert out["num_samples"].tolist() == [8000, 8000, 100]
     assert out["attention_mask"].sum(1).tolist() == [25, 25, 1]
     assert (out["input_ids"][2, 1:] == 0).all()
@@ -140,7 +140,7 @@ def test_mixed_rates_lengths_and_kinds(tok, tmp_path):
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lengths=st.lists(st.integers(1, 9000), min_size=1, max_size=6), seed=st.integers(0, 99))
-def test_the_batch_changes_nothing(tok, lengths, seed):
+def test_ids_and_audio_do_not_depend_on_the_batch(tok, lengths, seed):
     waves = [noise(n, seed + i) for i, n in enumerate(lengths)]
     batch = tok(waves)
     masked = tok.batch_decode(batch["input_ids"], batch["attention_mask"], batch["num_samples"])
@@ -185,7 +185,7 @@ def test_other_output_rate(tmp_path):
     assert len(tok.decode(out["input_ids"][0])) == 4 * 480
 
 
-# Bad input: each case gives the right result or one clear sentence.
+# Bad input gives the right result or a clear error in one sentence.
 
 
 def bad_files(folder):
@@ -218,7 +218,7 @@ def bad_files(folder):
         (["whole.flac", "half.flac"], "item 1: .*truncated or damaged"),
     ],
 )
-def test_bad_audio_gives_one_sentence(tok, tmp_path, monkeypatch, audio, words):
+def test_bad_audio_is_reported_in_one_sentence(tok, tmp_path, monkeypatch, audio, words):
     bad_files(tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises((ValueError, OSError), match=words) as caught:
@@ -235,11 +235,11 @@ def test_bad_audio_gives_one_sentence(tok, tmp_path, monkeypatch, audio, words):
         (noise(999).astype(np.float64) * 2**31).astype(np.int32),
         noise(2 * 999).reshape(2, 999),
         noise(2 * 999).reshape(999, 2),
-        noise(999) * 10,  # too loud is still audio
+        noise(999) * 10,  # beyond full scale
         np.zeros(999, np.float32),
     ],
 )
-def test_odd_audio_gives_tokens(tok, wave):
+def test_unusual_audio_gives_tokens(tok, wave):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         out = tok(wave)
@@ -259,7 +259,7 @@ def test_odd_audio_gives_tokens(tok, wave):
         (3, {}, r"must be \(L,\)"),
     ],
 )
-def test_bad_ids_give_one_sentence(tok, ids, options, words):
+def test_bad_ids_are_reported_in_one_sentence(tok, ids, options, words):
     with pytest.raises(ValueError, match=words) as caught:
         tok.decode(ids, **options)
     assert "\n" not in str(caught.value)
@@ -278,7 +278,7 @@ def test_saves_and_loads(tok, tmp_path):
     again = AudioTokenizer.from_pretrained(tmp_path / "codec")
     wave = noise(5000)
     assert torch.equal(again(wave)["input_ids"], tok(wave)["input_ids"])
-    again.save_pretrained(tmp_path / "codec")  # over itself
+    again.save_pretrained(tmp_path / "codec")  # overwrites the folder it was loaded from
     assert torch.equal(
         AudioTokenizer.from_pretrained(str(tmp_path / "codec"))(wave)["input_ids"], tok(wave)["input_ids"]
     )
@@ -313,7 +313,7 @@ def test_mini_is_the_folder_in_the_package(tok, tmp_path, monkeypatch):
     assert mini.codec.name_or_path == "mini"  # a token store must not remember where the package was installed
 
 
-def test_bad_folders_give_one_sentence(tmp_path):
+def test_bad_folders_are_reported_in_one_sentence(tmp_path):
     with pytest.raises(OSError, match=r"config\.json"):
         AudioTokenizer.from_pretrained(tmp_path)
     with pytest.raises(OSError, match="not a folder with a checkpoint"):
@@ -358,7 +358,7 @@ def test_opens_the_official_layout_and_saves_in_ours(name, tmp_path):
     assert np.array_equal(again.decode(out["input_ids"][0], num_samples=20001), audio)
 
 
-def test_the_repr_tells_what_the_codec_is(tiny_codec):
+def test_the_repr_describes_the_codec(tiny_codec):
     assert repr(AudioTokenizer.from_pretrained("mini")) == (
         "AudioTokenizer(FocalCodecModel 'mini': 16000 Hz -> 16000 Hz, 50 frames/s, 1 codebook of 8192 codes, 650 bit/s)"
     )

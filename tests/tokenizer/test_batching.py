@@ -1,4 +1,4 @@
-"""Tokens depend on the waveform only: each item of a padded batch gets the result of a single call."""
+"""Tokens depend only on the waveform: each item of a padded batch gets the result of a single call."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_a_batch_longer_than_a_piece_of_the_convolutions(codec) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("garbage", [1e4, float("nan")])
-def test_what_stands_in_the_padding_changes_nothing(codec, kind: str, garbage: float) -> None:
+def test_the_content_of_padding_does_not_matter(codec, kind: str, garbage: float) -> None:
     model = codec(kind)
     batch, mask = _pad([_noise(5000), _noise(1), _noise(1999)])
     clean, dirty = model.encode(batch, mask), model.encode(batch.masked_fill(~mask, garbage), mask)
@@ -124,6 +124,6 @@ def _pad(waveforms: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _assert_item(padded: Tensor, single: Tensor, tolerance: float) -> None:
-    """The item, then nothing but zeros."""
+    """The item, followed by zeros."""
     torch.testing.assert_close(padded[: len(single)], single, atol=tolerance, rtol=0)
     assert not padded[len(single) :].any()

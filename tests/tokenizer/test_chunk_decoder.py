@@ -22,7 +22,7 @@ def test_a_causal_codec_streams_exactly(codec, size):
     ids = torch.randint(2048, (51,), generator=torch.Generator().manual_seed(0))
     pieces = streamed(tokenizer, ids, size)
     np.testing.assert_allclose(np.concatenate(pieces), tokenizer.decode(ids), atol=1e-4)
-    assert len(pieces[-1]) > 0  # 51 is no multiple of its chunk
+    assert len(pieces[-1]) > 0  # 51 is not a multiple of the chunk
 
 
 @pytest.mark.parametrize("name", ["tiny_50hz", "tiny_12_5hz", "mel"])
@@ -41,18 +41,18 @@ def test_the_length_is_exact_and_nothing_is_dropped(codec, name, size):
 def test_very_short_speech(codec, count):
     tokenizer = AudioTokenizer(codec("tiny_50hz"))
     decoder, ids = ChunkDecoder(tokenizer), torch.arange(count)
-    assert len(decoder.push(ids)) == 0  # nothing stands after it yet
+    assert len(decoder.push(ids)) == 0  # no lookahead yet
     assert len(decoder.finish()) == count * 320
 
 
-def test_sound_comes_as_soon_as_the_lookahead_stands_after_it(codec):
+def test_audio_is_returned_as_soon_as_the_lookahead_is_there(codec):
     decoder = ChunkDecoder(AudioTokenizer(codec("tiny_50hz")), lookahead_s=0.1)
     assert [len(decoder.push([i])) for i in range(7)] == [0] * 5 + [320] * 2
     causal = ChunkDecoder(AudioTokenizer(codec("tiny_50hz_causal")))
     assert [len(causal.push([i])) > 0 for i in range(8)] == [False, False, False, True] * 2
 
 
-def test_several_codebooks_and_frames_that_come_in_parts():
+def test_several_codebooks_and_incomplete_frames():
     torch.manual_seed(0)
     config = EncodecConfig(
         num_filters=2, hidden_size=8, codebook_dim=8, num_lstm_layers=1, upsampling_ratios=[5, 4, 4, 4]
@@ -62,11 +62,11 @@ def test_several_codebooks_and_frames_that_come_in_parts():
     ids = tokenizer.pattern.apply(codes)
     audio = np.concatenate(streamed(tokenizer, ids, 3, context_s=0.2, lookahead_s=0.05))
     assert len(audio) == len(tokenizer.decode(ids))
-    assert len(np.concatenate(streamed(tokenizer, ids[:-1], 3))) == 29 * 320  # half a frame is none
+    assert len(np.concatenate(streamed(tokenizer, ids[:-1], 3))) == 29 * 320  # an incomplete frame is dropped
 
 
 def spectral_db(a, b):
-    """Mean distance of the spectra (32 ms, every 10 ms), of whose power 60 dB below full scale is the floor."""
+    """Mean distance of the spectra (32 ms, every 10 ms) in dB, with a floor of 60 dB below full scale."""
     levels = []
     for wave in (a, b):
         frames = np.lib.stride_tricks.sliding_window_view(wave, 512)[::160] * np.hanning(512)
@@ -77,17 +77,17 @@ def spectral_db(a, b):
 def test_the_seam_with_the_weights_in_the_package():
     """Half-second pieces of real speech against decoding at once.
 
-    Spectra are compared, not waveforms: a vocoder that learnt from discriminators chooses its phase, and chooses anew.
+    Spectra are compared, not waveforms: the phase of a vocoder that was trained with discriminators is arbitrary.
     """
     tokenizer = AudioTokenizer.from_pretrained("mini")
     ids = tokenizer(SAMPLE)["input_ids"][0]
     whole = tokenizer.decode(ids)
     pieces = streamed(tokenizer, ids, 25)
     audio = np.concatenate(pieces)
-    assert spectral_db(audio, whole) < 1.7  # measured: 1.55; the same sound 1 ms later 0.69
-    assert spectral_db(audio[16000:], whole[16000:]) < 0.6  # 0.51: the mean settles
+    assert spectral_db(audio, whole) < 1.7  # measured: 1.55; shifting the audio by 1 ms gives 0.69
+    assert spectral_db(audio[16000:], whole[16000:]) < 0.6  # measured: 0.51, because the mean has settled
     ahead = np.concatenate(streamed(tokenizer, ids, 25, lookahead_s=1.0))
-    assert spectral_db(ahead[16000:], whole[16000:]) < 0.1  # 0.07
+    assert spectral_db(ahead[16000:], whole[16000:]) < 0.1  # measured: 0.07
     assert np.array_equal(np.concatenate(streamed(tokenizer, ids, 25, context_s=9, lookahead_s=9)), whole)
     seams = np.cumsum([len(piece) for piece in pieces if len(piece)])[:-1]
     steps = np.abs(np.diff(audio))

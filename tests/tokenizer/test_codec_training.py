@@ -1,4 +1,4 @@
-"""Whole training runs of tiny codecs: what they leave, and that stopped, killed and shared runs end equally."""
+"""Whole training runs of tiny codecs: their files, and that stopped, killed and distributed runs end equally."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def test_the_quantizer_stage_learns(speech, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["quantizer", "decoder"])
-def test_a_stopped_run_ends_where_an_unbroken_one_does(stage, speech, tmp_path, monkeypatch):
+def test_a_stopped_run_ends_like_an_uninterrupted_one(stage, speech, tmp_path, monkeypatch):
     config = stage_config(stage, steps=6)
     whole = train_codec(config, speech, tmp_path / "whole", quiet=True).state_dict()
 
@@ -94,7 +94,7 @@ def test_a_stopped_run_ends_where_an_unbroken_one_does(stage, speech, tmp_path, 
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
-def test_joint_trains_all_parts_and_leaves_what_can_be_read(speech, tmp_path):
+def test_joint_trains_all_parts_and_writes_readable_logs(speech, tmp_path):
     config = stage_config("joint", ema=0.9, stft_weight=1.0)
     words = iter(["one two", "one too"])
     model = train_codec(config, speech, tmp_path, quiet=True, asr=lambda wave, rate: next(words))
@@ -110,7 +110,7 @@ def test_joint_trains_all_parts_and_leaves_what_can_be_read(speech, tmp_path):
     assert all(tag in written for tag in (b"0/decoded", b"0/original", b"0/spectrogram", b"0/features"))
 
 
-def test_the_average_is_what_is_saved(speech, tmp_path):
+def test_the_averaged_weights_are_saved(speech, tmp_path):
     plain, averaged = (
         train_codec(stage_config("quantizer", ema=ema), speech, tmp_path / str(ema), quiet=True).state_dict()
         for ema in (0.0, 0.99)
@@ -118,7 +118,7 @@ def test_the_average_is_what_is_saved(speech, tmp_path):
     saved = FocalCodecModel.from_pretrained(tmp_path / "0.99" / "model").state_dict()
     key = "compressor.out_proj.weight"
     assert not torch.equal(saved[key], plain[key])
-    assert torch.equal(averaged[key], plain[key])  # the model goes on with its own weights
+    assert torch.equal(averaged[key], plain[key])  # the model keeps its own weights
     state = torch.load(tmp_path / "0.99" / "checkpoint.pt", weights_only=True)
     assert torch.equal(state["average"][key], saved[key])
 
@@ -171,13 +171,13 @@ def test_a_killed_run_ends_with_the_same_weights(speech, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["decoder", "quantizer"])
-def test_two_processes_learn_what_one_does(stage, speech, tmp_path):
+def test_two_processes_train_the_same_weights_as_one(stage, speech, tmp_path):
     config = stage_config(stage, steps=3)
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump(settings(stage, steps=3)))
     (tmp_path / "run.py").write_text(RUN)
     one = train_codec(config, speech, tmp_path / "one", quiet=True).state_dict()
-    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu"]  # and no GPU
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu"]  # works without a GPU too
     launcher += ["--num_processes", "2", "--main_process_port", "0"]
     command = [*launcher, tmp_path / "run.py", path, tmp_path / "two", "live", *speech]
     done = subprocess.run([sys.executable, *map(str, command)], check=True, capture_output=True, text=True)
@@ -190,7 +190,7 @@ def test_two_processes_learn_what_one_does(stage, speech, tmp_path):
         for a, b in ((one, start), (two, one))
     )
     assert moved > 0
-    assert apart < 0.1 * moved  # where a gradient is next to nothing, AdamW turns rounding into a step
+    assert apart < 0.1 * moved  # AdamW turns the rounding errors of tiny gradients into steps
 
 
 def test_a_run_of_another_recipe_is_not_continued(speech, tmp_path):
@@ -204,12 +204,12 @@ def test_a_corpus_of_fewer_files_than_validation_needs_is_refused(speech, tmp_pa
         train_codec(stage_config("quantizer", validation_files=32), speech, tmp_path, quiet=True)
 
 
-def test_a_teacher_needs_texts(speech, tmp_path):
+def test_a_teacher_needs_transcripts(speech, tmp_path):
     with pytest.raises(ValueError, match="0 of the 5 files have one, not more than validation_files"):
         train_codec(stage_config("teacher", teacher_model={"dim": 16}), speech, tmp_path, quiet=True)
 
 
-def test_use_of_codes_is_compared_with_even_use():
+def test_the_use_of_codes_is_compared_with_uniform_use():
     even = code_usage(torch.randint(64, (4000,), generator=torch.Generator().manual_seed(0)), 64)
     assert even["codes_used"] == 64
     assert even["normalised_entropy"] > 0.99

@@ -12,7 +12,7 @@ RUN = Path("runs/tiny")
 WHOLE = {"clip_seconds": 0.0}
 
 
-def test_later_stages_build_on_what_earlier_ones_leave():
+def test_later_stages_use_the_results_of_earlier_ones():
     stages = read_stages(TINY, RUN)
     assert list(stages) == [RUN / name for name in ("teacher", "quantizer", "decoder", "adversarial")]
     assert stages[RUN / "quantizer"].teacher.folder == "runs/tiny/teacher/teacher"
@@ -30,7 +30,7 @@ def test_a_target_may_be_an_earlier_stage(tmp_path):
     assert read_stages(tmp_path / "chain.yaml", RUN)[RUN / "b"].target == "runs/tiny/a/model"
 
 
-def test_a_file_of_one_stage_is_trained_in_the_run_itself(tmp_path):
+def test_a_single_stage_is_trained_in_the_folder_of_the_run(tmp_path):
     (tmp_path / "one.yaml").write_text("stage: teacher\n")
     assert list(read_stages(tmp_path / "one.yaml", RUN)) == [RUN]
 
@@ -89,6 +89,6 @@ def test_mistakes_name_the_stage(values, message, tmp_path):
         ),
     ],
 )
-def test_mistakes_are_refused_before_any_work(values, message):
+def test_mistakes_are_refused_at_once(values, message):
     with pytest.raises(ValueError, match=message):
         load_stage(values, "recipe.yaml")

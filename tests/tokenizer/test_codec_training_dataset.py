@@ -22,7 +22,7 @@ def clips(paths, rates=AudioRates(), in_memory=True, texts=None, share=(0, 1), *
     return ClipDataset(recordings, config, rates, texts, *share)
 
 
-def test_a_batch_depends_on_the_seed_and_the_step_only(tmp_path):
+def test_a_batch_depends_only_on_the_seed_and_the_step(tmp_path):
     paths = files(tmp_path, (0.5, 1.0, 0.01))
     a, b = (clips(paths, augmentation=AugmentationConfig(0.1, 6.0, 0.5)) for _ in range(2))
     assert a.seconds == pytest.approx(1.5)  # 10 ms are too short
@@ -37,7 +37,7 @@ def test_a_batch_depends_on_the_seed_and_the_step_only(tmp_path):
     assert a[5].input_audio.abs().max() <= 1
 
 
-def test_processes_share_the_batch_of_one(tmp_path):
+def test_processes_share_the_batch_of_a_single_process(tmp_path):
     paths = files(tmp_path, (1.0, 1.0))
     halves = [clips(paths, share=(i, 2))[3].input_audio for i in range(2)]
     assert torch.equal(torch.cat(halves), clips(paths)[3].input_audio)
@@ -45,7 +45,7 @@ def test_processes_share_the_batch_of_one(tmp_path):
         clips(paths, share=(0, 3))
 
 
-def test_clips_from_disk_are_those_from_memory(tmp_path):
+def test_clips_from_disk_equal_those_from_memory(tmp_path):
     paths = files(tmp_path, (1.0, 2.0))
     a, b = (
         clips(paths, in_memory=kept, augmentation=AugmentationConfig(speed=0.1))[0].input_audio
@@ -73,12 +73,12 @@ def test_speed_moves_the_pitch_and_keeps_the_size(tmp_path):
     assert 560 < peaks.max() < 500 * 1.21
 
 
-def test_a_codec_that_speaks_at_another_rate_gets_both(tmp_path):
+def test_batches_have_both_rates_of_a_codec(tmp_path):
     batch = clips(files(tmp_path, (1.0,), 24000), AudioRates(16000, 24000, 320))[0]
     assert (batch.input_audio.shape, batch.target_audio.shape) == ((4, 3840), (4, 5760))
 
 
-def test_whole_utterances_come_once_an_epoch_beside_others_of_their_length(tmp_path):
+def test_whole_utterances_are_drawn_once_per_epoch_in_batches_of_similar_length(tmp_path):
     paths = files(tmp_path, np.linspace(0.1, 0.9, 9))
     texts = [str(i) for i in range(9)]
     c = clips(paths, texts=texts, clip_seconds=0.0, max_seconds=0.85)
@@ -109,7 +109,7 @@ def test_augmentation_tilts_and_reverberates_within_full_scale():
     assert early > 10 * late > 0 or late == 0
 
 
-def test_a_batch_of_signals_knows_their_lengths():
+def test_a_batch_has_the_lengths_of_its_signals():
     batch = make_batch([np.ones(100, np.float32), np.ones(50, np.float32)], AudioRates())
     assert batch.lengths.tolist() == [100, 50]
     assert batch.input_audio.sum() == 150

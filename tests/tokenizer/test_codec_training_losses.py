@@ -22,25 +22,25 @@ def quantizer(bits: int) -> BinarySphericalQuantizer:
     return BinarySphericalQuantizer(QuantizerConfig(2**bits))
 
 
-def by_hand(u, codebook, t, factorised=False):
-    """Sums in plain Python; the entropy of a frame also as that of its independent bits."""
+def enumerated_entropy(u, codebook, t, factorized=False):
+    """Compute the entropies by plain sums; factorized, that of a frame as the sum over its independent bits."""
     entropy = lambda p: -sum(x * math.log(max(x, 1e-5)) for x in p)  # noqa: E731
     rows = []
     for row in u.tolist():
         scores = [math.exp(-t * sum((a - b) ** 2 for a, b in zip(row, c, strict=True))) for c in codebook.tolist()]
         rows.append([s / sum(scores) for s in scores])
     single = sum(map(entropy, rows)) / len(rows)
-    if factorised:
+    if factorized:
         size = len(u[0]) ** -0.5
         ons = [[1 / (1 + math.exp(-4 * t * size * x)) for x in row] for row in u.tolist()]
         single = sum(entropy([p, 1 - p]) for row in ons for p in row) / len(rows)
     return single, entropy([sum(column) / len(rows) for column in zip(*rows, strict=True)])
 
 
-@pytest.mark.parametrize("factorised", [False, True])
-def test_entropy_is_the_enumeration_by_hand_and_a_frame_is_the_sum_of_its_bits(factorised):
+@pytest.mark.parametrize("factorized", [False, True])
+def test_entropy_equals_an_enumeration_and_that_of_a_frame_the_sum_over_its_bits(factorized):
     u, q = latents(5, 3), quantizer(3)
-    single, mean = by_hand(u, q.codebook, 10, factorised)
+    single, mean = enumerated_entropy(u, q.codebook, 10, factorized)
     assert losses.entropy_loss(u, q, inverse_temperature=10).item() == pytest.approx(single - mean, abs=1e-5)
 
 
@@ -57,23 +57,23 @@ def test_entropy_in_chunks_has_the_same_value_and_gradient(monkeypatch):
     assert a.grad.abs().max() > 1e-3
 
 
-def test_entropy_never_holds_a_table_of_all_frames_and_codes(monkeypatch):
+def test_entropy_never_stores_a_table_of_all_frames_and_codes(monkeypatch):
     sizes, softmax = [], torch.softmax
     monkeypatch.setattr(torch, "softmax", lambda x, dim: sizes.append(x.numel()) or softmax(x, dim=dim))
     monkeypatch.setattr(losses, "_MAX_TABLE_ENTRIES", 8 * 1024)
     losses.entropy_loss(latents(60, 10).requires_grad_(), quantizer(10)).backward()
     assert max(sizes) == 8 * 1024
-    assert len(sizes) == 2 * 8  # again in the backward pass
+    assert len(sizes) == 2 * 8  # recomputed in the backward pass
 
 
-def test_entropy_prefers_sure_and_varied_codes():
+def test_entropy_is_lowest_for_certain_and_varied_codes():
     q = quantizer(4)
     varied = q.codebook
     collapsed = varied[:1].expand(16, -1)
     assert losses.entropy_loss(varied, q) < losses.entropy_loss(collapsed, q) - 2
 
 
-def test_losses_vanish_for_equal_signals_only():
+def test_losses_are_zero_only_for_equal_signals():
     a, b = torch.randn(2, 2, 4000, generator=torch.Generator().manual_seed(0))
     assert losses.mel_loss(a, a, 16000, 320) == losses.stft_loss(a, a) == 0
     assert losses.mel_loss(a, b, 16000, 320) > 0.1
@@ -97,7 +97,7 @@ def test_discriminators_take_any_length():
     assert len(scores) == len(activations) == 6
 
 
-def test_discriminators_of_resolutions_see_what_those_of_periods_do_not():
+def test_resolution_discriminators_see_what_period_discriminators_do_not():
     torch.manual_seed(0)
     noise = torch.randn(1, 4096)
     smooth = torch.nn.functional.avg_pool1d(noise[:, None], 5, 1, 2)[:, 0]
@@ -111,7 +111,7 @@ def test_discriminators_of_resolutions_see_what_those_of_periods_do_not():
     assert all(p.grad is not None for p in discriminators.parameters())
 
 
-def test_discriminators_may_learn_faster_than_the_generator():
+def test_the_learning_rate_of_discriminators_has_a_factor():
     gan = GAN(
         WaveformGanConfig(width=0.01, scales=1, learning_rate_factor=3.0), DecoderStageConfig(), Accelerator(cpu=True)
     )

@@ -19,12 +19,12 @@ def test_cosine_warms_up_and_falls_to_a_twentieth():
     assert s.rate(100) == pytest.approx(0.05)
 
 
-def test_exponential_falls_once_an_epoch():
+def test_exponential_falls_once_per_epoch():
     s = schedule("exponential", decay=0.5)
     assert [s.rate(step) for step in (0, 9, 10, 29)] == [1, 1, 0.5, 0.25]
 
 
-def test_newbob_slows_down_where_the_loss_hardly_improves():
+def test_newbob_lowers_the_rate_when_the_loss_hardly_improves():
     s = schedule("newbob", decay=0.9)
     rates = []
     for loss in (1.0, 0.9, 0.899, 0.95, 0.9, -1.0, -1.001, -1.1):
@@ -38,7 +38,7 @@ def test_newbob_slows_down_where_the_loss_hardly_improves():
     assert again.rate(50) == pytest.approx(0.9**4)
 
 
-def test_newbob_lets_losses_pass_as_often_as_its_patience():
+def test_newbob_has_patience():
     newbob, factors = NewBob(0.5, patience=1), []
     for loss in (1.0, 1.0, 1.0, 0.5, 0.5, 0.4, 0.4):
         newbob.observe(loss)
@@ -46,7 +46,7 @@ def test_newbob_lets_losses_pass_as_often_as_its_patience():
     assert factors == [1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.25]
 
 
-def test_the_average_follows_and_gives_the_weights_back():
+def test_the_average_follows_the_weights_and_restores_them():
     weight = torch.nn.Parameter(torch.zeros(2))
     average = WeightAverage({"w": weight}, decay=0.5)
     for step in range(100, 103):

@@ -83,7 +83,7 @@ def train_teacher(speech, folder, steps=2, **values) -> Teacher:
 
 @pytest.fixture(scope="module")
 def full(speech, tmp_path_factory):
-    """A full-context codec to distil from."""
+    """A full-context codec to distill from."""
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("full")
     FocalCodecModel(FocalCodecModel.config_class(**FULL)).save_pretrained(folder)
@@ -108,7 +108,7 @@ def parts(names: set[str]) -> set[str]:
         ("decoder", ("decoder",), ("compressor", "decompressor")),
     ],
 )
-def test_a_stage_trains_its_parts_and_no_other(stage, changed, kept, speech, tmp_path):
+def test_a_stage_trains_only_its_parts(stage, changed, kept, speech, tmp_path):
     config = stage_config(stage)
     torch.manual_seed(config.seed)
     before = FocalCodecModel(FocalCodecModel.config_class(**MODEL)).state_dict()
@@ -118,7 +118,7 @@ def test_a_stage_trains_its_parts_and_no_other(stage, changed, kept, speech, tmp
     assert not moved & set(kept)
 
 
-def test_the_decoder_can_learn_on_what_the_quantizer_leaves(speech, tmp_path):
+def test_the_decoder_can_be_trained_on_decompressed_features(speech, tmp_path):
     train_codec(stage_config("quantizer"), speech, tmp_path / "q", quiet=True)
     parts = {"compressor": str(tmp_path / "q/model"), "decompressor": str(tmp_path / "q/model")}
     config = stage_config("decoder", parts_from=parts, decoder_input="decompressed", gan=None)
@@ -127,7 +127,7 @@ def test_the_decoder_can_learn_on_what_the_quantizer_leaves(speech, tmp_path):
     assert all(torch.equal(quantizer[k], v) for k, v in model.state_dict().items() if k.startswith("compressor"))
 
 
-def test_a_teacher_learns_from_the_files_with_a_text_and_is_a_loss_of_the_quantizer(speech, tmp_path):
+def test_a_teacher_is_trained_on_transcripts_and_serves_as_a_loss_of_the_quantizer(speech, tmp_path):
     teacher = train_teacher(speech, tmp_path / "t", steps=30, learning_rate=3e-3, evaluate_every=10)
     log = [json.loads(line) for line in (tmp_path / "t" / "log.jsonl").open()]
     assert log[-1]["validation_letter_errors"] <= 2
@@ -146,7 +146,7 @@ def test_a_teacher_learns_from_the_files_with_a_text_and_is_a_loss_of_the_quanti
     assert last["loss"] == pytest.approx(weighted, rel=1e-5)
 
 
-def test_a_teacher_reads_the_waveform_where_there_is_one(speech, tmp_path):
+def test_a_teacher_reads_the_waveform_if_there_is_one(speech, tmp_path):
     train_teacher(speech, tmp_path / "t")
     loss = {"folder": str(tmp_path / "t/teacher"), "hidden_weight": 1.0}
     config = stage_config("decoder", FULL, teacher=loss, gan=None)
@@ -157,7 +157,7 @@ def test_a_teacher_reads_the_waveform_where_there_is_one(speech, tmp_path):
         build_stage(stage_config("joint", CAUSAL, teacher=loss))
 
 
-def test_the_teacher_finds_no_distance_between_equals_whatever_stands_in_the_padding():
+def test_the_distance_of_a_teacher_ignores_padding():
     torch.manual_seed(0)
     teacher = Teacher.from_config(TEACHER).eval()
     x = torch.randn(2, 30, 20)
@@ -169,7 +169,7 @@ def test_the_teacher_finds_no_distance_between_equals_whatever_stands_in_the_pad
 
 
 def test_the_five_causal_stages(speech, full, tmp_path):
-    """Each begins where the one before it ended (spec B)."""
+    """Each stage starts with the weights of those before it."""
     encoder = {"encoder": full}
     no_refiner = {**CAUSAL, "decompressor": {**CAUSAL["decompressor"], "lookahead_size": 0}}
     runs = {
@@ -216,7 +216,7 @@ def test_the_five_causal_stages(speech, full, tmp_path):
     assert stream.encode(torch.zeros(1, stream.chunk_length)).shape == (1, 1, 4)
 
 
-def test_distillation_needs_encoders_that_fit(full):
+def test_distillation_needs_matching_encoders(full):
     with pytest.raises(ValueError, match=r"target gives features of \(dim, hop_length\) = \(32, 320\), but model"):
         build_stage(stage_config("quantizer", target=full))
     narrow = {**CAUSAL, "encoder": {**CAUSAL["encoder"], "num_layers": 1}}
@@ -225,7 +225,7 @@ def test_distillation_needs_encoders_that_fit(full):
 
 
 def test_whole_utterances_are_masked(speech):
-    """Whatever stands in the padding of a batch, the losses are those of the real frames."""
+    """The losses of a batch are those of its real frames."""
     stage = build_stage(stage_config("quantizer", FULL, clip_seconds=0.0)).eval()
     rng = np.random.default_rng(0)
     waves = [rng.standard_normal(n).astype(np.float32) * 0.1 for n in (9600, 6400)]

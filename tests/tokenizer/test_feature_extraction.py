@@ -1,4 +1,4 @@
-"""The feature extractor turns any array into (B, 1, T) at the codec's rate, and the Auto classes find it."""
+"""The feature extractor converts any array to (B, 1, T) at the codec's rate, and the Auto classes find it."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_mixed_lengths_kinds_and_rates(extractor, messages):
     assert out["input_values"].dtype == torch.float32
     assert out["padding_mask"].dtype == torch.bool
     assert out["padding_mask"].sum(1).tolist() == [1600, 1600, 160, 2]
-    assert out["padding_mask"][2, :160].all()  # padding stands at the end
+    assert out["padding_mask"][2, :160].all()  # padding is at the end
     assert (out["input_values"][:, 0][~out["padding_mask"]] == 0).all()
     assert len(messages) == 3
     assert "channels of the audio are averaged" in messages[0]
@@ -60,7 +60,7 @@ def test_padding_and_truncation_as_in_transformers(extractor):
     assert [value.shape for value in loose["input_values"]] == [(1, 30), (1, 10)]
 
 
-def test_resampling_keeps_the_sound(extractor):
+def test_resampling_keeps_the_signal(extractor):
     tone = np.sin(2 * np.pi * 440 * np.arange(24000) / 48000).astype(np.float32)
     out = extractor(tone, sampling_rate=48000)["input_values"][0, 0]
     expected = np.sin(2 * np.pi * 440 * np.arange(8000) / 16000)
@@ -78,12 +78,12 @@ def test_resampling_keeps_the_sound(extractor):
         (np.zeros(4, np.float32), {"sampling_rate": -1}, "from 100 to 768000 Hz"),
     ],
 )
-def test_refuses(extractor, audio, options, words):
+def test_bad_audio_is_refused(extractor, audio, options, words):
     with pytest.raises(ValueError, match=words):
         extractor(audio, **options)
 
 
-def test_is_mono_only():
+def test_only_one_channel_is_supported():
     with pytest.raises(ValueError, match="feature_size must be 1"):
         FocalCodecFeatureExtractor(feature_size=2)
 

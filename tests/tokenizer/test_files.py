@@ -1,4 +1,4 @@
-"""Files are written as a whole or not at all, with the mode that the umask asks for."""
+"""Files are written as a whole or not at all, with the mode of the umask."""
 
 import os
 
@@ -22,7 +22,7 @@ def _fail(place):
     raise RuntimeError("in the middle")
 
 
-def test_a_file_that_fails_leaves_the_old_one_and_nothing_else(tmp_path):
+def test_a_failed_write_leaves_only_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     write_whole(path, b"old")
     with pytest.raises(RuntimeError), whole_file(path) as temporary:
@@ -32,7 +32,7 @@ def test_a_file_that_fails_leaves_the_old_one_and_nothing_else(tmp_path):
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"a.txt": b"old"}
 
 
-def test_a_folder_gets_all_files_or_none(tmp_path):
+def test_all_files_of_a_folder_are_written_or_none(tmp_path):
     folder = tmp_path / "new"
     with pytest.raises(RuntimeError), whole_files(folder) as temporary:
         _fail(temporary)

@@ -1,4 +1,4 @@
-"""Nearest neighbours equal those of a plain search, in pieces too, and malformed input is refused."""
+"""Nearest neighbors, searched in pieces, equal those of a plain search, and malformed input is refused."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def test_equals_a_plain_search(monkeypatch, rows: int, topk: int) -> None:
     assert torch.equal(knn.nearest(queries, matching_set, topk), expected)
 
 
-def test_a_query_finds_itself_whatever_its_length() -> None:
+def test_a_query_of_any_length_finds_itself() -> None:
     torch.manual_seed(0)
     matching_set = torch.randn(50, 8)
     assert torch.equal(knn.nearest(3 * matching_set[None], matching_set, 1)[0, :, 0], matching_set)
@@ -39,12 +39,12 @@ def test_half_precision_is_searched_in_float32() -> None:
         ((3, 8), 4, r"1 \.\.\. 3"),
     ],
 )
-def test_what_is_refused(shape: tuple[int, ...], topk: int, message: str) -> None:
+def test_malformed_input_is_refused(shape: tuple[int, ...], topk: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         knn.nearest(torch.randn(1, 2, 8), torch.randn(shape), topk)
 
 
-def test_decode_wants_one_matching_set_per_item(codec) -> None:
+def test_decode_needs_one_matching_set_per_item(codec) -> None:
     model = codec("tiny_50hz")
     with pytest.raises(ValueError, match="found 2 for 1 items"):
         model.decode(torch.zeros(1, 4, dtype=torch.long), matching_set=[torch.randn(8, 32)] * 2)

@@ -90,12 +90,12 @@ def test_mappings_and_empty_files_work(tmp_path):
         ({"kind": "small", "model": {1: 2}}, "the key 1 of model: expected a string, found 1"),
     ],
 )
-def test_mistakes_are_named_with_their_place(values, message):
+def test_mistakes_are_reported_with_their_keys(values, message):
     with pytest.raises(ValueError, match=re.escape(f"config: {message}")):
         load_config(Config, values)
 
 
-def test_all_mistakes_come_in_one_message():
+def test_all_mistakes_are_in_one_message():
     with pytest.raises(ValueError, match=r"^recipe: unknown keys \['stesp'\]") as caught:
         load_config(Config, {"stesp": 1, "rate": "x", "adapter": {"rank": "y"}}, "recipe")
     for part in ("missing keys ['kind']", "rate: expected a number", "adapter.rank: expected an integer"):

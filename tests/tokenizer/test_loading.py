@@ -20,7 +20,7 @@ LAYOUTS = ["ours", "official", "legacy"]
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, fixtures: Path, codec) -> Callable[[str], Path]:
-    """`checkpoint(layout)`: a folder with the 25 Hz model, to be spoilt."""
+    """`checkpoint(layout)`: a folder with the 25 Hz model, to be damaged."""
 
     def make(layout: str) -> Path:
         folder = tmp_path / layout
@@ -43,7 +43,7 @@ def test_saved_and_loaded_again(codec, tmp_path: Path, kind: str) -> None:
     loaded = FocalCodecModel.from_pretrained(tmp_path)
     assert not loaded.training
     assert _plain(loaded.config) == _plain(model.config)
-    # Built on the meta device: whatever is neither saved nor computed anew would be garbage now.
+    # Models are built on the meta device, so values that are neither saved nor recomputed would be garbage now.
     expected, found = dict(model.named_parameters()), dict(loaded.named_parameters())
     expected |= dict(model.named_buffers())
     found |= dict(loaded.named_buffers())
@@ -67,7 +67,7 @@ def test_all_layouts_hold_the_same_model(codec, checkpoint, layout: str) -> None
     assert model.name_or_path.endswith(layout)
 
 
-def test_an_official_config_by_its_own_name(checkpoint) -> None:
+def test_an_official_config_with_another_file_name(checkpoint) -> None:
     folder = checkpoint("official")
     (folder / "config.json").rename(folder / "LibriTTS960_25Hz.json")
     (folder / "model.safetensors").rename(folder / "LibriTTS960_25Hz.safetensors")
@@ -126,11 +126,11 @@ def test_keys_that_do_not_fit(checkpoint, monkeypatch, layout: str, spoil: Calla
     monkeypatch.setattr(handler, "emit", records.append)
     monkeypatch.setattr(logging.getLogger("transformers.modeling_utils"), "handlers", [handler])
     _refuses(folder, ValueError, message)
-    assert not records  # one sentence, not a table of keys beside it
+    assert not records  # there is one sentence and no table of keys
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_files_that_are_no_safetensors(checkpoint, layout: str) -> None:
+def test_files_that_are_not_safetensors(checkpoint, layout: str) -> None:
     folder = checkpoint(layout)
     weights = folder / "model.safetensors"
     whole, tensors = weights.read_bytes(), _read(folder)
@@ -151,7 +151,7 @@ def test_pickles_are_never_loaded(checkpoint, layout: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_files_that_are_absent(checkpoint, tmp_path: Path, layout: str) -> None:
+def test_missing_files(checkpoint, tmp_path: Path, layout: str) -> None:
     folder = checkpoint(layout)
     (folder / "model.safetensors").unlink()
     _refuses(folder, OSError, "no weights: model.safetensors is needed")
@@ -161,7 +161,7 @@ def test_files_that_are_absent(checkpoint, tmp_path: Path, layout: str) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "", "\x00\x01", '"text"', "[1]", "5"])
-def test_a_config_that_is_no_json_object(checkpoint, content: str) -> None:
+def test_a_config_that_is_not_a_json_object(checkpoint, content: str) -> None:
     folder = checkpoint("ours")
     (folder / "config.json").write_text(content)
     _refuses(folder, ValueError, "config.json (is not JSON|must hold a JSON object).*fetch the checkpoint again")
@@ -188,7 +188,7 @@ def test_a_config_of_another_model(checkpoint) -> None:
         ("decoder", "causal", True, "no causal form"),
     ],
 )
-def test_a_config_with_a_fault(checkpoint, layout: str, part: str, key: str, value: object, message: str) -> None:
+def test_invalid_configs(checkpoint, layout: str, part: str, key: str, value: object, message: str) -> None:
     folder = checkpoint(layout)
     config = json.loads((folder / "config.json").read_text())
     values = config[part if layout == "ours" else f"{part}_config"]
@@ -199,7 +199,7 @@ def test_a_config_with_a_fault(checkpoint, layout: str, part: str, key: str, val
     _refuses(folder, ValueError, message)
 
 
-def test_a_part_that_is_absent_takes_no_default(checkpoint) -> None:
+def test_a_missing_part_gets_no_default(checkpoint) -> None:
     for layout, name in (("ours", "compressor"), ("official", "compressor_config")):
         folder = checkpoint(layout)
         config = json.loads((folder / "config.json").read_text())

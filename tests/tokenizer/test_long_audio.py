@@ -64,7 +64,7 @@ def test_other_windows_have_exact_lengths_and_few_differences(factors, samples):
     whole = model.encode(wave).audio_codes
     tokens = encode_long(model, wave, window_s=1.0, context_s=0.5)
     assert tokens.shape == whole.shape
-    # Random weights hang on their global means more than trained ones; a shift by one token would give 1 in 64.
+    # Random weights depend more on global means than trained ones; a shift by one token would give 1 in 64.
     assert (tokens == whole).float().mean() > 0.6
     audio = model.decode(whole, num_samples=samples).audio_values[0]
     windows = decode_long(model, whole, samples, window_s=1.0, context_s=0.5)
@@ -100,7 +100,7 @@ def test_audio_beyond_the_tokens_repeats_the_last_sample():
 
 
 @pytest.mark.parametrize("total", [1, 9, 10, 11, 19, 20, 35])
-def test_pieces_cover_everything_and_none_is_tiny(total):
+def test_pieces_cover_everything_and_are_not_tiny(total):
     pieces = _cut(total, 10)
     assert [i for a, b in pieces for i in range(a, b)] == list(range(total))
     assert all(10 <= b - a < 20 for a, b in pieces) or total < 10

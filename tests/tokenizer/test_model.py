@@ -21,7 +21,7 @@ KINDS = ["tiny_50hz", "tiny_12_5hz", "mel", "tiny_50hz_causal"]
 TINY = WavLMConfig(
     (12,) * 7, (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2), num_layers=2, dim=32, ffn_dim=48, num_heads=4
 )
-# transformers' names on the left
+# names in transformers -> names here
 LAYER = {
     "layer_norm": "attention_norm",
     "final_layer_norm": "feed_forward_norm",
@@ -43,7 +43,7 @@ def test_equals_the_wavlm_of_transformers(monkeypatch, samples: int, entries: in
             do_stable_layer_norm=True, feat_extract_norm="layer", conv_bias=False,
         )
     ).eval()  # fmt: skip
-    for parameter in theirs.parameters():  # zero biases and a gate of one would hide a fault
+    for parameter in theirs.parameters():  # zero biases and a gate of one would hide errors
         parameter.data += 0.1 * torch.randn_like(parameter)
     ours = WavLMEncoder(TINY).eval()
     ours.load_state_dict(_from_transformers(theirs))
@@ -54,12 +54,12 @@ def test_equals_the_wavlm_of_transformers(monkeypatch, samples: int, entries: in
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_attention_over_a_minute_makes_no_square_table(causal: bool) -> None:
+def test_attention_over_a_minute_builds_no_square_table(causal: bool) -> None:
     encoder = WavLMEncoder(WavLMConfig(**vars(TINY) | {"causal": causal})).eval()
     frames = 3000
     with torch.no_grad(), _Largest() as largest:
         encoder(torch.randn(1, frames * 320 + 80), None, StreamState.new(1) if causal else None)
-    assert largest.entries < frames * frames  # one head of one item alone would hold as many
+    assert largest.entries < frames * frames  # a square table for a single head would have as many
     assert largest.entries <= wavlm._BIAS_ENTRIES
 
 
@@ -113,7 +113,7 @@ def test_attention_in_blocks_has_the_gradients_of_one_block(monkeypatch) -> None
 
 
 def test_optional_parts_of_a_focal_block(codec) -> None:
-    """No released model uses them: layer scale, norms after the layers, and a normalised modulator."""
+    """No released model uses layer scale, norms after the layers, or a normalized modulator."""
     flags = {"use_post_norm": True, "use_layerscale": True, "normalize_modulator": True, "layerscale_init": 0.5}
     config = codec("tiny_25hz").config.to_dict()
     parts = {part: config[part] for part in ("encoder", "compressor", "quantizer", "decompressor", "decoder")}
@@ -138,7 +138,7 @@ def test_a_copy_is_independent(codec, kind: str) -> None:
     assert torch.equal(model.encode(waveform).audio_codes, tokens)
 
 
-def test_a_fresh_model_starts_as_its_config_says(codec) -> None:
+def test_a_new_model_is_initialized_as_its_config_says(codec) -> None:
     config = copy.deepcopy(codec("tiny_50hz_causal").config)
     config.compressor["tanhscale_init"], config.decompressor["tanhscale_init"] = 0.25, 0.75
     config.decoder["layerscale_init"] = 0.125
@@ -191,7 +191,7 @@ def test_the_codebook_is_arithmetic(codec) -> None:
         (torch.zeros(1, 4), torch.tensor([[0, 1, 1, 1]]), "pad at the end"),
     ],
 )
-def test_input_that_is_refused(codec, waveform: Tensor, mask: Tensor | None, message: str) -> None:
+def test_bad_waveforms_are_refused(codec, waveform: Tensor, mask: Tensor | None, message: str) -> None:
     for call in (codec("tiny_25hz").encode, codec("tiny_25hz").extract_features, codec("tiny_50hz_causal")):
         with pytest.raises(ValueError, match=message):
             call(waveform, mask)
@@ -210,7 +210,7 @@ def test_input_that_is_refused(codec, waveform: Tensor, mask: Tensor | None, mes
         (torch.tensor([[1, 2]]), {"audio_codes_mask": torch.tensor([[False, True]])}, "pad at the end"),
     ],
 )
-def test_tokens_that_are_refused(codec, codes: Tensor, arguments: dict[str, Any], message: str) -> None:
+def test_bad_tokens_are_refused(codec, codes: Tensor, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         codec("tiny_25hz").decode(codes, **arguments)
 
@@ -251,7 +251,7 @@ def _from_transformers(theirs: WavLMModel) -> dict[str, Tensor]:
         found |= {f"feature_extractor.layers.{i}.norm.{k}": v for k, v in conv.layer_norm.state_dict().items()}
     for name, ours in (("layer_norm", "norm"), ("projection", "feature_proj")):
         found |= {f"{ours}.{k}": source[f"feature_projection.{name}.{k}"] for k in ("weight", "bias")}
-    position = theirs.encoder.pos_conv_embed.conv  # its weight is parametrised: reading it folds the norm
+    position = theirs.encoder.pos_conv_embed.conv  # its weight is parametrized: reading it folds the norm
     found["encoder.positional_embedding.conv.weight"] = position.weight
     found["encoder.positional_embedding.conv.bias"] = position.bias
     found["encoder.relative_embedding.weight"] = source["encoder.layers.0.attention.rel_attn_embed.weight"]

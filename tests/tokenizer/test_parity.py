@@ -18,7 +18,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures" / "focalcodec"
 NAMES = ("tiny_50hz", "tiny_25hz", "tiny_12_5hz", "tiny_50hz_causal")
 INPUTS = {"sig", "batch.sig", "batch.length", "vc.matching_set"}
 TOLERANCES = {"toks": 0, "codes": 0, "curr_pos": 0, "feats": 5e-5, "lats": 2e-5, "rec_sig": 2e-5, "qfeats": 3e-4}
-# Contexts of convolutions with kernel 1: the reference carries them, nothing reads them, we have none.
+# Contexts of convolutions with kernel 1: the reference stores them but does not use them; we have none.
 DUMMIES = {f"state.{name}" for i in range(3) for name in (f"compressor.{i}.0", f"decompressor.{i}.3")}
 
 
@@ -33,11 +33,9 @@ def _cases() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("name", "key"), _cases())
 def test_every_tensor_of_the_fixture(name: str, key: str) -> None:
     expected, found = _tensors(name)[key], _outputs(name)[key]
-    if key.startswith(
-        "batch."
-    ):  # the reference lets shorter items see their padding (a promise of ours is that none does)
+    if key.startswith("batch."):  # the reference lets shorter items see their padding (ours never do)
         expected, found = expected[:1], found[:1]
-    if ".kv_caches." in key:  # what lies beyond the position is stale
+    if ".kv_caches." in key:  # entries beyond the position are stale
         expected = expected[:, : found.shape[1]]
     tolerance = TOLERANCES.get(key.split(".")[-1], 1e-4)
     assert found.shape == expected.shape
@@ -151,7 +149,7 @@ def _streamed(model: FocalCodecModel, sig: Tensor) -> dict[str, Tensor]:
 
 
 def _states(model: FocalCodecModel, t: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a stream holds after two chunks, by the reference's names."""
+    """The state of a stream after two chunks, by the names of the reference."""
     stream = model.stream()
     for chunk in t["sig"][:, : 2 * stream.chunk_length].split(stream.chunk_length, dim=1):
         stream.decode(stream.encode(chunk))

@@ -58,14 +58,14 @@ def test_the_legacy_layout_converts_to_the_current_one(name: str) -> None:
     assert {key: list(value.shape) for key, value in converted.items()} == recorded["current"]
 
 
-def test_a_file_in_the_current_layout_is_left_as_it_is() -> None:
+def test_the_current_layout_is_not_changed() -> None:
     tensors = _meta(_recorded()["focalcodec_25hz"]["current"])
     converted = convert_state_dict(tensors)
     assert converted == tensors
     assert converted is not tensors
 
 
-def test_a_legacy_file_without_one_of_its_projections() -> None:
+def test_a_legacy_file_that_lacks_a_projection() -> None:
     tensors = _meta(_recorded()["focalcodec_50hz"]["legacy"])
     del tensors["encoder.encoder.layers.2.attention.v_proj.bias"]
     with pytest.raises(ValueError, match=r"layers\.2\.attention\.v_proj\.bias"):
@@ -82,13 +82,13 @@ def test_a_legacy_file_without_one_of_its_projections() -> None:
         ({"encoder_config": WAVLM | {"relative": True}}, "relative"),
     ],
 )
-def test_an_official_config_that_is_not_understood(change: dict[str, Any], named: str) -> None:
+def test_unsupported_official_configs(change: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         FocalCodecConfig(**convert_config(official_config("focalcodec_50hz") | change))
 
 
 @pytest.mark.parametrize("key", ["focal_window", "focal_level", "focal_factor", "hidden_dims"])
-def test_an_absent_key_takes_no_default_of_today(key: str) -> None:
+def test_a_missing_key_gets_no_default(key: str) -> None:
     config = official_config("focalcodec_50hz")
     del config["compressor_config"][key]
     with pytest.raises(ValueError, match=rf"compressor.*missing keys \['{key}'\]"):

@@ -58,7 +58,7 @@ def test_other_causal_configurations(model: FocalCodecModel, name: str) -> None:
         torch.testing.assert_close(audio, other.decode(whole.audio_codes).audio_values, atol=1e-4, rtol=0)
 
 
-def test_a_chunk_is_whole_for_the_refiner_too(model: FocalCodecModel) -> None:
+def test_a_chunk_is_a_multiple_of_that_of_the_refiner(model: FocalCodecModel) -> None:
     config = model.config.to_dict()
     config["decompressor"]["lookahead_size"] = 5
     parts = ("encoder", "compressor", "quantizer", "decompressor", "decoder")
@@ -81,7 +81,7 @@ def test_streams_of_one_batch_are_reset_at_different_times(model: FocalCodecMode
         torch.testing.assert_close(torch.cat(audio[start:], dim=2)[i : i + 1], alone_audio, atol=1e-4, rtol=0)
 
 
-def test_reset_begins_again(model: FocalCodecModel) -> None:
+def test_reset_restarts_the_stream(model: FocalCodecModel) -> None:
     stream, waveform = model.stream(), _noise(3 * CHUNK + 500)
     first = stream.encode(waveform)
     stream.reset()
@@ -89,14 +89,14 @@ def test_reset_begins_again(model: FocalCodecModel) -> None:
 
 
 def test_an_incomplete_last_chunk(model: FocalCodecModel) -> None:
-    waveform = _noise(5 * CHUNK + 700)  # the window is not full yet: no difference to offline
+    waveform = _noise(5 * CHUNK + 700)  # the window is not full yet, so the result equals that of offline use
     tokens, audio = _stream(model, waveform, CHUNK)
     whole = model.encode(waveform)
     assert torch.equal(tokens, whole.audio_codes)
     torch.testing.assert_close(audio, model.decode(whole.audio_codes).audio_values, atol=1e-4, rtol=0)
 
 
-def test_a_last_chunk_filled_with_zeros_equals_the_filled_signal(model: FocalCodecModel) -> None:
+def test_a_last_chunk_padded_with_zeros_equals_the_padded_signal(model: FocalCodecModel) -> None:
     waveform = torch.nn.functional.pad(_noise(20 * CHUNK + 700), (0, CHUNK - 700))
     tokens, _ = _stream(model, waveform, CHUNK)
     assert torch.equal(tokens, model.encode(waveform).audio_codes)
@@ -118,7 +118,7 @@ def test_an_incomplete_chunk_ends_the_stream(model: FocalCodecModel) -> None:
 
 
 def test_memory_does_not_grow(model: FocalCodecModel) -> None:
-    """One long call leaves behind what many short ones do: the windows, not views of all that was ever seen."""
+    """The state after one long call is as small as after many short ones: it holds no views of all frames."""
     sizes = []
     for chunks in (1, 10, 20):
         stream = model.stream()
@@ -130,7 +130,7 @@ def test_memory_does_not_grow(model: FocalCodecModel) -> None:
     assert len(set(sizes)) == 1
 
 
-def test_what_is_refused(codec, model: FocalCodecModel) -> None:
+def test_bad_calls_are_refused(codec, model: FocalCodecModel) -> None:
     with pytest.raises(ValueError, match="not causal"):
         codec("tiny_50hz").stream()
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
