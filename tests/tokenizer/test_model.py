@@ -206,7 +206,7 @@ def test_bad_waveforms_are_refused(codec, waveform: Tensor, mask: Tensor | None,
         (torch.zeros(1, 2, 4, dtype=torch.long), {}, r"found \(1, 2, 4\)"),
         (torch.zeros(1, 0, dtype=torch.long), {}, "at least one token"),
         (torch.tensor([[1, 2]]), {"num_samples": 0}, "at least 1, found 0"),
-        (torch.tensor([[1, 2]]), {"num_samples": [5, 6]}, "one entry per item, 1, found shape"),
+        (torch.tensor([[1, 2]]), {"num_samples": [5, 6]}, "one entry per item, 1 in all, found shape"),
         (torch.tensor([[1, 2]]), {"audio_codes_mask": torch.tensor([[False, True]])}, "pad at the end"),
     ],
 )

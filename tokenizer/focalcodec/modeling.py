@@ -274,7 +274,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         durations = torch.as_tensor(num_samples, device=waveform.device)
         if durations.ndim > 0 and durations.shape != sizes.shape:
             raise ValueError(
-                f"num_samples needs one entry for each of the {len(sizes)} items, found shape {tuple(durations.shape)}"
+                f"num_samples needs one entry per item, {len(sizes)} in all, found shape {tuple(durations.shape)}"
             )
         durations = durations.expand(sizes.shape)
         if int(durations.min()) < 1:
