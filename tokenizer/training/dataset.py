@@ -15,6 +15,7 @@ import soxr
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
@@ -148,8 +149,7 @@ def make_batch(clips: Sequence[Waveform], rates: AudioRates, texts: tuple[str, .
 
 
 def _pad(waves: Sequence[Waveform]) -> Tensor:
-    size = max(len(wave) for wave in waves)
-    return torch.from_numpy(np.stack([np.pad(wave, (0, size - len(wave))) for wave in waves]))
+    return pad_sequence([torch.from_numpy(wave) for wave in waves], batch_first=True)
 
 
 class ClipDataset(Dataset):
