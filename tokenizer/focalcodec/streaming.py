@@ -76,6 +76,7 @@ class FocalCodecStream:
         waveform, _ = check_waveforms(chunk, None, self.model.dtype)
         self._check_chunk(self.encoding, waveform, self.chunk_length, "samples")
         features = self.model.encoder(waveform, None, self.encoding)
+        # Tokens are the signs of the latents, so these need not be normalized.
         latents = self.model.compressor(features, None, self.encoding)
         return self.model.quantizer.codes_to_tokens(latents)[:, None]
 

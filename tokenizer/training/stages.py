@@ -130,6 +130,7 @@ class CodecStage(nn.Module):
         real_latents = latents[length_mask(num_tokens, latents.shape[1])]
         output.tokens = quantizer.codes_to_tokens(real_latents)
         output.features = decompressed
+        # Evaluations report this loss even if its weight is 0.
         if config.feature_weight or not self.training:
             # A causal encoder yields one frame more than a full-context one.
             size = min(decompressed.shape[1], output.target_features.shape[1])

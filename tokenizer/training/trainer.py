@@ -223,6 +223,7 @@ class Trainer:
         if state is None:
             return
         self.next_step = state["step"]
+        # Copied in place, because the optimizer and the average refer to these parameters.
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(state["weights"][name])
