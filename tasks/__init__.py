@@ -1,4 +1,4 @@
-"""What users ask for: one function for each speech task, training, evaluation, and the command line."""
+"""Everything that users call: one function for each speech task, training, evaluation, and the command line."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -26,7 +26,7 @@ __all__ = [
     "transcribe",
 ]
 
-# Names that are not in the module of `inference` that has their name.
+# Names whose module in `inference` has another name.
 _MODULES = {"SpeechResult": "result", "SpeechStream": "speak", "Transcript": "result", "stream_speech": "speak"}
 
 

@@ -1,4 +1,4 @@
-"""`python -m focallm.tasks` is `focallm`, for launchers that want a module."""
+"""Run the program `focallm` as `python -m focallm.tasks`, for launchers that need a module."""
 
 from .cli.commands import main
 

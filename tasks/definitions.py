@@ -1,7 +1,7 @@
 """The tasks that come with the package, each defined in one place.
 
-A recipe adds a task of its own with a template under `templates:`, see notebooks/03_a_new_task.ipynb. A task that comes
-with the package, with a function and a command of its own, takes three files:
+A recipe can define a new task with a template under `templates:`, see notebooks/03_a_new_task.ipynb. A new task of the
+package, with its own function and command, takes three files:
 
 1. this one: a `TaskDefinition` in `TASKS`, from which training, inference and error messages take what they need;
 2. `tasks/inference/NAME.py`, with the function `NAME`, which `focallm.tasks` then exports;
@@ -20,7 +20,7 @@ class TaskDefinition:
     """Everything that the package knows about a task.
 
     Args:
-        template: The segments of a sequence: what is given and what the model writes.
+        template: The segments of a sequence: what the model reads and what it writes.
         example_command: The words after `focallm` that try out a trained model, without its option `--model`.
         tokenize_options: Options of `focallm tokenize` that give a token store the columns of the template.
         data_source: What training reads: the rows of a token store; a text file, line by line; or the lexicon that
@@ -49,8 +49,8 @@ class TaskDefinition:
     def max_reference_s(self) -> float:
         """The longest duration of a reference recording in seconds.
 
-        A reference with a transcript has to be used as a whole, so longer recordings cannot be one. Any other reference
-        is cut to this duration.
+        A reference with a transcript cannot be cut, so longer recordings are not used. Any other reference is cut to
+        this duration.
         """
         return 6.0 if self.uses_reference_text else 3.0
 

@@ -1,4 +1,4 @@
-"""The demo: everything that the included weights can do, on one page with audio players and spectrograms."""
+"""The demo: one page that shows what the included weights can do, with audio players and spectrograms."""
 
 import time
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from .inference.separate import separate
 from .inference.speak import speak
 from .page import Clip, Section, render_page
 
-# Two synthetic voices that are in no training set.
+# Recordings of two synthetic voices that no training set contains.
 SAMPLES = Path(__file__).parent / "samples"
 SAMPLE = SAMPLES / "sample.flac"
 OTHER_SPEAKER = SAMPLES / "speaker.flac"
@@ -29,7 +29,7 @@ SENTENCES = (
     "She asked the captain what time the ship would leave the harbor.",
     "Nobody has ever written these words before, and the model says them anyway.",
 )
-MAX_S = 10.0  # of a user's recording
+MAX_S = 10.0  # longer recordings of a user are cut
 _RATE = 16000  # of mixed examples, in Hz
 
 
@@ -38,11 +38,11 @@ def run_demo(audio: Path | None, out: Path, progress: bool = False) -> str:
 
     Args:
         audio: Recording to encode, imitate, enhance and separate. The default is a bundled recording for each.
-        out: Folder to write into. It is made if needed.
+        out: Folder to write into. It is created if needed.
         progress: Show a progress bar.
 
     Returns:
-        What was done, one line for each section of the page.
+        A summary with one line for each section of the page.
     """
     sections: dict[str, Callable[[dict[str, SpeechLM], Path | None], Section]] = {
         "codec": codec_section,
@@ -73,7 +73,7 @@ def run_demo(audio: Path | None, out: Path, progress: bool = False) -> str:
     )
     page = render_page("focallm", introduction, finished, "\n\n".join(results))
     write_whole(out / "index.html", page.encode())
-    return "\n".join([*messages, f"open {out}/index.html in a browser to hear and see all of it"])
+    return "\n".join([*messages, f"open {out}/index.html in a browser"])
 
 
 def codec_section(models: dict[str, SpeechLM], audio: Path | None) -> Section:
@@ -164,7 +164,7 @@ def _shorten(wave: np.ndarray, rate: int) -> np.ndarray:
 
 def _mix_samples(config: MixConfig) -> np.ndarray:
     """Mix the two bundled recordings."""
-    # Babble and mixtures are made of recordings by other speakers, so each recording gets a speaker of its own.
+    # Babble and mixtures are made of recordings by other speakers, so each recording gets its own speaker.
     utterances = [Utterance(path.stem, path, speaker=path.stem) for path in (SAMPLE, OTHER_SPEAKER)]
     mixer = Mixer(config, utterances)
     example = mixer.example(mixer.rows[0], _RATE)

@@ -1,4 +1,4 @@
-"""Release: half-precision weights of a trained codec or language model, with a model card from the run's own record."""
+"""Release a trained codec or language model: weights in half precision, and a model card from the logs of the run."""
 
 import csv
 import hashlib
@@ -16,7 +16,7 @@ from ..tokenizer.training.config import StageConfig, read_stages, result_folder
 from .evaluation.results import table_of_record
 
 MEASURED = "measured.md"  # the results of a language model alone, which the demo page shows
-_PAUSE = 10  # a gap in a log that is so many times the median gap: the run was interrupted
+_PAUSE = 10  # a gap of so many median gaps in a log means that the run was interrupted
 
 
 def release(recipe: Path, run: Path, out: Path, license: str, evaluations: Sequence[Path], seed: int) -> str:
@@ -116,7 +116,7 @@ def release_lm(recipe: Path, run: Path, out: Path, license: str, evaluations: Se
 
     values = json.loads((run / "recipe.json").read_text())
     tasks = [source["template"]["name"] for source in values["sources"]]
-    # A model of several tasks is listed under the one that most people look for.
+    # A model of several tasks is listed under the one that most users look for.
     speaks = any(task.startswith(("tts", "zero-shot")) for task in tasks)
     lines = [
         *_metadata(license, "transformers", "text-to-speech" if speaks else "audio-to-audio"),
@@ -160,7 +160,7 @@ def _architecture(lm: SpeechLM, weights: Path) -> str:
     """Model type, sizes and codec of a language model, in two sentences."""
     config: Any = lm.model.config.get_text_config()
     tokenizer = lm.audio_tokenizer
-    # A model without a named codec has a copy of it in its own folder.
+    # A model without a named codec has a copy of the codec in its folder.
     name = lm.info.audio_tokenizer
     codec = "the codec in its folder" if (weights.parent / name).is_dir() else f"the codec `{name}`"
     return (

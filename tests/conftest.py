@@ -89,7 +89,7 @@ def codec() -> Callable[[str], FocalCodecModel]:
 
 @pytest.fixture(scope="session")
 def tiny_codec() -> Callable[..., Codec]:
-    """`tiny_codec("dac")` and so on: a codec with tiny weights, always the same and made anew each time."""
+    """`tiny_codec("dac")` and so on: a codec with tiny weights, with the same weights in each call."""
 
     def make(name: str, num_codebooks: int | None = None, **changes: object) -> Codec:
         if name in _GOLDEN:

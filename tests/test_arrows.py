@@ -1,4 +1,4 @@
-"""Rules of the house that can be read off the source: arrows, circles, chains, hints and docstrings."""
+"""Rules that the source must follow: directions of imports, no circles, short chains, type hints and docstrings."""
 
 import ast
 import importlib.util
@@ -102,7 +102,7 @@ def test_what_is_public_has_hints_and_a_docstring(path: Path) -> None:
 
 
 def _edges(graph: dict[str, set[str]]) -> Iterator[tuple[str, str]]:
-    """All imports between modules of the four packages, without those of `focallm`, which has only the version."""
+    """Yield all imports between modules of the four packages; `focallm` itself defines only the version."""
     for module, targets in graph.items():
         for target in targets:
             if "focallm" not in (module, target):
@@ -110,7 +110,7 @@ def _edges(graph: dict[str, set[str]]) -> Iterator[tuple[str, str]]:
 
 
 def _task_layer(module: str) -> int:
-    """The layer of a module of tasks, as an index into TASK_LAYERS."""
+    """Return the layer of a module of tasks, as an index into TASK_LAYERS."""
     name = module.split(".")[1]
     for i, names in enumerate(TASK_LAYERS):
         if name in names:
@@ -119,10 +119,10 @@ def _task_layer(module: str) -> int:
 
 
 def _public(body: list[ast.stmt], owner: str = "") -> Iterator[tuple[str, ast.ClassDef | Function]]:
-    """Public functions and classes of a module, and the public methods (with `__init__`) of its public classes."""
+    """Yield public functions and classes of a module, and the public methods (with `__init__`) of these classes."""
     for node in body:
         if any(isinstance(item, ast.Name) and item.id == "overload" for item in getattr(node, "decorator_list", [])):
-            continue  # the one that is written has the docstring
+            continue  # the implementation has the docstring
         if isinstance(node, Function | ast.ClassDef) and (not node.name.startswith("_") or node.name == "__init__"):
             yield owner, node
             if isinstance(node, ast.ClassDef):
@@ -130,7 +130,7 @@ def _public(body: list[ast.stmt], owner: str = "") -> Iterator[tuple[str, ast.Cl
 
 
 def _bare(node: Function, method: bool) -> Iterator[str]:
-    """What has no annotation among the arguments and the result of a function."""
+    """Yield the arguments of a function without annotation, and "the result" if it has none."""
     static = any(isinstance(item, ast.Name) and item.id == "staticmethod" for item in node.decorator_list)
     positional = [*node.args.posonlyargs, *node.args.args]
     rest = [*node.args.kwonlyargs, node.args.vararg, node.args.kwarg]

@@ -51,10 +51,10 @@ def benchmark_codec(source: str, threads: int) -> str:
 
 
 def measure_memory(source: str, threads: int) -> float:
-    """Return by how many MB this process grows at most while a minute of audio is encoded and decoded."""
+    """Return the largest growth of this process in MB while it encodes and decodes a minute of audio."""
     torch.set_num_threads(threads)
     model = _load(source)
-    # The first call allocates buffers of libraries, which do not grow with the audio.
+    # The first call allocates library buffers, which do not grow with the audio.
     model.decode(model.encode(_noise(model, 1, 1.0)).audio_codes)
     waveform = _noise(model, 1, MEMORY_S)
     process = psutil.Process()
@@ -97,6 +97,6 @@ def _best_time(call: Callable[[torch.Tensor], object], argument: torch.Tensor) -
 
 
 def _memory_in_fresh_process(source: str, threads: int) -> float:
-    # In this process, memory that was freed before would be used again and not counted.
+    # This process would reuse memory that it freed before, so that its growth would be too small.
     code = f"from {__name__} import measure_memory; print(measure_memory({source!r}, {threads}))"
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)

@@ -20,7 +20,7 @@ _PROMPT_LENGTH = 40  # ids, as many as a sentence has characters
 
 
 class _OnlyCodes(LogitsProcessor):
-    """Restrict `transformers.generate` to audio codes with one addition."""
+    """Restrict `transformers.generate` to audio codes by adding a mask to the scores."""
 
     def __init__(self, lm: SpeechLM) -> None:
         num_rows = language_model(lm.model).get_input_embeddings().weight.shape[0]
@@ -52,7 +52,7 @@ def benchmark_lm(model: str | SpeechLM, batch: int, tokens: int, threads: int) -
     first = lm.vocabulary.audio_offset
     prompts = torch.randint(first, first + lm.vocabulary.audio_vocab_size, (batch, _PROMPT_LENGTH), generator=generator)
 
-    # Both generate in turn, so that other work on the machine disturbs both alike.
+    # Both generate in turn, so that other load on the machine affects both equally.
     our_times = []
     their_times = []
     ratios = []

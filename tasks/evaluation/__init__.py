@@ -1,1 +1,1 @@
-"""How good the models are: systems, metrics and results."""
+"""Evaluation of codecs and language models: systems, metrics and results."""

@@ -1,8 +1,8 @@
 """Evaluate a codec or a speech LM on recordings with transcripts.
 
 `evaluate` follows four steps: read the items, make the systems (`systems.py`), measure every item of every system
-(`runner.py` and `metrics/`), and make the table of the results (`results.py`). Nothing is chosen by looking at the
-reference, except in the row that says so.
+(`runner.py` and `metrics/`), and make the table of the results (`results.py`). No output is selected with the help of
+the reference, except in the row that says so.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class EvaluationConfig:
         seed: Seed of the choice of items, of the sampling and of the confidence intervals.
         mix: YAML file that makes noisy or mixed input from the corpus, for "se" and "ss".
         noise: Corpus of noise recordings, for mix files that need one.
-        asr: Other ASR model than that of the scorers, as in `load_asr`.
+        asr: ASR model to use instead of that of the scorers, as in `load_asr`.
         language: Language of the recordings, as a code of Whisper.
         baselines: Evaluate baselines on the same items.
         record: JSON-lines file of results. Results that it holds are not measured again, and new ones are added.
@@ -77,7 +77,7 @@ class EvaluationConfig:
 
 
 def evaluate(config: EvaluationConfig) -> str:
-    """Run an evaluation. Returns a heading and a Markdown table.
+    """Run an evaluation, and return a heading and a Markdown table.
 
     Raises:
         ValueError: The scorers are unknown, the recordings have no transcripts, or they do not fit the task.
@@ -106,7 +106,7 @@ def _open_mixer(config: EvaluationConfig, corpus: list[Utterance]) -> Mixer | Pr
     """Open what makes or reads noisy or mixed input; None for tasks without it.
 
     Raises:
-        ValueError: The task needs such input and there is none, or the corpus has more than the task can use.
+        ValueError: The task needs such input and there is none, or the corpus provides input that the task cannot use.
     """
     num_sources = len(corpus[0].sources)
     if config.task in TASK_INPUT:

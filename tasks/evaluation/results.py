@@ -17,8 +17,8 @@ from ...data.token_store import weights_hash
 from .metrics.codec import code_figures
 from .metrics.words import word_counter
 
-# Everything known about one sample (one speaker of one item), by name. "id", "system", "fingerprint" and "seed" tell
-# what it is of, "seconds" and "text" describe it. "metrics" maps metrics to checkpoints, "config" is a hash of that,
+# Everything known about one sample (one speaker of one item), by name. "id", "system", "fingerprint" and "seed" say
+# which one, "seconds" and "text" describe it. "metrics" maps metrics to checkpoints, "config" is a hash of that,
 # and "commit" is the code version. All other values are scores of the metrics and facts of the system.
 ItemResult = dict[str, Any]
 
@@ -29,7 +29,7 @@ SPOKEN = "spoken"
 ENHANCED = "enhanced"
 SEPARATED = "separated"
 
-# Score -> heading of its column, and digits of its mean. Word error rates have columns of their own.
+# Score -> heading of its column, and digits of its mean. Word error rates have separate columns.
 COLUMNS = {
     "bit_rate": ("bit/s", 0),
     "utmos": ("UTMOS", 2),
@@ -249,8 +249,8 @@ def rate_cell(results: Sequence[ItemResult], seed: int, errors: str = "errors", 
     Args:
         results: Results of a system.
         seed: Seed of the interval.
-        errors: Name of the number of errors.
-        words: Name of the number of words.
+        errors: Key of the number of errors.
+        words: Key of the number of words.
     """
     error_counts = _values(results, errors)
     word_counts = _values(results, words)

@@ -107,7 +107,7 @@ def evaluate_systems(
                     by_item[i] = []
                     for result in item_results:
                         by_item[i].append(_complete(identity, result))
-                    # Written at once, so that an evaluation that is killed loses one batch at most.
+                    # Each batch is recorded at once, so that a killed evaluation loses one batch at most.
                     append_to_record(record, by_item[i])
                 bar.update(len(batch))
         results[system.name] = list(chain.from_iterable(by_item))
@@ -166,7 +166,7 @@ def _evaluate_batch(
 
 def _missing_metrics(i: int, known: list[ItemResult], metrics: Sequence[Metric]) -> list[Metric]:
     """Return the metrics that item `i` still needs."""
-    # All speakers of an item were measured together, so the first result tells for all.
+    # All speakers of an item were measured together, so the first result stands for all.
     measured = known[0]["metrics"] if known else {}
     missing = []
     for metric in metrics:
@@ -177,6 +177,6 @@ def _missing_metrics(i: int, known: list[ItemResult], metrics: Sequence[Metric])
 
 
 def _complete(identity: ItemResult, result: ItemResult) -> ItemResult:
-    """Add to a result what it is of, the code version, and a hash of the metrics' checkpoints."""
+    """Add to a result its identity, the code version, and a hash of the metrics' checkpoints."""
     config = hashlib.sha256(json.dumps(result["metrics"], sort_keys=True).encode()).hexdigest()[:12]
     return {**identity, **result, "commit": code_version(), "config": config}

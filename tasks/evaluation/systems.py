@@ -99,7 +99,7 @@ def speech_systems(items: Sequence[Utterance], lm: SpeechLM, seed: int, baseline
     Args:
         items: Utterances whose transcripts are spoken.
         lm: The model.
-        seed: Seed of the sampling; each item has a seed of its own.
+        seed: Seed of the sampling; each item gets its own seed.
         baselines: Add flite and espeak-ng.
     """
     codec = codec_baseline(CEILING, lm.audio_tokenizer)
@@ -178,7 +178,7 @@ def _speak(item: Utterance, lm: SpeechLM, seed: int, **voice: Any) -> EvalSample
 def mixed_systems(
     task: str, mixer: Mixer | Premixed, items: Sequence[Utterance], lm: SpeechLM, baselines: bool = False
 ) -> list[System]:
-    """Make the systems of enhancement or separation, from doing nothing to the codec ceiling.
+    """Make the systems of enhancement or separation, from the unchanged input to the codec ceiling.
 
     All speakers count, in the order in which they start to speak. The model has to keep that order; its outputs are not
     sorted by looking at the targets.

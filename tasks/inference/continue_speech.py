@@ -32,8 +32,7 @@ def continue_speech(
 
     Returns:
         The recording and its continuation, which begins at `stats["continuation_begins_s"]`. The recording is decoded
-        from its tokens, too. `stop_reason` is "end", or "max_length" if the model did not
-        stop.
+        from its tokens, too. `stop_reason` is "end", or "max_length" if the model did not stop.
 
     Raises:
         OSError: A file cannot be read.
@@ -55,7 +54,7 @@ def continue_speech(
     prompts = [template.prompt(lm.vocabulary, (K, max_ids), target_prefix=ids) for ids in recordings]
     generations = lm.generate(prompts, sampling=sampling, seed=[seed] * len(prompts))
 
-    # The recording is decoded together with its continuation, so that there is no seam.
+    # Decode the recording and its continuation together, so that there is no seam.
     whole = []
     continuations = []
     stop_reasons = []

@@ -36,7 +36,7 @@ def convert(
             each frame by the mean of the 4 most similar frames of the reference. By default "lm" if the model was
             trained for it, otherwise "knn". `stats["method"]` says which was used.
         sampling_rate: Rate in Hz of arrays, also of the reference.
-        sampling: How tokens are sampled, by default as suits the task. "knn" does not use it.
+        sampling: How tokens are sampled; by default as suits the task. "knn" does not use it.
         seed: Seed of the sampling.
 
     Raises:
@@ -74,7 +74,7 @@ def convert_by_knn(tokenizer: AudioTokenizer, waves: list[Tensor], voice: Tensor
         voice: Recording (T,) of the voice at the rate of the codec.
 
     Raises:
-        ValueError: The codec is no FocalCodec.
+        ValueError: The codec is not a FocalCodec.
     """
     # Codecs with features can also decode with a matching set, which the protocol of all codecs leaves out.
     codec: Any = tokenizer.codec

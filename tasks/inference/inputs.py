@@ -16,7 +16,7 @@ InputKind = Literal["features", "codes"]
 
 
 def open_model(model: str | Path | SpeechLM, task: str = "tts") -> SpeechLM:
-    """Load a model from a folder or a hub id; a model that is loaded already is returned as it is.
+    """Load a model from a folder or a hub id. A loaded model is returned unchanged.
 
     Args:
         model: `"mini"` means the weights in the package for the task.
@@ -24,7 +24,7 @@ def open_model(model: str | Path | SpeechLM, task: str = "tts") -> SpeechLM:
     """
     if isinstance(model, SpeechLM):
         return model
-    # The package has weights of its own for tasks that the default model was not trained on.
+    # The package has separate weights for tasks that the default model was not trained on.
     if str(model) == "mini":
         return SpeechLM.from_pretrained(TASKS[task].packaged_model)
     return SpeechLM.from_pretrained(model)
@@ -56,7 +56,7 @@ def load_waves(audio: Any, sampling_rate: int | list[int] | None, tokenizer: Aud
     Args:
         audio: A path; a (T,), (C, T) or (T, C) array or tensor; a list of floats; a row of `datasets`,
             {"array", "sampling_rate"}; or a list of these.
-        sampling_rate: Rate in Hz of recordings that do not carry their own; one for all, or one each.
+        sampling_rate: Rate in Hz of recordings without a rate, such as arrays; one for all, or one each.
         tokenizer: The tokenizer of the model.
 
     Raises:
@@ -68,7 +68,7 @@ def load_waves(audio: Any, sampling_rate: int | list[int] | None, tokenizer: Aud
         wave, rate = load_audio(item, item_rate)
         if rate is None:
             raise ValueError(
-                f"recording {index} is a {type(item).__name__}, which does not know its rate: give sampling_rate=..., "
+                f"recording {index} is a {type(item).__name__}, which has no sampling rate: pass sampling_rate=..., "
                 "in Hz"
             )
         waves.append(torch.from_numpy(tokenizer.feature_extractor.prepare(wave, rate)))

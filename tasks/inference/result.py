@@ -1,4 +1,4 @@
-"""What the tasks return."""
+"""Results of the tasks, with statistics about the generation."""
 
 import time
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class SpeechResult:
         audio: (T,) float32, or (speakers, T) from `separate`.
         sampling_rate: Rate of the audio in Hz.
         stop_reason: "end" if the model ended by itself, "max_length" if it reached the longest length that was allowed,
-            and "constraint" if the length was given.
-        stats: Numbers of generated tokens and seconds, and the time that it took.
+            and "constraint" if the input determined the length.
+        stats: Number of generated tokens, duration in seconds, and the time that the generation took.
     """
 
     audio: np.ndarray
@@ -38,7 +38,7 @@ class SpeechResult:
         )
 
     def save(self, path: str | Path) -> list[Path]:
-        """Write the audio, and make the folders it needs. The suffix chooses the format: .wav, .flac or .ogg.
+        """Write the audio, and create its folder. The suffix chooses the format: .wav, .flac or .ogg.
 
         Returns:
             The files: the path itself, or `name_1.wav`, `name_2.wav`, ... for several speakers.

@@ -22,7 +22,7 @@ from .result import SpeechResult, speech_results
 logger = logging.getLogger(__name__)
 
 MAX_UNITS = 120  # in a piece of a long text, about ten seconds: models are trained on short recordings
-RETRIES = 2  # further attempts at a piece that has no end
+RETRIES = 2  # further attempts at a piece that did not end
 # Templates in the order of preference: those that align text and speech come first.
 _NAMED_VOICE_TASKS = ("tts-aligned", "tts")
 _REFERENCE_TASKS = ("zero-shot-aligned", "zero-shot")
@@ -225,7 +225,7 @@ def join_pieces(pieces: Sequence[Generation]) -> Generation:
 
 
 def _attempt_quality(generation: Generation) -> tuple[bool, int]:
-    """Rank attempts: one that ended is better, and among those without end the one that repeats itself least."""
+    """Rank attempts: one that ended is better, and among those that did not, the one that repeats itself least."""
     return generation.stop_reason != "max_length", len(generation.codes.unique())
 
 
@@ -235,7 +235,9 @@ def voice_fields(
     """Return the values of the template fields that choose the voice; arguments and errors are those of `speak`."""
     template = _speech_template(lm, reference is not None)
     if lm.info.length_window is None or not (lm.info.voices or reference is not None):
-        raise ValueError("this model has not been trained to speak (it knows no voice or no pace): focallm train tts")
+        raise ValueError(
+            "this model was not trained to speak (it has no voice or no pace): train one with focallm train tts"
+        )
     if reference is None:
         if voice is not None and voice not in lm.info.voices:
             raise ValueError(f"no voice is called {voice!r}: this model knows {', '.join(lm.info.voices) or 'none'}")
@@ -243,10 +245,10 @@ def voice_fields(
         return {"speaker": voice or lm.info.voices[0]}
 
     if voice is not None:
-        raise ValueError("a reference excludes a named voice: give one of them")
+        raise ValueError("voice and reference exclude each other: pass only one of them")
     uses_text = "reference_text" in template.fields
     if uses_text and not (reference_text or "").strip():
-        raise ValueError("with this model a reference needs reference_text, its transcript")
+        raise ValueError("with this model, a reference needs reference_text: pass its transcript")
     references = encode_ids(lm.audio_tokenizer, load_waves(reference, sampling_rate, lm.audio_tokenizer))
     if len(references) != 1:
         raise ValueError(f"speak takes one reference, found {len(references)}: call it once for each voice")
@@ -317,7 +319,7 @@ def _check_spelling(lm: SpeechLM, text: str) -> None:
 def _generate_with_retries(
     lm: SpeechLM, prompts: list[Prompt], sampling: Sampling, seed: int
 ) -> list[list[Generation]]:
-    """Generate speech for each prompt, again with other seeds where it has no end; return all attempts."""
+    """Generate speech for each prompt, and retry with other seeds where it did not end. Return all attempts."""
     attempts: list[list[Generation]] = [[] for _ in prompts]
     # Greedy sampling would repeat the same attempt.
     num_attempts = 1 if sampling.temperature == 0 else 1 + RETRIES

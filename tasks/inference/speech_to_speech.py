@@ -1,8 +1,7 @@
-"""Generate speech from speech, frame for frame: what enhancement, separation and conversion have in common.
+"""Generate speech from speech, frame by frame: the common part of enhancement, separation and conversion.
 
 The output has as many token frames as the input. Recordings longer than `WINDOW_S` are processed in windows, each of
-which continues the output of the window before. Shapes: T samples, N token frames, K codebooks, D feature
-width.
+which continues the output of the window before. Shapes: T samples, N token frames, K codebooks, D feature width.
 """
 
 import math
@@ -23,7 +22,7 @@ from ...tokenizer import AudioTokenizer
 from ...tokenizer.long_audio import MAX_WHOLE_S
 from .result import SpeechResult, speech_results
 
-WINDOW_S = 10.0  # models are trained on short recordings, so they do not see more at once
+WINDOW_S = 10.0  # models are trained on short recordings, so they do not read more at once
 _OVERLAP_S = 2.0  # the end of the output so far, with which the next window begins
 _MIN_WINDOW_FRAMES = 4
 _CONTEXT_FRAMES = 4  # on both sides of a piece of a long recording, whose features are computed piece by piece
@@ -111,7 +110,7 @@ def generate_frames(
         prompts = []
         for i in unfinished:
             prompts.append(_window_prompt(lm, template, fields[i], num_frames[i], outputs[i]))
-        # Each window has a seed of its own, and an item gets the same seeds whatever else is in the batch.
+        # Each window has its own seed, which does not depend on the other items of the batch.
         generations = lm.generate(prompts, sampling=sampling, seed=[seed + window_index] * len(prompts))
         still_unfinished = []
         for i, prompt, generation in zip(unfinished, prompts, generations, strict=True):
@@ -186,13 +185,13 @@ def input_fields(template: Template, tokenizer: AudioTokenizer, waves: list[Tens
 
 def _extract_features(tokenizer: AudioTokenizer, wave: Tensor) -> Tensor:
     """Compute features (N50, D) of a waveform (T,); beyond `MAX_WHOLE_S` in pieces, to bound the memory."""
-    # Only a FocalCodec has features; its frames are no part of the protocol of all codecs.
+    # Only a FocalCodec has features; the protocol of all codecs does not include them.
     codec: Any = tokenizer.codec
     hop = codec.config.hop_length
     frames = round(MAX_WHOLE_S * tokenizer.sampling_rate / hop)
     pieces = []
     for start in range(0, len(wave), frames * hop):
-        # Each piece sees a little of its neighbours, whose frames are cut off again.
+        # Each piece is encoded with a few frames of context, which are cut off again.
         context = min(start, _CONTEXT_FRAMES * hop)
         piece = wave[start - context : start + (frames + _CONTEXT_FRAMES) * hop].to(tokenizer.device)
         features = codec.extract_features(piece[None])[0, context // hop :]

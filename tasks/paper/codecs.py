@@ -25,13 +25,14 @@ from .table_config import TableConfig
 # The rows of Table 6: names of the recipes in configs/codec/ablation.
 ABLATIONS = ("focal", "hifigan", "lfq", "leaky_relu", "conformer", "amp", "linear", "wavenext")
 _ABLATION_NOTE = (
-    "A measured row differs from focal in one part; all published ones but focal have HiFi-GAN, from lfq on LFQ, too."
+    "A measured row differs from focal in one part. All published rows but focal have HiFi-GAN, and those from lfq on "
+    "also have LFQ."
 )
 
 _CHUNKS_MS = (125.0, 250.0, 500.0)  # of codecs that are not causal
 _STREAMING_NOTE = (
-    "Measured chunks of a codec that is not causal are encoded and decoded each by itself, without context. A causal "
-    "FocalCodec is streamed at its own chunk size: what it gives is what it gives offline."
+    "Measured chunks of a codec that is not causal are encoded and decoded one by one, without context. A causal "
+    "FocalCodec is streamed at its own chunk size, with the same output as offline."
 )
 
 
@@ -41,7 +42,7 @@ def codecs_table(config: TableConfig) -> Table:
     for baseline in config.baselines:
         if baseline.tokenizer is not None:
             rows.append(Row(baseline.name, codec_facts(baseline.tokenizer)))
-    notes = ["MACs: of a second of audio, encoded and decoded."]
+    notes = ["MACs: to encode and decode a second of audio."]
     return Table("Table 1: the codecs", used_columns(rows), rows, notes)
 
 
@@ -66,7 +67,7 @@ def clean_table(config: TableConfig) -> Table:
     rows = published_rows(2)
     for test_set, corpus in config.corpora.items():
         rows += resynthesis_rows(config, test_set, corpus, [unchanged(REFERENCE), *config.baselines])
-    return Table("Table 2: clean speech resynthesised", used_columns(rows), rows, config.notes())
+    return Table("Table 2: clean speech resynthesized", used_columns(rows), rows, config.notes())
 
 
 def resynthesis_rows(
@@ -102,7 +103,7 @@ def noisy_table(config: TableConfig) -> Table:
     for test_set, corpus in config.corpora.items():
         for mixer in config.mixers(corpus, "noisy"):
             rows += _noisy_rows(config, test_set, mixer)
-    return Table("Table 3: noisy speech resynthesised", used_columns(rows), rows, config.notes())
+    return Table("Table 3: noisy speech resynthesized", used_columns(rows), rows, config.notes())
 
 
 def _noisy_rows(config: TableConfig, test_set: str, mixer: Mixer | Premixed) -> list[Row]:
@@ -139,7 +140,7 @@ def ablation_table(config: TableConfig) -> Table:
         OSError: No row is trained.
     """
     if config.runs is None:
-        raise ValueError("Table 6 is of trained codecs: give --runs FOLDER, which holds ablation/ROW each")
+        raise ValueError("Table 6 needs trained codecs: give --runs FOLDER with a subfolder ablation/ROW for each")
     runs = config.runs / "ablation"
     tokenizers = {}
     commands = []
@@ -199,7 +200,7 @@ def ts3_table(config: TableConfig) -> Table:
     for row in clean.rows:
         if not row.source:
             rows.append(Row(row.name, {**facts.get(row.name, {}), **row.cells}))
-    notes = [*clean.notes, "TS3-Codec has no public weights: what is measured of it is its architecture."]
+    notes = [*clean.notes, "TS3-Codec has no public weights, so only its architecture is measured."]
     return Table("Table 8: TS3-Codec", used_columns(rows), rows, notes)
 
 

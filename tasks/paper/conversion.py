@@ -41,7 +41,7 @@ def conversion_table(config: TableConfig) -> Table:
     notes = config.notes()
     if not_convertible:
         names = ", ".join(not_convertible)
-        notes.append(f"Not converted: {names}: nearest neighbours need the features of a FocalCodec.")
+        notes.append(f"Not converted: {names}: nearest neighbors need the features of a FocalCodec.")
     return Table("Table 4: one-shot voice conversion", used_columns(rows), rows, notes)
 
 

@@ -1,4 +1,4 @@
-"""Tables 5 and 10: what can be done with the tokens of each codec, by probes and by speech LMs."""
+"""Tables 5 and 10: probes and speech LMs on the tokens of each codec."""
 
 import json
 from collections.abc import Mapping
@@ -27,7 +27,9 @@ def downstream_table(config: TableConfig) -> Table:
         ValueError: The config names no folder of runs, or lacks the data or recipes that the speech LMs need.
     """
     if config.runs is None:
-        raise ValueError("Table 5 is of trained probes and models: give --runs FOLDER, which holds CODEC/TASK each")
+        raise ValueError(
+            "Table 5 needs trained probes and models: give --runs FOLDER with a subfolder CODEC/TASK for each"
+        )
     rows = published_rows(5)
     notes: list[str] = []
     for spec, baseline in zip(config.codecs, config.baselines, strict=True):
@@ -97,7 +99,7 @@ def mixed_rows(config: TableConfig, name: str, models: Mapping[str, SpeechLM]) -
     """Return the rows of enhancement (se) and separation (ss) on the first corpus.
 
     Args:
-        config: what to measure with; its mixing recipes make the inputs.
+        config: configuration; its mixing recipes make the inputs.
         name: name of the models' rows.
         models: a model for each task.
 

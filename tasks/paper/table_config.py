@@ -1,4 +1,4 @@
-"""What the tables are measured on: codecs, corpora, metrics, mixing recipes and trained models."""
+"""Configuration of the tables: codecs, corpora, metrics, mixing recipes and trained models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class TableConfig:
         data: corpora with transcripts. Tables 2, 3 and 8 use all of them, the others the first.
         layout: layout of the corpora, as in `read_corpus`. Layouts with noisy or mixed recordings need no `mix`.
         scorers: the set of metrics, as in `load_scorers`.
-        asr: another ASR model for word errors, as in `load_scorers`.
+        asr: ASR model to use instead of that of the scorers, as in `load_scorers`.
         utmos: a checkout of UTMOS, as in `load_scorers`.
         limit: measure only this many items of each corpus, chosen by the seed; 0 for all.
         seed: for the choice of items, for sampling and for the confidence intervals.
@@ -127,9 +127,9 @@ class TableConfig:
         """Measure systems item by item, except for what the record holds already.
 
         Args:
-            systems: what to evaluate.
+            systems: the systems to evaluate.
             items: the test items.
-            ids: of the items in the record, from `item_ids`.
+            ids: ids of the items in the record, from `item_ids`.
 
         Returns:
             The results of all items, by the name of the system.

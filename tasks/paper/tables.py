@@ -37,7 +37,7 @@ def make_tables(name: str, config: TableConfig, format: str, out: Path | None) -
 
     Args:
         name: the number of a table, or "all".
-        config: what to measure them on.
+        config: configuration of the tables.
         format: a key of `FORMATS`.
         out: a folder. Each table is also written there in all formats as soon as it is measured.
 

@@ -38,7 +38,7 @@ class TaskData:
         definition: The task.
         train_dataset: Rows to train on.
         eval_dataset: Rows to evaluate on.
-        repeat: How often every row comes per epoch.
+        repeat: How often each row is used in an epoch.
         left_out: Numbers of rows that the task cannot use, by reason.
         store: The token store, or the text file.
     """
@@ -179,7 +179,7 @@ def check_codec(tokens: TokenStore, audio_tokenizer: AudioTokenizer, name: str) 
             differing.append(key)
     if differing:
         raise ValueError(
-            f"{tokens.folder} was made by the codec {made_by['name']}, which differs from {name} in {differing}: give "
+            f"{tokens.folder} was made by the codec {made_by['name']}, which differs from {name} in {differing}: pass "
             "the --codec that you gave to focallm tokenize, or tokenize again"
         )
 

@@ -22,7 +22,7 @@ def train_stages(recipe: Path, corpus: Path, run: Path, only: str | None, asr: s
         A sentence that says how to use the result.
 
     Raises:
-        ValueError: as `read_stages` and `train_codec`, there is no stage of the name `only`, or the run was trained on
+        ValueError: As in `read_stages` and `train_codec`; or there is no stage `only`, or the run was trained on
             another corpus.
     """
     # The recipe is read first, because listing a corpus can take minutes.
@@ -57,7 +57,8 @@ def _write_corpus_summary(utterances: Sequence[Utterance], run: Path) -> None:
     if found["sha256"] != expected["sha256"]:
         raise ValueError(
             f"{run} was trained on another corpus of {expected['utterances']} utterances, {expected['hours']} h; this "
-            f"one has {found['utterances']}, {found['hours']} h. Name another run, or pass the same corpus"
+            f"one has {found['utterances']}, {found['hours']} h. Choose another folder for the run, or "
+            "pass the same corpus"
         )
     run.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(found, indent=1).encode())

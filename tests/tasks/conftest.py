@@ -1,4 +1,4 @@
-"""Small speech LMs for every task, and a writer that stands for their `generate`."""
+"""Small speech LMs for every task, and a replacement for their `generate`."""
 
 import copy
 import dataclasses
@@ -32,15 +32,15 @@ def speech_lm(codec):
         lm.info = dataclasses.replace(lm.info, templates=templates, length_window=window, voices=("ann", "bob"))
         return lm
 
-    return lambda *tasks, **options: copy.copy(build(*tasks, **options))  # a test may change its copy
+    return lambda *tasks, **options: copy.copy(build(*tasks, **options))  # each test gets a copy that it may change
 
 
 class Writer:
-    """Stands for an LM's `generate`: writes random codes as long as allowed, and records what it was asked.
+    """Replaces the `generate` of an LM: writes random codes of the maximum length, and records its calls.
 
     Args:
-        reasons: the stop reasons to give, in turn; "end" when they are used up.
-        text: what it writes where text is asked for.
+        reasons: stop reasons to return, in turn; after the last one "end".
+        text: output of phases that generate text.
     """
 
     def __init__(self, lm: SpeechLM, *reasons: str, text: str = "") -> None:
@@ -66,7 +66,7 @@ class Writer:
 
 @pytest.fixture
 def write(monkeypatch):
-    """`write(lm, "max_length", "end")` replaces the `generate` of an LM by a `Writer`, and gives it."""
+    """`write(lm, "max_length", "end")` replaces the `generate` of an LM by a `Writer`, and returns it."""
 
     def replace(lm: SpeechLM, *reasons: str, text: str = "") -> Writer:
         writer = Writer(lm, *reasons, text=text)

@@ -62,7 +62,7 @@ def test_a_model_speaks_with_its_voices_and_with_others(run, tmp_path):
     result = speak("The cat sat.", lm, voice="bob", seed=3)
     units = lm.units("The cat sat.")
     longest = lm.unit_window()[1]
-    # After two updates the model closes no unit of its own accord, and the result says so.
+    # After two updates the model ends no unit by itself, and the result says so.
     assert result.stop_reason == "max_length"
     assert result.stats["num_spans_at_max"] == len(units)
     assert result.stats["attempts"] == 1  # greedy: another attempt would be the same
@@ -74,7 +74,7 @@ def test_a_model_speaks_with_its_voices_and_with_others(run, tmp_path):
     assert len(read_audio(tmp_path / "a.wav")[0]) > 0
     imitated = speak("A cat.", lm, reference=reference, sampling_rate=16000)  # no text of the reference is needed
     assert imitated.stop_reason == "max_length"
-    with pytest.raises(ValueError, match="a reference excludes a named voice"):
+    with pytest.raises(ValueError, match="voice and reference exclude each other"):
         speak("A cat.", lm, voice="ann", reference=reference, sampling_rate=16000)
 
 

@@ -151,39 +151,39 @@ def test_a_misspelled_command_line_is_explained_in_one_line(words, message, monk
 
 
 def test_the_paper_s_tables_are_printed(monkeypatch, capsys):
-    said = run(monkeypatch, capsys, "tables", "7", "--format", "markdown")
-    assert "**Table 7: training data of the codecs**" in said
+    output = run(monkeypatch, capsys, "tables", "7", "--format", "markdown")
+    assert "**Table 7: training data of the codecs**" in output
     with pytest.raises(SystemExit, match="the paper has the tables 1 to 10, or all of them, found 'x'"):
         run(monkeypatch, capsys, "tables", "x")
 
 
 def test_encode_and_decode_keep_the_length(monkeypatch, capsys, tmp_path):
-    said = run(monkeypatch, capsys, "encode", SAMPLE, tmp_path / "a.npz")
-    assert "650 bit/s" in said
+    output = run(monkeypatch, capsys, "encode", SAMPLE, tmp_path / "a.npz")
+    assert "650 bit/s" in output
     run(monkeypatch, capsys, "decode", tmp_path / "a.npz", tmp_path / "a.wav")
     assert len(read_audio(tmp_path / "a.wav")[0]) == len(read_audio(SAMPLE)[0])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "a.wav"]
 
 
 def test_info_describes_the_language_model_and_the_codec(monkeypatch, capsys):
-    said = run(monkeypatch, capsys, "info", "mini")
-    assert "parameters, tts" in said
-    assert "50 frames/s" in said
+    output = run(monkeypatch, capsys, "info", "mini")
+    assert "parameters, tts" in output
+    assert "50 frames/s" in output
 
 
-def test_speak_writes_sound_and_says_how_it_ended(monkeypatch, capsys, tmp_path):
-    said = run(monkeypatch, capsys, "speak", "Hello.", "--out", tmp_path / "a.flac", "--seed", 1)
+def test_speak_writes_audio_and_says_how_it_ended(monkeypatch, capsys, tmp_path):
+    output = run(monkeypatch, capsys, "speak", "Hello.", "--out", tmp_path / "a.flac", "--seed", 1)
     audio, rate = read_audio(tmp_path / "a.flac")
-    assert f"{len(audio) / rate:.2f} s" in said
-    assert "stop reason" in said
+    assert f"{len(audio) / rate:.2f} s" in output
+    assert "stop reason" in output
 
 
 def test_demo_writes_everything_it_names(monkeypatch, capsys, tmp_path):
-    said = run(monkeypatch, capsys, "demo", "--out", tmp_path, "--quiet")
+    output = run(monkeypatch, capsys, "demo", "--out", tmp_path, "--quiet")
     counts = {"codec": 2, "speech": 3, "voice": 2, "enhancement": 2, "separation": 3}
-    sounds = {f"{name}_{i + 1}.wav" for name, count in counts.items() for i in range(count)}
-    assert {path.name for path in tmp_path.iterdir()} == {"index.html", *sounds}
-    assert all(f"{tmp_path}/{name}_*.wav" in said for name in counts)
+    files = {f"{name}_{i + 1}.wav" for name, count in counts.items() for i in range(count)}
+    assert {path.name for path in tmp_path.iterdir()} == {"index.html", *files}
+    assert all(f"{tmp_path}/{name}_*.wav" in output for name in counts)
     assert np.array_equal(*(read_audio(path)[0] for path in (SAMPLE, tmp_path / "codec_1.wav")))
     lengths = [len(read_audio(tmp_path / f"separation_{i}.wav", 16000)[0]) for i in (1, 2, 3)]
     assert len(set(lengths)) == 1
@@ -195,9 +195,9 @@ def test_demo_writes_everything_it_names(monkeypatch, capsys, tmp_path):
 
 
 def test_benchmark_prints_a_table(monkeypatch, capsys):
-    said = run(monkeypatch, capsys, "benchmark", "codec", "--model", "mini", "--threads", 1)
-    assert "| 8 x 10 s |" in said
-    assert "peak memory above the loaded model, 60 s:" in said
+    output = run(monkeypatch, capsys, "benchmark", "codec", "--model", "mini", "--threads", 1)
+    assert "| 8 x 10 s |" in output
+    assert "peak memory above the loaded model, 60 s:" in output
 
 
 @pytest.fixture
@@ -238,10 +238,10 @@ def test_a_mistake_is_one_sentence_and_leaves_no_file(arguments, message, bad, m
     before = sorted(bad.rglob("*"))
     with pytest.raises(SystemExit) as exit_:
         run(monkeypatch, capsys, *arguments)
-    said = str(exit_.value.code)
-    assert said.startswith("focallm: ")
-    assert message in said
-    assert "\n" not in said
+    output = str(exit_.value.code)
+    assert output.startswith("focallm: ")
+    assert message in output
+    assert "\n" not in output
     assert sorted(bad.rglob("*")) == before
 
 

@@ -41,8 +41,8 @@ def run(place, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("model", ["lm", "features"])
 def test_enhance(run, tmp_path, model):
-    said = run("enhance", "a.wav", "out/new/clean.wav", "--model", model)
-    assert said.startswith("out/new/clean.wav: 0.31 s, 15 tokens, stop reason constraint, real-time factor ")
+    output = run("enhance", "a.wav", "out/new/clean.wav", "--model", model)
+    assert output.startswith("out/new/clean.wav: 0.31 s, 15 tokens, stop reason constraint, real-time factor ")
     assert len(read_audio(tmp_path / "new" / "clean.wav")[0]) == SAMPLES
 
 
@@ -58,13 +58,13 @@ def test_convert(run, tmp_path, options, method):
 
 
 def test_transcribe_prints_the_text_and_nothing_else(run, tmp_path):
-    said = run("transcribe", "a.wav", "--model", "lm", "--out", "out/a.txt")
-    assert said == (tmp_path / "a.txt").read_text()
+    output = run("transcribe", "a.wav", "--model", "lm", "--out", "out/a.txt")
+    assert output == (tmp_path / "a.txt").read_text()
 
 
 def test_continue(run, tmp_path):
-    said = run("continue", "a.wav", "out/more.wav", "--model", "lm", "--seconds", "0.2")
-    assert "continued from 0.30 s on" in said
+    output = run("continue", "a.wav", "out/more.wav", "--model", "lm", "--seconds", "0.2")
+    assert "continued from 0.30 s on" in output
     assert len(read_audio(tmp_path / "more.wav")[0]) > SAMPLES - 400
 
 

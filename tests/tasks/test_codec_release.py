@@ -47,19 +47,19 @@ def run(corpus, tmp_path_factory):
     return folder
 
 
-class Judge(Metric):
-    """Hears one word of two, and gives every voice and sound the same marks."""
+class CountingMetric(Metric):
+    """Gives every sample the same scores, and counts the samples."""
 
-    name, checkpoint, heard = "all", "one word of two", 0
+    name, checkpoint, num_samples = "all", "one word of two", 0
 
-    def measure(self, sounds):
-        self.heard += len(sounds)
-        marks = {"errors": 1, "words": 2, "quality": 3.0}
-        return [marks | dict.fromkeys(sound.voices, 1.0) for sound in sounds]
+    def measure(self, samples):
+        self.num_samples += len(samples)
+        scores = {"errors": 1, "words": 2, "quality": 3.0}
+        return [scores | dict.fromkeys(sample.voices, 1.0) for sample in samples]
 
 
-def heard(items, model, metric, record):
-    """The table of the recordings and of a codec."""
+def evaluate_codec(items, model, metric, record):
+    """Evaluate a codec, and return the table of the recordings and of the codec."""
     tokenizer = AudioTokenizer.from_pretrained(model)
     systems = codec_systems(items, tokenizer, str(model))
     lines = evaluate_systems(systems, [item.id for item in items], [metric], record=record)
@@ -70,7 +70,7 @@ def test_discriminators_go_on_where_another_stage_left_them(run):
     before, after = (torch.load(run / name / "checkpoint.pt", weights_only=True) for name in ("decoder", "adversarial"))
     steps = [next(iter(state["gan"]["optimizer"]["state"].values()))["step"] for state in (before, after)]
     assert steps == [2, 4]
-    assert not any(name.startswith("compressor") for name in after["weights"])  # tokens stay what they were
+    assert not any(name.startswith("compressor") for name in after["weights"])  # tokens do not change
 
 
 def test_stages_that_are_done_are_not_trained_again(run, corpus):
@@ -100,15 +100,15 @@ def test_one_stage_is_trained_alone(corpus, tmp_path):
 def test_the_card_holds_what_the_run_recorded(run, corpus, tmp_path):
     out = tmp_path / "tiny"
     release_codec(CHAIN, run, out, "cc0-1.0", [], seed=0)
-    judge_of_all, record = Judge(), tmp_path / "held_out.jsonl"
+    metric, record = CountingMetric(), tmp_path / "heldout.jsonl"
     items = read_corpus(corpus)
-    shown = heard(items, out, judge_of_all, record)
-    assert judge_of_all.heard == 8
-    assert heard(items, out, judge_of_all, record) == shown
-    assert judge_of_all.heard == 8  # everything was in the record
+    text = evaluate_codec(items, out, metric, record)
+    assert metric.num_samples == 8
+    assert evaluate_codec(items, out, metric, record) == text
+    assert metric.num_samples == 8  # everything was in the record
     release_codec(CHAIN, run, out, "cc0-1.0", [record], seed=0)
     card = (out / "README.md").read_text()
-    assert shown in card
+    assert text in card
     assert f"`{summarize_corpus(items)['sha256']}`" in card
     assert card.startswith("---\nlicense: cc0-1.0\n")
     assert "\nFocalCodecModel: 16000 Hz speech <-> " in card
@@ -136,7 +136,7 @@ def test_the_card_says_where_parts_came_from_that_the_run_did_not_begin(run, cor
 
 def test_a_record_of_other_weights_is_no_measurement_of_these(run, corpus, tmp_path):
     items, record = read_corpus(corpus), tmp_path / "r.jsonl"
-    heard(items, "mini", Judge(), record)
+    evaluate_codec(items, "mini", CountingMetric(), record)
     with pytest.raises(ValueError, match=r"holds 8 results, but none of these weights.*--record .*r\.jsonl"):
         release_codec(CHAIN, run, tmp_path / "tiny", "cc0-1.0", [record], seed=0)
 
@@ -158,21 +158,21 @@ def test_training_hours_leave_interruptions_out():
     assert training_hours([0, 36, 72, 5000, 5036, 4000]) == pytest.approx(0.03)
 
 
-def test_a_table_says_how_alike_voices_are_and_how_codes_are_used():
-    judged = {"errors": 1, "words": 2, "seconds": 60.0}
+def test_a_table_reports_voice_similarity_and_code_usage():
+    scores = {"errors": 1, "words": 2, "seconds": 60.0}
     lines = {
-        "recording": [{**judged, "errors": 0, "quality": 3.0, "same": 0.8, "other": 0.5}] * 4,
+        "recording": [{**scores, "errors": 0, "quality": 3.0, "same": 0.8, "other": 0.5}] * 4,
         "codec": [
-            {**judged, "bit_rate": 650, "similarity": 0.75, "mel": 0.5, "codes": [0, 1], "codebook_sizes": [4]},
+            {**scores, "bit_rate": 650, "similarity": 0.75, "mel": 0.5, "codes": [0, 1], "codebook_sizes": [4]},
         ]
         * 4,
     }
-    shown = "\n".join([table(lines, seed=0), *remarks(lines)])
-    assert "n = 4, 4.0 minutes; DNSMOS of the first 4; seed 0" in shown
-    assert "| codec | 50.0 (50.0 to 50.0) | 0 | 650 |  | 0.750 | 0.500 |" in shown
-    assert "one speaker: 0.800; of two speakers: 0.500" in shown
-    assert "2 of 4 (50.0 %) in 8 tokens, 55.6 % of the number expected under uniform use" in shown
-    assert "entropy 1.00 bits, normalized by the" in shown
+    text = "\n".join([table(lines, seed=0), *remarks(lines)])
+    assert "n = 4, 4.0 minutes; DNSMOS of the first 4; seed 0" in text
+    assert "| codec | 50.0 (50.0 to 50.0) | 0 | 650 |  | 0.750 | 0.500 |" in text
+    assert "one speaker: 0.800; of two speakers: 0.500" in text
+    assert "2 of 4 (50.0 %) in 8 tokens, 55.6 % of the number expected under uniform use" in text
+    assert "entropy 1.00 bits, normalized by the" in text
 
 
 @pytest.mark.parametrize("name", baselines.CODEC_PROGRAMS)
@@ -212,9 +212,9 @@ def test_the_commands_are_there(run, corpus, tmp_path, monkeypatch, capsys):
     ):
         monkeypatch.setattr(sys, "argv", ["focallm", *words])
         cli.main()
-    said = capsys.readouterr().out
-    assert "Table 6: the parts of FocalCodec" in said
-    assert "and its card" in said
+    output = capsys.readouterr().out
+    assert "Table 6: the parts of FocalCodec" in output
+    assert "and its card" in output
     monkeypatch.setattr(sys, "argv", ["focallm", "evaluate", "codec", str(corpus), "--scorers", "all"])
     with pytest.raises(SystemExit, match="unknown scorers 'all': choose one of published, offline, mel"):
         cli.main()

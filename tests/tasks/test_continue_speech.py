@@ -42,7 +42,7 @@ def test_a_list_gives_each_what_it_gives_alone_and_the_seed_decides(speech_lm):
     ("arguments", "message"),
     [
         ({"seconds": 0.0}, "at least one frame, 0.02 s"),
-        ({"sampling_rate": None}, "does not know its rate"),
+        ({"sampling_rate": None}, "has no sampling rate"),
         ({"seconds": 600.0}, "positions"),
     ],
 )

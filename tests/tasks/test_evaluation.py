@@ -28,7 +28,7 @@ def corpus(tmp_path):
 
 
 class Words(Metric):
-    """An ASR model that gets, in turn, all of four words right and one wrong."""
+    """A metric that finds, in turn, no error and one error in four words."""
 
     name = "words"
 
@@ -66,10 +66,10 @@ def test_a_codec_is_evaluated_beside_the_recordings(corpus, codec):
     assert words.measured == [(8000, 16000)] * 10
     assert [line["errors"] for line in lines["recording"]] == [0, 1, 0, 1, 0]
     assert [line["words"] for line in lines["tiny"]] == [4] * 5
-    shown = table(lines, seed=0)
-    assert "n = 5, 0.0 minutes; seed 0" in shown
-    assert "| recording | 10.0 (" in shown
-    assert "Metrics: words: first." in shown
+    text = table(lines, seed=0)
+    assert "n = 5, 0.0 minutes; seed 0" in text
+    assert "| recording | 10.0 (" in text
+    assert "Metrics: words: first." in text
     assert f"of {tokenizer.vocab_size} (" in "".join(remarks(lines))
 
 
@@ -100,7 +100,7 @@ def test_a_record_gains_metrics_but_results_of_another_checkpoint_or_seed_are_me
     more = evaluate_items(systems, 2, [words, voice], record)["tiny"][0]
     assert len(words.measured) == 4
     assert more["similarity"] == 0.5
-    others = {"config": "", "metrics": {}, "rtf": 1.0}  # the sound is made anew, which takes another time
+    others = {"config": "", "metrics": {}, "rtf": 1.0}  # the audio is generated again, which takes another time
     assert {**more, **others} == {**first, **others, "similarity": 0.5}
     assert more["config"] != first["config"]
     others = Words("second")
@@ -159,9 +159,9 @@ def test_mixed_systems_range_from_doing_nothing_to_the_codec_ceiling(task, tmp_p
     systems = mixed_systems(task, mixer, mixer.rows, speech_lm(task))
     lines = evaluate_items(systems, 4, [words, *load_scorers("mel")])
     num_speakers = 2 if task == "ss" else 1
-    assert [len(own) for own in lines.values()] == [4 * num_speakers] * 5  # every speaker of every mixture counts
+    assert [len(results) for results in lines.values()] == [4 * num_speakers] * 5
     assert len(words.measured) == 5 * 4 * num_speakers
-    distances = [np.mean([line["mel"] for line in own]) for own in lines.values()]
+    distances = [np.mean([line["mel"] for line in results]) for results in lines.values()]
     assert distances[0] == 0
     assert min(distances[1:]) > 0.1
     names = {"se": ("noisy", "enhanced"), "ss": ("mixture", "separated")}[task]
@@ -205,12 +205,12 @@ def test_a_corpus_of_published_mixtures_needs_no_mix_file(task, layout, names, t
     corpus = {"voicebank": _voicebank, "libri2mix": _libri2mix}[layout](tmp_path / "corpus")
     model = speech_lm(task) if task != "codec" else speech_lm("tts").audio_tokenizer
     model.save_pretrained(tmp_path / "folder")
-    shown = evaluate(EvaluationConfig(task, corpus, str(tmp_path / "folder"), layout=layout))
-    assert "n = 2, 0.0 minutes" in shown
-    rows = [line.split("|")[1].strip() for line in shown.splitlines() if line.startswith("| ")]
+    text = evaluate(EvaluationConfig(task, corpus, str(tmp_path / "folder"), layout=layout))
+    assert "n = 2, 0.0 minutes" in text
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
     assert [Path(row).name for row in rows] == ["", "recording", *names]
     if task == "codec":  # everything is compared with the clean recordings
-        assert float(shown.split("| noisy |")[1].splitlines()[0].split("|")[-2].split()[0]) > 0.1
+        assert float(text.split("| noisy |")[1].splitlines()[0].split("|")[-2].split()[0]) > 0.1
 
 
 def test_a_mixed_corpus_is_only_for_its_own_task(tmp_path):
@@ -247,12 +247,12 @@ def test_speech_is_evaluated_in_every_voice_of_a_model(tasks, names, corpus, spe
     assert [system.name for system in systems] == [
         "recording", "recording through the codec", "flite", "espeak-ng", *names
     ]  # fmt: skip
-    own = [system for system in systems if system.name not in ("flite", "espeak-ng")]
-    lines = evaluate_items(own, 2, [Words(), Voice()])
+    without_programs = [system for system in systems if system.name not in ("flite", "espeak-ng")]
+    lines = evaluate_items(without_programs, 2, [Words(), Voice()])
     assert {"same"} <= set(lines["recording"][0])
-    shown = table(lines, 0)
-    assert "real-time factor" in shown
-    assert ("time to first audio, s" in shown) == (tasks == ("tts",))
+    text = table(lines, 0)
+    assert "real-time factor" in text
+    assert ("time to first audio, s" in text) == (tasks == ("tts",))
     assert ("similarity" in lines[names[0]][0]) == (tasks == ("zero-shot",))
 
 

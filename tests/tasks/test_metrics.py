@@ -369,7 +369,7 @@ def test_published_and_offline_scorers_measure_the_same_and_stand_ins_are_marked
     assert "tarepan/SpeechMOS:v1.2.0" in checkpoints["utmos"][0]
     assert "not measured" in checkpoints["utmos"][1]
     json.dumps(checkpoints)
-    (own, *_) = load_scorers("mel", "openai/whisper-large-v3", language="fr")
-    assert "openai/whisper-large-v3" in own.checkpoint
-    assert ", fr" in own.checkpoint
-    assert BUNDLED_ASR not in own.checkpoint
+    (words, *_) = load_scorers("mel", "openai/whisper-large-v3", language="fr")
+    assert "openai/whisper-large-v3" in words.checkpoint
+    assert ", fr" in words.checkpoint
+    assert BUNDLED_ASR not in words.checkpoint

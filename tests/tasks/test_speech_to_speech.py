@@ -51,7 +51,7 @@ def test_converted_speech_lasts_exactly_as_long(speech_lm, task, rate, samples):
 
 
 @pytest.mark.parametrize("codec_name", ["tiny_12_5hz", "tiny_50hz_causal"])
-def test_other_rates_of_tokens_and_of_sound(speech_lm, codec_name):
+def test_other_token_and_sampling_rates(speech_lm, codec_name):
     """12.5 tokens a second with features at 50; and 24 kHz out, where the codec has it."""
     for task in ("se", "se-features") if codec_name == "tiny_12_5hz" else ("se",):
         lm = speech_lm(task, codec_name=codec_name)
@@ -138,7 +138,7 @@ def test_the_weights_in_the_package_convert(tmp_path):
     assert len(convert(noise(8001), noise(16000), sampling_rate=16000).audio) == 8001
 
 
-def test_separated_speakers_are_saved_in_files_of_their_own(speech_lm, tmp_path):
+def test_separated_speakers_are_saved_in_separate_files(speech_lm, tmp_path):
     result = separate(noise(3000), speech_lm("ss"), sampling_rate=16000)
     assert result.save(tmp_path / "new" / "a.wav") == [tmp_path / "new" / "a_1.wav", tmp_path / "new" / "a_2.wav"]
     assert len(list((tmp_path / "new").iterdir())) == 2
@@ -149,7 +149,7 @@ def test_separated_speakers_are_saved_in_files_of_their_own(speech_lm, tmp_path)
     [
         (
             lambda lm: enhance(noise(9), lm),
-            "recording 0 is a ndarray, which does not know its rate: give sampling_rate",
+            "recording 0 is a ndarray, which has no sampling rate: pass sampling_rate",
         ),
         (lambda lm: enhance([], lm), "at least one recording"),
         (lambda lm: enhance([noise(9)], lm, sampling_rate=[1, 2]), "1 recordings and 2 rates"),

@@ -78,8 +78,8 @@ def command(place, folder, recipe):
 def test_from_a_token_store_to_a_model_that_speaks(place, tmp_path, capsys, caplog):
     message = train_task("tts", place / "store", tmp_path / "run", place / "recipe.yaml", str(place / "codec"))
     assert "validation loss" in message
-    shown = capsys.readouterr().out
-    assert "ln 8192 = 9.01" in shown
+    output = capsys.readouterr().out
+    assert "ln 8192 = 9.01" in output
     assert (tmp_path / "run" / "preview" / "tts.wav").is_file()
     assert "1 rows have no text" in caplog.text
     assert "1 rows are longer than max_length (200 ids)" in caplog.text
@@ -148,9 +148,9 @@ def test_a_voice_is_imitated_from_another_recording_and_texts_are_mixed_in(place
     extra_tasks = f"extra_tasks: [{{task: text, store: {tmp_path / 'lines.txt'}, repeat: 2}}]\n"
     (tmp_path / "r.yaml").write_text(extra_tasks + RECIPE.replace("200", "300"))
     train_task("zero-shot", place / "store", tmp_path / "run", tmp_path / "r.yaml", str(place / "codec"))
-    shown = capsys.readouterr().out
-    assert "<|reference|>what number" in shown
-    assert "2 times per epoch" in shown
+    output = capsys.readouterr().out
+    assert "<|reference|>what number" in output
+    assert "2 times per epoch" in output
     info = SpeechLM.from_pretrained(tmp_path / "run" / "model").info
     assert [template.name for template in info.templates] == ["zero-shot", "text"]
     assert info.voices == ()
@@ -185,7 +185,7 @@ WHO = """
 templates:
 - name: who
   segments:
-  - {kind: codes, control: heard, field: codes}
+  - {kind: codes, control: recording, field: codes}
   - {kind: text, control: said_by, field: speaker, target: true}
 """
 
@@ -197,9 +197,9 @@ def test_a_recipe_adds_a_task_with_a_template(place, tmp_path, text):
         Tokenizer(models.WordLevel({"[unk]": 0, "a": 1, "b": 2}, unk_token="[unk]")).save(str(text))
     run(place, tmp_path / "run", f"text: {text}\n{WHO}{RECIPE}", "who")
     lm = SpeechLM.from_pretrained(tmp_path / "run" / "model")
-    assert {"heard", "said_by"} <= set(lm.vocabulary.controls)
+    assert {"recording", "said_by"} <= set(lm.vocabulary.controls)
     prompt = lm.info.template("who").prompt(lm.vocabulary, (1, 3), codes=[1, 2])
-    assert prompt.ids[0] == lm.vocabulary.control("heard") in new_ids(lm.vocabulary)
+    assert prompt.ids[0] == lm.vocabulary.control("recording") in new_ids(lm.vocabulary)
     assert ("w" in lm.vocabulary.tokenizer.get_vocab()) == (text == "characters")
     assert lm.vocabulary.control("said_by") not in lm.vocabulary.text_ids("<|said_by|>")
     assert len(lm.generate(prompt).spans[0]) <= 3

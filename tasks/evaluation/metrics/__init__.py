@@ -35,7 +35,7 @@ def load_scorers(
     Args:
         name: "published": the metrics of the FocalCodec paper, with PESQ and STOI. "offline": replacements from
             packages that contain their weights. "mel": distances only, and words if `asr` is given.
-        asr: Other ASR model, as in `load_asr`.
+        asr: ASR model to use instead of that of the set, as in `load_asr`.
         language: Language of the speech, as a code of Whisper; None lets Whisper detect it.
         utmos: Checkout of UTMOS's repository, as in `UTMOS`; without it, "offline" skips UTMOS.
 

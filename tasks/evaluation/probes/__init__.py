@@ -1,1 +1,1 @@
-"""Probes, the discriminative tasks of the paper: words, speakers and emotions, told from a codec's tokens."""
+"""Probes, the discriminative tasks of the paper: predict words, speakers and emotions from a codec's tokens."""

@@ -39,7 +39,7 @@ def probe(task: str, store: Path, run: Path, recipe: Path | None, codec: str, qu
         quiet: show no progress bar.
 
     Returns:
-        The result in a line.
+        One line with the result.
 
     Raises:
         ValueError: The task is unknown, the store does not fit, or the folder holds another run.

@@ -133,9 +133,9 @@ def test_cells_are_means_and_error_rates_with_intervals():
 def test_missing_options_are_named(tmp_path):
     with pytest.raises(ValueError, match="give --data FOLDER"):
         TABLES[2](TableConfig())
-    with pytest.raises(ValueError, match="Table 5 is of trained probes and models: give --runs"):
+    with pytest.raises(ValueError, match="Table 5 needs trained probes and models: give --runs"):
         TABLES[5](TableConfig())
-    with pytest.raises(ValueError, match="Table 6 is of trained codecs: give --runs"):
+    with pytest.raises(ValueError, match="Table 6 needs trained codecs: give --runs"):
         TABLES[6](TableConfig())
 
 
