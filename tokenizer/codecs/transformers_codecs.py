@@ -106,6 +106,7 @@ class DacCodec(TransformersCodec):
         return CodecConfig(config.sampling_rate, config.hop_length, config.codebook_size, num_codebooks)
 
     def make_feature_extractor(self) -> FeatureExtractionMixin:
+        """Make the feature extractor of DAC, with the rate and hop of this model."""
         return transformers.DacFeatureExtractor(
             sampling_rate=self.config.sampling_rate, hop_length=self.config.samples_per_token
         )
@@ -168,6 +169,7 @@ class Xcodec2Codec(TransformersCodec):
         return CodecConfig(config.sampling_rate, config.hop_length, codebook_size, num_codebooks)
 
     def make_feature_extractor(self) -> FeatureExtractionMixin:
+        """Make the feature extractor of X-Codec2, with the rate and hop of this model."""
         from transformers.models.xcodec2.feature_extraction_xcodec2 import Xcodec2FeatureExtractor
 
         return Xcodec2FeatureExtractor(
@@ -221,6 +223,7 @@ class NeuCodec(Xcodec2Codec):
         )
 
     def make_feature_extractor(self) -> FeatureExtractionMixin:
+        """Make the feature extractor of NeuCodec, with the rate and hop of this model."""
         from transformers.models.neucodec.feature_extraction_neucodec import NeuCodecFeatureExtractor
 
         return NeuCodecFeatureExtractor(
