@@ -105,6 +105,8 @@ def read_yaml(path: Path | str) -> Any:
         OSError: The file does not exist.
         ValueError: The file is not YAML.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no YAML file {path}: check the path")
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
