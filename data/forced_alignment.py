@@ -70,7 +70,9 @@ def align_store(folder: Path, texts: Iterable[str] = (), language: str = "en-us"
     """
     store = TokenStore(folder)
     if "features" not in store.columns:
-        raise ValueError(f"{folder} has no features: make it with\n  focallm tokenize CORPUS {folder} --features")
+        raise ValueError(
+            f"{folder} has no features: make another store with\n  focallm tokenize CORPUS STORE --features"
+        )
     rows = []
     store_texts = []
     for row in store:

@@ -124,7 +124,7 @@ def _filters(
         add_references = partial(
             _add_references, max_codes, definition.uses_reference_text, recipe.seed, tokens.utterance_column
         )
-        filters.append(("have no other utterance of their speaker for a reference", add_references))
+        filters.append(("name no speaker, or have no other utterance of their speaker for a reference", add_references))
     return filters
 
 

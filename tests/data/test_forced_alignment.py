@@ -71,5 +71,5 @@ def test_missing_texts_and_features_are_named(store, tmp_path):
     write_audio(tmp_path / "a.wav", np.zeros(16000, np.float32) + 0.01, 16000)
     sys.argv = ["focallm", "tokenize", str(tmp_path), str(tmp_path / "tokens"), "--quiet"]
     cli.main()
-    with pytest.raises(ValueError, match=r"has no features: make it with\n  focallm tokenize CORPUS .* --features"):
+    with pytest.raises(ValueError, match=r"has no features: make another store with\n  focallm tokenize .* --features"):
         align_store(tmp_path / "tokens")
