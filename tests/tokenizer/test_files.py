@@ -15,7 +15,7 @@ def test_yaml_reads_numbers_as_they_are_written(tmp_path):
     path.write_text("a: [")
     with pytest.raises(ValueError, match=r"a\.yaml is not YAML"):
         read_yaml(path)
-    with pytest.raises(FileNotFoundError, match="there is no YAML file .*missing.yaml: check the path"):
+    with pytest.raises(FileNotFoundError, match=r"there is no YAML file .*missing\.yaml: check the path"):
         read_yaml(tmp_path / "missing.yaml")
 
 
