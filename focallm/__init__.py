@@ -1,4 +1,4 @@
-"""Speech language modelling on codec tokens: an audio tokenizer and language models on its tokens."""
+"""Speech language modeling on codec tokens: an audio tokenizer and language models on its tokens."""
 
 from importlib import import_module
 from pathlib import Path
