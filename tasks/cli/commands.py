@@ -5,6 +5,7 @@ are imported inside these functions, so that `focallm --help` does not wait for 
 """
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -57,7 +58,7 @@ def help_text() -> str:
     lines = [
         "usage: focallm COMMAND [ARGUMENTS]",
         "",
-        "Speech language modelling on codec tokens.",
+        "Speech language modeling on codec tokens.",
         "",
         "commands:",
     ]
@@ -75,10 +76,15 @@ def help_text() -> str:
 
 def show_progress_as_lines() -> None:
     """Log as plain lines, and leave progress bars to the commands."""
+    # datasets reads this variable when it is imported. It shows bars for reading and sorting rows, even with --quiet.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     # transformers takes a second to import, which `focallm --help` should not wait for.
     from transformers.utils import logging as transformers_logging
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("focallm").setLevel(logging.INFO)
+    # These libraries have handlers of their own, beside which the root logger would print each line a second time.
+    for library in ("huggingface_hub", "datasets"):
+        logging.getLogger(library).propagate = False
     # transformers shows a bar for each model that it loads, even for small ones.
     transformers_logging.disable_progress_bar()
