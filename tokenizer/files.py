@@ -7,10 +7,13 @@ import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 from uuid import uuid4
 
 import yaml
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ConfigT = TypeVar("ConfigT")
 
@@ -87,6 +90,18 @@ def _default_mode(folder: Path) -> int:
         return probe.stat().st_mode & 0o777
     finally:
         probe.unlink(missing_ok=True)
+
+
+def first_not_finite(tensors: "Mapping[str, Tensor]") -> str | None:
+    """Return the name of the first tensor that holds NaN or infinity, or None if all are finite.
+
+    Args:
+        tensors: such as the `state_dict()` of a model. Tensors on the meta device, which have no values, are passed over.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
+            return name
+    return None
 
 
 class _Loader(yaml.SafeLoader):

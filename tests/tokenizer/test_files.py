@@ -3,9 +3,10 @@
 import os
 
 import pytest
+import torch
 
 from focallm.tokenizer import AudioTokenizer
-from focallm.tokenizer.files import read_yaml, whole_file, whole_files, write_whole
+from focallm.tokenizer.files import first_not_finite, read_yaml, whole_file, whole_files, write_whole
 
 
 def test_yaml_reads_numbers_as_they_are_written(tmp_path):
@@ -71,3 +72,10 @@ def test_saved_codecs_can_be_read_by_others(tmp_path, tiny_codec, name):
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert "model.safetensors" in modes
     assert set(modes.values()) == {0o644}
+
+
+def test_the_first_tensor_that_is_not_finite_is_named():
+    fine = {"count": torch.tensor(3), "empty": torch.zeros(0), "unread": torch.full((2,), torch.nan, device="meta")}
+    assert first_not_finite(fine) is None
+    for value in (torch.nan, torch.inf, -torch.inf):
+        assert first_not_finite({**fine, "a": torch.zeros(2), "b": torch.tensor([0, value]).half()}) == "b"
