@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..tokenizer.json_lines import read_json_lines
 from .layouts import LAYOUTS
 from .utterance import DatasetCell, Utterance, find_audio, read_text, read_utf8
 
@@ -184,16 +185,10 @@ def _read_table(path: Path, columns: Columns) -> list[Utterance]:
 
 
 def _read_json_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    for line_number, line in enumerate(read_utf8(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {line_number} is not JSON ({error}): write one object per line") from None
+    for line_number, row in read_json_lines(path):
         if not isinstance(row, dict):
             raise ValueError(
-                f"{path}, line {line_number} must be an object such as {{'audio': 'a.wav'}}, found {line[:40]!r}"
+                f"{path}, line {line_number} must be an object such as {{'audio': 'a.wav'}}, found {str(row)[:40]!r}"
             )
         yield line_number, row
 

@@ -12,6 +12,7 @@ from ..lm import SpeechLM
 from ..lm.loading import is_speech_lm
 from ..tokenizer import AudioTokenizer
 from ..tokenizer.files import write_whole
+from ..tokenizer.json_lines import read_json_lines
 from ..tokenizer.training.config import StageConfig, read_stages, result_folder
 from .evaluation.results import table_of_record
 
@@ -175,13 +176,11 @@ def _stage_row(folder: Path, config: StageConfig) -> str:
     """The row of one training stage, from its log."""
     times = []
     validation: dict[str, float] = {}
-    with (folder / "log.jsonl").open() as file:
-        for line in file:
-            values = json.loads(line)
-            times.append(values["time"])
-            # Later validations replace earlier ones.
-            if "validation_loss" in values:
-                validation = values
+    for _, values in read_json_lines(folder / "log.jsonl", appended=True):
+        times.append(values["time"])
+        # Later validations replace earlier ones.
+        if "validation_loss" in values:
+            validation = values
     figures = []
     for name, value in validation.items():
         if name.startswith("validation_") or name in ("codes_used", "tokens", "entropy_bits"):

@@ -1,6 +1,5 @@
 """Item results, their JSON-lines record, and the tables made from them."""
 
-import json
 import subprocess
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -14,6 +13,7 @@ from torch import nn
 from focallm import __version__
 
 from ...data.token_store import weights_hash
+from ...tokenizer.json_lines import append_json_line, read_json_lines
 from .metrics.codec import code_figures
 from .metrics.words import word_counter
 
@@ -59,22 +59,23 @@ def read_record(record: Path | None) -> dict[tuple[str, str, str], list[ItemResu
         The results (one for each speaker) by item id, system name and fingerprint; of repeated ones the last.
 
     Raises:
-        ValueError: An older version of focallm wrote the record.
+        ValueError: A line is damaged, or an older version of focallm wrote the record.
     """
     results: dict[tuple[str, str, str], list[ItemResult]] = {}
     if record is None or not record.exists():
         return results
-    for line in record.read_text().splitlines():
-        # The last line is incomplete if the evaluation was killed while it wrote.
-        if not line.endswith("]"):
-            continue
-        item_results = json.loads(line)
+    for number, item_results in read_json_lines(record, appended=True):
+        if not isinstance(item_results, list) or not item_results or not isinstance(item_results[0], dict):
+            raise ValueError(
+                f"{record}, line {number} is not a list of results: focallm evaluate --record did not write it. Delete "
+                "this line, or name another file"
+            )
         first = item_results[0]
         missing = {"id", "system", "fingerprint", "metrics"} - set(first)
         if missing:
             raise ValueError(
-                f"{record} has a line without {', '.join(sorted(missing))}: an older version of focallm wrote it. "
-                "Evaluate again with --record and a new file"
+                f"{record}, line {number} is without {', '.join(sorted(missing))}: an older version of focallm wrote "
+                "it. Evaluate again with --record and a new file"
             )
         results[first["id"], first["system"], first["fingerprint"]] = item_results
     return results
@@ -82,11 +83,8 @@ def read_record(record: Path | None) -> dict[tuple[str, str, str], list[ItemResu
 
 def append_to_record(record: Path | None, item_results: list[ItemResult]) -> None:
     """Append the results of an item to a record, if there is one."""
-    if record is None:
-        return
-    record.parent.mkdir(parents=True, exist_ok=True)
-    with record.open("a") as file:
-        file.write(json.dumps(item_results) + "\n")
+    if record is not None:
+        append_json_line(record, item_results)
 
 
 @lru_cache(maxsize=1)

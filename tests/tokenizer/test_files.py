@@ -39,10 +39,21 @@ def test_all_files_of_a_folder_are_written_or_none(tmp_path):
     folder = tmp_path / "new"
     with pytest.raises(RuntimeError), whole_files(folder) as temporary:
         _fail(temporary)
-    assert list(folder.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
     with whole_files(folder) as temporary:
         (temporary / "a").touch()
+        assert not folder.exists()
     assert [file.name for file in folder.iterdir()] == ["a"]
+    with pytest.raises(RuntimeError), whole_files(folder) as temporary:
+        _fail(temporary)
+    with whole_files(folder) as temporary:
+        (temporary / "below").mkdir()
+        (temporary / "below" / "b").touch()
+    with whole_files(folder) as temporary:
+        (temporary / "below").mkdir()
+        (temporary / "below" / "b").write_bytes(b"new")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "below", "new"]
+    assert (folder / "below" / "b").read_bytes() == b"new"
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])

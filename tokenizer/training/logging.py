@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..files import write_whole
 from ..focalcodec.mel import log_mel
+from ..json_lines import append_json_line, read_json_lines
 from .stages import StageOutput
 
 try:
@@ -21,6 +21,7 @@ try:
 except ImportError:
     raise ImportError("codec training needs tensorboard: pip install 'focallm[train]'") from None
 
+LOG = "log.jsonl"
 _NUM_SAMPLES = 3  # number of recordings that are written to TensorBoard
 
 
@@ -45,8 +46,7 @@ class RunLogger:
         values = {name: float(value) for name, value in metrics.items()}
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
-        with (self.folder / "log.jsonl").open("a") as log:
-            log.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")
+        append_json_line(self.folder / LOG, {"step": step, "time": round(time.time(), 1), **values})
 
     def write_samples(self, step: int, outputs: Sequence[StageOutput]) -> None:
         """Write audio and images of the first recordings: the output above its target."""
@@ -75,12 +75,8 @@ class RunLogger:
 
 def write_curves(folder: Path) -> None:
     """Convert `log.jsonl` to `losses.csv` (all columns) and `losses.png` (the total loss)."""
-    entries = {}
-    with (folder / "log.jsonl").open() as log:
-        for line in log:
-            entry = json.loads(line)
-            # A resumed run may repeat steps; their last entries count.
-            entries[entry["step"]] = entry
+    # A resumed run may repeat steps; their last entries count.
+    entries = {entry["step"]: entry for _, entry in read_json_lines(folder / LOG, appended=True)}
     rows = [entries[step] for step in sorted(entries)]
     columns: dict[str, None] = {}
     for row in rows:
