@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..tokenizer.files import printable
 from ..tokenizer.json_lines import read_json_lines
 from .layouts import LAYOUTS
-from .utterance import DatasetCell, Utterance, find_audio, read_text, read_utf8
+from .utterance import DatasetCell, Utterance, find_audio, read_lines, read_text, read_utf8
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -160,7 +161,7 @@ def _check_nothing_to_rename(folder: Path, columns: Columns) -> None:
 def _read_folder(folder: Path) -> list[Utterance]:
     corpus = []
     for file in find_audio(folder):
-        utterance_id = file.relative_to(folder).with_suffix("").as_posix()
+        utterance_id = printable(file.relative_to(folder).with_suffix(""))
         corpus.append(Utterance(utterance_id, file, read_text(file.with_suffix(".txt"))))
     return sorted(corpus, key=lambda utterance: (utterance.id, utterance.audio))
 
@@ -176,7 +177,7 @@ def _read_table(path: Path, columns: Columns) -> list[Utterance]:
         if not isinstance(audio, str) or not audio:
             raise ValueError(f"{where}: audio must be a path, found {audio!r}")
         if not fields["id"]:
-            fields["id"] = Path(audio).with_suffix("").as_posix()
+            fields["id"] = printable(Path(audio).with_suffix(""))
         fields["audio"] = path.parent / audio
         corpus.append(Utterance(**fields))
     if not corpus:
@@ -198,23 +199,29 @@ def _read_csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
     is_tsv = path.suffix.lower() == ".tsv"
     first_line = content.partition("\n")[0]
     if "|" in first_line and not is_tsv:
-        yield from _read_ljspeech_rows(content)
+        yield from _read_ljspeech_rows(read_lines(path))
         return
     # Tab-separated corpora do not quote: a sentence may start with a quotation mark.
     quoting = csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL
     stream = io.StringIO(content, newline="")
     reader: csv.DictReader[str] = csv.DictReader(stream, delimiter="\t" if is_tsv else ",", quoting=quoting)  # type: ignore[call-overload]
-    for row in reader:
-        # DictReader files surplus cells under the key None, and fills missing ones with None.
-        if None in row or None in row.values():
-            raise ValueError(f"{path}, line {reader.line_num} has not as many fields as the header {reader.fieldnames}")
-        yield reader.line_num, {key: value or None for key, value in row.items()}
+    try:
+        for row in reader:
+            # DictReader files surplus cells under the key None, and fills missing ones with None.
+            if None in row or None in row.values():
+                raise ValueError(
+                    f"{path}, line {reader.line_num} has not as many fields as the header {reader.fieldnames}"
+                )
+            yield reader.line_num, {key: value or None for key, value in row.items()}
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num} cannot be read ({error}): check its quotes") from None
 
 
-def _read_ljspeech_rows(content: str) -> Iterator[tuple[int, Row]]:
+def _read_ljspeech_rows(lines: list[str]) -> Iterator[tuple[int, Row]]:
     """Read lines `id|text|normalized text` without header or quoting. The audio is in `wavs/`."""
-    lines = filter(None, content.splitlines())
     for line_number, line in enumerate(lines, start=1):
+        if not line:
+            continue
         utterance_id, *texts = line.split("|")
         # The last text is the normalized one, where there is one.
         text = next(filter(None, reversed(texts)), None)
@@ -247,8 +254,10 @@ def _open_dataset(path: Path) -> "Dataset | None":
 
 
 def _split_name(file: Path) -> str:
-    """Return `train` for a file such as `train-00000-of-00002.parquet`."""
-    return re.sub(r"-?\d+(-of-\d+)?(-[0-9a-f]+)?$", "", file.stem)
+    """Return `train` for a file such as `train-00000-of-00002.parquet`, and "" for a mere number or UUID."""
+    # What follows a UUID, such as -c000.snappy, says how the file was written.
+    stem = re.sub(r"-?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}.*$", "", file.stem)
+    return re.sub(r"-?\d+(-of-\d+)?(-[0-9a-f]+)?$", "", stem)
 
 
 def _read_dataset(dataset: "Dataset", columns: Columns) -> list[Utterance]:
@@ -305,7 +314,7 @@ def _to_fields(row: Mapping[str, Any], columns: Columns, where: str) -> dict[str
         extra.pop(name, None)
     for field in ("id", "text", "speaker"):
         if fields[field] is not None:
-            fields[field] = str(fields[field])
+            fields[field] = printable(str(fields[field]))
     if fields["seconds"] is not None:
         try:
             fields["seconds"] = float(fields["seconds"])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from .utterance import Utterance, find_audio, read_text, read_utf8
+from .utterance import Utterance, find_audio, find_files, read_lines, read_text, read_utf8
 
 # The emotions that the authors of the paper classify. Like their code, this does not count excited (exc) as happy.
 EMOTIONS = ("ang", "hap", "neu", "sad")
@@ -42,7 +42,7 @@ def _read_librispeech_texts(paths: Iterable[Path]) -> dict[str, str]:
     for path in paths:
         if not path.is_file():
             continue
-        for line in read_utf8(path).splitlines():
+        for line in read_lines(path):
             utterance_id, _, text = line.partition(" ")
             texts[utterance_id] = text
     return texts
@@ -83,7 +83,7 @@ def read_mls(folder: Path) -> list[Utterance]:
     Raises:
         ValueError: There are no such folders, or a line of a `transcripts.txt` is not an id, a tab and a text.
     """
-    transcripts = sorted(folder.rglob("transcripts.txt"))
+    transcripts = [path for path in find_files(folder) if path.name == "transcripts.txt"]
     if not transcripts:
         raise ValueError(
             f"no transcripts.txt in {folder} or below: an MLS corpus is mls_LANGUAGE/{{train,dev,test}}/, each with "
@@ -101,7 +101,7 @@ def read_mls(folder: Path) -> list[Utterance]:
 
 def _read_mls_texts(path: Path) -> dict[str, str]:
     texts = {}
-    for number, line in enumerate(read_utf8(path).splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         utterance_id, tab, text = line.partition("\t")
         if not tab:
             raise ValueError(f"{path}, line {number} must be an id, a tab and a text, found {line[:60]!r}")
@@ -148,7 +148,7 @@ def _read_iemocap_dialogue(label_file: Path) -> list[Utterance]:
     text_file = session / "dialog" / "transcriptions" / label_file.name
     texts = dict(_IEMOCAP_TEXT.findall(read_utf8(text_file))) if text_file.is_file() else {}
     corpus = []
-    for number, line in enumerate(read_utf8(label_file).splitlines(), start=1):
+    for number, line in enumerate(read_lines(label_file), start=1):
         # Other lines are headings or the votes of single annotators.
         if not line.startswith("["):
             continue
@@ -203,7 +203,8 @@ def _read_voicebank_set(noisy_folder: Path) -> list[Utterance]:
     noisy_files = find_audio(noisy_folder)
     clean_files = {file.name: file for file in find_audio(clean_folder)} if clean_folder.is_dir() else {}
     text_folder = noisy_folder.with_name(f"{set_name.removesuffix('_wav')}_txt")
-    text_files = {path.stem: path for path in text_folder.rglob("*.txt")}
+    texts = find_files(text_folder) if text_folder.is_dir() else []
+    text_files = {path.stem: path for path in texts if path.suffix == ".txt"}
     corpus = []
     missing = []
     for file in noisy_files:

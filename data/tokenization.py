@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..tokenizer.audio import Waveform, write_audio
+from ..tokenizer.files import printable
 from ..tokenizer.long_audio import MAX_WHOLE_S
 from .mixing.mixer import Mixer, Premixed
 from .shards import Shard, features_column, make_schema, plan_shards, write_manifest
@@ -242,7 +243,7 @@ def _make_shard(
     num_samples = 0
     for utterance, result in zip(shard.utterances, results, strict=True):
         if isinstance(result, str):
-            skipped.append((utterance.id, str(utterance.audio), result))
+            skipped.append((utterance.id, printable(str(utterance.audio)), result))
         else:
             rows.append(result)
             num_tokens += len(result["codes"])
@@ -294,7 +295,8 @@ def _encode_batch(futures: list[Future[AudioExample]], encoder: Encoder) -> list
             examples.append(future.result())
             positions.append(position)
             results.append("")
-        except (OSError, ValueError) as error:
+        # A header may announce more samples than fit into memory, or a rate to which nothing can be resampled.
+        except (OSError, ValueError, MemoryError) as error:
             results.append(_one_line(error))
     for position, result in zip(positions, encoder(examples), strict=True):
         results[position] = result
@@ -302,7 +304,7 @@ def _encode_batch(futures: list[Future[AudioExample]], encoder: Encoder) -> list
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return printable(" ".join(str(error).split()) or f"it cannot be read ({type(error).__name__})")
 
 
 def _to_parquet(rows: list[Row], schema: pa.Schema) -> bytes:
@@ -352,7 +354,7 @@ def _write_listening(
     positions = np.linspace(0, len(short) - 1, number).astype(int)
     for index in short[np.unique(positions)].tolist():
         row = rows[index]
-        safe_id = re.sub(r"[^\w.-]", "_", row["id"])
+        safe_id = re.sub(r"[^\w.-]", "_", row["id"], flags=re.ASCII)
         stem = store / "listen" / f"{index:06d}_{safe_id[:80]}"
         # The last file to be written: a restarted run leaves what is complete.
         decoded_path = stem.with_name(f"{stem.name}.decoded.wav")

@@ -1,17 +1,19 @@
 """One utterance of a corpus, the files it is read from, and the audio that is made of it."""
 
 import io
+import logging
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import soundfile
-
-from ..tokenizer.audio import Waveform, load_audio, resample, to_mono_float
+from ..tokenizer.audio import Waveform, load_audio, read_header, resample_input, to_mono_float
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
@@ -79,7 +81,7 @@ class Utterance:
         wave = to_mono_float(samples)
         if sampling_rate is None:
             return wave, rate
-        return resample(wave, rate, sampling_rate), sampling_rate
+        return resample_input(wave, rate, sampling_rate), sampling_rate
 
     def duration(self) -> float | None:
         """Return the duration in seconds, from the corpus or else from the file's header. None if it is unreadable."""
@@ -91,10 +93,10 @@ class Utterance:
                 return len(to_mono_float(value["array"])) / value["sampling_rate"]
             if isinstance(value, dict):
                 value = value["path"] if value.get("bytes") is None else io.BytesIO(value["bytes"])
-            info = soundfile.info(value)
-        except (OSError, ValueError, TypeError, KeyError, soundfile.LibsndfileError):
+            num_frames, rate = read_header(value)
+        except (OSError, ValueError, TypeError, KeyError):
             return None
-        return info.frames / info.samplerate
+        return num_frames / rate
 
     def _audio_value(self) -> Any:
         return self.audio if isinstance(self.audio, Path) else self.audio.value()
@@ -129,8 +131,41 @@ class AudioExample:
         return [self.target, self.input_audio, *self.others]
 
 
+def find_files(folder: Path) -> list[Path]:
+    """Find everything below a folder. Linked folders are followed, but no folder is read twice, so that loops end.
+
+    Args:
+        folder: where to search.
+
+    Returns:
+        Sorted paths of files and folders.
+    """
+    found = []
+    seen = set()
+    waiting = deque([folder])
+    while waiting:
+        current = waiting.popleft()
+        real = current.resolve()
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            paths = sorted(current.iterdir())
+        except PermissionError as error:
+            logger.warning("%s cannot be read (%s) and is left out: check its permissions", current, error.strerror)
+            continue
+        found += paths
+        for path in filter(Path.is_dir, paths):
+            # Links come last, so that a folder that also lies here itself keeps its own name.
+            if path.is_symlink():
+                waiting.append(path)
+            else:
+                waiting.appendleft(path)
+    return sorted(found)
+
+
 def find_audio(folder: Path, ending: str = "") -> list[Path]:
-    """Find all audio files below a folder.
+    """Find all audio files below a folder, as `find_files` does.
 
     Args:
         folder: where to search.
@@ -143,7 +178,7 @@ def find_audio(folder: Path, ending: str = "") -> list[Path]:
         ValueError: There are none.
     """
     files = []
-    for path in sorted(folder.rglob("*")):
+    for path in find_files(folder):
         is_audio = path.suffix.lower() in AUDIO_SUFFIXES and path.name.endswith(ending)
         if is_audio and not path.name.startswith("."):
             files.append(path)
@@ -160,8 +195,21 @@ def read_text(path: Path) -> str | None:
     return " ".join(read_utf8(path).split()) if path.is_file() else None
 
 
+def read_lines(path: Path) -> list[str]:
+    r"""Read the lines of a text file, which end with \n, \r\n or \r.
+
+    `str.splitlines` would also cut sentences at characters such as a form feed or U+2028.
+
+    Raises:
+        ValueError: The file is not UTF-8.
+    """
+    lines = read_utf8(path).split("\n")
+    # What follows the last line end is a line only if it is not empty.
+    return lines if lines[-1] else lines[:-1]
+
+
 def read_utf8(path: Path) -> str:
-    """Read a text file.
+    """Read a text file. All line ends become \\n.
 
     Raises:
         ValueError: The file is not UTF-8.

@@ -1,6 +1,8 @@
 """Read, down-mix, resample and write audio. T samples, C channels; samples are float32 in [-1, 1]."""
 
 import io
+import logging
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +14,9 @@ import soxr
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from .files import whole_file
+from .files import printable, write_whole
+
+logger = logging.getLogger(__name__)
 
 Waveform = NDArray[np.float32]
 
@@ -21,9 +25,11 @@ _WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("O
 # Integer PCM: the value of silence, and full scale.
 _PCM = {"uint8": (128.0, 128.0), "int16": (0.0, 2.0**15), "int32": (0.0, 2.0**31)}
 _MAX_CHANNELS = 8  # 7.1 surround; an array with more is more likely a batch
-_BLOCK = 1 << 18  # frames read or written at a time; libsndfile crashes on Vorbis blocks of a minute
+_BLOCK = 1 << 18  # samples read or written at a time; libsndfile crashes on Vorbis blocks of a minute
 _UNKNOWN_LENGTH = 1 << 62  # libsndfile reports at least this length if a header states none
 _STREAMED_WAV = 0x7FFF0000  # sizes from here on mean "unknown when the header was written"
+_MAX_FRAMES_PER_BYTE = 1 << 13  # silence in FLAC has up to 5000; a header with more is wrong
+_NARROW_BAND = 0.7  # a rate below this share of the codec's is worth a warning
 
 
 def read_audio(source: str | Path | BinaryIO, sampling_rate: int | None = None) -> tuple[Waveform, int]:
@@ -41,23 +47,82 @@ def read_audio(source: str | Path | BinaryIO, sampling_rate: int | None = None) 
         ValueError: The file is empty or truncated, or holds NaN or infinite samples. Truncation is not detected in OGG
             files and in MP3 files without a Xing header, which do not state their length.
     """
-    if isinstance(source, str | Path):
-        name = str(source)
-        _check_path(Path(source))
-    else:
-        name = str(getattr(source, "name", "the audio given as bytes"))
-    try:
-        file = soundfile.SoundFile(source)
-    except soundfile.LibsndfileError:
-        raise _unreadable(source, name) from None
-    with file:
+    with _open(source) as file:
+        name = _name(source)
         wave = _read_mono(file, name)
         rate = file.samplerate
     if not np.isfinite(wave).all():
         raise ValueError(f"{name} holds NaN or infinite samples: repair the file, or leave it out")
     if sampling_rate is None:
         return wave, rate
-    return resample(wave, rate, sampling_rate), sampling_rate
+    return resample_input(wave, rate, sampling_rate), sampling_rate
+
+
+def read_header(source: str | Path | BinaryIO) -> tuple[int, int]:
+    """Read the number of frames and the sampling rate in Hz that the header of a file states.
+
+    Args:
+        source: path or binary file object.
+
+    Raises:
+        OSError: As in `read_audio`.
+        ValueError: The file is empty, or its header states a length that a file of its size cannot have.
+    """
+    with _open(source) as file:
+        return file.frames, file.samplerate
+
+
+def read_part(source: str | Path | BinaryIO, start: int, size: int) -> Waveform:
+    """Read up to `size` frames of a file from `start` on, as mono at the rate of the file.
+
+    Args:
+        source: path or binary file object.
+        start: first frame.
+        size: number of frames.
+
+    Returns:
+        (T,) float32, T at most `size` and at least 1.
+
+    Raises:
+        OSError: As in `read_audio`.
+        ValueError: The file is empty, or has no finite samples there.
+    """
+    with _open(source) as file:
+        try:
+            file.seek(start)
+            block = file.read(size, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError:
+            block = np.zeros((0, 1), np.float32)
+    if not len(block) or not np.isfinite(block).all():
+        raise ValueError(
+            f"{_name(source)} is truncated or damaged: it announces frame {start}, but there are no samples; fetch it "
+            "again"
+        )
+    return block.mean(axis=1)
+
+
+def resample_input(wave: Waveform, from_rate: int, to_rate: int) -> Waveform:
+    """Resample recorded speech to the rate of a codec, as `resample` does.
+
+    Warns once per pair of rates if the recording lacks a good part of the band of the codec.
+    """
+    if from_rate < _NARROW_BAND * to_rate:
+        # Several threads may read at a time; `setdefault` lets exactly one of them warn.
+        mark = object()
+        if _warned_rates.setdefault((from_rate, to_rate), mark) is mark:
+            logger.warning(
+                "audio at %d Hz has no sound above %d Hz, so that %.0f %% of the band of %d Hz are missing and speech "
+                "stays muffled: use recordings at %d Hz or more where there are any",
+                from_rate,
+                from_rate // 2,
+                100 * (1 - from_rate / to_rate),
+                to_rate // 2,
+                to_rate,
+            )
+    return resample(wave, from_rate, to_rate)
+
+
+_warned_rates: dict[tuple[int, int], object] = {}
 
 
 def resample(wave: Waveform, from_rate: int, to_rate: int) -> Waveform:
@@ -98,7 +163,7 @@ def write_audio(path: str | Path, wave: ArrayLike, sampling_rate: int) -> None:
 
     Raises:
         ValueError: The suffix is another one, or the waveform is empty or holds NaN or infinite samples.
-        OSError: The folder does not exist.
+        OSError: The folder does not exist, or the file cannot be written, for instance on a full disk.
     """
     path = Path(path)
     check_suffix(path)
@@ -109,12 +174,12 @@ def write_audio(path: str | Path, wave: ArrayLike, sampling_rate: int) -> None:
     # Integer formats would wrap around beyond full scale.
     wave = np.clip(to_mono_float(wave), -1.0, 1.0)
     kind, subtype = _WRITABLE[path.suffix.lower()]
-    with (
-        whole_file(path) as temporary,
-        soundfile.SoundFile(temporary, "w", sampling_rate, 1, subtype, format=kind) as file,
-    ):
+    # Encoding in memory leaves it to Python to write the file: libsndfile does not say that a disk is full.
+    content = io.BytesIO()
+    with soundfile.SoundFile(content, "w", sampling_rate, 1, subtype, format=kind) as file:
         for start in range(0, len(wave), _BLOCK):
             file.write(wave[start : start + _BLOCK])
+    write_whole(path, content.getvalue())
 
 
 def to_mono_float(array: ArrayLike | torch.Tensor) -> Waveform:
@@ -221,43 +286,88 @@ def with_rates(audio: Any, sampling_rate: int | list[int] | None, noun: str = "i
     return list(zip(items, rates, strict=True))
 
 
+def _open(source: str | Path | BinaryIO) -> soundfile.SoundFile:
+    """Open audio whose header can be true."""
+    name = _name(source)
+    file_object: bytes | BinaryIO
+    if isinstance(source, str | Path):
+        path = Path(source)
+        _check_path(path)
+        num_bytes = path.stat().st_size
+        # Names need not be UTF-8, and libsndfile takes "-" for the standard input.
+        file_object = os.fsencode(path.absolute())
+    else:
+        file_object = source
+        start = source.tell()
+        num_bytes = source.seek(0, io.SEEK_END)
+        source.seek(start)
+    try:
+        file = soundfile.SoundFile(file_object)
+    # soundfile raises a TypeError for samples without a header (.raw).
+    except (soundfile.LibsndfileError, TypeError):
+        raise _unreadable(source, name) from None
+    try:
+        _check_length(file, name, num_bytes)
+    except ValueError:
+        file.close()
+        raise
+    return file
+
+
+def _check_length(file: soundfile.SoundFile, name: str, num_bytes: int) -> None:
+    """Check the length that a header states, as far as this is possible without reading the samples."""
+    if file.frames >= _UNKNOWN_LENGTH:
+        raise ValueError(f"{name} does not state its length in its header: write it again with a tool that does")
+    if file.frames > _MAX_FRAMES_PER_BYTE * num_bytes:
+        raise _truncated(name, file.frames, f"its {num_bytes} bytes hold fewer")
+    # Of a truncated WAV file, libsndfile counts only the frames that are left, but its log has the size in the header.
+    data = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    if data and 0 < int(data[2]) < int(data[1]) < _STREAMED_WAV:
+        expected = int(data[1]) * file.frames // int(data[2])
+        raise _truncated(name, expected, f"only {file.frames} can be read")
+
+
+def _truncated(name: str, num_frames: int, found: str) -> ValueError:
+    return ValueError(f"{name} is truncated or damaged: it announces {num_frames} frames, but {found}; fetch it again")
+
+
+def _name(source: str | Path | BinaryIO) -> str:
+    """Return what error messages call a source. Bytes that are not UTF-8 are escaped, so that it can be printed."""
+    if isinstance(source, str | Path):
+        return printable(source)
+    return str(getattr(source, "name", "the audio given as bytes"))
+
+
 def _check_path(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name one audio file")
     if not path.exists():
         raise FileNotFoundError(f"there is no audio file {path}: check the path")
+    if not path.is_file():
+        raise OSError(f"{path} is not a file, but a device or a pipe: name an audio file")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is an empty file (0 bytes): leave it out")
 
 
 def _read_mono(file: soundfile.SoundFile, name: str) -> Waveform:
     """Read a file and check that it is complete. Blocks are mixed down one by one to save memory."""
-    if file.frames >= _UNKNOWN_LENGTH:
-        raise ValueError(f"{name} does not state its length in its header: write it again with a tool that does")
-    wave = np.zeros(file.frames, np.float32)
+    # The memory grows with what the file really holds, since its header may announce any length.
+    blocks = [np.zeros(0, np.float32)]
     num_read = 0
     try:
         while num_read < file.frames:
-            block = file.read(_BLOCK, dtype="float32", always_2d=True)
+            block = file.read(max(1, _BLOCK // file.channels), dtype="float32", always_2d=True)
             if len(block) == 0:
                 break
-            wave[num_read : num_read + len(block)] = block.mean(axis=1)
+            blocks.append(block.mean(axis=1))
             num_read += len(block)
     except soundfile.LibsndfileError:
         pass  # frames are missing, which is reported below
-    expected = file.frames
-    # Of a truncated WAV file, libsndfile counts only the frames that are left, but its log has the size in the header.
-    data = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
-    if data and 0 < int(data[2]) < int(data[1]) < _STREAMED_WAV:
-        expected = int(data[1]) * file.frames // int(data[2])
-    if num_read < expected:
-        raise ValueError(
-            f"{name} is truncated or damaged: it announces {expected} frames, but only {num_read} can be read; "
-            "fetch it again"
-        )
+    if num_read < file.frames:
+        raise _truncated(name, file.frames, f"only {num_read} can be read")
     if num_read == 0:
         raise ValueError(f"{name} is empty (0 samples): leave it out")
-    return wave
+    return np.concatenate(blocks)
 
 
 def _unreadable(source: str | Path | BinaryIO, name: str) -> OSError:

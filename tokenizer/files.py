@@ -39,6 +39,11 @@ _TYPE_NAMES = {
 }
 
 
+def printable(text: str | Path) -> str:
+    """Return a text or the name of a file as valid Unicode. Bytes of a name that are not UTF-8 become escapes."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Write a file as a whole or not at all.
@@ -50,12 +55,14 @@ def whole_file(path: Path) -> Iterator[Path]:
         A temporary path of the same suffix. Its file is renamed to `path` if no error is raised. What a killed process
         left there is removed.
     """
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    # A part of the stem, because a name may have at most 255 bytes.
+    stem = path.stem[:40]
+    temporary = path.with_name(f".{stem}.part{path.suffix}")
     _remove_unused([temporary])
     try:
         lock = lock_until_exit(temporary, create=True)
     except BlockingIOError:  # another process writes the same file
-        temporary = path.with_name(f".{path.stem}.{uuid4().hex}.part{path.suffix}")
+        temporary = path.with_name(f".{stem}.{uuid4().hex}.part{path.suffix}")
         lock = lock_until_exit(temporary, create=True)
     try:
         # The mode that the umask gives to a new file. safetensors changes it, so that only the owner can read the file.
@@ -63,9 +70,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(mode)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise
+        # The errors of a full disk name no file.
+        if not isinstance(error, OSError) or error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, f"{error.strerror}; nothing was written, check the free space", str(path)) from None
     finally:
         unlock(lock)
 

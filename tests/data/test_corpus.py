@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,47 @@ def test_a_bare_folder_is_searched_and_its_texts_are_found(tmp_path: Path) -> No
     assert rate == RATE
     assert len(wave) == 1600
     assert len(corpus[1].read(8000)[0]) == 800
+
+
+def test_linked_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    _write(corpus / "b/x.wav")
+    _write(tmp_path / "elsewhere/deep/y.wav")
+    (corpus / "a_link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (corpus / "again").symlink_to(corpus / "b", target_is_directory=True)
+    (corpus / "b/loop").symlink_to(corpus, target_is_directory=True)
+    (tmp_path / "elsewhere/loop").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (corpus / "itself").symlink_to(corpus / "itself")
+    # Each folder is read once, under its own name if it lies in the corpus.
+    assert [u.id for u in read_corpus(corpus)] == ["a_link/deep/y", "b/x"]
+
+
+def test_odd_file_names_give_ids_that_can_be_stored(tmp_path: Path) -> None:
+    names = [b"caf\xe9.wav", b"a\nb.wav", b"-dash.wav", b"two words.wav", b"n" * 251 + b".wav"]
+    for name in names:
+        _write(tmp_path / "a.wav").rename(tmp_path / os.fsdecode(name))
+    corpus = read_corpus(tmp_path)
+    assert len({u.id.encode() for u in corpus}) == 5
+    assert all(len(u.read()[0]) == 1600 for u in corpus)
+    assert all(u.duration() == pytest.approx(0.1) for u in corpus)
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085", "\x0b", "\x0c", "\x1c", "\x1e"])
+def test_only_line_ends_separate_rows(tmp_path: Path, mark: str) -> None:
+    text = f"It was late{mark} and we went home."
+    (tmp_path / "metadata.csv").write_text(f"a1|{text}|{text}\r\na2|Second.|Second.\r\n", encoding="utf-8", newline="")
+    (tmp_path / "t.csv").write_text(f"audio,text\na1.wav,{text}\na2.wav,Second.\n", encoding="utf-8")
+    (tmp_path / "t.tsv").write_text(f"audio\ttext\na1.wav\t{text}\na2.wav\tSecond.\n", encoding="utf-8")
+    row = json.dumps({"audio": "a1.wav", "text": "TEXT"}).replace("TEXT", text)
+    # Control characters must be escaped in JSON.
+    row = row if mark > "\x1f" else json.dumps({"audio": "a1.wav", "text": text})
+    (tmp_path / "t.jsonl").write_text(f'{row}\n{{"audio": "a2.wav", "text": "Second."}}\n', encoding="utf-8")
+    for name in ("metadata.csv", "t.csv", "t.tsv", "t.jsonl"):
+        assert [(u.id, u.text) for u in read_corpus(tmp_path / name)] == [("a1", text), ("a2", "Second.")]
+    lines = f"1-2-0003 {text}\n1-2-0004 SECOND\n"
+    _write(tmp_path / "1/2/1-2-0003.flac")
+    (tmp_path / "1/2/1-2.trans.txt").write_text(lines, encoding="utf-8")
+    assert [u.text for u in read_corpus(tmp_path, layout="librispeech")] == [text]
 
 
 def test_the_error_for_a_folder_without_audio_names_the_formats(tmp_path: Path) -> None:

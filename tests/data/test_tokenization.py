@@ -21,7 +21,7 @@ from torch import nn
 from transformers import DacConfig, DacModel
 
 from focallm.data.corpus import read_corpus
-from focallm.data.token_store import TokenStore
+from focallm.data.token_store import TokenStore, describe
 from focallm.data.tokenization import tokenize_corpus
 from focallm.data.utterance import Utterance
 from focallm.tokenizer import AudioTokenizer, FocalCodecModel
@@ -249,6 +249,48 @@ def test_unreadable_recordings_are_skipped_and_listed(corpus: list[Utterance], t
         f"there is no audio file {tmp_path / 'gone.wav'}: check the path",
     ]
     assert rows[2][2] == "13 samples bring bad luck"
+
+
+def test_no_file_ends_a_corpus(tmp_path: Path) -> None:
+    source = tmp_path / "corpus"
+    source.mkdir()
+    soundfile.write(source / "good.wav", np.full(1600, 0.1), RATE)
+    soundfile.write(source / "huge.flac", np.zeros(1600), RATE)
+    data = bytearray((source / "huge.flac").read_bytes())
+    data[21] |= 15
+    data[22:26] = b"\xff" * 4
+    (source / "huge.flac").write_bytes(data)
+    (source / "cut.flac").write_bytes(data[:-4])
+    (source / "text.mp3").write_text("no audio")
+    (source / "empty.ogg").touch()
+    (source / "folder.wav").mkdir()
+    (source / "gone.wav").symlink_to(tmp_path / "gone.wav")
+    (source / os.fsdecode(b"caf\xe9.wav")).write_text("no audio")
+    bad = {"huge", "cut", "text", "empty", "folder", "gone", "caf\\udce9"}
+    for _ in range(2):  # the second time as a rerun
+        manifest = _tokenize(read_corpus(source, max_seconds=100), tmp_path / "store")
+        assert manifest is not None
+        assert (manifest["num_utterances"], manifest["num_skipped"]) == (1, len(bad))
+        rows = (tmp_path / "store/skipped.tsv").read_text(encoding="utf-8").split("\n")[1:-1]
+        assert {row.split("\t")[0] for row in rows} == bad
+    assert "7 unreadable (listed in skipped.tsv)" in describe(manifest)
+
+
+def test_a_file_that_does_not_fit_into_memory_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", np.full(1600, 0.1), RATE)
+    read = Utterance.read
+
+    def read_or_fail(utterance: Utterance, rate: int) -> tuple[np.ndarray, int]:
+        if utterance.id == "b":
+            raise MemoryError
+        return read(utterance, rate)
+
+    monkeypatch.setattr(Utterance, "read", read_or_fail)
+    manifest = _tokenize(read_corpus(tmp_path), tmp_path / "store")
+    assert manifest is not None
+    assert (manifest["num_utterances"], manifest["num_skipped"]) == (1, 1)
+    assert (tmp_path / "store/skipped.tsv").read_text().endswith("it cannot be read (MemoryError)\n")
 
 
 def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:

@@ -1,13 +1,26 @@
 """Read, resample and write audio, and explain what is wrong with a file."""
 
 import io
+import logging
+import os
+import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from focallm.tokenizer.audio import is_batch, load_audio, read_audio, resample, to_mono_float, write_audio
+from focallm.tokenizer.audio import (
+    is_batch,
+    load_audio,
+    read_audio,
+    read_header,
+    read_part,
+    resample,
+    to_mono_float,
+    write_audio,
+)
 
 
 def tone(rate: int, seconds: float = 0.5, hz: float = 440.0) -> np.ndarray:
@@ -89,6 +102,15 @@ def make_bad_files(folder):
     (folder / "a.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(100))
     (folder / "a.aac").write_bytes(b"\xff\xf1" + bytes(100))
     (folder / "folder.wav").mkdir()
+    (folder / "headless.raw").write_bytes(bytes(100))
+    os.mkfifo(folder / "pipe.wav")
+    for name, announced in (("huge.flac", 2**36 - 1), ("hour.flac", 3600 * 16000)):
+        soundfile.write(folder / name, noise, 16000)
+        data = bytearray((folder / name).read_bytes())
+        # The number of samples in the header of a FLAC file: 36 bits.
+        data[21] = data[21] & 0xF0 | announced >> 32
+        data[22:26] = (announced & 0xFFFFFFFF).to_bytes(4, "big")
+        (folder / name).write_bytes(data)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +122,10 @@ def make_bad_files(folder):
         ("half.flac", ValueError, "truncated or damaged: it announces 40000 frames"),
         ("half.wav", ValueError, "truncated or damaged: it announces 40000 frames"),
         ("half.mp3", ValueError, "truncated or damaged"),
+        ("huge.flac", ValueError, "announces 68719476735 frames, but its [0-9]+ bytes hold fewer"),
+        ("hour.flac", ValueError, "announces 57600000 frames, but only [0-9]+ can be read"),
+        ("headless.raw", OSError, "not audio that can be read"),
+        ("pipe.wav", OSError, "a device or a pipe"),
         ("zero.flac", ValueError, "empty file"),
         ("empty.wav", ValueError, "empty \\(0 samples\\)"),
         ("nan.wav", ValueError, "NaN or infinite"),
@@ -113,6 +139,47 @@ def test_a_bad_file_is_reported_in_one_sentence(tmp_path, name, error, words):
         read_audio(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_header_is_not_believed_beyond_what_the_file_can_hold(tmp_path):
+    make_bad_files(tmp_path)
+    assert read_header(tmp_path / "whole.flac") == (40000, 16000)
+    for name in ("huge.flac", "half.wav"):
+        with pytest.raises(ValueError, match="truncated or damaged"):
+            read_header(tmp_path / name)
+    np.testing.assert_array_equal(
+        read_part(tmp_path / "whole.wav", 39990, 100), read_audio(tmp_path / "whole.wav")[0][-10:]
+    )
+    with pytest.raises(ValueError, match=r"hour\.flac is truncated or damaged: it announces frame 57599999"):
+        read_part(tmp_path / "hour.flac", 57599999, 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["-", "-o.wav", "a b.wav", "a\nb.wav", os.fsdecode(b"caf\xe9.wav"), f"{'n' * 251}.wav", "7f2c1b9e-0d1a-4c55.wav"],
+)
+def test_any_file_name_can_be_read_and_written(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write(tmp_path / "a.flac", tone(16000), 16000)
+    (tmp_path / "a.flac").rename(tmp_path / name)
+    assert len(read_audio(name)[0]) == 8000
+    if name.endswith(".wav"):
+        write_audio(name, tone(16000), 16000)
+        assert len(read_audio(Path(name))[0]) == 8000
+    Path(name).write_text("no audio")
+    with pytest.raises(OSError, match="is not audio") as caught:
+        read_audio(name)
+    str(caught.value).encode()  # it can be printed
+
+
+def test_a_narrow_band_is_mentioned_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("focallm.tokenizer.audio._warned_rates", {})
+    for rate in (8000, 8000, 16000, 44100, 8000):
+        soundfile.write(tmp_path / "a.wav", tone(rate), rate)
+        with caplog.at_level(logging.WARNING, "focallm"):
+            read_audio(tmp_path / "a.wav", 16000)
+    (message,) = caplog.messages
+    assert message.startswith("audio at 8000 Hz has no sound above 4000 Hz, so that 50 % of the band of 8000 Hz")
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage"])
@@ -175,6 +242,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_audio(tmp_path / "a.wav", tone(16000, 0.1), 16000)
     assert (tmp_path / "a.wav").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+def test_a_full_disk_is_named_and_leaves_no_file(tmp_path, suffix):
+    # A process that may write only small files meets the errors of a full disk.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match=rf"nothing was written, check the free space.*a\{suffix}"):
+            write_audio(tmp_path / f"a{suffix}", np.random.default_rng(0).uniform(-0.5, 0.5, 160000), 16000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
-from focallm.tokenizer import write_audio
+from focallm.tokenizer import read_audio, write_audio
 from focallm.tokenizer.training.config import AugmentationConfig, QuantizerStageConfig
-from focallm.tokenizer.training.dataset import AudioRates, ClipDataset, augment, make_batch, open_recordings
+from focallm.tokenizer.training.dataset import AudioRates, ClipDataset, augment, make_batch
+from focallm.tokenizer.training.recordings import open_recordings
 
 
 def files(folder, seconds, rate=16000):
@@ -52,6 +54,45 @@ def test_clips_from_disk_equal_those_from_memory(tmp_path):
         for kept in (True, False)
     )
     torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_loud_peaks_are_clipped_and_never_turned_over(tmp_path, in_memory):
+    loud = 3 * np.sin(2 * np.pi * 300 * np.arange(44100) / 44100)
+    soundfile.write(tmp_path / "float.wav", loud, 44100, subtype="FLOAT")
+    soundfile.write(tmp_path / "clipped.wav", loud.clip(-1, 1), 44100)  # resampling overshoots its edges
+    for path in (tmp_path / "float.wav", tmp_path / "clipped.wav"):
+        recordings, _ = open_recordings([path], 16000, in_memory)
+        expected = read_audio(path, 16000)[0].clip(-1, 1)
+        np.testing.assert_allclose(recordings[0].read(0, 16000), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_bad_files_are_listed_counted_and_left_out(tmp_path, caplog, in_memory):
+    (good,) = files(tmp_path, (0.5,))
+    (tmp_path / "text.wav").write_text("no audio")
+    (tmp_path / "folder.wav").mkdir()
+    data = good.read_bytes()
+    (tmp_path / "half.wav").write_bytes(data[: len(data) // 2])
+    soundfile.write(tmp_path / "half.flac", np.zeros(40000), 16000)
+    (tmp_path / "half.flac").write_bytes((tmp_path / "half.flac").read_bytes()[:-20])
+    paths = sorted(tmp_path.glob("*.*"))
+    recordings, texts = open_recordings(paths, 16000, in_memory, [path.name for path in paths])
+    assert (len(recordings), texts) == (1, [good.name])
+    assert caplog.messages[-1] == "4 of 5 audio files cannot be read and are left out"
+    assert {message.split(":")[0] for message in caplog.messages[:-1]} == {
+        f"left out {tmp_path / name}" for name in ("text.wav", "folder.wav", "half.wav", "half.flac")
+    }
+    with pytest.raises(ValueError, match="none of the 4 audio files lasts 50 ms or more; 4 of them cannot be read"):
+        open_recordings([path for path in paths if path != good], 16000, in_memory)
+
+
+def test_a_file_that_is_damaged_later_gives_silence_and_a_warning(tmp_path, caplog):
+    (path,) = files(tmp_path, (1.0,))
+    dataset = clips([path], in_memory=False)
+    path.unlink()
+    assert not dataset[0].target_audio.any()
+    assert "gives a clip of silence: there is no audio file" in caplog.messages[0]
 
 
 def test_files_of_another_rate_are_read_from_disk_at_the_right_pitch(tmp_path):

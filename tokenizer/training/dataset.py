@@ -4,110 +4,25 @@ The content of a batch depends only on the seed and the step, so a resumed run s
 B batch, T samples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..audio import Waveform, read_audio, resample
+from ..audio import Waveform, resample
 from .config import AugmentationConfig, StageConfig
+from .recordings import Recording, open_recordings
 
-_MIN_SECONDS = 0.05  # shorter recordings are left out
 _LEVEL_DB = (-12, 3)
 _REVERB_S = (0.1, 0.6)  # time in which the tail of a room decays by 60 dB
 _DIRECT_DB = (3, 18)  # level of the direct signal above the tail
-
-
-# ---- recordings ----
-
-
-@dataclass(frozen=True)
-class MemoryRecording:
-    """A recording in memory, as 16-bit samples."""
-
-    samples: NDArray[np.int16]  # (T,)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def read(self, start: int, size: int) -> Waveform:
-        """Return up to `size` samples from `start` on."""
-        return self.samples[start : start + size].astype(np.float32) / np.float32(32768)
-
-
-@dataclass(frozen=True)
-class FileRecording:
-    """A recording whose clips are read from the file when they are drawn."""
-
-    path: Path
-    num_frames: int  # in the file, at its own rate
-    file_rate: int  # Hz
-    sampling_rate: int  # Hz, to which clips are resampled
-
-    def __len__(self) -> int:
-        return self.num_frames * self.sampling_rate // self.file_rate
-
-    def read(self, start: int, size: int) -> Waveform:
-        """Return up to `size` samples from `start` on."""
-        # Rounded down and up, so that the range covers the clip for any ratio of the rates.
-        first = start * self.file_rate // self.sampling_rate
-        count = -(-size * self.file_rate // self.sampling_rate)
-        data, _ = soundfile.read(self.path, count, first, dtype="float32", always_2d=True)
-        return resample(data.mean(axis=1), self.file_rate, self.sampling_rate)[:size]
-
-
-Recording = MemoryRecording | FileRecording
-
-
-def open_recordings(
-    paths: Sequence[Path],
-    sampling_rate: int,
-    in_memory: bool = True,
-    texts: Sequence[str] | None = None,
-    progress: Callable[..., Any] | None = None,
-) -> tuple[list[Recording], list[str]]:
-    """Open all recordings of at least 50 ms.
-
-    Args:
-        paths: audio files of any rate.
-        sampling_rate: rate in Hz to which they are resampled.
-        in_memory: whether to read all files now, or each clip when it is drawn.
-        texts: transcript of each file.
-        progress: function that wraps the paths in a progress bar, for instance `tqdm.tqdm`.
-
-    Returns:
-        The recordings and their transcripts, which are "" without `texts`.
-
-    Raises:
-        ValueError: All recordings are shorter than 50 ms.
-    """
-    recordings = []
-    kept_texts = []
-    texts = texts or [""] * len(paths)
-    for path, text in zip(progress(paths) if progress else paths, texts, strict=True):
-        recording: Recording
-        if in_memory:
-            wave, _ = read_audio(path, sampling_rate)
-            recording = MemoryRecording((wave * 32767).round().astype(np.int16))
-        else:
-            info = soundfile.info(path)
-            recording = FileRecording(path, info.frames, info.samplerate, sampling_rate)
-        if len(recording) >= _MIN_SECONDS * sampling_rate:
-            recordings.append(recording)
-            kept_texts.append(text)
-    if not recordings:
-        raise ValueError(f"none of the {len(paths)} audio files lasts 50 ms or more: check that it is the right corpus")
-    return recordings, kept_texts
 
 
 # ---- batches ----
