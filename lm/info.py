@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from .templates import Template
+from .templates import Prompt, Template
 
 INFO_FILE = "speech_lm.json"
 # Upper bound of the text ids per second of speech: the characters of very fast speech.
@@ -81,6 +81,25 @@ class SpeechLMInfo:
             f"this model was trained for {', '.join(self.tasks) or 'nothing'}, not for {' or '.join(names)}: name "
             "another folder, or train one (focallm train)"
         )
+
+    @property
+    def writes_only_aligned_speech(self) -> bool:
+        """Whether the model writes speech, and always phoneme by phoneme."""
+        kinds = {template.target.kind for template in self.templates}
+        return "aligned" in kinds and "codes" not in kinds
+
+    def check_prompt(self, prompt: Prompt) -> None:
+        """Refuse a prompt that would make the model babble.
+
+        Raises:
+            ValueError: the model writes only aligned speech, and the prompt asks for codes without phonemes.
+        """
+        is_free = any(phase.kind == "codes" and not phase.timed for phase in prompt.phases)
+        if is_free and self.writes_only_aligned_speech:
+            raise ValueError(
+                "this model writes speech phoneme by phoneme, and the prompt asks for codes without phonemes, which "
+                "would be babble: call focallm.speak(text, model=...)"
+            )
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "SpeechLMInfo":

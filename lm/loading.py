@@ -9,20 +9,33 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
-from transformers.utils import cached_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LlamaConfig,
+    PreTrainedModel,
+    SequenceFeatureExtractor,
+)
+from transformers.utils import GENERATION_CONFIG_NAME, PROCESSOR_NAME, cached_file
 
+from ..tokenizer.audio_tokenizer import AudioTokenizer
 from ..tokenizer.files import write_whole
 from ..tokenizer.focalcodec.checkpoint import load_strictly, read_json
 from . import lora
 from .embeddings import adapt_to_vocabulary, set_special_ids
+from .features import max_positions
 from .info import INFO_FILE, SpeechLMInfo
+from .sampling import Sampling
 from .vocabulary import Vocabulary
 
 _WEIGHTS = Path(__file__).parent / "weights"
 # Weights that come with the package, by name.
 PACKAGED_MODELS = {"mini": _WEIGHTS / "mini", "mini-rewriting": _WEIGHTS / "mini-rewriting"}
-_LEXICON_FILE = "lexicon.json"  # phonemes by word
+LEXICON_FILE = "lexicon.json"  # phonemes by word
+CODEC_FOLDER = "audio_tokenizer"  # of a copy of the codec, relative to the folder of the LM
+# Maximum duration of what plain `generate` of transformers writes.
+_MAX_DURATION_S = 30.0
 
 # Named sizes of new models: fields of `LlamaConfig`.
 SIZES: dict[str, dict[str, Any]] = {
@@ -116,15 +129,8 @@ def read_info(folder: Path) -> SpeechLMInfo:
 
 def read_lexicon(folder: Path) -> dict[str, str]:
     """Read the phonemes by word of a model that reads phonemes; empty for other models."""
-    path = folder / _LEXICON_FILE
+    path = folder / LEXICON_FILE
     return read_json(path) if path.is_file() else {}
-
-
-def write_info(folder: Path, info: SpeechLMInfo, lexicon: dict[str, str]) -> None:
-    """Write the description and the lexicon of a model into its folder."""
-    write_whole(folder / INFO_FILE, json.dumps(asdict(info), indent=1).encode())
-    if lexicon:
-        write_whole(folder / _LEXICON_FILE, json.dumps(lexicon, ensure_ascii=False, indent=0).encode())
 
 
 def load_model(folder: Path, source: str | Path, vocabulary: Vocabulary, options: dict[str, Any]) -> Any:
@@ -177,6 +183,80 @@ def _absolute(source: str | Path) -> str:
     if str(source) != "mini" and Path(source).is_dir():
         return str(Path(source).resolve())
     return str(source)
+
+
+def write_info(folder: Path, info: SpeechLMInfo, lexicon: dict[str, str]) -> None:
+    """Write the description and the lexicon of a model into its folder."""
+    write_whole(folder / INFO_FILE, json.dumps(asdict(info), indent=1).encode())
+    if lexicon:
+        write_whole(folder / LEXICON_FILE, json.dumps(lexicon, ensure_ascii=False, indent=0).encode())
+
+
+def write_processor(
+    folder: Path, config: dict[str, Any], vocabulary: Vocabulary, audio_tokenizer: AudioTokenizer | None
+) -> None:
+    """Write what `AutoProcessor` loads.
+
+    Args:
+        folder: to write to.
+        config: from `processor_config`.
+        vocabulary: of the LM.
+        audio_tokenizer: the codec to copy; None if it is elsewhere.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary.save(folder)
+    if audio_tokenizer is not None:
+        audio_tokenizer.save_pretrained(folder / CODEC_FOLDER)
+    write_whole(folder / PROCESSOR_NAME, json.dumps(config, indent=1).encode())
+
+
+def processor_config(
+    feature_extractor: SequenceFeatureExtractor, vocabulary: Vocabulary, info: SpeechLMInfo
+) -> dict[str, Any]:
+    """Return the content of processor_config.json."""
+    return {
+        "processor_class": "SpeechLMProcessor",
+        "feature_extractor": feature_extractor.to_dict(),
+        "codebook_sizes": list(vocabulary.codebook_sizes),
+        "info": asdict(info),
+    }
+
+
+def write_generation_config(
+    folder: Path, model: PreTrainedModel, vocabulary: Vocabulary, audio_tokenizer: AudioTokenizer, info: SpeechLMInfo
+) -> None:
+    """Write how plain `generate` of transformers, which has no phases, writes speech.
+
+    Args:
+        folder: to write to.
+        model: the LM.
+        vocabulary: of the LM.
+        audio_tokenizer: the codec.
+        info: of the LM. Unless all of its tasks write text, only audio ids can be generated. If it writes only aligned
+            speech, generation ends at once: without phases it would be babble.
+    """
+    sampling = Sampling()
+    target_kinds = {template.target.kind for template in info.templates}
+    suppressed = None
+    if target_kinds != {"text"}:
+        allowed = {vocabulary.control("end")}
+        if not info.writes_only_aligned_speech:
+            allowed.update(vocabulary.audio_range)
+        suppressed = sorted({*range(model.config.get_text_config().vocab_size)} - allowed)
+    config = GenerationConfig(
+        max_new_tokens=min(round(_MAX_DURATION_S * audio_tokenizer.tokens_per_second), max_positions(model) // 2),
+        do_sample=True,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        eos_token_id=vocabulary.control("end"),
+        pad_token_id=vocabulary.control("pad"),
+        suppress_tokens=suppressed,
+        sampling_rate=audio_tokenizer.output_sampling_rate,
+    )
+    # transformers would write each of the suppressed ids, perhaps a hundred thousand, into a line of its own.
+    values = json.loads(config.to_json_string())
+    write_whole(folder / GENERATION_CONFIG_NAME, json.dumps(values).encode())
 
 
 def write_card(folder: Path, facts: dict[str, str]) -> None:

@@ -24,18 +24,21 @@ from .features import language_model
 from .generation import Generation, as_prompt, generate, stream
 from .info import SpeechLMInfo
 from .loading import (
+    CODEC_FOLDER,
     find_folder,
     load_base,
     load_model,
     make_llama,
+    processor_config,
     read_info,
     read_lexicon,
     select_hub_options,
     write_card,
+    write_generation_config,
     write_info,
+    write_processor,
 )
 from .lora import LoRA
-from .processor import SpeechLMProcessor, speech_generation_config
 from .sampling import Sampling
 from .templates import Prompt
 from .vocabulary import Vocabulary
@@ -194,14 +197,12 @@ class SpeechLM:
         folder = Path(folder)
         with whole_files(folder) as temporary:
             self.model.save_pretrained(temporary, state_dict=weights)
-            # For plain `generate` of transformers.
-            config = speech_generation_config(self.model, self.vocabulary, self.audio_tokenizer, self.info.templates)
-            config.save_pretrained(temporary)
+            write_generation_config(temporary, self.model, self.vocabulary, self.audio_tokenizer, self.info)
         self._save_common_files(folder, "whole")
 
     def _save_common_files(self, folder: Path, weights: str) -> None:
         """Write all files except the weights, which the model card describes as `weights`."""
-        self.processor().save_pretrained(folder)
+        self.save_processor(folder)
         causal_lm = language_model(self.model)
         facts = {
             "weights": f"{weights}, {type(causal_lm).__name__}",
@@ -212,15 +213,11 @@ class SpeechLM:
         write_card(folder, facts)
         write_info(folder, self.info, self.lexicon)
 
-    def processor(self) -> SpeechLMProcessor:
-        """Return the processor that `AutoProcessor` loads from the saved folder, with this codec."""
-        return SpeechLMProcessor(
-            self.audio_tokenizer.feature_extractor,
-            self.vocabulary.tokenizer,
-            self.vocabulary.codebook_sizes,
-            self.info,
-            self.audio_tokenizer,
-        )
+    def save_processor(self, folder: Path) -> None:
+        """Write what `AutoProcessor` loads, with a copy of the codec unless `info` refers to it elsewhere."""
+        config = processor_config(self.audio_tokenizer.feature_extractor, self.vocabulary, self.info)
+        is_copied = self.info.audio_tokenizer == CODEC_FOLDER
+        write_processor(folder, config, self.vocabulary, self.audio_tokenizer if is_copied else None)
 
     @property
     def code_bits(self) -> int:
@@ -364,6 +361,8 @@ class SpeechLM:
         is_batch = isinstance(prompt, list | tuple) and any(isinstance(item, Prompt) for item in prompt)
         items: Any = prompt if is_batch else [prompt]
         prompts = [as_prompt(item, length, self.model, end_id) for item in items]
+        for item in prompts:
+            self.info.check_prompt(item)
         seeds: Any = [seed] * len(prompts) if isinstance(seed, Integral) else seed
         generations = generate(self.model, self.vocabulary, prompts, sampling, seeds)
         return generations if is_batch else generations[0]
@@ -388,6 +387,7 @@ class SpeechLM:
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1 code, found {chunk}")
         prompt = as_prompt(prompt, None, self.model, self.vocabulary.control("end"))
+        self.info.check_prompt(prompt)
         if all(phase.kind != "codes" for phase in prompt.phases):
             raise ValueError("this prompt asks only for text, and only codes can be streamed: call generate instead")
         return stream(self.model, self.vocabulary, prompt, self._check_sampling(sampling or Sampling()), seed, chunk)

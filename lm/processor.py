@@ -4,9 +4,7 @@ With it the folder of a speech LM works in plain transformers. B batch, L length
 samples, N token frames, K codebooks, D feature width.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +14,23 @@ from torch import Tensor
 from transformers import (
     AutoProcessor,
     BatchFeature,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
     SequenceFeatureExtractor,
 )
-from transformers.utils import PROCESSOR_NAME
+from transformers.utils import cached_file
 
+from ..data.phonemes import WORD_START
 from ..tokenizer.audio import is_batch, load_audio
 from ..tokenizer.audio_tokenizer import AudioTokenizer
-from ..tokenizer.files import write_whole
-from .features import SpeechLMConfig, max_positions
+from .features import SpeechLMConfig
 from .info import SpeechLMInfo
-from .sampling import Sampling
+from .loading import CODEC_FOLDER, LEXICON_FILE, processor_config, read_lexicon, write_info, write_processor
+from .model import SpeechLM
+from .pieces import AlignedGeneration
 from .templates import Prompt, Segment, Template, control_names
 from .vocabulary import Vocabulary
-
-# Folder of a copy of the codec, relative to that of the LM.
-_CODEC_FOLDER = "audio_tokenizer"
-# Maximum duration of what plain `generate` of transformers writes.
-_MAX_DURATION_S = 30.0
 
 
 class SpeechLMProcessor(ProcessorMixin):
@@ -51,6 +45,7 @@ class SpeechLMProcessor(ProcessorMixin):
         codebook_sizes: number of codes of each codebook.
         info: description of the LM (its tasks, voices and codec), as an object or as its JSON.
         audio_codec: the codec, if it is loaded already.
+        lexicon: phonemes by word, if it is loaded already.
     """
 
     def __init__(
@@ -60,6 +55,7 @@ class SpeechLMProcessor(ProcessorMixin):
         codebook_sizes: Sequence[int] = (8192,),
         info: SpeechLMInfo | dict[str, Any] | None = None,
         audio_codec: AudioTokenizer | None = None,
+        lexicon: dict[str, str] | None = None,
     ) -> None:
         super().__init__(feature_extractor, tokenizer)
         if isinstance(info, dict):
@@ -67,7 +63,15 @@ class SpeechLMProcessor(ProcessorMixin):
         self.info = info or SpeechLMInfo()
         self.vocabulary = Vocabulary(tokenizer, codebook_sizes, control_names(self.info.templates))
         self._codec = audio_codec
+        self._lexicon = lexicon
         self._source: tuple[str, dict[str, Any]] = (".", {})
+
+    @classmethod
+    def from_lm(cls, lm: SpeechLM) -> "SpeechLMProcessor":
+        """Return the processor that `AutoProcessor` loads from the saved folder of an LM."""
+        codec = lm.audio_tokenizer
+        vocabulary = lm.vocabulary
+        return cls(codec.feature_extractor, vocabulary.tokenizer, vocabulary.codebook_sizes, lm.info, codec, lm.lexicon)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **kwargs: Any) -> "SpeechLMProcessor":  # type: ignore[override]
@@ -87,20 +91,22 @@ class SpeechLMProcessor(ProcessorMixin):
             max_shard_size: ignored; `push_to_hub` of transformers passes it.
         """
         folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.vocabulary.save(folder)
-        if self.info.audio_tokenizer == _CODEC_FOLDER:
-            self.audio_tokenizer.save_pretrained(folder / _CODEC_FOLDER)
-        write_whole(folder / PROCESSOR_NAME, json.dumps(self.to_dict(), indent=1).encode())
+        codec = self.audio_tokenizer if self.info.audio_tokenizer == CODEC_FOLDER else None
+        write_processor(folder, self.to_dict(), self.vocabulary, codec)
+        write_info(folder, self.info, self.lexicon)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of processor_config.json."""
-        return {
-            "processor_class": type(self).__name__,
-            "feature_extractor": self.feature_extractor.to_dict(),
-            "codebook_sizes": list(self.vocabulary.codebook_sizes),
-            "info": asdict(self.info),
-        }
+        return processor_config(self.feature_extractor, self.vocabulary, self.info)
+
+    @property
+    def lexicon(self) -> dict[str, str]:
+        """Phonemes by word, for a model that reads phonemes; loaded on first use."""
+        if self._lexicon is None:
+            source, hub_options = self._source
+            path = cached_file(source, LEXICON_FILE, _raise_exceptions_for_missing_entries=False, **hub_options)
+            self._lexicon = read_lexicon(Path(path).parent) if path else {}
+        return self._lexicon
 
     @property
     def audio_tokenizer(self) -> AudioTokenizer:
@@ -108,11 +114,15 @@ class SpeechLMProcessor(ProcessorMixin):
         if self._codec is None:
             source, hub_options = self._source
             name = self.info.audio_tokenizer
-            if name == _CODEC_FOLDER and not Path(source).is_dir():
-                source = snapshot_download(source, allow_patterns=[f"{_CODEC_FOLDER}/*"], **hub_options)
+            if name == CODEC_FOLDER and not Path(source).is_dir():
+                source = snapshot_download(source, allow_patterns=[f"{CODEC_FOLDER}/*"], **hub_options)
             folder = Path(source) / name
             self._codec = AudioTokenizer.from_pretrained(folder if folder.is_dir() else name)
         return self._codec
+
+    def speech_lm(self, model: PreTrainedModel) -> SpeechLM:
+        """Return the speech LM of a causal LM and what this processor has loaded."""
+        return SpeechLM(model, self.vocabulary, self.audio_tokenizer, self.info, self.lexicon)
 
     # Text and audio to ids.
 
@@ -142,7 +152,8 @@ class SpeechLMProcessor(ProcessorMixin):
             return_tensors: "pt" for tensors; lists by default.
 
         Returns:
-            input_ids and attention_mask (B, L), padded on the left; features (M, D) if the task reads them.
+            input_ids and attention_mask (B, L), padded on the left; features (M, D) if the task reads them. For aligned
+            speech the ids hold no text, and `custom_generate` reads it: `model.generate(**inputs)`.
 
         Raises:
             ValueError: no task of the model reads these inputs, or lists differ in length.
@@ -159,37 +170,45 @@ class SpeechLMProcessor(ProcessorMixin):
         columns = {}
         for segment in _input_segments(template):
             columns[segment.field] = self._values(segment, inputs[_argument(segment)], sampling_rate)
+        if template.target.kind == "aligned":
+            columns["text"] = [text] if isinstance(text, str) else list(text or [])
         batch_size = max(map(len, columns.values()))
         for field, values in columns.items():
             if len(values) not in (1, batch_size):
                 raise ValueError(
                     f"lists must be equally long, or one item for all, found {len(values)} for {field} and {batch_size}"
                 )
-        prompts = []
+        rows = []
         for i in range(batch_size):
             # A column of one value has the same value in every row.
-            row = {field: values[i % len(values)] for field, values in columns.items()}
-            prompts.append(self._prompt(template, row))
-        return _pad_left(prompts, self.vocabulary, return_tensors)
+            rows.append({field: values[i % len(values)] for field, values in columns.items()})
+        batch = _pad_left([self._prompt(template, row) for row in rows], self.vocabulary, return_tensors)
+        if template.target.kind == "aligned":
+            batch["custom_generate"] = AlignedGeneration(self.speech_lm, template, rows)
+        return batch
 
     def _find_template(self, task: str | None, inputs: dict[str, Any]) -> Template:
         """Return the template of the task, or of the first task that reads exactly the inputs that are not None."""
         names = {name for name, value in inputs.items() if value is not None}
-        # Continuation comes last, because it takes the same arguments as tasks that have a separate target.
-        templates = sorted(self.info.templates, key=lambda template: len(template.segments) == 1)
         optional = {"voice"} if self.info.voices else set()
         fitting = []
         descriptions = []
-        for template in templates:
-            if template.target.kind == "aligned":
-                # Plain `generate` cannot write aligned speech, which needs phases.
+        for template in sorted(self.info.templates, key=_preference):
+            if template.target.kind == "text" and not self._writes_only_text:
                 continue
             arguments = list(dict.fromkeys(map(_argument, _input_segments(template))))
+            if template.target.kind == "aligned":
+                arguments.append("text")
             descriptions.append(f"{template.name} reads {', '.join(arguments)}")
             if set(arguments) - optional <= names <= set(arguments):
                 fitting.append(template)
         if task is not None:
             wanted = self.info.template(task)
+            if wanted.target.kind == "text" and not self._writes_only_text:
+                raise ValueError(
+                    f"{task} writes text, but with a model that also writes speech, `generate` of transformers writes "
+                    "only speech: call SpeechLM.generate, or the function of the task, such as focallm.transcribe"
+                )
             fitting = [wanted] if wanted in fitting else []
         if not fitting:
             raise ValueError(
@@ -197,6 +216,10 @@ class SpeechLMProcessor(ProcessorMixin):
                 f"{'; '.join(descriptions) or 'it was trained for none'}"
             )
         return fitting[0]
+
+    @property
+    def _writes_only_text(self) -> bool:
+        return {template.target.kind for template in self.info.templates} == {"text"}
 
     def _check_voice(self, voice: str | Sequence[str] | None) -> str | Sequence[str] | None:
         """Return the voices asked for, or else the first voice of the model if it has some."""
@@ -228,6 +251,9 @@ class SpeechLMProcessor(ProcessorMixin):
     def _prompt(self, template: Template, row: dict[str, Any]) -> Prompt:
         # Plain `generate` limits the length by max_new_tokens instead.
         length = (1, 1)
+        if template.target.kind == "aligned":
+            # Only a start: `AlignedGeneration` reads the text.
+            return template.prompt(self.vocabulary, length, units=[WORD_START], **row)
         if len(template.segments) == 1:
             return template.prompt(self.vocabulary, length, target_prefix=row[template.target.field])
         return template.prompt(self.vocabulary, length, **row)
@@ -246,6 +272,9 @@ class SpeechLMProcessor(ProcessorMixin):
 
         Returns:
             Audio (T,), or a list of it for several rows.
+
+        Raises:
+            ValueError: there are no audio ids, because aligned speech was generated without its text.
         """
         if isinstance(ids, list | tuple) and all(isinstance(i, int) for i in ids):
             ids = torch.tensor(ids, dtype=torch.long)
@@ -259,6 +288,12 @@ class SpeechLMProcessor(ProcessorMixin):
             if row_codes:
                 rows.append(row)
                 codes.append(row_codes)
+            elif self.info.writes_only_aligned_speech:
+                raise ValueError(
+                    "there is no speech in these ids: this model reads the text phoneme by phoneme, and `generate` of "
+                    "transformers needs all that the processor returns for it, as in model.generate(**inputs), and no "
+                    "batch of a pipeline: call focallm.speak(text, model=...)"
+                )
         # The codec decodes only rows that have codes.
         for row, wave in zip(rows, self.audio_tokenizer.batch_decode(codes), strict=True):
             audios[row] = torch.from_numpy(wave)
@@ -283,34 +318,12 @@ class SpeechLMProcessor(ProcessorMixin):
         return codes[: len(codes) // K * K]
 
 
-def speech_generation_config(
-    model: PreTrainedModel, vocabulary: Vocabulary, audio_tokenizer: AudioTokenizer, templates: Sequence[Template]
-) -> GenerationConfig:
-    """Return a configuration for plain `generate` of transformers, which has no phases, to write speech.
-
-    Args:
-        model: the LM.
-        vocabulary: of the LM.
-        audio_tokenizer: the codec.
-        templates: tasks of the LM. Unless all of them write text, only audio ids can be generated.
-    """
-    sampling = Sampling()
-    target_kinds = {template.target.kind for template in templates}
-    suppressed = None
-    if target_kinds != {"text"}:
-        allowed = {*vocabulary.audio_range, vocabulary.control("end")}
-        suppressed = sorted({*range(model.config.get_text_config().vocab_size)} - allowed)
-    return GenerationConfig(
-        max_new_tokens=min(round(_MAX_DURATION_S * audio_tokenizer.tokens_per_second), max_positions(model) // 2),
-        do_sample=True,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        eos_token_id=vocabulary.control("end"),
-        pad_token_id=vocabulary.control("pad"),
-        suppress_tokens=suppressed,
-        sampling_rate=audio_tokenizer.output_sampling_rate,
-    )
+def _preference(template: Template) -> int:
+    """Order the templates that read the same inputs: aligned speech first, as in `speak`."""
+    if template.target.kind == "aligned":
+        return 0
+    # Continuation comes last, because it takes the same arguments as tasks that have a separate target.
+    return 2 if len(template.segments) == 1 else 1
 
 
 def _input_segments(template: Template) -> tuple[Segment, ...]:

@@ -15,6 +15,8 @@ from torch import Tensor
 from .vocabulary import Vocabulary
 
 IGNORED = -100  # label that adds nothing to the loss, as in transformers
+# Duration of a reference recording without transcript, which is cut to it, in training as in use.
+MAX_REFERENCE_S = 3.0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..lm.templates import Segment, Template
+from ..lm.templates import MAX_REFERENCE_S, Segment, Template
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TaskDefinition:
         A reference with a transcript cannot be cut, so longer recordings are not used. Any other reference is cut to
         this duration.
         """
-        return 6.0 if self.uses_reference_text else 3.0
+        return 6.0 if self.uses_reference_text else MAX_REFERENCE_S
 
 
 _NOISY = "--mix configs/mix/enhancement.yaml"

@@ -243,7 +243,7 @@ class SpeechTrainer(Trainer):
         if isinstance(lm.model, PeftModel):
             lm.save_adapter(folder)
         else:
-            lm.processor().save_pretrained(folder)
+            lm.save_processor(folder)
             write_info(folder, lm.info, lm.lexicon)
 
 

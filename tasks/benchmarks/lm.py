@@ -11,6 +11,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ...lm.decoding import is_llama_shaped
 from ...lm.features import language_model
+from ...lm.generation import generate
 from ...lm.model import SpeechLM
 from ...lm.sampling import Sampling
 from ...lm.templates import Phase, Prompt
@@ -87,11 +88,12 @@ def benchmark_lm(model: str | SpeechLM, batch: int, tokens: int, threads: int) -
 
 
 def _generate(lm: SpeechLM, prompts: torch.Tensor, tokens: int) -> tuple[float, torch.Tensor]:
-    """Return the seconds that `SpeechLM.generate` takes for prompts (B, L), and the new ids (B, tokens)."""
+    """Return the seconds that `lm.generation.generate` takes for prompts (B, L), and the new ids (B, tokens)."""
     phases = (Phase("codes", tokens, tokens, lm.vocabulary.control("end")),)
     lm_prompts = [Prompt(ids, phases) for ids in prompts.tolist()]
     start = time.perf_counter()
-    generations = lm.generate(lm_prompts, sampling=Sampling(temperature=0))
+    # Not `lm.generate`, which refuses codes without phonemes for models that speak phoneme by phoneme.
+    generations = generate(lm.model, lm.vocabulary, lm_prompts, Sampling(temperature=0), [0] * len(lm_prompts))
     seconds = time.perf_counter() - start
     return seconds, torch.stack([generation.codes for generation in generations]) + lm.vocabulary.audio_offset
 

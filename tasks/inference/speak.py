@@ -2,16 +2,15 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import torch
 
-from ...data.phonemes import split_units
-from ...lm.generation import Generation, StopReason
+from ...lm.generation import Generation
 from ...lm.model import SpeechLM
+from ...lm.pieces import aligned_prompts, generate_pieces, join_pieces
 from ...lm.sampling import Sampling, generation_defaults
 from ...lm.templates import Prompt, Template
 from ...tokenizer.chunk_decoder import ChunkDecoder
@@ -21,13 +20,9 @@ from .result import SpeechResult, speech_results
 
 logger = logging.getLogger(__name__)
 
-MAX_UNITS = 120  # in a piece of a long text, about ten seconds: models are trained on short recordings
-RETRIES = 2  # further attempts at a piece that did not end
 # Templates in the order of preference: those that align text and speech come first.
 _NAMED_VOICE_TASKS = ("tts-aligned", "tts")
 _REFERENCE_TASKS = ("zero-shot-aligned", "zero-shot")
-# Distance between the seeds of two attempts, so that calls with neighboring seeds share none.
-_SEED_STEP = 1 << 20
 
 
 @overload
@@ -76,31 +71,14 @@ def speak(
     voice_values = voice_fields(lm, voice, reference, reference_text, sampling_rate)
     sampling = sampling or default_sampling(lm, by_reference=reference is not None)
 
-    # The pieces of all texts are generated in one batch.
-    prompts: list[Prompt] = []
-    piece_counts = []
-    for item in texts:
-        item_prompts = speech_prompts(lm, item, voice_values)
-        prompts += item_prompts
-        piece_counts.append(len(item_prompts))
-    attempts = _generate_with_retries(lm, prompts, sampling, seed)
-
-    # A text consists of the best attempt at each of its pieces.
+    prompts = [speech_prompts(lm, item, voice_values) for item in texts]
     codes = []
     stop_reasons = []
     stats = []
-    first = 0
-    for count in piece_counts:
-        best_attempts = []
-        max_attempts = 0
-        for piece_attempts in attempts[first : first + count]:
-            best_attempts.append(max(piece_attempts, key=_attempt_quality))
-            max_attempts = max(max_attempts, len(piece_attempts))
-        first += count
-        speech = join_pieces(best_attempts)
+    for speech, num_attempts in generate_pieces(lm, prompts, sampling, [seed] * len(texts)):
         codes.append(speech.codes)
         stop_reasons.append(speech.stop_reason)
-        stats.append({"attempts": max_attempts, "num_spans_at_max": speech.num_spans_at_max})
+        stats.append({"attempts": num_attempts, "num_spans_at_max": speech.num_spans_at_max})
 
     tokenizer = lm.audio_tokenizer
     audios = tokenizer.batch_decode(codes)
@@ -211,24 +189,6 @@ class SpeechStream:
             self._generations.append(generation)
 
 
-def join_pieces(pieces: Sequence[Generation]) -> Generation:
-    """Join the pieces of a text to one generation, which stopped at "max_length" if one of them did."""
-    codes = []
-    stop_reason: StopReason = "end"
-    num_spans_at_max = 0
-    for piece in pieces:
-        codes.append(piece.codes)
-        num_spans_at_max += piece.num_spans_at_max
-        if piece.stop_reason == "max_length":
-            stop_reason = "max_length"
-    return Generation((torch.cat(codes),), stop_reason, num_spans_at_max)
-
-
-def _attempt_quality(generation: Generation) -> tuple[bool, int]:
-    """Rank attempts: one that ended is better, and among those that did not, the one that repeats itself least."""
-    return generation.stop_reason != "max_length", len(generation.codes.unique())
-
-
 def voice_fields(
     lm: SpeechLM, voice: str | None, reference: Any, reference_text: str | None, sampling_rate: int | None
 ) -> dict[str, Any]:
@@ -277,10 +237,7 @@ def speech_prompts(lm: SpeechLM, text: str, voice_values: dict[str, Any]) -> lis
         raise ValueError("the text is empty: give at least one word")
     template = _speech_template(lm, "speaker" not in voice_values)
     if template.target.kind == "aligned":
-        prompts = []
-        for units in split_units(lm.units(text), MAX_UNITS):
-            prompts.append(template.prompt(lm.vocabulary, lm.unit_window(), units=units, **voice_values))
-        return prompts
+        return aligned_prompts(lm, template, text, **voice_values)
 
     _check_spelling(lm, text)
     window = lm.info.length_window
@@ -314,25 +271,3 @@ def _check_spelling(lm: SpeechLM, text: str) -> None:
     if not any(character.isalnum() and character not in unknown for character in text):
         raise ValueError(f"the model's vocabulary spells nothing of {text!r}: write it out in letters that it knows")
     logger.warning("the model cannot spell %s and leaves it out: write it out in letters", " ".join(unknown))
-
-
-def _generate_with_retries(
-    lm: SpeechLM, prompts: list[Prompt], sampling: Sampling, seed: int
-) -> list[list[Generation]]:
-    """Generate speech for each prompt, and retry with other seeds where it did not end. Return all attempts."""
-    attempts: list[list[Generation]] = [[] for _ in prompts]
-    # Greedy sampling would repeat the same attempt.
-    num_attempts = 1 if sampling.temperature == 0 else 1 + RETRIES
-    unfinished = list(range(len(prompts)))
-    for attempt in range(num_attempts):
-        if not unfinished:
-            break
-        seeds = [seed + attempt * _SEED_STEP] * len(unfinished)
-        generations = lm.generate([prompts[i] for i in unfinished], sampling=sampling, seed=seeds)
-        still_unfinished = []
-        for i, generation in zip(unfinished, generations, strict=True):
-            attempts[i].append(generation)
-            if generation.stop_reason == "max_length":
-                still_unfinished.append(i)
-        unfinished = still_unfinished
-    return attempts

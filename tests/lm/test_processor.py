@@ -161,13 +161,13 @@ def test_inputs_that_no_task_reads_are_an_error(processor, inputs, message):
 
 def test_features_of_a_batch_follow_each_other(audio_tokenizer):
     lm = make_lm(audio_tokenizer, ("se-features",), feature_size=audio_tokenizer.codec.feature_dim)
-    inputs = lm.processor()(audio=[SECOND, SECOND[:8000]], return_tensors="pt")
+    inputs = SpeechLMProcessor.from_lm(lm)(audio=[SECOND, SECOND[:8000]], return_tensors="pt")
     num_placeholders = (inputs["input_ids"] == lm.vocabulary.control("feature")).sum(1)
     expected = audio_tokenizer.codec.extract_features(torch.from_numpy(SECOND)[None])[0]
     assert num_placeholders[0] == len(expected)
     assert torch.allclose(inputs["features"][: len(expected)], expected)
     assert inputs["features"].shape == (num_placeholders.sum(), lm.model.config.feature_size)
-    alone = lm.processor()(audio=SECOND[:8000], return_tensors="pt")
+    alone = SpeechLMProcessor.from_lm(lm)(audio=SECOND[:8000], return_tensors="pt")
     with torch.no_grad():
         batched, single = lm.model(**inputs).logits[1, -1], lm.model(**alone).logits[0, -1]
     assert torch.allclose(batched, single, atol=1e-4)

@@ -5,7 +5,7 @@ from focallm.tasks import speak, stream_speech
 
 
 def test_the_pieces_of_a_causal_codec_are_what_speak_gives(speech_lm, monkeypatch):
-    monkeypatch.setattr("focallm.tasks.inference.speak.RETRIES", 0)
+    monkeypatch.setattr("focallm.lm.pieces.RETRIES", 0)
     lm = speech_lm("tts", codec_name="tiny_50hz_causal")
     stream, whole = stream_speech("hello there", lm, seed=2), speak("hello there", lm, seed=2)
     pieces = list(stream)
@@ -17,7 +17,7 @@ def test_the_pieces_of_a_causal_codec_are_what_speak_gives(speech_lm, monkeypatc
 
 
 def test_another_codec_gives_as_much_and_the_first_piece_early(speech_lm, monkeypatch):
-    monkeypatch.setattr("focallm.tasks.inference.speak.RETRIES", 0)
+    monkeypatch.setattr("focallm.lm.pieces.RETRIES", 0)
     lm = speech_lm("tts", "zero-shot")
     stream = stream_speech("hello there", lm, seed=2)
     pieces = list(stream)
