@@ -28,6 +28,7 @@ from focallm.tokenizer.training.teacher import Teacher
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SCRIPTS = CONFIGS.parent / "scripts"
+MEGABYTES = {"whisper_mini": 45, "mini_stream": 12, "whisper_50hz": 130}  # of codecs; 16 of those that are not named
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "codec").rglob("*.yaml")), ids=lambda path: path.stem)
@@ -40,8 +41,9 @@ def test_codec_recipe(path):
             model = FocalCodecModel(FocalCodecConfig(**config.model))
         if path.stem.startswith("focalcodec"):
             assert model.num_parameters() == 142_126_257  # as released
-        elif not path.stem.startswith("stream"):
-            assert model.num_parameters() * 2 <= 16e6  # bytes in half precision: what the package may ship
+        elif path.stem in MEGABYTES or not path.stem.startswith("stream"):
+            # In half precision: what the package may ship.
+            assert model.num_parameters() * 2 <= MEGABYTES.get(path.stem, 16) * 1e6
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "codec/ablation").glob("*.yaml")), ids=lambda path: path.stem)

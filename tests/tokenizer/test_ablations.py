@@ -12,8 +12,10 @@ from focallm.tokenizer.focalcodec.decoders import HiFiGAN
 FOCAL = {"focal_window": 7, "focal_level": 2, "focal_factor": 2}
 CONFORMER = {"type": "conformer", "num_heads": 2, "kernel_size": 5, "expansion": 1}
 AMP = {"type": "amp", "kernel_size": 3, "dilations": [1, 3]}
+CONVNEXT = {"type": "convnext", "depth": 2, "kernel_size": 5}
 VARIANTS = {
     "conformer": {"stack": CONFORMER},
+    "convnext": {"stack": CONVNEXT},
     "amp": {"stack": AMP},
     "linear": {"stack": {"type": "linear"}},
     "leaky_relu": {"stack": {"activation": "leaky_relu", **FOCAL}},
@@ -118,7 +120,10 @@ def test_stacks_without_a_causal_form_are_refused_as_causal(stack, part):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"stack": {"type": "lstm"}}, r"compressor.type must be one of \['amp', 'conformer', 'focal', 'linear'\]"),
+        (
+            {"stack": {"type": "lstm"}},
+            r"compressor.type must be one of \['amp', 'conformer', 'convnext', 'focal', 'l",
+        ),
         ({"stack": {**FOCAL, "activation": "relu"}}, "compressor: activation must be"),
         ({"stack": {**CONFORMER, "num_heads": 5}}, r"compressor: hidden_dims \(24, 16\) are not multiples"),
         ({"stack": {**FOCAL, **AMP}}, r"compressor: unknown keys \['focal_factor', 'focal_level', 'focal_window'\]"),

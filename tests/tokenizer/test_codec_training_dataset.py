@@ -154,3 +154,17 @@ def test_a_batch_has_the_lengths_of_its_signals():
     batch = make_batch([np.ones(100, np.float32), np.ones(50, np.float32)], AudioRates())
     assert batch.lengths.tolist() == [100, 50]
     assert batch.input_audio.sum() == 150
+
+
+def test_noise_of_a_folder_is_added_at_the_level_of_the_recipe(tmp_path):
+    rng = np.random.default_rng(0)
+    write_audio(tmp_path / "a.wav", (0.01 * rng.standard_normal(1000)).astype(np.float32), 16000)
+    clip = (0.1 * rng.standard_normal(16000)).astype(np.float32)
+    config = AugmentationConfig(noise=str(tmp_path), noise_probability=1.0, noise_snr_db=(10.0, 10.0))
+    plain = augment(clip, 16000, np.random.default_rng(1), AugmentationConfig())
+    noisy = augment(clip, 16000, np.random.default_rng(1), config)
+    scale = float(noisy @ plain / (plain @ plain))  # the random level of the clip
+    noise = noisy / scale - plain
+    assert 10 * np.log10((plain**2).mean() / (noise**2).mean()) == pytest.approx(10, abs=0.5)
+    with pytest.raises(ValueError, match="has no recordings"):
+        augment(clip, 16000, rng, AugmentationConfig(noise=str(tmp_path.parent), noise_probability=1.0))

@@ -5,11 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from transformers import WhisperConfig as HFWhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder as HFWhisperEncoder
 
 from focallm.tokenizer import FocalCodecModel, write_audio
 from focallm.tokenizer.training.config import StageConfig, load_stage
 from focallm.tokenizer.training.dataset import AudioRates, make_batch
-from focallm.tokenizer.training.stages import build_stage
+from focallm.tokenizer.training.feature_cache import CachedDataset
+from focallm.tokenizer.training.recordings import open_recordings
+from focallm.tokenizer.training.stages import build_stage, encode
 from focallm.tokenizer.training.teacher import Teacher
 from focallm.tokenizer.training.trainer import train_codec
 
@@ -256,6 +261,110 @@ def test_a_discriminator_of_features_is_trained_and_trains_the_decompressor(spee
     assert changed == {"decompressor"}
     last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert {"generator", "matching", "discriminator", "mse"} <= last.keys()
+
+
+WHISPER_FIELDS = {
+    "d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "num_mel_bins": 80,
+    "max_source_positions": 1500,
+}  # fmt: skip
+STACK = {"type": "convnext", "hidden_dims": [16], "factors": [1], "depth": 1}
+LISTENING = {
+    **FULL,
+    "encoder": {"type": "whisper", "num_layers": 2, "dim": 32, "ffn_dim": 32, "num_heads": 2},
+    "compressor": {**STACK, "input_dim": 32, "output_dim": 6},
+    "decompressor": {**STACK, "input_dim": 6, "output_dim": 32},
+}
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory):
+    """A folder like that of scripts/whisper_weights.py."""
+    torch.manual_seed(2)
+    encoder = HFWhisperEncoder(HFWhisperConfig(**WHISPER_FIELDS))
+    tensors = {f"model.encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    tensors |= {"features.mean": torch.randn(4, 32), "features.std": torch.rand(4, 32) + 0.5}
+    folder = tmp_path_factory.mktemp("whisper")
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "whisper", **WHISPER_FIELDS}))
+    return str(folder)
+
+
+def test_a_codec_on_whisper_is_trained_on_stored_features(speech, whisper, tmp_path):
+    cache = {"folder": str(tmp_path / "features"), "copies": 2}
+    judge = {"source": whisper, "weight": 2.0, "items": 1}
+    values = {"parts_from": {"encoder": whisper}, "cache": cache, "judge": judge}
+    config = stage_config("quantizer", LISTENING, **values)
+    model = train_codec(config, speech, tmp_path / "q", quiet=True)
+    files = set((tmp_path / "features").iterdir())
+    assert len(files) == 2  # the four utterances fill one row, in two copies
+    torch.manual_seed(config.seed)
+    before = build_stage(config).trained_model.state_dict()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(before[name], value)}
+    assert parts(changed) == {"compressor", "decompressor"}
+    last = json.loads((tmp_path / "q" / "log.jsonl").read_text().splitlines()[-1])
+    assert last["loss"] == pytest.approx(last["mse"] + 0.1 * last["entropy_loss"] + 2 * last["judge"], rel=1e-5)
+    assert last["validation_judge"] > 0
+
+    # The next stage has the same encoder, so it computes no features.
+    quantizer = str(tmp_path / "q/model")
+    sources = dict.fromkeys(("encoder", "compressor", "decompressor"), quantizer)
+    config = stage_config("decoder", LISTENING, parts_from=sources, cache=cache, decoder_input="mixed", bit_flips=0.1)
+    assert parts(moved(config, train_codec(config, speech, tmp_path / "d", quiet=True))) == {"decoder"}
+    assert set((tmp_path / "features").iterdir()) == files
+
+
+def test_stored_features_are_those_of_the_clips(speech, whisper, tmp_path):
+    values = {"parts_from": {"encoder": whisper}, "cache": {"folder": str(tmp_path)}, "clip_seconds": 3.0}
+    config = stage_config("quantizer", LISTENING, **values)
+    model = build_stage(config).model
+    recordings, _ = open_recordings(speech, 16000)
+    dataset = CachedDataset(recordings, model, config, AudioRates())
+    assert dataset.seconds == 3.76  # five recordings of 0.75 s, in whole frames
+    batch = dataset[4]
+    assert batch.features.shape == (2, 150, 32)
+    assert batch.input_audio.shape == (2, 48000)
+    row = torch.from_numpy(dataset.rows[0].samples.astype(np.float32) / 32768)
+    with torch.no_grad():
+        whole = model.encoder(row[None])[0]
+    for features, wave in zip(batch.features, batch.input_audio, strict=True):
+        start = (row.unfold(0, 48000, 320) == wave).all(dim=1).nonzero().item()
+        torch.testing.assert_close(features, whole[start : start + 150], atol=2e-3, rtol=2e-3)
+    again = CachedDataset(recordings, model, config, AudioRates())[4]
+    assert torch.equal(again.features, batch.features)
+    halves = [CachedDataset(recordings, model, config, AudioRates(), i, 2)[4].features for i in range(2)]
+    assert torch.equal(torch.cat(halves), batch.features)
+
+
+def test_a_mixed_batch_is_half_decompressed_with_some_bits_flipped(whisper):
+    values = {"parts_from": {"encoder": whisper}, "decoder_input": "mixed", "gan": None}
+    waves = [np.random.default_rng(i).standard_normal(6400).astype(np.float32) * 0.1 for i in range(2)]
+    batch = make_batch(waves, AudioRates())
+    stage = build_stage(stage_config("decoder", LISTENING, **values))
+    seen = []
+    stage.model.decoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    features, _ = encode(stage.model, batch)
+    decompressed = stage.model.decompressor(stage.model.quantizer.latents_to_codes(stage.model.compressor(features)))
+    stage.train()
+    stage(batch)
+    torch.testing.assert_close(seen.pop(), torch.stack([features[0], decompressed[1]]), atol=1e-5, rtol=0)
+    stage.eval()
+    stage(batch)
+    torch.testing.assert_close(seen.pop(), decompressed, atol=1e-5, rtol=0)
+    stage = build_stage(stage_config("decoder", LISTENING, **values, bit_flips=0.2)).train()
+    codes = []
+    stage.model.decompressor.register_forward_pre_hook(lambda module, inputs: codes.append(inputs[0]))
+    stage(batch)
+    flipped = (codes[0] != stage.model.quantizer.latents_to_codes(stage.model.compressor(features))).float().mean()
+    assert 0.05 < flipped < 0.4
+
+
+def test_contradictions_about_whisper_are_refused(whisper):
+    with pytest.raises(ValueError, match="judge: Whisper's layers read features of Whisper"):
+        build_stage(stage_config("quantizer", judge={"source": whisper}))
+    with pytest.raises(ValueError, match="cache holds features of a frozen encoder"):
+        stage_config("joint", cache={"folder": "x"})
+    with pytest.raises(ValueError, match="cache needs clip_seconds above 0"):
+        stage_config("quantizer", cache={"folder": "x"}, clip_seconds=0.0)
 
 
 def test_unknown_fields_of_a_teacher_are_refused():

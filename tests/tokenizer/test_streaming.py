@@ -144,6 +144,38 @@ def test_bad_calls_are_refused(codec, model: FocalCodecModel) -> None:
         stream.decode(torch.full((2, 1, 4), 2048))
 
 
+@pytest.mark.parametrize("hops", [1, 3, 7])
+def test_a_small_codec_of_mel_frames_streams_frame_by_frame(hops: int) -> None:
+    stack = {"type": "convnext", "hidden_dims": [16], "factors": [1], "depth": 2, "causal": True}
+    config = FocalCodecConfig(
+        encoder={"type": "mel", "dim": 20, "causal": True},
+        compressor={**stack, "input_dim": 20, "output_dim": 6},
+        quantizer={"codebook_size": 64},
+        decompressor={**stack, "input_dim": 6, "output_dim": 20},
+        decoder={
+            "type": "wavenext", "input_dim": 20, "num_layers": 2, "dim": 16, "ffn_dim": 32, "hop_length": 320,
+        },
+    )  # fmt: skip
+    torch.manual_seed(0)
+    small = FocalCodecModel(config).eval()
+    for parameter in small.parameters():  # larger than in a new model, so that tokens vary
+        if parameter.ndim > 1:
+            parameter.data = torch.randn(parameter.shape) / parameter[0].numel() ** 0.5
+    assert small.stream().chunk_length == config.chunk_length == 320
+    loudness = torch.logspace(-2, 0, 25 * hops + 1).repeat_interleave(320)
+    waveform = _noise(25 * 320 * hops + 77) * loudness[: 25 * 320 * hops + 77]
+    whole = small.encode(waveform)
+    assert whole.audio_codes.shape[2] == small.num_tokens(waveform.shape[1]) == 25 * hops + 1
+    assert len(whole.audio_codes.unique()) > 5
+    tokens, audio = _stream(small, waveform, 320 * hops)
+    assert torch.equal(tokens, whole.audio_codes)
+    torch.testing.assert_close(audio, small.decode(whole.audio_codes).audio_values, atol=1e-4, rtol=0)
+    # What comes later changes no token.
+    changed = waveform.clone()
+    changed[:, 4000:] = 0
+    assert torch.equal(small.encode(changed).audio_codes[..., : 4000 // 320], whole.audio_codes[..., : 4000 // 320])
+
+
 def _noise(length: int, batch: int = 1) -> Tensor:
     return 0.3 * torch.randn(batch, length, generator=torch.Generator().manual_seed(length + batch))
 

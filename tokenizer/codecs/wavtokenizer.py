@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from ..focalcodec.checkpoint import read_safetensors
-from ..focalcodec.decoders import ConvNeXtBlock, ISTFTHead
+from ..focalcodec.decoders import ISTFTHead
+from ..focalcodec.layers import ConvNeXtBlock
 from ..focalcodec.parts import VocosConfig
 from .adapter import CodecAdapter, CodecConfig, NativeModel, register_model
 from .checkpoint import find_weights, fold_weight_norm, load_native, read_config
@@ -214,7 +215,7 @@ class AdaptiveBlock(ConvNeXtBlock):
     """A ConvNeXt block of Vocos with the adaptive norm."""
 
     def __init__(self, config: VocosConfig, num_conditions: int) -> None:
-        super().__init__(config)
+        super().__init__(config.dim, config.ffn_dim, config.kernel_size, 1 / config.num_layers)
         self.norm = AdaptiveNorm(config.dim, num_conditions)  # type: ignore[assignment]  # instead of a LayerNorm
 
 

@@ -2,10 +2,11 @@
 
 Every released model uses focal modulation. The Conformer, the anti-aliased multi-periodicity (AMP) and the linear block
 replace it in the ablation of the paper (arXiv 2502.04465, table 6), which does not state their sizes. Ours make a block
-as large as a focal one: Conformer blocks have expansion 1, and AMP blocks have kernel 3 and dilations 1 and 3.
+as large as a focal one: Conformer blocks have expansion 1, and AMP blocks have kernel 3 and dilations 1 and 3. ConvNeXt
+blocks are for small codecs: they have no global mean, and learn faster.
 
 B batch, T frames, D width, H heads. Each block takes x (B, T, D), a mask (B, T) that is True where a frame is real, and
-the state of a stream, which only causal focal blocks can use.
+the state of a stream, which only causal focal and ConvNeXt blocks can use.
 """
 
 import math
@@ -15,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import FeedForward, Snake, StreamState, pad_same, zero_padding
-from .parts import AMPConfig, ConformerConfig, FocalConfig, LinearConfig, StackConfig
+from .layers import ConvNeXtBlock, FeedForward, Snake, StreamState, convolve_same, pad_same, zero_padding
+from .parts import AMPConfig, ConformerConfig, ConvNeXtConfig, FocalConfig, LinearConfig, StackConfig
 
 _FILTER_TAPS = 12  # of the low-pass filter around the activation of an AMP block
 
@@ -257,14 +258,8 @@ class AMPUnit(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, D) -> (B, T, D)"""
-        y = _convolve_same(self.first_conv, without_aliases(self.first_activation, x, mask), mask)
-        return x + _convolve_same(self.second_conv, without_aliases(self.second_activation, y, mask), mask)
-
-
-def _convolve_same(conv: nn.Conv1d, x: Tensor, mask: Tensor | None) -> Tensor:
-    """(B, T, D) -> (B, T, D)"""
-    width = (conv.kernel_size[0] - 1) * conv.dilation[0]
-    return conv(pad_same(zero_padding(x, mask), width).mT).mT
+        y = convolve_same(self.first_conv, without_aliases(self.first_activation, x, mask), mask, None)
+        return x + convolve_same(self.second_conv, without_aliases(self.second_activation, y, mask), mask, None)
 
 
 def without_aliases(activation: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -292,6 +287,23 @@ def low_pass() -> Tensor:
     return taps / taps.sum()
 
 
+class ConvNeXtBlocks(nn.Module):
+    """The ConvNeXt blocks of a layer. The causal form sees only frames of the past."""
+
+    def __init__(self, config: ConvNeXtConfig, dim: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            ConvNeXtBlock(dim, config.expansion * dim, config.kernel_size, 1 / config.depth)
+            for _ in range(config.depth)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
+        """x (B, T, D), mask (B, T) -> (B, T, D)"""
+        for block in self.blocks:
+            x = block(x, mask, state)
+        return x
+
+
 class LinearBlock(nn.Module):
     """A projection of each frame, as the baseline of a block without context."""
 
@@ -308,5 +320,6 @@ BLOCKS: dict[type[StackConfig], Callable[..., nn.Module]] = {
     FocalConfig: FocalBlock,
     ConformerConfig: ConformerBlock.from_config,
     AMPConfig: AMPBlock,
+    ConvNeXtConfig: ConvNeXtBlocks,
     LinearConfig: LinearBlock,
 }

@@ -18,6 +18,7 @@ from .parts import (
     VocosConfig,
     WaveNeXtConfig,
     WavLMConfig,
+    WhisperConfig,
     build_part,
 )
 
@@ -44,9 +45,10 @@ class FocalCodecConfig(PreTrainedConfig):
     """Configuration of a FocalCodec; the defaults are those of the released 50 Hz model (arXiv 2502.04465).
 
     Args:
-        encoder: `{"type": "wavlm" | "mel", ...}` and the fields of `WavLMConfig` or `MelConfig`.
-        compressor: `{"type": "focal" | "conformer" | "amp" | "linear", ...}` (by default "focal") and the fields of
-            `FocalConfig`, `ConformerConfig`, `AMPConfig` or `LinearConfig`.
+        encoder: `{"type": "wavlm" | "whisper" | "mel", ...}` and the fields of `WavLMConfig`, `WhisperConfig` or
+            `MelConfig`.
+        compressor: `{"type": "focal" | "conformer" | "amp" | "convnext" | "linear", ...}` (by default "focal") and the
+            fields of `FocalConfig`, `ConformerConfig`, `AMPConfig`, `ConvNeXtConfig` or `LinearConfig`.
         quantizer: fields of `QuantizerConfig`.
         decompressor: like `compressor`.
         decoder: `{"type": "vocos" | "wavenext" | "hifigan", ...}` and the fields of `VocosConfig`, `WaveNeXtConfig` or
@@ -77,7 +79,7 @@ class FocalCodecConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @property
-    def encoder_config(self) -> WavLMConfig | MelConfig:
+    def encoder_config(self) -> WavLMConfig | WhisperConfig | MelConfig:
         """`encoder` as a dataclass."""
         return build_part("encoder", self.encoder, ENCODERS)
 
@@ -123,10 +125,11 @@ class FocalCodecConfig(PreTrainedConfig):
             return self.samples_per_token
         encoder = self.encoder_config
         decompressor = self.decompressor_config
-        assert isinstance(encoder, WavLMConfig), "only WavLM has a causal form"
-        assert isinstance(decompressor, FocalConfig), "only focal modulation has a causal form"
+        assert not isinstance(encoder, WhisperConfig), "Whisper has no causal form"
         # A chunk holds whole chunks of the encoder, whole tokens, and whole chunks of the refiner.
-        refiner_chunk = decompressor.lookahead_size + 1
+        refiner_chunk = 1
+        if isinstance(decompressor, FocalConfig):
+            refiner_chunk = decompressor.lookahead_size + 1
         frames = math.lcm(encoder.chunk_size, math.prod(self.compressor_config.factors), refiner_chunk)
         return self.hop_length * frames
 
@@ -192,5 +195,7 @@ def _check_parts_fit(config: FocalCodecConfig) -> None:
         mismatches.append(
             f"encoder.sampling_rate is {encoder.sampling_rate} but sampling_rate is {config.sampling_rate}"
         )
+    if isinstance(encoder, WhisperConfig) and config.sampling_rate != 16000:
+        mismatches.append(f'encoder.type "whisper" reads 16000 Hz but sampling_rate is {config.sampling_rate}')
     if mismatches:
         raise ValueError("the parts of this FocalCodec do not fit: " + "; ".join(mismatches))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import StreamState, length_mask, pad_same, zero_padding
+from .layers import ConvNeXtBlock, StreamState, convolve_same, length_mask, zero_padding
 from .parts import HiFiGANConfig, VocosConfig, WaveNeXtConfig
 
 Padding = Literal["zeros", "reflect"]
@@ -55,45 +55,18 @@ class ConvNeXtBackbone(nn.Module):
         self.causal = config.causal
         self.embedding = nn.Conv1d(config.input_dim, config.dim, config.kernel_size)
         self.input_norm = nn.LayerNorm(config.dim, eps=1e-6)
-        self.layers = nn.ModuleList(ConvNeXtBlock(config) for _ in range(config.num_layers))
+        scale = config.layerscale_init or 1 / config.num_layers
+        self.layers = nn.ModuleList(
+            ConvNeXtBlock(config.dim, config.ffn_dim, config.kernel_size, scale) for _ in range(config.num_layers)
+        )
         self.output_norm = nn.LayerNorm(config.dim, eps=1e-6)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, state: StreamState | None = None) -> Tensor:
         """x (B, T, input_dim), mask (B, T) True where a frame is real -> (B, T, dim); with a state, it is causal."""
-        x = self.input_norm(_convolve(self.embedding, x, mask, state))
+        x = self.input_norm(convolve_same(self.embedding, x, mask, state))
         for layer in self.layers:
             x = layer(x, mask, state)
         return self.output_norm(x)
-
-
-class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution and an inverted bottleneck, with a layer scale (Liu et al., 2022, arXiv 2201.03545)."""
-
-    def __init__(self, config: VocosConfig | WaveNeXtConfig) -> None:
-        super().__init__()
-        init = config.layerscale_init
-        self.layerscale_init = 1 / config.num_layers if init is None else init
-        self.dwconv = nn.Conv1d(config.dim, config.dim, config.kernel_size, groups=config.dim)
-        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
-        self.pwconv1 = nn.Linear(config.dim, config.ffn_dim)
-        self.pwconv2 = nn.Linear(config.ffn_dim, config.dim)
-        self.gamma = nn.Parameter(torch.full((config.dim,), self.layerscale_init))
-
-    def forward(self, x: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
-        """(B, T, dim) -> (B, T, dim)"""
-        y = self.norm(_convolve(self.dwconv, x, mask, state))
-        return x + self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))
-
-
-def _convolve(conv: nn.Conv1d, x: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
-    """(B, T, D) -> (B, T, D')"""
-    width = conv.kernel_size[0] - 1
-    if state is None:
-        x = pad_same(zero_padding(x, mask), width)
-    else:
-        # The padding of a causal convolution is all on the left.
-        x = state.extend(conv, x, width, zeros=True)
-    return conv(x.mT).mT
 
 
 class ISTFTHead(nn.Module):

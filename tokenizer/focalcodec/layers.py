@@ -114,3 +114,32 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, dim) -> (B, T, dim)"""
         return self.out_proj(F.gelu(self.in_proj(x)))
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution and an inverted bottleneck, with a layer scale (Liu et al., 2022, arXiv 2201.03545)."""
+
+    def __init__(self, dim: int, ffn_dim: int, kernel_size: int, layerscale_init: float) -> None:
+        super().__init__()
+        self.layerscale_init = layerscale_init
+        self.dwconv = nn.Conv1d(dim, dim, kernel_size, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.pwconv1 = nn.Linear(dim, ffn_dim)
+        self.pwconv2 = nn.Linear(ffn_dim, dim)
+        self.gamma = nn.Parameter(torch.full((dim,), layerscale_init))
+
+    def forward(self, x: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
+        """x (B, T, dim), mask (B, T) True where a frame is real -> (B, T, dim); with a state, it is causal."""
+        y = self.norm(convolve_same(self.dwconv, x, mask, state))
+        return x + self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))
+
+
+def convolve_same(conv: nn.Conv1d, x: Tensor, mask: Tensor | None, state: StreamState | None) -> Tensor:
+    """Convolve (B, T, D) and keep its length: zeros on both sides, or with a state the frames before it."""
+    width = (conv.kernel_size[0] - 1) * conv.dilation[0]
+    if state is None:
+        x = pad_same(zero_padding(x, mask), width)
+    else:
+        # The padding of a causal convolution is all on the left.
+        x = state.extend(conv, x, width, zeros=True)
+    return conv(x.mT).mT

@@ -12,7 +12,10 @@ from .parts import MelConfig
 
 
 class MelEncoder(nn.Module):
-    """Waveform (B, T_samples) -> normalized log-mel frames (B, T, D). Frame i is centered on hop i."""
+    """Waveform (B, T_samples) -> normalized log-mel frames (B, T, D).
+
+    Frame i is centered on hop i, or ends with it in a causal encoder.
+    """
 
     def __init__(self, config: MelConfig) -> None:
         super().__init__()
@@ -24,18 +27,21 @@ class MelEncoder(nn.Module):
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None, state: StreamState | None = None) -> Tensor:
         """waveform (B, T_samples), lengths (B,) in samples -> (B, T, D); frames of padding are zero."""
-        assert state is None, "the mel encoder is not causal"
         config = self.config
         if lengths is not None:
             waveform = zero_padding(waveform[..., None], length_mask(lengths, waveform.shape[1]))[..., 0]
-        mel = log_mel(waveform, config.sampling_rate, config.n_fft, config.hop_length, config.dim)
+        past = 0
+        if state is not None:
+            past = config.n_fft - config.hop_length
+            waveform = state.extend(self, waveform[..., None], past, zeros=True)[..., 0]
+        mel = log_mel(waveform, config.sampling_rate, config.n_fft, config.hop_length, config.dim, past)
         features = (mel - config.mean) / config.std
         if lengths is None:
             return features
         return zero_padding(features, length_mask(self.num_frames(lengths), mel.shape[1]))
 
 
-def log_mel(waveform: Tensor, sampling_rate: int, n_fft: int, hop_length: int, bands: int) -> Tensor:
+def log_mel(waveform: Tensor, sampling_rate: int, n_fft: int, hop_length: int, bands: int, past: int = 0) -> Tensor:
     """Compute the logarithm of mel magnitudes (power 1, Slaney bands, floor 1e-5).
 
     The signal is padded with zeros on both sides, so more zeros at its end do not change its frames.
@@ -46,13 +52,14 @@ def log_mel(waveform: Tensor, sampling_rate: int, n_fft: int, hop_length: int, b
         n_fft: number of samples of a window.
         hop_length: number of samples between two frames.
         bands: number of mel bands.
+        past: number of samples at the beginning that belong to the past; the first window then begins there.
 
     Returns:
-        (B, ceil(T / hop_length), bands)
+        (B, ceil((T - past) / hop_length), bands)
     """
     # Pad so that window i is centered on hop i and the last sample is inside a hop.
-    frames = -(-waveform.shape[1] // hop_length)
-    left = (n_fft - hop_length) // 2
+    frames = -(-(waveform.shape[1] - past) // hop_length)
+    left = 0 if past else (n_fft - hop_length) // 2
     padded = F.pad(waveform, (left, (frames - 1) * hop_length + n_fft - left - waveform.shape[1]))
     window = torch.hann_window(n_fft, device=waveform.device)
     spectrum = torch.stft(padded.float(), n_fft, hop_length, window=window, center=False, return_complex=True)

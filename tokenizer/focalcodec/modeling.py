@@ -20,19 +20,25 @@ from ..codec import CodecDecoderOutput, CodecEncoderOutput
 from .blocks import DynamicTanh, FocalBlock
 from .checkpoint import convert_config, convert_state_dict, find_official, load_strictly, read_safetensors
 from .configuration import FocalCodecConfig
-from .decoders import ConvNeXtBlock, HiFiGAN, Vocos, WaveNeXt
+from .decoders import HiFiGAN, Vocos, WaveNeXt
 from .feature_extraction import FocalCodecFeatureExtractor
 from .inputs import check_tokens, check_waveforms
 from .knn import match_features
-from .layers import Snake, StreamState, length_mask
+from .layers import ConvNeXtBlock, Snake, StreamState, length_mask
 from .mel import MelEncoder
-from .parts import HiFiGANConfig, MelConfig, VocosConfig, WaveNeXtConfig
+from .parts import HiFiGANConfig, MelConfig, VocosConfig, WaveNeXtConfig, WavLMConfig, WhisperConfig
 from .quantizer import QUANTIZERS
 from .reference_api import StageMethods
-from .stack import Compressor, Decompressor
+from .stack import Compressor, Decompressor, DownScale, UpScale
 from .streaming import FocalCodecStream
 from .wavlm import GatedAttention, WavLMEncoder
+from .whisper import WhisperEncoder
 
+ENCODERS: dict[type, Callable[..., WavLMEncoder | WhisperEncoder | MelEncoder]] = {
+    WavLMConfig: WavLMEncoder,
+    WhisperConfig: WhisperEncoder,
+    MelConfig: MelEncoder,
+}
 DECODERS: dict[type, Callable[..., nn.Module]] = {VocosConfig: Vocos, WaveNeXtConfig: WaveNeXt, HiFiGANConfig: HiFiGAN}
 # The sign of a latent that is nearer to zero than this share of the vector's length may depend on the shape of the
 # batch (float32 rounding errors are below 1e-5).
@@ -62,7 +68,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         super().__init__(config)
         encoder = config.encoder_config
         decoder = config.decoder_config
-        self.encoder = MelEncoder(encoder) if isinstance(encoder, MelConfig) else WavLMEncoder(encoder)
+        self.encoder = ENCODERS[type(encoder)](encoder)
         self.compressor = Compressor(config.compressor_config)
         self.quantizer = QUANTIZERS[config.quantizer_config.type](config.quantizer_config)
         self.decompressor = Decompressor(config.decompressor_config)
@@ -127,6 +133,14 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+        # Projections of the stacks keep the scale of their input; smaller ones would let the codes vanish, and a new
+        # stack learn slowly. (Children are initialized before their parents.)
+        elif isinstance(module, DownScale):
+            init.normal_(module.downscale.weight, std=module.downscale.weight[0].numel() ** -0.5)
+        elif isinstance(module, UpScale):
+            init.normal_(module.upscale.weight, std=module.upscale.weight.shape[0] ** -0.5)
+        elif isinstance(module, Decompressor):
+            init.normal_(module.in_proj.weight)  # codes have unit length
         elif isinstance(module, Snake):
             init.ones_(module.alpha)
         elif isinstance(module, GatedAttention):

@@ -55,6 +55,30 @@ class WavLMConfig:
 
 
 @dataclass(frozen=True)
+class WhisperConfig:
+    """First layers of Whisper's encoder; the defaults are those of Whisper base."""
+
+    num_layers: int
+    dim: int = 512
+    ffn_dim: int = 2048
+    num_heads: int = 8
+    bands: int = 80  # mel bands of the input
+    max_frames: int = 1500  # positions, 30 s; longer signals are encoded in windows
+    causal: bool = False
+
+    def __post_init__(self) -> None:
+        if self.causal:
+            raise ValueError('type "whisper" has no causal form, but causal is true: use type "mel" or "wavlm"')
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim ({self.dim}) is not a multiple of num_heads ({self.num_heads})")
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame: a mel hop of 160, and a stride of 2."""
+        return 320
+
+
+@dataclass(frozen=True)
 class MelConfig:
     """Log-mel frames as features. They have no parameters, so a codec can be trained without a pretrained encoder."""
 
@@ -64,11 +88,12 @@ class MelConfig:
     sampling_rate: int = 16000
     mean: float = -5.0  # of the log-mel values of speech; features are (log mel - mean) / std
     std: float = 2.5
-    causal: bool = False
+    causal: bool = False  # frames end with their hop instead of being centered on it
 
-    def __post_init__(self) -> None:
-        if self.causal:
-            raise ValueError('type "mel" has no causal form, but causal is true: use type "wavlm"')
+    @property
+    def chunk_size(self) -> int:
+        """Frames that are processed together by a causal encoder."""
+        return 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,16 +114,17 @@ class StackConfig:
             )
         if self.activation not in ("snake", "leaky_relu"):
             raise ValueError(f'activation must be "snake" or "leaky_relu", found {self.activation!r}')
-        if self.causal and not isinstance(self, FocalConfig):
+        if self.causal and not isinstance(self, FocalConfig | ConvNeXtConfig):
             names = {config_class: name for name, config_class in STACKS.items()}
             raise ValueError(
-                f'type "{names[type(self)]}" has no causal form, but causal is true: use type "focal", or causal: false'
+                f'type "{names[type(self)]}" has no causal form, but causal is true: use type "focal" or "convnext", '
+                "or causal: false"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FocalConfig(StackConfig):
-    """A stack of focal modulation blocks, as in the released models. Only this one has a causal form."""
+    """A stack of focal modulation blocks, as in the released models."""
 
     focal_window: int  # kernel of the first focal level
     focal_level: int  # number of levels below the global one
@@ -133,6 +159,15 @@ class AMPConfig(StackConfig):
 
     kernel_size: int
     dilations: tuple[int, ...]  # two convolutions each; 3 and [1, 3] make a block as large as a focal one
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvNeXtConfig(StackConfig):
+    """A stack of ConvNeXt blocks."""
+
+    depth: int  # blocks of each layer
+    kernel_size: int = 7
+    expansion: int = 3  # of the inner width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,8 +250,14 @@ class HiFiGANConfig:
         return math.prod(self.factors)
 
 
-ENCODERS = {"wavlm": WavLMConfig, "mel": MelConfig}
-STACKS = {"focal": FocalConfig, "conformer": ConformerConfig, "amp": AMPConfig, "linear": LinearConfig}
+ENCODERS = {"wavlm": WavLMConfig, "whisper": WhisperConfig, "mel": MelConfig}
+STACKS = {
+    "focal": FocalConfig,
+    "conformer": ConformerConfig,
+    "amp": AMPConfig,
+    "convnext": ConvNeXtConfig,
+    "linear": LinearConfig,
+}
 DECODERS = {"vocos": VocosConfig, "wavenext": WaveNeXtConfig, "hifigan": HiFiGANConfig}
 
 

@@ -29,6 +29,9 @@ class AugmentationConfig:
     speed: float = 0.0  # maximum change of speed, as a fraction; it changes the pitch too
     tilt_db: float = 0.0  # maximum tilt of the spectrum at either end
     reverb_probability: float = 0.0
+    noise: str | None = None  # folder of noise recordings
+    noise_probability: float = 0.2
+    noise_snr_db: tuple[float, float] = (0.0, 15.0)
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,27 @@ class EntropyConfig:
 
     weight: float = 0.1
     frames: int = 0  # number of random frames of a batch for which it is computed; 0 for all
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Features of the frozen encoder that are computed once, see `feature_cache`."""
+
+    folder: str
+    copies: int = 1  # differently augmented copies of the corpus
+
+    def __post_init__(self) -> None:
+        if self.copies < 1:
+            raise ValueError(f"copies must be at least 1, found {self.copies}")
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """Squared error of the last features of Whisper, computed from the codec's by the layers that the codec lacks."""
+
+    source: str  # folder that scripts/whisper_weights.py wrote, or hub id
+    weight: float = 1.0
+    items: int = 0  # number of random items of a batch for which it is computed; 0 for all
 
 
 @dataclass(frozen=True)
@@ -129,11 +153,17 @@ class CodecStageConfig(CodecTrainingConfig):
     model: dict[str, Any] = field(default_factory=dict)  # fields of FocalCodecConfig
     parts_from: dict[Part, str] = field(default_factory=dict)  # part -> codec (folder or hub id) of its weights
     clip_seconds: float = 4.0  # 0 for whole utterances
+    cache: CacheConfig | None = None  # of the encoder's features; null computes them for every batch
 
     def __post_init__(self) -> None:
         super().__post_init__()
         # Report a mistake in the model now, not after loading the data.
         FocalCodecConfig(**self.model)
+        if self.cache is not None:
+            if "encoder" in getattr(self, "trainable_parts", ()):
+                raise ValueError('cache holds features of a frozen encoder, but trainable_parts has "encoder"')
+            if not self.clip_seconds or not self.in_memory:
+                raise ValueError("cache needs clip_seconds above 0 and in_memory: true")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +175,7 @@ class QuantizerStageConfig(CodecStageConfig):
     target: str | None = None  # codec whose features are reconstructed; null for those of the model's own encoder
     feature_weight: float = 1.0  # of the squared error
     entropy: EntropyConfig | None = EntropyConfig()
+    judge: JudgeConfig | None = None  # for an encoder of type "whisper"
     teacher: TeacherLossConfig | None = None
     gan: GanConfig | None = None
 
@@ -155,7 +186,9 @@ class DecoderStageConfig(CodecStageConfig):
 
     stage: Literal["decoder"] = "decoder"
     trainable_parts: tuple[Part, ...] = ("decoder",)
-    decoder_input: Literal["encoder", "decompressed", "target"] = "encoder"
+    # mixed: half of the items of a batch are decompressed, the others continuous
+    decoder_input: Literal["encoder", "decompressed", "mixed", "target"] = "encoder"
+    bit_flips: float = 0.0  # share of the bits that are flipped before they are decompressed
     target: str | None = None  # codec whose features are decoded if decoder_input is "target"
     crop_seconds: float = 0.0  # duration of a random part of each clip that is decoded; 0 for the whole clip
     mel_weight: float = 45.0

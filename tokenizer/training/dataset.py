@@ -4,6 +4,7 @@ The content of a batch depends only on the seed and the step, so a resumed run s
 B batch, T samples.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..audio import Waveform, resample
 from .config import AugmentationConfig, StageConfig
 from .recordings import Recording, open_recordings
 
+_AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 _LEVEL_DB = (-12, 3)
 _REVERB_S = (0.1, 0.6)  # time in which the tail of a room decays by 60 dB
 _DIRECT_DB = (3, 18)  # level of the direct signal above the tail
@@ -45,6 +47,7 @@ class Batch:
     target_audio: Tensor  # (B, T') at the output rate
     lengths: Tensor  # (B,) number of real samples in `input_audio`
     texts: tuple[str, ...] = ()
+    features: Tensor | None = None  # (B, frames, D) of `input_audio`, if they were computed before
 
     def to(self, device: torch.device) -> "Batch":
         """Return the same batch on another device."""
@@ -53,6 +56,7 @@ class Batch:
             input_audio=self.input_audio.to(device),
             target_audio=self.target_audio.to(device),
             lengths=self.lengths.to(device),
+            features=None if self.features is None else self.features.to(device),
         )
 
 
@@ -243,15 +247,48 @@ def open_datasets(
 # ---- augmentation ----
 
 
+def draw_augmented(
+    recording: Recording, sampling_rate: int, rng: np.random.Generator, config: AugmentationConfig
+) -> Waveform:
+    """Read a whole recording at a random speed and augment it."""
+    speed = _draw_speed(rng, config.speed)
+    return augment(_read_at_speed(recording, 0, len(recording), speed), sampling_rate, rng, config)
+
+
 def augment(clip: Waveform, sampling_rate: int, rng: np.random.Generator, config: AugmentationConfig) -> Waveform:
-    """Apply a random reverb, spectral tilt and level to a clip (T,). The level is limited to avoid clipping."""
+    """Apply a random reverb, spectral tilt, noise and level to a clip (T,). The level is limited to avoid clipping."""
     if rng.random() < config.reverb_probability:
         clip = _add_reverb(clip, sampling_rate, rng)
     if config.tilt_db:
         clip = _tilt(clip, sampling_rate, rng.uniform(-config.tilt_db, config.tilt_db))
+    if config.noise is not None and rng.random() < config.noise_probability:
+        clip = _add_noise(clip, sampling_rate, rng, config)
     gain = 10 ** (rng.uniform(*_LEVEL_DB) / 20)
     peak = float(np.abs(clip).max(initial=0))
     return clip * np.float32(min(gain, 1 / max(peak, 1e-3)))
+
+
+def _add_noise(clip: Waveform, sampling_rate: int, rng: np.random.Generator, config: AugmentationConfig) -> Waveform:
+    """Add a random part of a noise recording, which is repeated if it is too short."""
+    assert config.noise is not None
+    recordings = _open_noise(config.noise, sampling_rate)
+    recording = recordings[int(rng.integers(len(recordings)))]
+    noise = recording.read(0, len(recording))
+    start = int(rng.integers(len(noise)))
+    noise = np.resize(np.roll(noise, -start), len(clip))
+    level = float(np.sqrt(np.mean(noise**2))) or 1.0
+    snr_db = rng.uniform(*config.noise_snr_db)
+    gain = float(np.sqrt(np.mean(clip**2))) / level * 10 ** (-snr_db / 20)
+    return clip + np.float32(gain) * noise
+
+
+@functools.cache
+def _open_noise(folder: str, sampling_rate: int) -> list[Recording]:
+    """Read all recordings of a folder of noise."""
+    paths = sorted(path for path in Path(folder).iterdir() if path.suffix in _AUDIO_SUFFIXES)
+    if not paths:
+        raise ValueError(f"augmentation.noise: {folder} has no recordings ({', '.join(_AUDIO_SUFFIXES)})")
+    return open_recordings(paths, sampling_rate)[0]
 
 
 def _draw_speed(rng: np.random.Generator, speed: float) -> float:

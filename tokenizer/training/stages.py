@@ -14,6 +14,7 @@ from ..focalcodec.layers import length_mask
 from ..focalcodec.mel import MelEncoder
 from ..focalcodec.modeling import FocalCodecModel
 from ..focalcodec.wavlm import WavLMEncoder
+from ..focalcodec.whisper import WhisperEncoder, is_whisper
 from .config import (
     DecoderStageConfig,
     DistillationStageConfig,
@@ -23,7 +24,7 @@ from .config import (
 )
 from .dataset import AudioRates, Batch
 from .losses import entropy_loss, mel_loss, stft_loss
-from .teacher import Teacher
+from .teacher import Teacher, WhisperJudge
 
 # Weights of the encoder layers in distillation: first and last, evenly spaced between.
 _FIRST_LAYER_WEIGHT = 0.5
@@ -49,23 +50,30 @@ class StageOutput:
 class CodecStage(nn.Module):
     """Stages quantizer (features -> codes -> features), decoder (features -> waveform) and joint (both).
 
-    Features are not cached but computed for each batch, because a clip can start at any sample of a recording.
+    Features are computed for each batch, unless it has them, because a clip can start at any sample of a recording.
 
     Args:
         model: codec whose `config.trainable_parts` are trained.
         config: settings of the stage.
         target: codec whose encoder computes the target features; None for the encoder of `model`.
         teacher: recognizer for the perceptual loss; None for no such loss.
+        judge: layers of Whisper for the loss of the quantizer; None for no such loss.
     """
 
     def __init__(
-        self, model: FocalCodecModel, config: CodecConfig, target: FocalCodecModel | None, teacher: Teacher | None
+        self,
+        model: FocalCodecModel,
+        config: CodecConfig,
+        target: FocalCodecModel | None,
+        teacher: Teacher | None,
+        judge: WhisperJudge | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.config = config
         self.target = target
         self.teacher = teacher
+        self.judge = judge
         self.requires_grad_(False)
         for part in config.trainable_parts:
             getattr(model, part).requires_grad_(True)
@@ -85,8 +93,12 @@ class CodecStage(nn.Module):
         """Compute all losses except those of the discriminators."""
         config = self.config
         output = StageOutput()
-        with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" in config.trainable_parts):
-            features, lengths = encode(self.model, batch)
+        lengths = self.model.encoder.num_frames(batch.lengths)
+        if batch.features is not None:
+            features = batch.features
+        else:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and "encoder" in config.trainable_parts):
+                features, lengths = encode(self.model, batch)
         output.target_features = features.detach()
         output.feature_lengths = lengths
         if self.target is not None:
@@ -97,11 +109,14 @@ class CodecStage(nn.Module):
         if config.stage == "decoder" and config.decoder_input == "target":
             features = output.target_features
             lengths = output.feature_lengths
-        elif config.stage == "decoder" and config.decoder_input == "decompressed":
-            with torch.no_grad():
-                state = self.model._new_state(features)
-                codes = self.model.quantizer.latents_to_codes(self.model.compressor(features, lengths, state))
-                features = self.model.decompressor(codes, self.model.compressor.num_frames(lengths), state)
+        elif config.stage == "decoder" and config.decoder_input != "encoder":
+            decompressed = self._decompress(config, features, lengths)
+            # Evaluations decode what a user would hear.
+            if self.training and config.decoder_input == "mixed":
+                half = len(features) // 2
+                size = features.shape[1]
+                decompressed = torch.cat([features[:half], decompressed[half:, :size]])
+            features = decompressed
         if config.stage == "decoder" or config.stage == "joint":
             self._decode(config, features, lengths, batch, output)
         if self.teacher is not None:
@@ -142,7 +157,24 @@ class CodecStage(nn.Module):
                 order = torch.randperm(len(real_latents), device=real_latents.device)
                 real_latents = real_latents[order[: config.entropy.frames]]
             output.losses["entropy_loss"] = entropy_loss(real_latents, quantizer)
+        if config.stage == "quantizer" and config.judge is not None:
+            assert self.judge is not None
+            items = torch.arange(len(features))
+            if self.training and config.judge.items:
+                items = torch.randperm(len(features))[: config.judge.items]
+            output.losses["judge"] = self.judge.distance(
+                decompressed[items], output.target_features[items], output.feature_lengths[items]
+            )
         return decompressed
+
+    @torch.no_grad()
+    def _decompress(self, config: DecoderStageConfig, features: Tensor, lengths: Tensor) -> Tensor:
+        """Quantize and decompress features (B, T, D), in training with some of the bits flipped."""
+        state = self.model._new_state(features)
+        codes = self.model.quantizer.latents_to_codes(self.model.compressor(features, lengths, state))
+        if self.training and config.bit_flips:
+            codes = torch.where(torch.rand_like(codes) < config.bit_flips, -codes, codes)
+        return self.model.decompressor(codes, self.model.compressor.num_frames(lengths), state)
 
     def _decode(
         self,
@@ -343,11 +375,22 @@ def build_stage(config: StageConfig) -> Stage:
     if config.teacher is not None:
         teacher = Teacher.from_pretrained(config.teacher.folder)
         _check_teacher(model, config, teacher)
-    return CodecStage(model, config, target, teacher)
+    judge = None
+    if config.stage == "quantizer" and config.judge is not None:
+        if not isinstance(model.encoder, WhisperEncoder):
+            raise ValueError(
+                f"judge: Whisper's layers read features of Whisper, found an encoder of type "
+                f"{model.config.encoder['type']!r}: use one of type 'whisper', or judge: null"
+            )
+        judge = WhisperJudge(model.encoder, config.judge.source)
+    return CodecStage(model, config, target, teacher, judge)
 
 
 def _load_part(model: FocalCodecModel, part: str, source: str) -> None:
-    """Copy the weights of one part from another codec."""
+    """Copy the weights of one part from another codec, or those of the encoder from Whisper."""
+    if isinstance(model.encoder, WhisperEncoder) and part == "encoder" and is_whisper(source):
+        model.encoder.load_whisper(source)
+        return
     weights = getattr(FocalCodecModel.from_pretrained(source), part).state_dict()
     try:
         result = getattr(model, part).load_state_dict(weights, strict=False)

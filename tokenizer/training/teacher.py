@@ -1,4 +1,4 @@
-"""The teacher: a small speech recognizer of letters, whose hidden layers serve as a perceptual loss of the codec.
+"""Recognizers whose layers serve as a perceptual loss of the codec: the teacher, a small one of letters, and Whisper.
 
 The squared error of features weighs noise as much as consonants. The hidden layers of a recognizer that was trained on
 transcripts (by CTC, Graves et al., 2006) amplify what distinguishes words. A codec that preserves them preserves words,
@@ -22,6 +22,7 @@ from ..files import whole_file, write_whole
 from ..focalcodec.layers import length_mask, zero_padding
 from ..focalcodec.mel import MelEncoder
 from ..focalcodec.parts import MelConfig, build_part
+from ..focalcodec.whisper import EncoderLayer, WhisperEncoder, read_whisper
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,60 @@ class Teacher(nn.Module):
         """Return the text of the best path through logits (T, 1 + C)."""
         best = torch.unique_consecutive(logits.argmax(dim=-1))
         return "".join(self.config.characters[i - 1] for i in best.tolist() if i)
+
+
+class WhisperJudge(nn.Module):
+    """The layers of Whisper's encoder after those of a codec, frozen: they tell what of its features carries words.
+
+    Args:
+        encoder: encoder of the codec.
+        source: folder of scripts/whisper_weights.py, or hub id, of the same Whisper.
+
+    Raises:
+        ValueError: The codec has all layers, or other sizes.
+    """
+
+    def __init__(self, encoder: WhisperEncoder, source: str) -> None:
+        super().__init__()
+        first = encoder.config.num_layers
+        fields, tensors = read_whisper(source)
+        num_layers = fields["encoder_layers"] - first
+        if num_layers < 1:
+            raise ValueError(
+                f"judge: {source} has {fields['encoder_layers']} layers, and the codec has {first} of them: none is "
+                "left to judge; lower encoder.num_layers"
+            )
+        self.layers = nn.ModuleList(EncoderLayer(encoder.config) for _ in range(num_layers))
+        self.layer_norm = nn.LayerNorm(encoder.config.dim)
+        weights = {}
+        for name in self.state_dict():
+            _, _, rest = name.partition(".")
+            source_name = name
+            if name.startswith("layers."):
+                index, _, rest = rest.partition(".")
+                source_name = f"layers.{first + int(index)}.{rest}"
+            weights[name] = tensors[source_name]
+        self.load_state_dict(weights)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", encoder.mean.clone())
+        self.register_buffer("std", encoder.std.clone())
+        self.eval().requires_grad_(False)
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Standardized features (B, T, D), mask (B, T) True where a frame is real -> last features (B, T, D)."""
+        x = features * self.std + self.mean
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.layer_norm(x)
+
+    def distance(self, decoded: Tensor, original: Tensor, lengths: Tensor) -> Tensor:
+        """Measure the squared distance of two features (B, T, D) in the last layer, relative to its variance."""
+        mask = length_mask(lengths, original.shape[1])
+        with torch.no_grad():
+            target = self(original, mask)[mask]
+        error = self(decoded, mask)[mask] - target
+        return error.square().mean() / target.var(dim=0).mean()
 
 
 class TeacherLayer(nn.Module):

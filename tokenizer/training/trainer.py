@@ -17,6 +17,7 @@ from .checkpoint import load_checkpoint, load_discriminators, save_checkpoint, w
 from .config import StageConfig, result_folder
 from .dataset import ClipDataset, open_datasets
 from .discriminators import GAN
+from .feature_cache import CachedDataset
 from .logging import RunLogger
 from .losses import weighted_sum
 from .optimization import Schedule, WeightAverage
@@ -68,9 +69,16 @@ def train_codec(
         folder.mkdir(parents=True, exist_ok=True)
         write_recipe(config, folder)
         write_machine(folder, accelerator.device, accelerator.num_processes)
+    train_dataset: ClipDataset | CachedDataset
     train_dataset, eval_dataset = open_datasets(
         config, paths, texts, rates, accelerator.process_index, accelerator.num_processes, progress=not quiet
     )
+    if isinstance(stage, CodecStage) and stage.config.cache is not None:
+        with accelerator.main_process_first():
+            train_dataset = CachedDataset(
+                train_dataset.recordings, stage.model, stage.config, rates,
+                accelerator.process_index, accelerator.num_processes, progress=not quiet,
+            )  # fmt: skip
     codebook_size = 0 if isinstance(stage, TeacherStage) else stage.model.config.codebook_size
     validation = Validation(eval_dataset, rates.output, codebook_size, asr, embed)
     run_logger = RunLogger(folder, rates.output, silent=not accelerator.is_main_process)
@@ -101,7 +109,7 @@ class Trainer:
         config: StageConfig,
         stage: Stage,
         accelerator: Accelerator,
-        train_dataset: ClipDataset,
+        train_dataset: ClipDataset | CachedDataset,
         validation: Validation,
         run_logger: RunLogger,
     ) -> None:
@@ -246,6 +254,8 @@ def loss_weights(config: StageConfig) -> dict[str, float]:
         weights["mse"] = config.feature_weight
         if config.entropy is not None:
             weights["entropy_loss"] = config.entropy.weight
+    if config.stage == "quantizer" and config.judge is not None:
+        weights["judge"] = config.judge.weight
     if config.stage == "decoder" or config.stage == "joint":
         weights["mel"] = config.mel_weight
         weights["stft"] = config.stft_weight
