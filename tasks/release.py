@@ -13,6 +13,7 @@ from ..lm.loading import is_speech_lm
 from ..tokenizer import AudioTokenizer
 from ..tokenizer.files import write_whole
 from ..tokenizer.json_lines import read_json_lines
+from ..tokenizer.runs import is_finished
 from ..tokenizer.training.config import StageConfig, read_stages, result_folder
 from .evaluation.results import table_of_record
 
@@ -50,7 +51,10 @@ def release(recipe: Path, run: Path, out: Path, license: str, evaluations: Seque
 def release_codec(recipe: Path, run: Path, out: Path, license: str, evaluations: Sequence[Path], seed: int) -> None:
     """Write a codec and its card. Arguments and errors are those of `release`."""
     stages = read_stages(recipe, run)
-    missing = [str(folder) for folder, config in stages.items() if not result_folder(folder, config).is_dir()]
+    missing = []
+    for folder, config in stages.items():
+        if not is_finished(folder, result_folder(folder, config)):
+            missing.append(str(folder))
     if missing:
         raise OSError(f"not trained yet: {missing}. Train them with focallm train-codec {recipe} CORPUS {run}")
 

@@ -22,7 +22,7 @@ from .audio import Waveform, load_audio, with_rates
 from .codec import Codec
 from .codecs.auto import load_codec
 from .codecs.pattern import CodePattern
-from .files import whole_files
+from .files import first_not_finite, whole_files
 from .focalcodec.feature_extraction import FocalCodecFeatureExtractor
 from .long_audio import MAX_WHOLE_S, decode_long, encode_long
 
@@ -83,10 +83,21 @@ class AudioTokenizer:
         return cls(load_codec(source, num_codebooks, **kwargs))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that `from_pretrained` and the Auto classes of transformers can open."""
+        """Write a folder that `from_pretrained` and the Auto classes of transformers can open.
+
+        Raises:
+            OSError: There is a file of this name.
+            ValueError: A weight is not finite.
+        """
         folder = Path(folder)
         if folder.is_file():
             raise NotADirectoryError(f"{folder} is a file: name a folder")
+        broken = first_not_finite(self.codec.pretrained_model.state_dict())
+        if broken is not None:
+            raise ValueError(
+                f"the codec is not saved, because its weight {broken} holds NaN or infinity: its training diverged, or "
+                "half precision is too small for a value"
+            )
         with whole_files(folder) as temporary:
             self.codec.save_pretrained(temporary)
             # Some adapters have already saved the feature extractor that transformers has for their codec.

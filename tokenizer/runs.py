@@ -1,4 +1,6 @@
-"""What every long run needs: one process at a time in its folder, and a record that its result is complete."""
+"""What every long run needs: one process at a time in its folder, a record that its result is complete, and a
+description of the weights that it starts from, by which they are recognized after a move.
+"""
 
 import hashlib
 import json
@@ -80,6 +82,32 @@ def _hashes(folder: Path) -> dict[str, str]:
         if path.is_file() and name != "README.md":
             hashes[name] = file_sha256(path)
     return hashes
+
+
+def describe_source(source: str) -> str | dict[str, str]:
+    """Describe the weights that a run starts from: the path and hash of a folder, or the name of anything else.
+
+    Args:
+        source: a folder or a hub id.
+    """
+    folder = Path(source)
+    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.pt")])
+    if not weights:
+        return source
+    digest = hashlib.sha256()
+    for path in weights:
+        digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+    return {"path": source, "sha256": digest.hexdigest()}
+
+
+def identify_source(source: str | dict[str, str]) -> str:
+    """Return what stays the same when weights are moved: their hash, or the name of what is no folder.
+
+    Args:
+        source: from `describe_source`, or a path, which is what earlier versions recorded.
+    """
+    described = describe_source(source) if isinstance(source, str) else source
+    return described if isinstance(described, str) else described["sha256"]
 
 
 def file_sha256(path: Path) -> str:

@@ -1,18 +1,16 @@
 """`focallm train-codec`: train the stages of a recipe on a corpus, one after the other."""
 
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from ...data.corpus import read_corpus, summarize_corpus
 from ...data.utterance import Utterance
 from ...tokenizer.files import write_whole
+from ...tokenizer.runs import locked
 from ...tokenizer.training.config import read_stages, result_folder
 from ...tokenizer.training.trainer import train_codec
 from ..evaluation.metrics import Resemblyzer, load_asr
-
-logger = logging.getLogger(__name__)
 
 
 def train_stages(recipe: Path, corpus: Path, run: Path, only: str | None, asr: str | None, quiet: bool) -> str:
@@ -22,6 +20,7 @@ def train_stages(recipe: Path, corpus: Path, run: Path, only: str | None, asr: s
         A sentence that says how to use the result.
 
     Raises:
+        OSError: Another process trains in the same folder.
         ValueError: As in `read_stages` and `train_codec`; or there is no stage `only`, or the run was trained on
             another corpus.
     """
@@ -39,10 +38,8 @@ def train_stages(recipe: Path, corpus: Path, run: Path, only: str | None, asr: s
     transcribe = load_asr(asr) if asr else None
     embed = Resemblyzer().vector if asr else None
     for folder, config in stages.items():
-        if len(stages) > 1 and result_folder(folder, config).exists():
-            logger.info("%s is done", folder)
-            continue
-        train_codec(config, paths, folder, quiet, texts, transcribe, embed)
+        with locked(folder):
+            train_codec(config, paths, folder, quiet, texts, transcribe, embed)
     result = result_folder(folder, config)
     if config.stage == "teacher":
         return f"{result} holds the teacher: name it as teacher.folder of a quantizer, decoder or joint stage"

@@ -9,27 +9,45 @@ from typing import Any
 import torch
 
 from ..files import whole_file, write_whole
+from ..runs import describe_source, identify_source
 from .config import StageConfig
 
 
 def write_recipe(config: StageConfig, folder: Path) -> None:
-    """Write `recipe.json`.
+    """Write `recipe.json`, in which weights to start from are described by their hash.
 
     Raises:
         ValueError: The folder holds a run of another recipe.
     """
     path = folder / "recipe.json"
-    content = json.dumps(dataclasses.asdict(config), indent=1)
+    values = dataclasses.asdict(config)
+    for section, key in _sources(values):
+        section[key] = describe_source(section[key])
+    content = json.dumps(values, indent=1)
     if path.exists():
-        new = json.loads(content)
-        old = json.loads(path.read_text())
-        changed = sorted(key for key in new.keys() | old.keys() if new.get(key) != old.get(key))
+        changed = _changed_keys(json.loads(path.read_text()), json.loads(content))
         if changed:
             raise ValueError(
                 f"{folder} holds a run whose recipe differs in {changed}: name another folder, or undo the change to "
                 "continue it"
             )
     write_whole(path, content.encode())
+
+
+def _sources(values: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """Find the weights to start from in the values of a recipe: pairs of a mapping and the key of weights in it."""
+    places = [(values, "target"), (values.get("teacher") or {}, "folder"), (values.get("gan") or {}, "start_from")]
+    parts_from = values.get("parts_from") or {}
+    places += [(parts_from, part) for part in parts_from]
+    return [(section, key) for section, key in places if section.get(key) is not None]
+
+
+def _changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return the keys of two recipes whose values differ. One that an earlier version did not write is unchanged."""
+    for values in (old, new):
+        for section, key in _sources(values):
+            section[key] = identify_source(section[key])
+    return sorted(key for key in {**old, **new} if old.get(key, new.get(key)) != new.get(key))
 
 
 def write_machine(folder: Path, device: torch.device, num_processes: int) -> None:

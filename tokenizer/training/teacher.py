@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..files import whole_file, write_whole
+from ..files import whole_files
 from ..focalcodec.layers import length_mask, zero_padding
 from ..focalcodec.mel import MelEncoder
 from ..focalcodec.parts import MelConfig, build_part
@@ -84,11 +84,10 @@ class Teacher(nn.Module):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write `teacher.json` and `teacher.safetensors`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(folder / "teacher.safetensors") as temporary:
+        with whole_files(folder) as temporary:
             weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-            save_file(weights, temporary)
-        write_whole(folder / "teacher.json", json.dumps(dataclasses.asdict(self.config), indent=1).encode())
+            save_file(weights, temporary / "teacher.safetensors")
+            (temporary / "teacher.json").write_text(json.dumps(dataclasses.asdict(self.config), indent=1))
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """x (B, T, bands), lengths (B,) in frames -> logits, and the output (B, T, D) of every layer."""

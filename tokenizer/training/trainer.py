@@ -2,9 +2,10 @@
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -12,7 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ..files import first_not_finite, whole_files
 from ..focalcodec.modeling import FocalCodecModel
+from ..runs import is_finished, write_finished
 from .checkpoint import load_checkpoint, load_discriminators, save_checkpoint, write_machine, write_recipe
 from .config import StageConfig, result_folder
 from .dataset import ClipDataset, open_datasets
@@ -46,28 +49,35 @@ def train_codec(
     Args:
         config: config of the stage.
         paths: audio files. The last `config.validation_files` of them are used for evaluation only.
-        folder: folder of the run. If it holds a run of the same recipe, that run is resumed.
+        folder: folder of the run. If it holds a run of the same recipe, that run is resumed, unless it is finished.
         quiet: whether to hide progress bars.
         texts: transcript of each file. Stage teacher uses the files that have one, and saves `folder/teacher`.
         asr: function that transcribes audio, to report how many words decoding changes (dWER).
         embed: function that computes speaker embeddings, to report the similarity of decoded voices.
 
     Returns:
-        The trained model with the weights of the last step. (The saved model has the averaged weights, if any.)
+        The trained model with the weights of the last step; the saved model, which has the averaged weights if any,
+        if the run was finished before.
 
     Raises:
-        ValueError: The folder holds a run of another recipe, or there are too few files.
+        ValueError: The folder holds a run of another recipe, there are too few files, or the training diverges.
     """
     has_gpu = torch.cuda.is_available()
     # On a CPU, accelerate connects several processes only if it is asked to use the CPU.
     use_cpu = not has_gpu and not torch.backends.mps.is_available()
     accelerator = Accelerator(cpu=use_cpu, mixed_precision="bf16" if config.bf16 and has_gpu else "no")
+    result = result_folder(folder, config)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_recipe(config, folder)
+    if is_finished(folder, result):
+        logger.info("%s is finished: nothing to train", folder)
+        model_class = Teacher if config.stage == "teacher" else FocalCodecModel
+        return model_class.from_pretrained(result)
     torch.manual_seed(config.seed)
     stage = build_stage(config)
     rates = audio_rates(stage)
     if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_recipe(config, folder)
         write_machine(folder, accelerator.device, accelerator.num_processes)
     train_dataset: ClipDataset | CachedDataset
     train_dataset, eval_dataset = open_datasets(
@@ -88,7 +98,14 @@ def train_codec(
     model = stage.trained_model
     with trainer.eval_mode():
         if accelerator.is_main_process:
-            model.save_pretrained(result_folder(folder, config))
+            with whole_files(result) as temporary:
+                model.save_pretrained(temporary)
+    # The plots come after the model, and the record comes last: what is not recorded is done again.
+    run_logger.close()
+    if accelerator.is_main_process:
+        write_finished(folder, result)
+    # The next stage may start from this model in all processes.
+    accelerator.wait_for_everyone()
     return model
 
 
@@ -119,6 +136,7 @@ class Trainer:
         self.validation = validation
         self.run_logger = run_logger
         self.next_step = 0
+        self.checkpoint_step = 0
         self.loss_weights = loss_weights(config)
         self.schedule = Schedule(config, train_dataset.steps_per_epoch)
         # Frozen parts are not optimized, not averaged, and not saved in a checkpoint.
@@ -139,7 +157,11 @@ class Trainer:
                 self.gan.load_state_dict(load_discriminators(Path(stage.config.gan.start_from)))
 
     def train(self, quiet: bool = False) -> None:
-        """Train from the next step to the last one."""
+        """Train from the next step to the last one.
+
+        Raises:
+            ValueError: The training diverges.
+        """
         config = self.config
         accelerator = self.accelerator
         steps = range(self.next_step, config.steps)
@@ -173,6 +195,9 @@ class Trainer:
             self.optimizer.zero_grad()
             accelerator.backward(loss)
             gradient_norm = accelerator.clip_grad_norm_(self.parameters.values(), config.max_grad_norm)
+            # Infinite gradients would make the weights NaN for ever. All processes have the same gradients.
+            if not math.isfinite(gradient_norm):
+                self._raise_diverged(f"the gradients of step {step + 1} are not finite", learning_rate)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
             self.optimizer.step()
@@ -189,12 +214,24 @@ class Trainer:
             metrics |= {**discriminator_metrics, "gradient_norm": gradient_norm, "learning_rate": learning_rate}
             if is_evaluation:
                 metrics |= self.evaluate()
+                if not math.isfinite(metrics["validation_loss"]):
+                    self._raise_diverged(f"the validation loss of step {self.next_step} is not finite", learning_rate)
             if is_evaluation or self.next_step % _LOG_EVERY == 0:
                 self.run_logger.write(self.next_step, metrics)
-            if accelerator.is_main_process and (is_last or self.next_step % config.checkpoint_every == 0):
-                save_checkpoint(self.run_logger.folder, self.state_dict())
+            if is_last or self.next_step % config.checkpoint_every == 0:
+                if first_not_finite(self.parameters) is not None:
+                    self._raise_diverged(f"the weights of step {self.next_step} are not finite", learning_rate)
+                if accelerator.is_main_process:
+                    save_checkpoint(self.run_logger.folder, self.state_dict())
+                self.checkpoint_step = self.next_step
         accelerator.wait_for_everyone()
-        self.run_logger.close()
+
+    def _raise_diverged(self, reason: str, learning_rate: float) -> NoReturn:
+        kept = f"checkpoint.pt holds step {self.checkpoint_step}" if self.checkpoint_step else "there is no checkpoint"
+        raise ValueError(
+            f"the training of {self.run_logger.folder} diverged: {reason}, at a learning rate of {learning_rate:g}. "
+            f"No model is saved; {kept}. Lower learning_rate, or raise warmup_steps, and train in another folder"
+        )
 
     def evaluate(self) -> dict[str, float]:
         """Evaluate the stage, and report its loss to the schedule."""
@@ -226,11 +263,22 @@ class Trainer:
         }
 
     def restore(self) -> None:
-        """Resume from the checkpoint in the folder of the run, if there is one."""
+        """Resume from the checkpoint in the folder of the run, if there is one.
+
+        Raises:
+            ValueError: Its weights are not finite.
+        """
         state = load_checkpoint(self.run_logger.folder)
         if state is None:
             return
+        broken = first_not_finite(state["weights"])
+        if broken is not None:
+            raise ValueError(
+                f"{self.run_logger.folder} holds a checkpoint of a training that diverged: {broken} is not finite. "
+                "Train in another folder, with a lower learning_rate"
+            )
         self.next_step = state["step"]
+        self.checkpoint_step = self.next_step
         # Copied in place, because the optimizer and the average refer to these parameters.
         with torch.no_grad():
             for name, parameter in self.parameters.items():
