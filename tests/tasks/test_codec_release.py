@@ -22,6 +22,7 @@ from focallm.tasks.paper.table_config import TableConfig
 from focallm.tasks.release import release_codec, training_hours
 from focallm.tasks.training.train_codec import train_stages
 from focallm.tokenizer import AudioTokenizer, write_audio
+from focallm.tokenizer.runs import locked
 
 CHAIN = Path(__file__).parents[1] / "fixtures" / "codec_chain.yaml"
 
@@ -77,6 +78,27 @@ def test_stages_that_are_done_are_not_trained_again(run, corpus):
     before = (run / "adversarial" / "log.jsonl").read_bytes()
     train_stages(CHAIN, corpus, run, None, None, quiet=True)
     assert (run / "adversarial" / "log.jsonl").read_bytes() == before
+
+
+def test_a_run_goes_on_under_another_path_and_after_a_move(run, corpus, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "moved")
+    (tmp_path / "moved" / "adversarial" / "finished.json").unlink()  # as after a kill before the end
+    monkeypatch.chdir(tmp_path)
+    before = (run / "adversarial" / "model" / "model.safetensors").read_bytes()
+    train_stages(CHAIN, corpus, Path("moved"), None, None, quiet=True)
+    assert (tmp_path / "moved" / "adversarial" / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_stages_from_other_weights_are_another_run(run, corpus, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(run / "quantizer" / "model", tmp_path / "run" / "decoder" / "model", dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=r"adversarial holds a run whose recipe differs in \['parts_from'\]"):
+        train_stages(CHAIN, corpus, tmp_path / "run", "adversarial", None, quiet=True)
+
+
+def test_two_processes_do_not_train_in_one_folder(run, corpus):
+    with locked(run / "decoder"), pytest.raises(OSError, match=r"decoder is in use: process \d+ on"):
+        train_stages(CHAIN, corpus, run, None, None, quiet=True)
 
 
 def test_a_run_goes_on_with_the_corpus_that_it_began_with(run, corpus, tmp_path):

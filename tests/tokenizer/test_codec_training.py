@@ -1,7 +1,9 @@
 """Whole training runs of tiny codecs: their files, and that stopped, killed and distributed runs end equally."""
 
+import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +13,9 @@ import pytest
 import torch
 import yaml
 
-from focallm.tokenizer import FocalCodecModel, write_audio
+from focallm.tokenizer import AudioTokenizer, FocalCodecModel, write_audio
 from focallm.tokenizer.codec import code_usage
+from focallm.tokenizer.files import first_not_finite
 from focallm.tokenizer.training import trainer, validation
 from focallm.tokenizer.training.config import StageConfig, load_stage
 from focallm.tokenizer.training.stages import build_stage
@@ -197,6 +200,65 @@ def test_a_run_of_another_recipe_is_not_continued(speech, tmp_path):
     train_codec(stage_config("quantizer", steps=1), speech, tmp_path, quiet=True)
     with pytest.raises(ValueError, match=r"differs in \['learning_rate'\]"):
         train_codec(stage_config("quantizer", steps=1, learning_rate=1.0), speech, tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize("stage", ["quantizer", "decoder", "teacher"])
+def test_a_run_that_diverges_stops_with_the_reason_and_keeps_its_checkpoint(stage, speech, tmp_path):
+    values = {"learning_rate": 1e30, "steps": 9, "checkpoint_every": 1}
+    if stage == "teacher":
+        values["teacher_model"] = {"dim": 16, "num_layers": 1}
+    for _ in range(2):  # continued, it fails in the same way
+        with pytest.raises(ValueError, match=r"diverged: .* not finite\. No model.*Lower learning_rate \(1e\+30\)"):
+            train_codec(stage_config(stage, **values), speech, tmp_path, quiet=True, texts=["ab"] * 5)
+    assert not (tmp_path / "model").exists()
+    assert not (tmp_path / "teacher").exists()
+    if (tmp_path / "checkpoint.pt").exists():
+        state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+        assert first_not_finite(state["weights"]) is None
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_continued(speech, tmp_path):
+    config = stage_config("quantizer", steps=1)
+    train_codec(config, speech, tmp_path, quiet=True)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    state["weights"]["compressor.out_proj.weight"][0] = torch.nan
+    torch.save(state, tmp_path / "checkpoint.pt")
+    (tmp_path / "finished.json").unlink()
+    with pytest.raises(ValueError, match=r"of a training that diverged: compressor\.out_proj\.weight is not finite"):
+        train_codec(config, speech, tmp_path, quiet=True)
+
+
+def test_a_codec_that_is_not_finite_is_not_saved(codec, tmp_path):
+    model = copy.deepcopy(codec("mel"))
+    model.compressor.out_proj.weight.data[1] = torch.inf
+    with pytest.raises(ValueError, match=r"not saved, because its weight compressor\.out_proj\.weight holds NaN"):
+        AudioTokenizer(model).save_pretrained(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_is_left_alone_and_a_damaged_result_is_made_again(speech, tmp_path, caplog):
+    config = stage_config("quantizer")
+    train_codec(config, speech, tmp_path, quiet=True)
+    weights, log = tmp_path / "model" / "model.safetensors", tmp_path / "log.jsonl"
+    before = (weights.read_bytes(), log.read_bytes(), weights.stat().st_mtime_ns)
+    with caplog.at_level("INFO", "focallm"):
+        train_codec(config, speech, tmp_path, quiet=True)
+    assert "is finished: nothing to train" in caplog.text
+    assert (weights.read_bytes(), log.read_bytes(), weights.stat().st_mtime_ns) == before
+    weights.write_bytes(before[0][:100])
+    train_codec(config, speech, tmp_path, quiet=True)
+    assert (weights.read_bytes(), log.read_bytes()) == before[:2]
+
+
+def test_a_model_is_saved_before_the_plots_that_a_damaged_log_prevents(speech, tmp_path):
+    config = stage_config("quantizer", steps=2, evaluate_every=1)
+    train_codec(config, speech, tmp_path, quiet=True)
+    shutil.rmtree(tmp_path / "model")
+    lines = (tmp_path / "log.jsonl").read_bytes().splitlines()
+    (tmp_path / "log.jsonl").write_bytes(b"\n".join([lines[0][:9], *lines]))
+    with pytest.raises(ValueError, match=r"log\.jsonl, line 1 is not JSON"):
+        train_codec(config, speech, tmp_path, quiet=True)
+    assert FocalCodecModel.from_pretrained(tmp_path / "model")
 
 
 def test_a_corpus_of_fewer_files_than_validation_needs_is_refused(speech, tmp_path):

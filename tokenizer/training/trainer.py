@@ -197,7 +197,7 @@ class Trainer:
             gradient_norm = accelerator.clip_grad_norm_(self.parameters.values(), config.max_grad_norm)
             # Infinite gradients would make the weights NaN for ever. All processes have the same gradients.
             if not math.isfinite(gradient_norm):
-                self._raise_diverged(f"the gradients of step {step + 1} are not finite", learning_rate)
+                self._raise_diverged(f"the gradients of step {step + 1} are not finite")
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
             self.optimizer.step()
@@ -215,22 +215,22 @@ class Trainer:
             if is_evaluation:
                 metrics |= self.evaluate()
                 if not math.isfinite(metrics["validation_loss"]):
-                    self._raise_diverged(f"the validation loss of step {self.next_step} is not finite", learning_rate)
+                    self._raise_diverged(f"the validation loss of step {self.next_step} is not finite")
             if is_evaluation or self.next_step % _LOG_EVERY == 0:
                 self.run_logger.write(self.next_step, metrics)
             if is_last or self.next_step % config.checkpoint_every == 0:
                 if first_not_finite(self.parameters) is not None:
-                    self._raise_diverged(f"the weights of step {self.next_step} are not finite", learning_rate)
+                    self._raise_diverged(f"the weights of step {self.next_step} are not finite")
                 if accelerator.is_main_process:
                     save_checkpoint(self.run_logger.folder, self.state_dict())
                 self.checkpoint_step = self.next_step
         accelerator.wait_for_everyone()
 
-    def _raise_diverged(self, reason: str, learning_rate: float) -> NoReturn:
+    def _raise_diverged(self, reason: str) -> NoReturn:
         kept = f"checkpoint.pt holds step {self.checkpoint_step}" if self.checkpoint_step else "there is no checkpoint"
         raise ValueError(
-            f"the training of {self.run_logger.folder} diverged: {reason}, at a learning rate of {learning_rate:g}. "
-            f"No model is saved; {kept}. Lower learning_rate, or raise warmup_steps, and train in another folder"
+            f"the training of {self.run_logger.folder} diverged: {reason}. No model is saved; {kept}. Lower "
+            f"learning_rate ({self.config.learning_rate:g}) or raise warmup_steps, and train in another folder"
         )
 
     def evaluate(self) -> dict[str, float]:
