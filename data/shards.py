@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
-from ..tokenizer.files import write_whole
+from ..tokenizer.files import remove_leftovers, write_whole
 from .token_store import CODES, FEATURES, MANIFEST, PROGRESS, SOURCES, sha256
 from .utterance import Utterance
 
@@ -261,8 +261,7 @@ def write_manifest(
     }
     write_whole(store / MANIFEST, json.dumps(manifest, indent=1).encode())
     # Processes that were killed while they wrote leave temporary files behind.
-    for leftover in store.glob(".shard-*.part*"):
-        leftover.unlink(missing_ok=True)
+    remove_leftovers(store)
     return manifest
 
 

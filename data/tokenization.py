@@ -25,9 +25,10 @@ from tqdm import tqdm
 from ..tokenizer.audio import Waveform, write_audio
 from ..tokenizer.files import printable
 from ..tokenizer.long_audio import MAX_WHOLE_S
+from ..tokenizer.runs import locked
 from .mixing.mixer import Mixer, Premixed
 from .shards import Shard, features_column, make_schema, plan_shards, write_manifest
-from .token_store import CODES, FEATURES, SOURCES, TokenStore, describe_codec, sha256
+from .token_store import CODES, FEATURES, PROGRESS, SOURCES, TokenStore, describe_codec, sha256
 from .utterance import AudioExample, Utterance
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def tokenize_corpus(
         The manifest once all shards of all processes exist, None in a process that finishes before others.
 
     Raises:
+        OSError: Another process with this rank writes to the store.
         ValueError: The corpus is empty, an id occurs twice, nothing is readable, or the folder holds something else.
     """
     rank = int(os.environ.get("RANK", 0)) if rank is None else rank
@@ -104,20 +106,21 @@ def tokenize_corpus(
 
     shards_to_make = shards[rank::world_size]
     num_rows = sum(len(shard.utterances) for shard in shards_to_make)
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(total=num_rows, unit="file", disable=not progress or rank > 0) as bar,
-    ):
-        for shard in shards_to_make:
-            if shard.is_complete():
-                bar.update(len(shard.utterances))
-            else:
-                _make_shard(shard, schema, make_example, encoder, batch_seconds, pool, bar)
-    if not all(shard.is_complete() for shard in shards):
-        return None
-    manifest = write_manifest(store, shards, codec, sections)
-    _write_listening(store, rows, tokenizer, listen, None if mixer is None else make_example)
-    return manifest
+    with locked(store, store / PROGRESS / f".lock-{rank}"):
+        with (
+            ThreadPoolExecutor(workers) as pool,
+            tqdm(total=num_rows, unit="file", disable=not progress or rank > 0) as bar,
+        ):
+            for shard in shards_to_make:
+                if shard.is_complete():
+                    bar.update(len(shard.utterances))
+                else:
+                    _make_shard(shard, schema, make_example, encoder, batch_seconds, pool, bar)
+        if not all(shard.is_complete() for shard in shards):
+            return None
+        manifest = write_manifest(store, shards, codec, sections)
+        _write_listening(store, rows, tokenizer, listen, None if mixer is None else make_example)
+        return manifest
 
 
 def _find_mixer(

@@ -77,13 +77,22 @@ def open_baseline(spec: str) -> Baseline:
     if spec in CODEC_PROGRAMS:
         return Baseline(spec, "", lambda audio: _codec_program(spec, audio))
     name, _, folder = spec.partition("=")
-    title, source, codebooks = PAPER.get(name, (spec, spec, None))
+    title, source, codebooks = PAPER.get(name, (name_row(spec), spec, None))
     try:
         return codec_baseline(title, AudioTokenizer.from_pretrained(folder or source, codebooks))
     except OSError as error:
         if folder or name not in PAPER:
             raise
         raise OSError(f"{error}\nTo use local weights of {title}: --codecs {name}=FOLDER") from error
+
+
+def name_row(source: str) -> str:
+    """Return the name of a codec's row: the last two parts of a folder, by whichever path it is named.
+
+    Args:
+        source: `mini`, a folder or a hub id.
+    """
+    return "/".join(Path(source).resolve().parts[-2:]) if Path(source).is_dir() else source
 
 
 def codec_baseline(name: str, tokenizer: AudioTokenizer) -> Baseline:

@@ -15,8 +15,9 @@ from ...data.utterance import Utterance
 from ...tokenizer.audio_tokenizer import AudioTokenizer
 from ...tokenizer.files import load_config
 from ..inference.inputs import open_model
+from .baselines import name_row
 from .metrics import load_scorers
-from .results import table_of_results
+from .results import lock_record, table_of_results
 from .runner import choose_items, evaluate_systems, read_with_texts
 from .systems import TASK_INPUT, codec_systems, mixed_systems, speech_systems
 
@@ -82,6 +83,7 @@ def evaluate(config: EvaluationConfig) -> str:
     Raises:
         ValueError: The scorers are unknown, the recordings have no transcripts, or they do not fit the task.
         ImportError: A metric or a baseline is not installed.
+        OSError: Another process adds to the record.
     """
     metrics = load_scorers(config.scorers, config.asr, config.language, config.utmos)
     corpus = read_with_texts(config.data, config.layout)
@@ -92,12 +94,14 @@ def evaluate(config: EvaluationConfig) -> str:
     if mixer is not None:
         systems = mixed_systems(config.task, mixer, items, open_model(config.model, config.task), config.baselines)
     elif config.task == "codec":
-        systems = codec_systems(items, AudioTokenizer.from_pretrained(config.model), config.model, config.baselines)
+        tokenizer = AudioTokenizer.from_pretrained(config.model)
+        systems = codec_systems(items, tokenizer, name_row(config.model), config.baselines)
     else:
         systems = speech_systems(items, open_model(config.model, config.task), config.seed, config.baselines)
 
     ids = [item.id for item in items]
-    results = evaluate_systems(systems, ids, metrics, config.seed, config.record, config.progress)
+    with lock_record(config.record):
+        results = evaluate_systems(systems, ids, metrics, config.seed, config.record, config.progress)
     heading = f"{config.task} {config.model} on {config.data.name}, scorers: {config.scorers}"
     return f"{heading}\n\n{table_of_results(results, config.seed)}"
 

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from itertools import chain, permutations
 from pathlib import Path
@@ -14,6 +15,7 @@ from focallm import __version__
 
 from ...data.token_store import weights_hash
 from ...tokenizer.json_lines import append_json_line, read_json_lines
+from ...tokenizer.runs import locked
 from .metrics.codec import code_figures
 from .metrics.words import word_counter
 
@@ -79,6 +81,17 @@ def read_record(record: Path | None) -> dict[tuple[str, str, str], list[ItemResu
             )
         results[first["id"], first["system"], first["fingerprint"]] = item_results
     return results
+
+
+def lock_record(record: Path | None) -> AbstractContextManager[None]:
+    """Let no other process add to a record within this context: it would measure the same items again.
+
+    Args:
+        record: JSON-lines file. None locks nothing.
+    """
+    if record is None:
+        return nullcontext()
+    return locked(record, record.with_name(f".{record.name}.lock"))
 
 
 def append_to_record(record: Path | None, item_results: list[ItemResult]) -> None:

@@ -15,7 +15,7 @@ from ...tokenizer.files import load_config
 from ..evaluation.baselines import Baseline, open_baseline
 from ..evaluation.metrics import load_scorers
 from ..evaluation.metrics.metric import Metric
-from ..evaluation.results import ItemResult
+from ..evaluation.results import ItemResult, lock_record
 from ..evaluation.runner import System, choose_items, evaluate_systems, read_with_texts
 
 
@@ -134,7 +134,8 @@ class TableConfig:
         Returns:
             The results of all items, by the name of the system.
         """
-        return evaluate_systems(systems, ids, self.metrics(items), self.seed, self.record, self.progress)
+        with lock_record(self.record):
+            return evaluate_systems(systems, ids, self.metrics(items), self.seed, self.record, self.progress)
 
     def notes(self) -> list[str]:
         """Return the notes below measured rows: n, the seed, and the checkpoint of each metric."""

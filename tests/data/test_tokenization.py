@@ -25,6 +25,7 @@ from focallm.data.token_store import TokenStore, describe
 from focallm.data.tokenization import tokenize_corpus
 from focallm.data.utterance import Utterance
 from focallm.tokenizer import AudioTokenizer, FocalCodecModel
+from focallm.tokenizer.runs import locked
 
 RATE = 16000
 
@@ -214,6 +215,16 @@ def test_processes_share_the_work(
         done = list(pool.map(lambda rank: _tokenize(corpus, store, rank=rank, world_size=3), range(3)))
     assert any(done)
     assert _hashes(store) == _hashes(whole)
+
+
+def test_a_second_process_of_the_same_rank_is_refused(corpus: list[Utterance], tmp_path: Path) -> None:
+    (tmp_path / "progress").mkdir()
+    lock = tmp_path / "progress" / ".lock-0"
+    with locked(tmp_path, lock):
+        with pytest.raises(OSError, match=r"is in use: process \d+ on"):
+            _tokenize(corpus, tmp_path)
+        assert _tokenize(corpus, tmp_path, rank=1, world_size=2) is None
+    assert _tokenize(corpus, tmp_path) is not None
 
 
 def test_another_codec_corpus_or_shard_size_is_not_mixed_in(

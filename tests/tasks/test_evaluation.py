@@ -10,7 +10,16 @@ from focallm.data.mixing.mixer import Mixer
 from focallm.data.token_store import weights_hash
 from focallm.tasks.evaluation.evaluate import EvaluationConfig, evaluate
 from focallm.tasks.evaluation.metrics import Metric, load_asr, load_scorers, word_counter
-from focallm.tasks.evaluation.results import best_permutation, bootstrap, remarks, table, table_of_record, word_cells
+from focallm.tasks.evaluation.results import (
+    best_permutation,
+    bootstrap,
+    lock_record,
+    read_record,
+    remarks,
+    table,
+    table_of_record,
+    word_cells,
+)
 from focallm.tasks.evaluation.runner import evaluate_systems
 from focallm.tasks.evaluation.systems import codec_systems, mixed_systems, speech_systems
 from focallm.tokenizer import AudioTokenizer, write_audio
@@ -110,6 +119,30 @@ def test_a_record_gains_metrics_but_results_of_another_checkpoint_or_seed_are_me
     assert "similarity" not in again
     evaluate_items(systems, 2, [others], record, seed=1)
     assert len(others.measured) == 8
+
+
+def test_a_record_fits_a_codec_that_is_named_by_another_path(corpus, codec, tmp_path, monkeypatch):
+    AudioTokenizer(codec("tiny_50hz")).save_pretrained(tmp_path / "runs" / "model")
+    record = tmp_path / "record.jsonl"
+    monkeypatch.chdir(tmp_path)
+    for model in ("runs/model", str(tmp_path / "runs" / "model")):
+        lines = evaluate(EvaluationConfig("codec", corpus, model, limit=2, record=record)).splitlines()
+        assert any(line.startswith("| runs/model |") for line in lines)
+    assert len(read_record(record)) == len(record.read_text().splitlines()) == 4
+
+
+def test_a_second_process_does_not_add_to_a_record(corpus, tmp_path):
+    config = EvaluationConfig("codec", corpus, limit=1, record=tmp_path / "record.jsonl")
+    with lock_record(config.record), pytest.raises(OSError, match=r"record\.jsonl is in use: process \d+ on"):
+        evaluate(config)
+    assert not config.record.exists()
+
+
+def test_a_line_that_is_no_result_is_named(tmp_path):
+    record = tmp_path / "record.jsonl"
+    record.write_text('{"id": "0"}\n')
+    with pytest.raises(ValueError, match=r"record\.jsonl, line 1 is not a list of results"):
+        read_record(record)
 
 
 def test_a_metric_with_a_limit_measures_the_first_items_only(corpus, codec):

@@ -22,6 +22,7 @@ from focallm.tasks.evaluation.probes.probing import probe
 from focallm.tasks.evaluation.probes.training import BiLSTM, Probe
 from focallm.tokenizer import AudioTokenizer, write_audio
 from focallm.tokenizer.files import load_config
+from focallm.tokenizer.runs import locked
 
 ROOT = Path(__file__).parents[2]
 TWO_CODEBOOKS = ROOT / "tests" / "fixtures" / "codecs" / "speechtokenizer"
@@ -184,6 +185,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(moment, mel, tmp_path, monkey
     weights, again = run("broken")
     assert again == log
     assert all(torch.equal(whole[name], weight) for name, weight in weights.items())
+
+
+def test_a_run_that_diverges_stops_with_the_reason(mel, tmp_path):
+    store = write_store(tmp_path / "store", mel, speakers(20))
+    recipe = write_recipe(tmp_path / "r.yaml", epochs=3, learning_rate=1e30)
+    with pytest.raises(ValueError, match=r"diverged in epoch 1: .* not finite.*Lower learning_rate \(1e\+30\)"):
+        probe("speaker", store, tmp_path / "run", recipe, str(mel), quiet=True)
+    with locked(tmp_path / "run"), pytest.raises(OSError, match="run is in use: process"):
+        probe("speaker", store, tmp_path / "run", recipe, str(mel), quiet=True)
+    assert not (tmp_path / "run" / "result.json").exists()
 
 
 def test_a_run_continues_with_more_epochs_but_not_with_other_settings(mel, tmp_path):

@@ -16,6 +16,7 @@ from ....data.token_store import describe_codec
 from ....lm.embeddings import code_vectors
 from ....tokenizer.audio_tokenizer import AudioTokenizer
 from ....tokenizer.files import load_config, write_whole
+from ....tokenizer.runs import locked
 from ....tokenizer.training.checkpoint import write_machine
 from ..results import bootstrap
 from .data import LABEL_COLUMNS, CharacterTarget, ClassTarget, Target, read_splits
@@ -42,6 +43,7 @@ def probe(task: str, store: Path, run: Path, recipe: Path | None, codec: str, qu
         One line with the result.
 
     Raises:
+        OSError: Another process trains a probe in this folder.
         ValueError: The task is unknown, the store does not fit, or the folder holds another run.
     """
     if task not in LABEL_COLUMNS:
@@ -55,49 +57,50 @@ def probe(task: str, store: Path, run: Path, recipe: Path | None, codec: str, qu
         _check_texts(target, splits, audio_tokenizer)
     else:
         target = ClassTarget(sorted(set(splits["train"]["label"])))
-    codec_hash = describe_codec(audio_tokenizer)["weights_sha256"]
-    _write_run_settings(run, task, config, codec_hash, splits)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    write_machine(run, device, num_processes=1)
+    with locked(run):
+        codec_hash = describe_codec(audio_tokenizer)["weights_sha256"]
+        _write_run_settings(run, task, config, codec_hash, splits)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        write_machine(run, device, num_processes=1)
 
-    # The initial weights depend only on the recipe and the codec.
-    torch.manual_seed(config.seed)
-    if config.input == "codes":
-        model = Probe(config, target.num_classes, target.is_pooled, code_vectors(audio_tokenizer.codec))
-    else:
-        _, feature_dim = np.shape(splits["train"][0]["input"])
-        model = Probe(config, target.num_classes, target.is_pooled, None, feature_dim)
-    collator = Collator(target, audio_tokenizer.num_codebooks, device)
-    log = train_probe(model, collator, splits, config, run, quiet)
+        # The initial weights depend only on the recipe and the codec.
+        torch.manual_seed(config.seed)
+        if config.input == "codes":
+            model = Probe(config, target.num_classes, target.is_pooled, code_vectors(audio_tokenizer.codec))
+        else:
+            _, feature_dim = np.shape(splits["train"][0]["input"])
+            model = Probe(config, target.num_classes, target.is_pooled, None, feature_dim)
+        collator = Collator(target, audio_tokenizer.num_codebooks, device)
+        log = train_probe(model, collator, splits, config, run, quiet)
 
-    _, items = evaluate_probe(model, collator, splits["test"], config.batch_size)
-    errors = []
-    totals = []
-    for item in items:
-        errors.append(item["errors"])
-        totals.append(item["total"])
-    low, high = bootstrap(errors, totals, config.seed)
-    result = {
-        "task": task,
-        "codec": codec,
-        "codec_hash": codec_hash,
-        "split": "test",
-        "n": len(items),
-        "seed": config.seed,
-        "rate": error_rate(items),
-        "low": low,
-        "high": high,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "classes": target.num_classes if isinstance(target, ClassTarget) else None,
-        "rows": {split: len(rows) for split, rows in splits.items()},
-        "epoch": best_epoch(log),
-        "epochs": len(log),
-        "seconds": round(sum(entry["seconds"] for entry in log), 1),
-        "config": asdict(config),
-        "items": items,
-    }
-    write_whole(run / "result.json", json.dumps(result, indent=1).encode())
-    return f"{run}/result.json: {_describe(result)}"
+        _, items = evaluate_probe(model, collator, splits["test"], config.batch_size)
+        errors = []
+        totals = []
+        for item in items:
+            errors.append(item["errors"])
+            totals.append(item["total"])
+        low, high = bootstrap(errors, totals, config.seed)
+        result = {
+            "task": task,
+            "codec": codec,
+            "codec_hash": codec_hash,
+            "split": "test",
+            "n": len(items),
+            "seed": config.seed,
+            "rate": error_rate(items),
+            "low": low,
+            "high": high,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "classes": target.num_classes if isinstance(target, ClassTarget) else None,
+            "rows": {split: len(rows) for split, rows in splits.items()},
+            "epoch": best_epoch(log),
+            "epochs": len(log),
+            "seconds": round(sum(entry["seconds"] for entry in log), 1),
+            "config": asdict(config),
+            "items": items,
+        }
+        write_whole(run / "result.json", json.dumps(result, indent=1).encode())
+        return f"{run}/result.json: {_describe(result)}"
 
 
 def _check_texts(target: CharacterTarget, splits: Mapping[str, Dataset], audio_tokenizer: AudioTokenizer) -> None:

@@ -4,6 +4,7 @@ B batch, N frames, K codebooks, V codes of a codebook, D feature width, C classe
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -18,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from ....data.batching import LengthGroupedSampler
-from ....tokenizer.files import whole_file, write_whole
+from ....tokenizer.files import whole_file, whole_files, write_whole
 from ....tokenizer.focalcodec.layers import length_mask
 from ....tokenizer.training.optimization import NewBob
 from .data import Target
@@ -198,6 +199,9 @@ def train_probe(
 
     Returns:
         The log, with one entry per epoch.
+
+    Raises:
+        ValueError: The training diverges.
     """
     probe.to(collator.device)
     optimizer = torch.optim.AdamW(
@@ -218,6 +222,11 @@ def train_probe(
 
         loss = _train_epoch(probe, collator, splits["train"], order, optimizer, config)
         validation_loss, results = evaluate_probe(probe, collator, splits["validation"], config.batch_size)
+        if not math.isfinite(loss + validation_loss):
+            raise ValueError(
+                f"the training of {run} diverged in epoch {epoch + 1}: its loss is not finite. {CHECKPOINT} "
+                f"holds the epoch before. Lower learning_rate ({config.learning_rate:g}) and name another folder"
+            )
         schedule.observe(validation_loss)
         log.append(
             {
@@ -232,8 +241,8 @@ def train_probe(
 
         # The best weights are written before the checkpoint: if the run is killed in between, it repeats this epoch.
         if best_epoch(log) == epoch + 1:
-            with whole_file(run / WEIGHTS) as temporary:
-                save_file(probe.state_dict(), temporary)
+            with whole_files(run) as temporary:
+                save_file(probe.state_dict(), temporary / WEIGHTS)
         state = {
             "probe": probe.state_dict(),
             "optimizer": optimizer.state_dict(),

@@ -86,7 +86,7 @@ def test_codecs_of_the_paper_open_by_name_with_local_weights(fixtures):
     again, facts = bigcodec.process(wave)
     assert len(again) == 8001
     assert len(facts["codes"]) == 41  # frames of 200 samples
-    assert open_baseline(str(folder)).name == str(folder)
+    assert open_baseline(str(folder)).name == "codecs/bigcodec"
 
 
 def test_a_failed_download_says_how_to_pass_local_weights(monkeypatch):
