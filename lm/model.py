@@ -198,11 +198,16 @@ class SpeechLM:
         with whole_files(folder) as temporary:
             self.model.save_pretrained(temporary, state_dict=weights)
             write_generation_config(temporary, self.model, self.vocabulary, self.audio_tokenizer, self.info)
-        self._save_common_files(folder, "whole")
+            self._save_common_files(temporary)
+        self._write_card(folder, "whole")
 
-    def _save_common_files(self, folder: Path, weights: str) -> None:
-        """Write all files except the weights, which the model card describes as `weights`."""
+    def _save_common_files(self, folder: Path) -> None:
+        """Write all files except the weights and the model card."""
         self.save_processor(folder)
+        write_info(folder, self.info, self.lexicon)
+
+    def _write_card(self, folder: Path, weights: str) -> None:
+        """Write a model card, which describes the weights as `weights`."""
         causal_lm = language_model(self.model)
         facts = {
             "weights": f"{weights}, {type(causal_lm).__name__}",
@@ -211,7 +216,6 @@ class SpeechLM:
             "parameters": f"{causal_lm.num_parameters() / 1e6:.1f} M",
         }
         write_card(folder, facts)
-        write_info(folder, self.info, self.lexicon)
 
     def save_processor(self, folder: Path) -> None:
         """Write what `AutoProcessor` loads, with a copy of the codec unless `info` refers to it elsewhere."""
@@ -250,7 +254,8 @@ class SpeechLM:
         base = lora.base_of(self.model, folder)
         with whole_files(folder) as temporary:
             lora.save_adapter(self.model, temporary, base)
-        self._save_common_files(folder, f"a LoRA adapter of {base}")
+            self._save_common_files(temporary)
+        self._write_card(folder, f"a LoRA adapter of {base}")
 
     def merge(self) -> "SpeechLM":
         """Merge the adapters into the weights, so that `model` is a plain model again.
