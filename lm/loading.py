@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,7 +22,7 @@ from transformers import (
 from transformers.utils import GENERATION_CONFIG_NAME, PROCESSOR_NAME, cached_file
 
 from ..tokenizer.audio_tokenizer import AudioTokenizer
-from ..tokenizer.files import write_whole
+from ..tokenizer.files import first_not_finite, write_whole
 from ..tokenizer.focalcodec.checkpoint import load_strictly, read_json
 from . import lora
 from .embeddings import adapt_to_vocabulary, set_special_ids
@@ -257,6 +259,13 @@ def write_generation_config(
     # transformers would write each of the suppressed ids, perhaps a hundred thousand, into a line of its own.
     values = json.loads(config.to_json_string())
     write_whole(folder / GENERATION_CONFIG_NAME, json.dumps(values).encode())
+
+
+def check_finite(weights: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError if weights are infinite or NaN, so that they are not saved."""
+    name = first_not_finite(weights)
+    if name:
+        raise ValueError(f"{name} is not finite, so the model is not saved: its training diverged; use a checkpoint")
 
 
 def write_card(folder: Path, facts: dict[str, str]) -> None:

@@ -25,6 +25,7 @@ from .generation import Generation, as_prompt, generate, stream
 from .info import SpeechLMInfo
 from .loading import (
     CODEC_FOLDER,
+    check_finite,
     find_folder,
     load_base,
     load_model,
@@ -190,10 +191,11 @@ class SpeechLM:
             weights: the complete weights, if this process holds only a shard of the model.
 
         Raises:
-            ValueError: the model has adapters.
+            ValueError: the model has adapters, or weights that are not finite.
         """
         if isinstance(self.model, PeftModel):
             raise ValueError("the model has adapters: merge() them first, or write them alone with save_adapter()")
+        check_finite(self.model.state_dict() if weights is None else weights)
         folder = Path(folder)
         with whole_files(folder) as temporary:
             self.model.save_pretrained(temporary, state_dict=weights)
@@ -246,10 +248,11 @@ class SpeechLM:
         """Write the weights that LoRA trains, and everything else that `from_pretrained` needs besides the base.
 
         Raises:
-            ValueError: the model has no adapters, or its base was never saved.
+            ValueError: the model has no adapters, its base was never saved, or weights are not finite.
         """
         if not isinstance(self.model, PeftModel):
             raise ValueError("the model has no adapters: add_lora() makes them, save_pretrained() writes a whole model")
+        check_finite(self.model.state_dict())
         folder = Path(folder)
         base = lora.base_of(self.model, folder)
         with whole_files(folder) as temporary:
@@ -296,10 +299,8 @@ class SpeechLM:
         Raises:
             ValueError: the text has no word, or a word that the model cannot spell.
         """
-        unknown_words = []
-        for word in dict.fromkeys(spell_out(text)):
-            if word not in self.lexicon and word not in PAUSES:
-                unknown_words.append(word)
+        words = dict.fromkeys(spell_out(text))
+        unknown_words = [word for word in words if word not in self.lexicon and word not in PAUSES]
         phonemes = {**self.lexicon, **self._pronounce(unknown_words)}
         return text_to_units(text, phonemes.__getitem__)
 
@@ -313,10 +314,7 @@ class SpeechLM:
                 "task pronounce, too, as configs/mini/speech.yaml does, or put the phonemes into lexicon.json"
             )
         template = self.info.template("pronounce")
-        prompts = []
-        for word in words:
-            max_length = 10 + 2 * len(word)
-            prompts.append(template.prompt(self.vocabulary, (1, max_length), text=word))
+        prompts = [template.prompt(self.vocabulary, (1, 10 + 2 * len(word)), text=word) for word in words]
         phonemes = {}
         for word, generation in zip(words, self.generate(prompts, sampling=Sampling(temperature=0)), strict=True):
             decoded = str(self.vocabulary.tokenizer.decode(generation.spans[0]))

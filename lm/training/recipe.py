@@ -18,8 +18,51 @@ from ..model import SpeechLM
 from ..templates import Template, control_names
 from ..vocabulary import Vocabulary
 
-# Fields of TrainingArguments that a recipe cannot set, because `training_arguments` does.
-_RESERVED = ("output_dir", "seed", "data_seed", "remove_unused_columns", "use_cache")
+# Fields of TrainingArguments that a recipe cannot set, because `training_arguments` does, and what to do instead.
+RESERVED = {
+    "output_dir": "name the folder of the run in the command",
+    "seed": "set the seed of the recipe",
+    "data_seed": "set the seed of the recipe",
+    "remove_unused_columns": "the templates say which columns are read",
+    "use_cache": "training never uses a cache, and the trained model always does",
+    "logging_nan_inf_filter": "a loss that is not finite ends the run",
+}
+_FIXED_ORDER = "rows of similar length always share a batch"
+_FIXED_METRICS = "the loss and the metrics of an evaluation are fixed"
+_ROUNDS = "the model is saved after its evaluation, which would round its weights"
+_NO_PUSH = "checkpoints lack the codec: push the folder `model` of the finished run"
+# Fields that this training would pass over, or with which a run could not be continued or saved, and what to do
+# instead. Their default values are accepted.
+REFUSED = {
+    "label_smoothing_factor": "the loss does not read it: set code_smoothing of the recipe",
+    "label_names": "the loss reads the labels of the templates",
+    "use_liger_kernel": "the loss is not that of the kernels",
+    "liger_kernel_config": "the loss is not that of the kernels",
+    "parallelism_config": "the loss needs whole rows: train with DDP or FSDP",
+    "train_sampling_strategy": _FIXED_ORDER,
+    "length_column_name": _FIXED_ORDER,
+    "prediction_loss_only": _FIXED_METRICS,
+    "batch_eval_metrics": _FIXED_METRICS,
+    "include_for_metrics": _FIXED_METRICS,
+    "eval_do_concat_batches": _FIXED_METRICS,
+    "fp16_full_eval": _ROUNDS,
+    "bf16_full_eval": _ROUNDS,
+    "save_only_model": "a run cannot continue at such a checkpoint",
+    "ignore_data_skip": "a run that continues would read the same rows again",
+    "resume_from_checkpoint": "a run continues at the last checkpoint of its folder",
+    "save_on_each_node": "all nodes share the folder of the run",
+    "deepspeed": "the model could not be saved: train with DDP or FSDP",
+    "local_rank": "accelerate launch sets it",
+    "do_train": "focallm train always trains",
+    "do_eval": "set eval_strategy",
+    "do_predict": "run focallm evaluate with the trained model",
+    "push_to_hub": _NO_PUSH,
+    "hub_model_id": _NO_PUSH,
+    "hub_token": _NO_PUSH,
+    "hub_strategy": _NO_PUSH,
+    "hub_always_push": _NO_PUSH,
+    "hub_revision": _NO_PUSH,
+}
 
 
 @dataclass(frozen=True)
@@ -93,10 +136,19 @@ def _check_trainer(trainer: dict[str, Any]) -> None:
     if unknown:
         raise ValueError(f"trainer: unknown keys {unknown}; the keys are the fields of transformers.TrainingArguments")
     for name, value in trainer.items():
-        if name in _RESERVED:
-            raise ValueError(f"trainer.{name} is set by focallm: use the recipe's seed, and the folder of the run")
-        if type(known[name].default) in (int, float) and isinstance(value, str):
+        if name in RESERVED:
+            raise ValueError(f"trainer.{name} is set by focallm: {RESERVED[name]}, and leave it out")
+        default = known[name].default
+        if default is dataclasses.MISSING:
+            default = known[name].default_factory()
+        if type(default) in (int, float) and isinstance(value, str):
             raise ValueError(f"trainer.{name} is a number, found {value!r}")
+        if name in REFUSED and value != default:
+            raise ValueError(f"trainer.{name} has no effect here: {REFUSED[name]}, and leave it out")
+    if trainer.get("max_steps", -1) > 0 and "num_train_epochs" in trainer:
+        raise ValueError("trainer.max_steps and trainer.num_train_epochs exclude each other: leave one of them out")
+    if trainer.get("include_num_input_tokens_seen") == "non_padding":
+        raise ValueError("trainer.include_num_input_tokens_seen can only be all or no: batches have no attention mask")
 
 
 def training_arguments(recipe: LMRecipe, run: Path, quiet: bool = False) -> TrainingArguments:
@@ -107,19 +159,25 @@ def training_arguments(recipe: LMRecipe, run: Path, quiet: bool = False) -> Trai
         "report_to": ["tensorboard"],
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
-        "save_total_limit": 1,
+        "save_total_limit": 2,  # if the weights of the last one diverge, there is another
         "logging_steps": 20,
         "logging_first_step": True,  # the first loss shows whether training starts where it should
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,
         "disable_tqdm": quiet,
     }
+    for event in ("eval", "save"):
+        # A number of steps without a strategy would be ignored.
+        if f"{event}_steps" in recipe.trainer:
+            defaults[f"{event}_strategy"] = "steps"
     reserved = {
         "output_dir": str(run),
         "seed": recipe.seed,
         "remove_unused_columns": False,
         # The Trainer writes this value into the saved configuration. Batches switch the cache off themselves.
         "use_cache": True,
+        # Losses that are not finite end the run; they are not hidden.
+        "logging_nan_inf_filter": False,
     }
     arguments = TrainingArguments(**{**defaults, **recipe.trainer, **reserved})
     if "tensorboard" in (arguments.report_to or []) and find_spec("tensorboard") is None:

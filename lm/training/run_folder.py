@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from transformers import TrainingArguments
 
 from ...data.token_store import describe_codec
 from ...tokenizer import AudioTokenizer
@@ -30,15 +31,23 @@ _HARMLESS = {
     "eval_strategy",
     "report_to",
 }
+# Fields that may grow if the learning rate is constant.
 _DURATION = {"max_steps", "num_train_epochs"}
+_RECORD = "recipe.json"
+_METRICS = "metrics"  # the key of the record that only a finished run has
 
 
-def last_checkpoint(run: Path) -> Path | None:
-    """Return the newest complete checkpoint: a run can be killed while it writes one."""
+def last_checkpoint(run: Path, before: int | None = None) -> Path | None:
+    """Return the newest complete checkpoint: a run can be killed while it writes one.
+
+    Args:
+        run: The folder of the run.
+        before: Number of an update; only checkpoints of earlier updates count.
+    """
     steps = []
     for path in run.glob("checkpoint-*"):
         suffix = path.name.removeprefix("checkpoint-")
-        if suffix.isdigit():
+        if suffix.isdigit() and (before is None or int(suffix) < before):
             steps.append(int(suffix))
     for step in sorted(steps, reverse=True):
         checkpoint = run / f"checkpoint-{step}"
@@ -52,26 +61,67 @@ def last_checkpoint(run: Path) -> Path | None:
     return None
 
 
-def record_run(recipe: LMRecipe, train_dataset: ExampleDataset, audio_tokenizer: AudioTokenizer, run: Path) -> None:
-    """Write `run/recipe.json`: the recipe, the data and the codec.
-
-    Raises:
-        ValueError: The folder has checkpoints of a run that differs in something on which the weights depend.
-    """
-    path = run / "recipe.json"
+def describe_run(recipe: LMRecipe, train_dataset: ExampleDataset, audio_tokenizer: AudioTokenizer) -> dict[str, Any]:
+    """Return what the weights of a run follow from: the recipe, the data and the codec."""
     codec = describe_codec(audio_tokenizer)
     del codec["name"]
     sources = []
     for source, stats in zip(train_dataset.sources, train_dataset.stats, strict=True):
         sources.append(_describe_source(source, stats))
     # Through JSON and back, so that tuples compare as lists.
-    description = json.loads(json.dumps({**asdict(recipe), "sources": sources, "codec": codec}))
-    if path.is_file():
-        changed = _changed_keys(json.loads(path.read_text()), description)
-        if changed and last_checkpoint(run):
-            raise ValueError(_explain_change(run, changed))
+    return json.loads(json.dumps({**asdict(recipe), "sources": sources, "codec": codec}))
+
+
+def finished_metrics(run: Path, description: dict[str, Any]) -> dict[str, float] | None:
+    """Return the metrics of a run that is finished, or None if there is something left to train.
+
+    Args:
+        run: The folder of the run.
+        description: From `describe_run`.
+    """
+    record = _read_record(run)
+    if _METRICS not in record or not (run / "model").is_dir() or _changed_keys(record, description):
+        return None
+    return record[_METRICS]
+
+
+def start_run(run: Path, description: dict[str, Any]) -> Path | None:
+    """Write `run/recipe.json`, which describes the run, and return the checkpoint at which it continues, if any.
+
+    Args:
+        run: The folder of the run.
+        description: From `describe_run`.
+
+    Raises:
+        ValueError: The folder holds a run that differs in something on which the weights depend, or one that cannot be
+            lengthened or is longer than this one.
+    """
+    record = _read_record(run)
+    checkpoint = last_checkpoint(run)
+    changed = _changed_keys(record, description) if record else []
+    if changed and (checkpoint or _METRICS in record):
+        _check_is_longer(run, record, description, changed, checkpoint)
     run.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(description, indent=1).encode())
+    # This record has no metrics, so a finished run is no longer finished while it is lengthened.
+    write_whole(run / _RECORD, json.dumps(description, indent=1).encode())
+    return checkpoint
+
+
+def finish_run(run: Path, description: dict[str, Any], metrics: dict[str, float]) -> None:
+    """Add the metrics to `run/recipe.json`, which says that the run is finished.
+
+    Args:
+        run: The folder of the run.
+        description: From `describe_run`.
+        metrics: What `finished_metrics` returns from now on.
+    """
+    write_whole(run / _RECORD, json.dumps({**description, _METRICS: metrics}, indent=1).encode())
+
+
+def _read_record(run: Path) -> dict[str, Any]:
+    """Return what `run/recipe.json` holds, or nothing if there is no run yet."""
+    path = run / _RECORD
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _describe_source(source: Source, stats: DatasetStats) -> dict[str, Any]:
@@ -92,25 +142,33 @@ def _changed_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         # A key that an earlier version did not write counts as unchanged.
         if key not in ("trainer", "evaluate") and before.get(key, value) != value:
             changed.append(key)
-    old_trainer = before["trainer"]
-    harmless = set(_HARMLESS)
-    if old_trainer.get("lr_scheduler_type") == "constant":
-        harmless |= _DURATION
     changed_trainer = []
-    for key in {**old_trainer, **now["trainer"]}:
-        if key not in harmless and old_trainer.get(key) != now["trainer"].get(key):
+    for key in {**before["trainer"], **now["trainer"]}:
+        if key not in _HARMLESS and before["trainer"].get(key) != now["trainer"].get(key):
             changed_trainer.append(f"trainer.{key}")
     return sorted(changed) + sorted(changed_trainer)
 
 
-def _explain_change(run: Path, changed: list[str]) -> str:
+def _check_is_longer(
+    run: Path, before: dict[str, Any], now: dict[str, Any], changed: list[str], checkpoint: Path | None
+) -> None:
+    """Raise a ValueError unless the only change is that a run with a constant learning rate becomes longer."""
     message = f"{run} holds a run that differs in {changed}: name another folder, or undo the change to continue it"
-    if {key.removeprefix("trainer.") for key in changed} <= _DURATION:
-        message += (
-            ". The learning rate follows a schedule over the whole length of a run; to be able to lengthen a run, set "
-            "lr_scheduler_type: constant from the start"
+    if not set(changed) <= {f"trainer.{key}" for key in _DURATION}:
+        raise ValueError(message)
+    if before["trainer"].get("lr_scheduler_type") != "constant":
+        raise ValueError(
+            f"{message}. The learning rate follows a schedule over the whole length of a run; to be able to lengthen a "
+            "run, set lr_scheduler_type: constant from the start"
         )
-    return message
+    if checkpoint is None:
+        raise ValueError(f"{message}. It has no checkpoint at which a longer run could continue")
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    max_steps = now["trainer"].get("max_steps", 0)
+    num_epochs = now["trainer"].get("num_train_epochs", TrainingArguments.num_train_epochs)
+    is_shorter = state["global_step"] > max_steps if max_steps > 0 else state["epoch"] > num_epochs
+    if is_shorter:
+        raise ValueError(f"{message}. {checkpoint} has had more updates than the recipe now asks for")
 
 
 def write_losses(log_history: Iterable[Mapping[str, Any]], unigram_entropy: float, folder: Path) -> None:

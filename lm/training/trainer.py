@@ -4,7 +4,7 @@ import copy
 import inspect
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ import torch
 from accelerate.utils import broadcast_object_list
 from peft import PeftModel
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from ...data.batching import LengthGroupedSampler, PackCollator
+from ...tokenizer.files import first_not_finite
 from ..features import language_model
 from ..info import SpeechLMInfo
 from ..loading import write_info
@@ -24,7 +26,7 @@ from ..model import SpeechLM
 from .dataset import ExampleDataset
 from .loss import EvaluationMetrics, LossMonitor, target_nats
 from .recipe import LMRecipe, training_arguments
-from .run_folder import last_checkpoint, record_run, write_losses
+from .run_folder import describe_run, finish_run, finished_metrics, last_checkpoint, start_run, write_losses
 from .samples import CountWordErrors, SampleWriter
 
 logger = logging.getLogger(__name__)
@@ -46,8 +48,8 @@ def train(
 ) -> dict[str, float]:
     """Train, and write the model to `run/model` and the losses to `run/losses.csv` and `.png`.
 
-    An interrupted run continues at its last checkpoint. With LoRA, `run/model` has the adapter merged, and
-    `run/adapter` holds it alone.
+    An interrupted run continues at its last checkpoint, and a finished one stays as it is. With LoRA, `run/model` has
+    the adapter merged, and `run/adapter` holds it alone.
 
     Args:
         lm: The model, which is trained in place.
@@ -62,15 +64,27 @@ def train(
         Metrics of the training and of the last evaluation, by the names under which the Trainer logs them.
 
     Raises:
-        ValueError: The folder holds a different run, or packing is on for a model that does not isolate examples.
+        ValueError: The folder holds a different run, packing is on for a model that does not isolate examples, there is
+            no whole batch, or the loss or the weights become infinite or NaN.
     """
+    description = describe_run(recipe, train_dataset, lm.audio_tokenizer)
+    finished = finished_metrics(run, description)
+    if finished:
+        logger.info("%s is finished: nothing to do", run / "model")
+        return finished
     arguments = training_arguments(recipe, run, quiet)
-    record_run(recipe, train_dataset, lm.audio_tokenizer, run)
+    checkpoint = start_run(run, description)
     samples = SampleWriter(lm, eval_dataset, recipe.evaluate.samples, run / "samples", count_word_errors)
     # A new model guesses among all ids.
     initial_loss = math.log(language_model(lm.model).config.vocab_size) if recipe.base is None else None
     monitor = LossMonitor(initial_loss, train_dataset.unigram_entropy)
     trainer = SpeechTrainer(lm, train_dataset, eval_dataset, arguments, samples, [monitor], recipe.code_smoothing)
+    if not len(trainer.get_train_dataloader()):
+        raise ValueError(
+            f"{len(train_dataset)} rows are less than a batch of {arguments.train_batch_size} for each of "
+            f"{arguments.world_size} processes, and trainer.dataloader_drop_last drops such a batch: lower "
+            "trainer.per_device_train_batch_size, or set dataloader_drop_last: false"
+        )
     if recipe.lora and trainer.is_fsdp_enabled:
         raise ValueError("lora does not work with FSDP, because the adapter is merged at the end: train with DDP")
     # Under FSDP the model is not yet on its devices.
@@ -80,13 +94,21 @@ def train(
     if lm.info.audio_tokenizer == CODEC_FOLDER and trainer.is_world_process_zero():
         lm.audio_tokenizer.save_pretrained(run / CODEC_FOLDER)
 
-    checkpoint = last_checkpoint(run)
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.state.global_step < trainer.state.max_steps:
+        raise ValueError(
+            f"training was stopped after update {trainer.state.global_step} of {trainer.state.max_steps}: the same "
+            "command continues it"
+        )
 
+    if not trainer.is_fsdp_enabled:
+        trainer.check_weights(lm.model.state_dict())
     metrics = {**result.metrics, **(trainer.last_evaluation() or trainer.evaluate())}
     if trainer.is_world_process_zero():
         write_losses(trainer.state.log_history, train_dataset.unigram_entropy, run)
     _save_model(lm, trainer, recipe, run)
+    if trainer.is_world_process_zero():
+        finish_run(run, description, metrics)
     return metrics
 
 
@@ -155,8 +177,49 @@ class SpeechTrainer(Trainer):
                 type(causal_lm).__name__,
             )
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Evaluate on all rows: only training drops the last ones."""
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         return self.order
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """Train for an epoch, unless no update is left: the Trainer would make one before it checks."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(**kwargs)
+        else:
+            self.control.should_training_stop = True
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute the loss of a batch and its gradients, and stop if it is not finite, before the weights change."""
+        loss = super().training_step(*args, **kwargs)
+        if not loss.isfinite():
+            raise self._divergence(f"the loss of update {self.state.global_step + 1} is {loss.item()}")
+        return loss
+
+    def check_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Raise a ValueError for weights that are not finite in half precision, in which models are released."""
+        for name, weight in weights.items():
+            if first_not_finite({name: weight.half()}):
+                raise self._divergence(f"{name} is infinite or NaN after update {self.state.global_step}")
+
+    def _divergence(self, symptom: str) -> ValueError:
+        """Return an error that explains a loss or weights that are not finite."""
+        run = Path(self.args.output_dir)
+        # The weights of this moment are of no use, nor is a checkpoint of them.
+        checkpoint = last_checkpoint(run, before=self.state.global_step)
+        if self.state.global_step:
+            cause = "training diverged: lower trainer.learning_rate, or raise warmup_steps,"
+        else:
+            cause = "the base or the features of the data are damaged: make them again,"
+        remains = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no good checkpoint yet"
+        return ValueError(f"{symptom}, so {cause} and train into another folder; {remains}")
 
     def compute_loss(
         self,
@@ -204,6 +267,9 @@ class SpeechTrainer(Trainer):
         output = super().evaluation_loop(*args, **kwargs)
         assert output.metrics is not None
         output.metrics["eval_loss"] = output.metrics.pop("eval_nats")
+        if not math.isfinite(output.metrics["eval_loss"]):
+            loss = output.metrics["eval_loss"]
+            raise self._divergence(f"the validation loss after update {self.state.global_step} is {loss}")
         return output
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -232,6 +298,7 @@ class SpeechTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write a checkpoint, and what else `SpeechLM.from_pretrained` needs."""
+        self.check_weights(self.lm.model.state_dict() if state_dict is None else state_dict)
         super()._save(output_dir, state_dict)
         if not self.args.should_save:
             return

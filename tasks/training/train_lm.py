@@ -14,6 +14,7 @@ from ...lm.model import SpeechLM
 from ...lm.training.dataset import ExampleDataset, Source
 from ...lm.training.preview import preview
 from ...lm.training.recipe import ExtraTask, LMRecipe, build_model
+from ...lm.training.run_folder import describe_run, finished_metrics
 from ...lm.training.samples import CountWordErrors
 from ...lm.training.trainer import train
 from ...tokenizer import AudioTokenizer
@@ -77,14 +78,15 @@ def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, code
     )
     eval_dataset = ExampleDataset(eval_sources, lm.vocabulary, recipe.max_length, recipe.packing)
     _report_left_out(data, train_dataset, eval_dataset, recipe.max_length)
-    if not quiet and first_process():
-        print(preview(lm, train_dataset, recipe.base is None, run / "preview"))
-
-    metrics = train(lm, train_dataset, eval_dataset, recipe, run, count_word_errors, quiet)
-
-    message = (
-        f"{run}/model: validation loss {metrics['eval_loss']:.3f} nats (unigram {train_dataset.unigram_entropy:.3f})"
-    )
+    metrics = finished_metrics(run, describe_run(recipe, train_dataset, audio_tokenizer))
+    message = f"{run}/model"
+    if metrics:
+        message += " is finished, so nothing was trained"
+    else:
+        if not quiet and first_process():
+            print(preview(lm, train_dataset, recipe.base is None, run / "preview"))
+        metrics = train(lm, train_dataset, eval_dataset, recipe, run, count_word_errors, quiet)
+    message += f": validation loss {metrics['eval_loss']:.3f} nats (unigram {train_dataset.unigram_entropy:.3f})"
     example_command = find_task(task, recipe.templates).example_command
     if example_command:
         message += f"; try it:\n  focallm {example_command} --model {run}/model"

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -44,7 +45,7 @@ def go(tmp_path, codec):
         )
         lm = build_model(recipe, tokenizer or AudioTokenizer(codec("mel")), ["abc"])
         lm.info = dataclasses.replace(lm.info, templates=(template,))
-        examples = ExampleDataset([Source(template, rows, repeat)], lm.vocabulary, 40)
+        examples = ExampleDataset([Source(template, rows, repeat)], lm.vocabulary, 40, recipe.packing)
         train(lm, examples, examples, recipe, tmp_path / "run", quiet=True)
         return tmp_path / "run"
 
@@ -83,6 +84,99 @@ def test_a_lengthened_run_ends_where_a_long_one_ends(go, tmp_path):
     run.rename(tmp_path / "before")
     whole = torch.load(go(lr_scheduler_type="constant", max_steps=6) / "checkpoint-6" / "optimizer.pt")["state"]
     assert all(torch.equal(state["exp_avg"], whole[i]["exp_avg"]) for i, state in lengthened.items())
+
+
+APART = {"recipe": {"packing": False}, "per_device_train_batch_size": 1}  # 8 updates in an epoch
+
+
+def contents(folder):
+    """The bytes of each file, and when it was written."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.mark.parametrize("kept", [{"save_steps": 1}, {"save_strategy": "no"}])
+def test_a_finished_run_does_nothing(go, kept):
+    settings = {**APART, "max_steps": 3, "lr_scheduler_type": "constant", **kept}
+    before = contents(go(**settings))
+    assert before == contents(go(**settings))
+
+
+def test_a_run_that_was_killed_between_its_last_update_and_its_model_ends_with_the_same_model(go):
+    run = go(**APART, max_steps=3, save_steps=1)
+    weights = (run / "model" / "model.safetensors").read_bytes()
+    shutil.rmtree(run / "model")
+    go(**APART, max_steps=3, save_steps=1)
+    assert (run / "model" / "model.safetensors").read_bytes() == weights
+    assert not (run / "checkpoint-4").exists()
+
+
+def test_a_finished_run_is_lengthened_and_never_shortened(go):
+    constant = {**APART, "lr_scheduler_type": "constant", "save_steps": 3}
+    before = contents(go(**constant, max_steps=3))
+    with pytest.raises(ValueError, match=r"differs in \['trainer.max_steps'\].*checkpoint-3 has had more updates"):
+        go(**constant, max_steps=2)
+    assert before == contents(go(**constant, max_steps=3))
+    run = go(**constant, max_steps=6)
+    assert last_checkpoint(run).name == "checkpoint-6"
+    assert before[run / "model" / "model.safetensors"] != contents(run)[run / "model" / "model.safetensors"]
+
+
+def test_a_finished_run_without_checkpoints_is_not_replaced(go):
+    constant = {"lr_scheduler_type": "constant", "save_strategy": "no"}
+    go(**constant)
+    with pytest.raises(ValueError, match="has no checkpoint at which a longer run could continue"):
+        go(**constant, max_steps=4)
+    with pytest.raises(ValueError, match=r"differs in \['trainer.learning_rate'\]"):
+        go(**constant, learning_rate=1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "symptom"),
+    [
+        ({"max_steps": 1, "save_strategy": "no"}, "embed_tokens.weight is infinite or NaN after update 1"),
+        ({"max_steps": 4, "save_steps": 1}, "embed_tokens.weight is infinite or NaN after update 1"),
+        ({"max_steps": 9, "save_steps": 9}, "the loss of update 3 is nan"),
+    ],
+)
+def test_a_run_that_diverges_stops_without_a_model(go, tmp_path, settings, symptom):
+    with pytest.raises(ValueError, match=rf"{symptom}, so training diverged.*there is no good checkpoint yet"):
+        go(**APART, **settings, learning_rate=1e30)
+    weights = list((tmp_path / "run").rglob("model.safetensors"))
+    assert weights == [tmp_path / "run" / "audio_tokenizer" / "model.safetensors"]
+
+
+def test_a_run_that_diverges_names_the_last_good_checkpoint(go):
+    constant = {**APART, "lr_scheduler_type": "constant", "save_steps": 1, "save_total_limit": 2}
+    run = go(**constant, max_steps=3)
+    weights = load_file(run / "checkpoint-3" / "model.safetensors")
+    weights["model.norm.weight"][0] = torch.inf
+    save_file(weights, run / "checkpoint-3" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"the loss of update 4 is nan.*last good checkpoint is .*checkpoint-2"):
+        go(**constant, max_steps=5)
+
+
+def test_damaged_weights_are_not_saved(go, tmp_path, codec):
+    recipe = LMRecipe(model="tiny")
+    lm = build_model(recipe, AudioTokenizer(codec("mel")), ["abc"])
+    lm.model.model.norm.weight.data[0] = torch.nan
+    with pytest.raises(ValueError, match=r"model.norm.weight is not finite, so the model is not saved"):
+        lm.save_pretrained(tmp_path / "damaged")
+    assert not (tmp_path / "damaged").exists()
+
+
+def test_rows_that_fill_no_batch_are_refused_and_all_rows_are_evaluated(go, tmp_path):
+    settings = {"recipe": {"packing": False}, "dataloader_drop_last": True, "per_device_eval_batch_size": 9}
+    with pytest.raises(ValueError, match=r"8 rows are less than a batch of 9.*dataloader_drop_last: false"):
+        go(**settings, per_device_train_batch_size=9)
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+    # 8 rows are no whole batch of 9 for the evaluation either.
+    go(
+        recipe={"packing": False},
+        per_device_train_batch_size=8,
+        per_device_eval_batch_size=9,
+        dataloader_drop_last=True,
+    )
 
 
 SIZE = {"vocab_size": 8320, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -155,9 +249,10 @@ def test_checkpoints_of_an_adapter_can_be_loaded(go, tmp_path):
     assert torch.allclose(checkpoint.model(ids).logits, whole.model(ids).logits, atol=1e-4)
 
 
-def test_a_loss_that_cannot_be_normalized_over_batches_causes_a_warning(go, caplog, monkeypatch):
+def test_a_loss_that_cannot_be_normalized_over_batches_causes_a_warning(go, tmp_path, caplog, monkeypatch):
     go(max_steps=1, gradient_accumulation_steps=2)
     assert "num_items_in_batch" not in caplog.text
+    shutil.rmtree(tmp_path / "run")
     monkeypatch.setattr(LlamaForCausalLM, "accepts_loss_kwargs", False, raising=False)
     go(max_steps=1, gradient_accumulation_steps=2)
     assert "LlamaForCausalLM takes no num_items_in_batch" in caplog.text

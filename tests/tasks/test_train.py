@@ -87,6 +87,9 @@ def test_from_a_token_store_to_a_model_that_speaks(place, tmp_path, capsys, capl
     assert set(lm.info.voices) == {"a", "b"}
     assert lm.model.config.use_cache
     assert speak("what", lm).stop_reason in ("end", "max_length")
+    message = train_task("tts", place / "store", tmp_path / "run", place / "recipe.yaml", str(place / "codec"))
+    assert "is finished, so nothing was trained" in message
+    assert not capsys.readouterr().out  # and no preview
 
 
 LONG = RECIPE.replace("max_steps: 2", "max_steps: 60\n  save_strategy: steps\n  save_steps: 5\n  logging_steps: 1")
