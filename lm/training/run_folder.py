@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 from ...data.token_store import describe_codec
 from ...tokenizer import AudioTokenizer
 from ...tokenizer.files import write_whole
+from ...tokenizer.runs import is_finished, write_finished
 from .dataset import DatasetStats, ExampleDataset, Source
 from .recipe import LMRecipe
 
@@ -80,7 +81,7 @@ def finished_metrics(run: Path, description: dict[str, Any]) -> dict[str, float]
         description: From `describe_run`.
     """
     record = _read_record(run)
-    if _METRICS not in record or not (run / "model").is_dir() or _changed_keys(record, description):
+    if _METRICS not in record or _changed_keys(record, description) or not is_finished(run, run / "model"):
         return None
     return record[_METRICS]
 
@@ -108,13 +109,14 @@ def start_run(run: Path, description: dict[str, Any]) -> Path | None:
 
 
 def finish_run(run: Path, description: dict[str, Any], metrics: dict[str, float]) -> None:
-    """Add the metrics to `run/recipe.json`, which says that the run is finished.
+    """Record that the run is finished, and add its metrics to `run/recipe.json`.
 
     Args:
         run: The folder of the run.
         description: From `describe_run`.
         metrics: What `finished_metrics` returns from now on.
     """
+    write_finished(run, run / "model")
     write_whole(run / _RECORD, json.dumps({**description, _METRICS: metrics}, indent=1).encode())
 
 

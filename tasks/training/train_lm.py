@@ -19,6 +19,7 @@ from ...lm.training.samples import CountWordErrors
 from ...lm.training.trainer import train
 from ...tokenizer import AudioTokenizer
 from ...tokenizer.files import load_config
+from ...tokenizer.runs import locked
 from ..definitions import find_task
 from ..evaluation.metrics.words import load_asr, word_counter
 from .task_data import TaskData, read_task_data
@@ -32,7 +33,7 @@ def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, code
     Args:
         task: A name in `TASKS`, or a task that the recipe defines.
         store: Token store of the task.
-        run: Folder of the run. An interrupted run continues there.
+        run: Folder of the run. An interrupted run continues there, and a finished one stays as it is.
         recipe_path: A recipe; without it, the defaults of `LMRecipe` apply.
         codec: The codec that made the store.
         quiet: Show no preview and no progress bar.
@@ -83,9 +84,10 @@ def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, code
     if metrics:
         message += " is finished, so nothing was trained"
     else:
-        if not quiet and first_process():
-            print(preview(lm, train_dataset, recipe.base is None, run / "preview"))
-        metrics = train(lm, train_dataset, eval_dataset, recipe, run, count_word_errors, quiet)
+        with locked(run):
+            if not quiet and first_process():
+                print(preview(lm, train_dataset, recipe.base is None, run / "preview"))
+            metrics = train(lm, train_dataset, eval_dataset, recipe, run, count_word_errors, quiet)
     message += f": validation loss {metrics['eval_loss']:.3f} nats (unigram {train_dataset.unigram_entropy:.3f})"
     example_command = find_task(task, recipe.templates).example_command
     if example_command:
