@@ -138,9 +138,8 @@ def _check_trainer(trainer: dict[str, Any]) -> None:
     for name, value in trainer.items():
         if name in RESERVED:
             raise ValueError(f"trainer.{name} is set by focallm: {RESERVED[name]}, and leave it out")
-        default = known[name].default
-        if default is dataclasses.MISSING:
-            default = known[name].default_factory()
+        known_field = known[name]
+        default = known_field.default_factory() if callable(known_field.default_factory) else known_field.default
         if type(default) in (int, float) and isinstance(value, str):
             raise ValueError(f"trainer.{name} is a number, found {value!r}")
         if name in REFUSED and value != default:

@@ -189,10 +189,10 @@ class SpeechTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         return self.order
 
-    def _run_epoch(self, **kwargs: Any) -> None:
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Train for an epoch, unless no update is left: the Trainer would make one before it checks."""
         if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(**kwargs)
+            super()._run_epoch(*args, **kwargs)
         else:
             self.control.should_training_stop = True
 
@@ -211,9 +211,9 @@ class SpeechTrainer(Trainer):
 
     def _divergence(self, symptom: str) -> ValueError:
         """Return an error that explains a loss or weights that are not finite."""
-        run = Path(self.args.output_dir)
+        assert self.args.output_dir is not None
         # The weights of this moment are of no use, nor is a checkpoint of them.
-        checkpoint = last_checkpoint(run, before=self.state.global_step)
+        checkpoint = last_checkpoint(Path(self.args.output_dir), before=self.state.global_step)
         if self.state.global_step:
             cause = "training diverged: lower trainer.learning_rate, or raise warmup_steps,"
         else:
