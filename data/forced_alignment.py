@@ -104,7 +104,7 @@ def align_store(folder: Path, texts: Iterable[str] = (), language: str = "en-us"
             aligned.append({"id": row_id, "units": row_units, "frames": frames})
             num_units += len(row_units)
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(aligned), buffer)
+    pq.write_table(pa.Table.from_pylist(aligned), buffer, write_page_checksum=True)
     write_whole(folder / ALIGNMENT_FILE, buffer.getvalue())
     write_whole(folder / LEXICON_FILE, json.dumps(lexicon, ensure_ascii=False, indent=0).encode())
     return (
@@ -123,9 +123,13 @@ def read_alignment(folder: Path) -> dict[str, dict[str, Any]]:
         By the id of a row: its id, units and frames.
 
     Raises:
-        ValueError: The store has not been aligned.
+        ValueError: The store has not been aligned, or the file is damaged.
     """
-    rows = pq.read_table(_check_exists(folder / ALIGNMENT_FILE)).to_pylist()
+    path = _check_exists(folder / ALIGNMENT_FILE)
+    try:
+        rows = pq.read_table(path, page_checksum_verification=True).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path} is damaged ({error}): make it again with\n  focallm align {folder}") from None
     return {row["id"]: row for row in rows}
 
 

@@ -162,6 +162,7 @@ def make_schema(
             fields.append(pa.field("speakers", pa.list_(pa.string())))
         fields.append(pa.field("utterance", pa.string()))
         fields.append(pa.field("mix", pa.string()))
+        fields.append(pa.field("held_out", pa.bool_()))
     if feature_dim is not None:
         column = features_column(input_name)
         fields.append(pa.field(column, pa.list_(pa.list_(pa.float16(), feature_dim))))

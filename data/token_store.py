@@ -1,20 +1,23 @@
 """A token store: a folder of Parquet shards with the tokens of a corpus, and a manifest with their hashes.
 
 shard-00000.parquet ...   columns id, codes, num_samples, text, speaker and the extra columns of the corpus. Mixed
-                          speech also has utterance (its id in the corpus), mix (what was drawn, as JSON) and the
-                          codes of the model's input, as noisy_codes, mixture_codes or source_codes. Mixtures have
+                          speech also has utterance (its id in the corpus), mix (what was drawn, as JSON), held_out
+                          (whether it is mixed only of recordings that are held out from training) and the codes of
+                          the model's input, as noisy_codes, mixture_codes or source_codes. Mixtures have
                           sources, texts and speakers, in the order in which the speakers start. `codes`,
                           text and speaker are those of the target, in a mixture of the first speaker. With --features:
                           features, or noisy_features and so on, (N50, D)
 manifest.json             the codec with a hash of its weights, rates, counts, code usage, a sha256 per shard
 skipped.tsv               id, audio and reason of everything that could not be read, if there was any
 listen/                   a few original and decoded recordings
-arrow/                    uncompressed copies for memory mapping, made when features are read; may be deleted
+arrow/                    uncompressed copies for memory mapping, made when features are read and compared with the
+                          shards whenever they are opened; may be deleted
 progress/                 state from which an interrupted run continues
 """
 
 import hashlib
 import json
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -26,12 +29,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from torch import nn
+
+from .mapped_shards import map_shards
+from .mixing.split import connect
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from ..tokenizer.audio_tokenizer import AudioTokenizer
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress"
@@ -109,9 +118,7 @@ class TokenStore:
         if not set(columns) & set(FEATURES):
             return Dataset(pa.concat_tables([pq.read_table(path, columns=columns) for path in self._shard_paths]))
         folder = self.folder.absolute()
-        files = [str(folder / path.name) for path in self._shard_paths]
-        mapped: Any = Dataset.from_parquet(files, columns=columns, cache_dir=str(folder / "arrow"))
-        return mapped
+        return map_shards([folder / path.name for path in self._shard_paths], columns, folder / "arrow")
 
     def split(
         self, eval_fraction: float, seed: int = 0, columns: Sequence[str] | None = None
@@ -119,13 +126,14 @@ class TokenStore:
         """Split the store into a training and an evaluation dataset.
 
         The split of an utterance depends only on its id and the seed, so it stays the same when the corpus grows. All
-        copies of a mixed utterance are in one split. The other speakers of mixtures and babble come from the whole
-        corpus, though; to evaluate on unseen speech, mix a separate corpus.
+        copies of a mixed utterance are in one split. Where recordings were mixed with each other, the split was made
+        before (see `MixConfig.held_out`): the evaluation dataset then holds what was held out, and no recording in it
+        is in the training dataset.
 
         Args:
             eval_fraction: approximate share of the utterances in the evaluation dataset. Unless it is 0, both datasets
-                get at least one row.
-            seed: seed of the split.
+                get at least one row. If the split was made before the mixing, only whether it is 0 matters.
+            seed: seed of the split, unless it was made before the mixing.
             columns: names of the columns to read. None reads all.
 
         Returns:
@@ -140,14 +148,49 @@ class TokenStore:
             raise ValueError(
                 f"{self.folder} holds one utterance: at least two are needed, one for training and one for evaluation"
             )
-        utterance_ids = self.dataset([self.utterance_column])[self.utterance_column]
-        positions = np.array([_hash_to_unit(f"{seed}:{utterance_id}") for utterance_id in utterance_ids])
-        order = np.argsort(positions, kind="stable")
-        num_eval = int(np.count_nonzero(positions < eval_fraction))
+        is_eval = np.zeros(len(self), bool)
         if eval_fraction:
-            num_eval = min(max(num_eval, 1), len(self) - 1)
+            is_eval = self._choose_eval_rows(eval_fraction, seed)
         dataset = self.dataset(columns)
-        return dataset.select(np.sort(order[num_eval:])), dataset.select(np.sort(order[:num_eval]))
+        return dataset.select(np.flatnonzero(~is_eval)), dataset.select(np.flatnonzero(is_eval))
+
+    def _choose_eval_rows(self, eval_fraction: float, seed: int) -> NDArray[np.bool_]:
+        """Return for each row whether it is in the evaluation dataset. Some rows are and some are not."""
+        if "held_out" in self.columns:
+            held_out = np.array(self.dataset(["held_out"])["held_out"][:], bool)
+            if held_out.any() and not held_out.all():
+                return held_out
+        keys = np.array(self._recording_keys())
+        if self._mixes_recordings or len(set(keys)) < 2:
+            logger.warning(
+                "%s: recordings in the rows to evaluate on are also trained on, so the evaluation loss is not that of "
+                "unheard speech. To hold some out, tokenize more speakers with held_out above 0 in the --mix file",
+                self.folder,
+            )
+        if len(set(keys)) < 2:
+            keys = np.array(self.dataset(["id"])["id"][:])
+        position_of = {key: _hash_to_unit(f"{seed}:{key}") for key in keys}
+        order = sorted(position_of, key=position_of.__getitem__)
+        num_eval = sum(position < eval_fraction for position in position_of.values())
+        return np.isin(keys, order[: min(max(num_eval, 1), len(order) - 1)])
+
+    def _recording_keys(self) -> list[str]:
+        """Return a key for each row. Rows of the same utterance, or of mixtures that share one, have the same key."""
+        if "mix" not in self.columns:
+            return self.dataset(["id"])["id"][:]
+        rows = self.dataset(["utterance", "mix"])
+        recordings = []
+        for utterance, mix in zip(rows["utterance"], rows["mix"], strict=True):
+            recordings.append(json.loads(mix).get("utterances", [utterance]))
+        first_id = connect(recordings)
+        return [first_id[ids[0]] for ids in recordings]
+
+    @property
+    def _mixes_recordings(self) -> bool:
+        """Whether a `Mixer` put several recordings of the corpus, or of noise, into one row."""
+        mix = self.manifest.get("mix", {})
+        noise = mix.get("noise") or {}
+        return bool(mix.get("num_speakers") or noise.get("babble") or noise.get("recorded"))
 
     @cached_property
     def _table(self) -> pa.Table:

@@ -12,7 +12,7 @@ Kind = Literal["noisy", "mixture", "pitch_shifted"]
 INPUT_NAMES = {"noisy": "noisy", "mixture": "mixture", "pitch_shifted": "source"}
 NOISE_KINDS = ("recorded", "colored", "modulated", "babble")
 
-_COMMON_FIELDS = {"kind", "seed", "copies", "level_db"}
+_COMMON_FIELDS = {"kind", "seed", "copies", "held_out", "level_db"}
 _FIELDS_OF_KIND = {
     "noisy": {"noise", "snr_db", "room_probability", "rt60_s"},
     "mixture": {"num_speakers", "offset_s", "level_difference_db", "noise", "snr_db"},
@@ -47,6 +47,8 @@ class MixConfig:
         kind: "noisy", "mixture" (overlapping speakers) or "pitch_shifted" (changed pitch and formants).
         seed: seed of all draws.
         copies: number of different examples per utterance.
+        held_out: share of the utterances, and of the noise recordings, that are mixed only with each other. A training
+            evaluates on them, so that nothing it hears there was in its training data.
         level_db: level of the target in dB of full scale. None keeps the level of the recording.
         noise: probability of each kind of noise. If they sum to less than 1, the rest gets no noise.
         snr_db: level of the speech, reverberation included, relative to the noise.
@@ -65,6 +67,7 @@ class MixConfig:
     kind: Kind
     seed: int = 0
     copies: int = 1
+    held_out: float = 0.05
     level_db: Range | None = None
     noise: dict[str, float] = field(default_factory=dict)
     snr_db: Range | None = None
@@ -81,6 +84,8 @@ class MixConfig:
             raise ValueError(f"kind must be one of {', '.join(INPUT_NAMES)}, found {self.kind!r}")
         if self.copies < 1:
             raise ValueError(f"copies must be at least 1, found {self.copies}")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out must be a share of the corpus, 0 to 1 (excluded), found {self.held_out!r}")
         for name, limits in _LIMITS.items():
             _check_range(name, getattr(self, name), limits)
         self._check_probabilities()
@@ -96,6 +101,20 @@ class MixConfig:
     def max_speakers(self) -> int:
         """Highest number of speakers in an example."""
         return 1 if self.num_speakers is None else self.num_speakers[1]
+
+    @property
+    def min_speakers(self) -> int:
+        """Lowest number of speakers in a corpus from which any example can be mixed."""
+        return self.max_speakers + (self.noise.get("babble", 0) > 0)
+
+    @property
+    def uses_other_recordings(self) -> bool:
+        """Whether examples contain other recordings than that of their utterance."""
+        return self.min_speakers > 1 or self.noise.get("recorded", 0) > 0
+
+    def for_evaluation(self) -> "MixConfig":
+        """Return the same settings for a corpus that is only evaluated on, of which nothing is held out."""
+        return dataclasses.replace(self, held_out=0.0)
 
     def _check_probabilities(self) -> None:
         unknown = sorted(set(self.noise) - set(NOISE_KINDS))

@@ -19,6 +19,7 @@ from ...tokenizer.audio import Waveform
 from ..utterance import AudioExample, Utterance
 from . import audio_effects as effects
 from .mix_config import MixConfig, Range
+from .split import Part, speaker_key, split_corpus
 
 _NUM_BABBLE_VOICES = (4, 8)  # lowest and highest
 # Noise recordings last minutes and are used again and again, so the last ones stay in memory.
@@ -30,7 +31,8 @@ MixDetails = dict[str, Any]  # what was drawn for an example
 class Mixer:
     """Makes noisy, overlapping or pitch-shifted speech of a corpus. `tokenize_corpus` takes it in place of the corpus.
 
-    Mixing is deterministic: an example depends only on the config, the corpora and the id of its row.
+    Mixing is deterministic: an example depends only on the config, the corpora and the id of its row. The utterances
+    that are held out from training are chosen before anything is mixed, and are mixed only with each other.
 
     Args:
         config: how to mix.
@@ -55,6 +57,8 @@ class Mixer:
         self._check_speakers()
         if config.room_probability:
             effects.check_room_simulator()
+        self._training_part, self._held_out_part = split_corpus(config, self.corpus, self.noise)
+        self._held_out_ids = {utterance.id for utterance in self._held_out_part.corpus}
         # A cache per mixer, because a decorated method would keep the mixer itself in memory.
         self._read_noise = lru_cache(_NOISE_CACHE_SIZE)(lambda index, rate: _read_audible(self.noise[index], rate))
 
@@ -101,12 +105,13 @@ class Mixer:
         gain_db = self._draw_gain_db(example, sampling_rate, rng)
         target, input_audio, *others = [effects.amplify(signal, gain_db) for signal in example.signals]
         mix = json.dumps(_round_floats({**details, "gain_db": gain_db}))
+        is_held_out = utterance.id in self._held_out_ids
         return AudioExample(
             utterance=dataclasses.replace(example.utterance, id=row.id),
             target=target,
             input_audio=input_audio,
             others=tuple(others),
-            columns={"utterance": utterance.id, **example.columns, "mix": mix},
+            columns={"utterance": utterance.id, **example.columns, "mix": mix, "held_out": is_held_out},
         )
 
     def _make_noisy(self, utterance: Utterance, rate: int, rng: np.random.Generator) -> tuple[AudioExample, MixDetails]:
@@ -192,7 +197,8 @@ class Mixer:
         if kind == "modulated":
             return effects.modulated_noise(length, rate, rng)
         if kind == "recorded":
-            index = int(rng.integers(len(self.noise)))
+            indices = self._part_of(sources[0]).noise
+            index = indices[int(rng.integers(len(indices)))]
             return effects.cut_noise(self._read_noise(index, rate), length, rate, rng), self.noise[index].id
         lowest, highest = _NUM_BABBLE_VOICES
         waves = []
@@ -215,12 +221,17 @@ class Mixer:
 
     def _draw_other_speaker(self, utterances: list[Utterance], rng: np.random.Generator) -> Utterance:
         """Draw an utterance of a speaker who speaks none of `utterances`."""
-        taken = set(map(_speaker_key, utterances))
+        taken = set(map(speaker_key, utterances))
+        corpus = self._part_of(utterances[0]).corpus
         # The constructor has checked that there are enough speakers, so this ends.
         while True:
-            other = self.corpus[int(rng.integers(len(self.corpus)))]
-            if _speaker_key(other) not in taken:
+            other = corpus[int(rng.integers(len(corpus)))]
+            if speaker_key(other) not in taken:
                 return other
+
+    def _part_of(self, utterance: Utterance) -> Part:
+        """Return the part of the corpora that an utterance is mixed with."""
+        return self._held_out_part if utterance.id in self._held_out_ids else self._training_part
 
     def _draw_gain_db(self, example: AudioExample, rate: int, rng: np.random.Generator) -> float:
         """Return the gain that brings the target to the level drawn, and no signal above full scale."""
@@ -255,12 +266,11 @@ class Mixer:
                 f"a mixture needs different speakers, and {len(unnamed)} utterances name none, first {unnamed[0]}: add "
                 "a column speaker to the manifest of the corpus"
             )
-        needed = self.config.max_speakers
-        purpose = f"{needed} speakers"
-        if self.config.noise.get("babble", 0) > 0:
-            needed += 1
+        needed = self.config.min_speakers
+        purpose = f"{self.config.max_speakers} speakers"
+        if needed > self.config.max_speakers:
             purpose += " and another speaker for babble"
-        num_speakers = len(set(map(_speaker_key, self.corpus)))
+        num_speakers = len(set(map(speaker_key, self.corpus)))
         # An empty corpus is reported by the tokenization.
         if 0 < num_speakers < needed:
             raise ValueError(
@@ -353,11 +363,6 @@ def _mixture_example(utterance: Utterance, tracks: list[_Track], input_audio: Wa
         others.append(track.audio)
     target = others.pop(0)
     return AudioExample(utterance, target, input_audio, tuple(others), columns)
-
-
-def _speaker_key(utterance: Utterance) -> str:
-    """Return a key of the speaker. Each utterance without a speaker counts as a different one."""
-    return f"utterance {utterance.id}" if utterance.speaker is None else f"speaker {utterance.speaker}"
 
 
 def _read_audible(utterance: Utterance, rate: int) -> Waveform:

@@ -104,7 +104,7 @@ class LMRecipe:
     code_noise: float = 0.0  # share of input codes that are exchanged for others of the same example
     code_smoothing: float = 0.0  # share of a target's probability for the codes that differ from it in one bit
     extra_tasks: tuple[ExtraTask, ...] = ()
-    validation_fraction: float = 0.02
+    validation_fraction: float = 0.02  # of the utterances; where speech was mixed, the held_out of the mix file decides
     seed: int = 0
     evaluate: Evaluation = field(default_factory=Evaluation)
     trainer: dict[str, Any] = field(default_factory=dict)

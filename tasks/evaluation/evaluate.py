@@ -116,7 +116,7 @@ def _open_mixer(config: EvaluationConfig, corpus: list[Utterance]) -> Mixer | Pr
     if config.task in TASK_INPUT:
         if config.mix is not None:
             noise = read_corpus(config.noise) if config.noise else ()
-            return Mixer(load_config(MixConfig, config.mix), corpus, noise)
+            return Mixer(load_config(MixConfig, config.mix).for_evaluation(), corpus, noise)
         if num_sources == 0:
             raise ValueError(
                 "`evaluate se` and `evaluate ss` need noisy or mixed input. Pass --mix RECIPE.yaml, or a corpus that "

@@ -108,7 +108,7 @@ class TableConfig:
                 return [premixed]
         mixers: list[Mixer | Premixed] = []
         for path in self.mix:
-            recipe = load_config(MixConfig, path)
+            recipe = load_config(MixConfig, path).for_evaluation()
             if recipe.kind not in kinds:
                 continue
             needs_noise = recipe.kind == "noisy" and self.noise is not None

@@ -27,11 +27,13 @@ from focallm.data.mixing.audio_effects import (
 )
 from focallm.data.mixing.mix_config import MixConfig
 from focallm.data.mixing.mixer import Mixer
+from focallm.data.mixing.split import connect, split_corpus
 from focallm.data.token_store import TokenStore, describe
 from focallm.data.tokenization import Encoder, tokenize_corpus
 from focallm.tokenizer import AudioTokenizer
 
 RATE = 16000
+COLORS = {"white", "pink", "brown"}
 NOISES = {"recorded": 0.4, "colored": 0.2, "modulated": 0.2, "babble": 0.2}
 CONFIGS = {
     "noisy": MixConfig("noisy", copies=2, level_db=(-30, -20), noise=NOISES, snr_db=(-5, 20)),
@@ -320,6 +322,65 @@ def test_all_copies_of_an_utterance_are_in_one_split(stores):
     assert not set(train["utterance"]) & set(test["utterance"])
     assert len(test) % 2 == 0
     assert len(train) + len(test) == 18
+
+
+@pytest.mark.parametrize("kind", ["noisy", "mixture"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_recording_that_is_held_out_is_trained_on(kind, seed, stores):
+    """Neither as a target, nor as another speaker, nor in babble, nor as noise."""
+
+    def recordings(rows):
+        used = set(rows["utterance"])
+        for mix in map(json.loads, rows["mix"]):
+            used.update(mix.get("utterances", ()))
+            noise = mix.get("noise_id")
+            used.update(noise if isinstance(noise, list) else [noise])
+        return used - {None} - COLORS
+
+    train, test = TokenStore(stores / kind).split(0.3, seed)
+    assert len(train)
+    assert len(test)
+    assert not recordings(train) & recordings(test)
+    assert TokenStore(stores / kind).split(0.0)[0].num_rows == len(train) + len(test)
+
+
+def test_both_parts_have_the_speakers_that_they_need(corpus):
+    for held_out in (0.01, 0.3, 0.9):
+        config = dataclasses.replace(CONFIGS["mixture"], noise={}, snr_db=None, held_out=held_out)
+        parts = split_corpus(config, corpus, ())
+        assert sorted(len(part.corpus) for part in parts) == [3, 6]
+        assert [len({item.speaker for item in part.corpus}) for part in parts] == [3, 3]
+    assert split_corpus(config, corpus[:5], ())[1].corpus == ()  # six are needed
+    assert split_corpus(config.for_evaluation(), corpus, ())[0].corpus == corpus
+    assert split_corpus(CONFIGS["pitch_shifted"], corpus, ())[1].corpus == ()  # nothing is shared
+    assert split_corpus(CONFIGS["noisy"], corpus, corpus[:1])[1].noise == range(1)
+
+
+def test_a_corpus_that_is_too_small_to_hold_out_speech_is_reported(corpus, codec, tmp_path, caplog):
+    config = dataclasses.replace(CONFIGS["mixture"], noise={}, snr_db=None, num_speakers=(2, 2))
+    _tokenize(Mixer(config, corpus[:3]), tmp_path / "store", codec, features=False)
+    train, test = TokenStore(tmp_path / "store").split(0.3)
+    assert len(train) + len(test) == 3
+    assert len(test)
+    assert "are also trained on, so the evaluation loss is not that of unheard speech" in caplog.text
+
+
+def test_mixtures_that_share_a_recording_are_connected():
+    first = connect([["b", "c"], ["x"], ["d", "e"], ["e", "c"], ["a", "x"]])
+    assert first == {**dict.fromkeys("bcde", "b"), **dict.fromkeys("xa", "a")}
+
+
+def test_a_damaged_copy_of_the_features_is_made_again(corpus, codec, tmp_path, caplog):
+    tokenize_corpus(corpus, tmp_path, codec, features=True, listen=0, progress=False)
+    expected = [row["features"].copy() for row in TokenStore(tmp_path)]  # not a view of the mapped file
+    (copy,) = (tmp_path / "arrow").rglob("*.arrow")
+    whole = copy.read_bytes()
+    for damaged in (whole[:-5000], whole[:9000] + bytes(2000) + whole[11000:], whole[:10] + bytes(50) + whole[60:]):
+        copy.write_bytes(damaged)
+        caplog.clear()
+        for row, features in zip(TokenStore(tmp_path), expected, strict=True):
+            np.testing.assert_array_equal(row["features"], features)
+        assert "arrow is damaged and is made again from the shards" in caplog.text
 
 
 def test_features_are_read_from_disk_when_they_are_needed(corpus, codec, tmp_path):
