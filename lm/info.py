@@ -4,11 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..tokenizer.configs import brief, load_config
 from .templates import Prompt, Template
 
 INFO_FILE = "speech_lm.json"
 # Upper bound of the text ids per second of speech: the characters of very fast speech.
 TEXT_RATE = 30
+# Seconds that no character and no unit takes.
+_MAX_PACE_S = 1000
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,12 @@ class LengthWindow:
 
     fastest: float
     slowest: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fastest <= self.slowest < _MAX_PACE_S:
+            raise ValueError(
+                f"fastest and slowest must rise from 0 to {_MAX_PACE_S} s, found {self.fastest} and {self.slowest}"
+            )
 
     @classmethod
     def from_corpus(cls, characters: list[int], seconds: list[float]) -> "LengthWindow":
@@ -82,6 +91,10 @@ class SpeechLMInfo:
             "another folder, or train one (focallm train)"
         )
 
+    def __post_init__(self) -> None:
+        if self.longest_unit_s is not None and not 0 < self.longest_unit_s < _MAX_PACE_S:
+            raise ValueError(f"longest_unit_s must lie between 0 and {_MAX_PACE_S}, found {self.longest_unit_s}")
+
     @property
     def writes_only_aligned_speech(self) -> bool:
         """Whether the model writes speech, and always phoneme by phoneme."""
@@ -102,13 +115,16 @@ class SpeechLMInfo:
             )
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "SpeechLMInfo":
-        """Make the description from what `dataclasses.asdict` gives, after JSON."""
-        window = values["length_window"]
-        return cls(
-            templates=tuple(map(Template.from_json, values["templates"])),
-            audio_tokenizer=values["audio_tokenizer"],
-            length_window=LengthWindow(**window) if window else None,
-            voices=tuple(values["voices"]),
-            longest_unit_s=values.get("longest_unit_s"),
-        )
+    def from_json(cls, values: Any, name: str = INFO_FILE) -> "SpeechLMInfo":
+        """Make the description from what `dataclasses.asdict` gives, after JSON.
+
+        Args:
+            values: a mapping.
+            name: what error messages call it.
+
+        Raises:
+            ValueError: a value is missing, unknown or of a wrong type.
+        """
+        if not isinstance(values, dict):
+            raise ValueError(f"{name} must hold the description of a speech LM, found {brief(values)}")
+        return load_config(cls, values, name)

@@ -1,15 +1,13 @@
 """Make the causal LM of a speech LM, find its folder (in the package, on disk or on the hub), load and describe it."""
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -19,11 +17,14 @@ from transformers import (
     PreTrainedModel,
     SequenceFeatureExtractor,
 )
-from transformers.utils import GENERATION_CONFIG_NAME, PROCESSOR_NAME, cached_file
+from transformers.utils import GENERATION_CONFIG_NAME, PROCESSOR_NAME
 
+from ..tokenizer import hub
 from ..tokenizer.audio_tokenizer import AudioTokenizer
+from ..tokenizer.config_checks import check_sizes, config_errors
+from ..tokenizer.configs import brief, errors_named, read_json
 from ..tokenizer.files import first_not_finite, write_whole
-from ..tokenizer.focalcodec.checkpoint import load_strictly, read_json
+from ..tokenizer.focalcodec.checkpoint import check_before_loading, check_loaded, load_strictly
 from . import lora
 from .embeddings import adapt_to_vocabulary, set_special_ids
 from .features import max_positions
@@ -54,38 +55,37 @@ def make_llama(config: str | dict[str, Any], vocabulary: Vocabulary) -> PreTrain
         vocabulary: of the model.
 
     Raises:
-        ValueError: no size has this name.
+        ValueError: no size has this name, or a field is absurd.
     """
     if isinstance(config, str) and config not in SIZES:
         raise ValueError(f"no LM size is called {config!r}: choose from {list(SIZES)} or give LlamaConfig fields")
     fields = SIZES[config] if isinstance(config, str) else config
-    llama = LlamaConfig(
-        **{"max_position_embeddings": 4096, "tie_word_embeddings": True, **fields},
-        vocab_size=vocabulary.padded_size,
-        pad_token_id=vocabulary.control("pad"),
-        bos_token_id=None,
-        eos_token_id=vocabulary.control("end"),
-    )
-    return AutoModelForCausalLM.from_config(llama)
+    check_sizes(fields, "model")
+    with config_errors(fields, "model"):
+        llama = LlamaConfig(
+            **{"max_position_embeddings": 4096, "tie_word_embeddings": True, **fields},
+            vocab_size=vocabulary.padded_size,
+            pad_token_id=vocabulary.control("pad"),
+            bos_token_id=None,
+            eos_token_id=vocabulary.control("end"),
+        )
+        return AutoModelForCausalLM.from_config(llama)
 
 
-def find_folder(source: str | Path, **hub_options: Any) -> Path:
+def find_folder(source: str | Path, options: dict[str, Any]) -> Path:
     """Return the folder of a speech LM.
 
     Args:
         source: a name in `PACKAGED_MODELS`, a folder, or a hub id, whose files are downloaded.
-        hub_options: from `select_hub_options`.
+        options: of `from_pretrained` of transformers.
 
     Raises:
         OSError: there is no speech LM.
     """
     folder = _local_folder(source)
-    if _is_hub_id(source):
-        patterns = ["*.json", "*.safetensors", "*.md"]
-        try:
-            folder = Path(snapshot_download(str(source), allow_patterns=patterns, **hub_options))
-        except (OSError, HfHubHTTPError) as error:
-            raise OSError(f"{source} is no folder, and the hub does not give it: {error}") from None
+    if not folder.exists() and not hub.is_hub_id(source):
+        raise hub.unknown_source(source, "speech LM", list(PACKAGED_MODELS))
+    folder = hub.find_folder(folder, ("*.json", "*.safetensors", "*.md"), options)
     if not (folder / INFO_FILE).is_file():
         raise OSError(
             f"{folder} holds no {INFO_FILE}, so it is not a speech LM: name the `model` folder of a training run "
@@ -94,24 +94,15 @@ def find_folder(source: str | Path, **hub_options: Any) -> Path:
     return folder
 
 
-def select_hub_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return those of the options of `from_pretrained` that say how to download from the hub."""
-    return {name: options[name] for name in ("revision", "token", "cache_dir") if name in options}
-
-
 def is_speech_lm(source: str | Path) -> bool:
     """Return whether a source is a speech LM; of a hub id only the description is downloaded."""
-    if _is_hub_id(source):
-        return cached_file(str(source), INFO_FILE, _raise_exceptions_for_missing_entries=False) is not None
+    if hub.is_hub_id(source):
+        return hub.find_file(source, INFO_FILE, {}) is not None
     return (_local_folder(source) / INFO_FILE).is_file()
 
 
 def _local_folder(source: str | Path) -> Path:
     return PACKAGED_MODELS.get(str(source), Path(source))
-
-
-def _is_hub_id(source: str | Path) -> bool:
-    return not Path(source).exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)) is not None
 
 
 def read_info(folder: Path) -> SpeechLMInfo:
@@ -120,19 +111,21 @@ def read_info(folder: Path) -> SpeechLMInfo:
     Raises:
         ValueError: the description is damaged.
     """
-    values = read_json(folder / INFO_FILE)
-    try:
-        return SpeechLMInfo.from_json(values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{folder / INFO_FILE} does not describe a speech LM ({error}): train or copy it again"
-        ) from None
+    return SpeechLMInfo.from_json(read_json(folder / INFO_FILE), str(folder / INFO_FILE))
 
 
 def read_lexicon(folder: Path) -> dict[str, str]:
-    """Read the phonemes by word of a model that reads phonemes; empty for other models."""
+    """Read the phonemes by word of a model that reads phonemes; empty for other models.
+
+    Raises:
+        ValueError: the lexicon is damaged.
+    """
     path = folder / LEXICON_FILE
-    return read_json(path) if path.is_file() else {}
+    lexicon = read_json(path) if path.is_file() else {}
+    for word, phonemes in lexicon.items():
+        if not isinstance(phonemes, str):
+            raise ValueError(f"{path}: the phonemes of {word!r} must be a string, found {brief(phonemes)}")
+    return lexicon
 
 
 def load_model(folder: Path, source: str | Path, vocabulary: Vocabulary, options: dict[str, Any]) -> Any:
@@ -146,7 +139,9 @@ def load_model(folder: Path, source: str | Path, vocabulary: Vocabulary, options
     """
     if (folder / lora.ADAPTER_CONFIG).is_file():
         return _load_with_adapter(folder, vocabulary, options)
-    model = load_strictly(AutoModelForCausalLM.from_pretrained, folder, (), options, None)
+    build = _builder(folder, options)
+    load = partial(AutoModelForCausalLM.from_pretrained, trust_remote_code=hub.trusts_remote_code(options))
+    model = load_strictly(load, folder, (), options, None, build)
     model.config.name_or_path = _absolute(source)
     # The generation config in the folder is for plain `generate` of transformers.
     set_special_ids(model, vocabulary)
@@ -154,12 +149,27 @@ def load_model(folder: Path, source: str | Path, vocabulary: Vocabulary, options
 
 
 def _load_with_adapter(folder: Path, vocabulary: Vocabulary, options: dict[str, Any]) -> Any:
-    config = AutoConfig.from_pretrained(folder)
+    trusts = hub.trusts_remote_code(options)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trusts)
     base = lora.find_base(folder)
     model = load_base(PACKAGED_MODELS.get(base, base), **options)
     model.config.name_or_path = base
     model = adapt_to_vocabulary(model, vocabulary, getattr(config, "feature_size", None))
-    return lora.load_adapter(model, folder)
+    adapted = lora.load_adapter(model, folder)
+    check_loaded(adapted.state_dict(), folder)
+    return adapted
+
+
+def _builder(source: str | Path, options: dict[str, Any]) -> Callable[[Any], Any]:
+    """Return a function that builds the causal LM of a folder or hub id, without its weights."""
+    trusts = hub.trusts_remote_code(options)
+
+    def build(_: Any) -> Any:
+        known = {name: options[name] for name in hub.HUB_ARGUMENTS if name in options}
+        config = AutoConfig.from_pretrained(source, **known, trust_remote_code=trusts)
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trusts)
+
+    return build
 
 
 def load_base(base: str | Path, **kwargs: Any) -> PreTrainedModel:
@@ -167,11 +177,18 @@ def load_base(base: str | Path, **kwargs: Any) -> PreTrainedModel:
 
     Raises:
         OSError: there is no model, or only weights in other formats.
-        ValueError: weights are missing.
+        ValueError: weights are missing or not finite, the config is absurd, or the model needs code of its own.
     """
+    trusts = hub.trusts_remote_code(kwargs)
     options: dict[str, Any] = {"dtype": torch.float32, **kwargs, "use_safetensors": True, "output_loading_info": True}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(base, **options)
+    if not Path(base).is_dir():
+        options |= hub.hub_options(kwargs)
+    options["trust_remote_code"] = trusts
+    with hub.remote_code_explained(base), errors_named(base):
+        check_before_loading(base, options, _builder(base, options))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(base, **options)
     model, info = loaded
+    check_loaded(model.state_dict(), base)
     # Unexpected keys are fine: checkpoints on the hub have parts that a causal LM does not use.
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])

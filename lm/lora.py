@@ -9,7 +9,8 @@ from typing import Any
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from ..tokenizer.focalcodec.checkpoint import read_json
+from ..tokenizer.config_checks import check_sizes
+from ..tokenizer.configs import read_json
 from .embeddings import new_ids
 from .features import SpeechLMForConditionalGeneration, language_model, without_peft
 from .vocabulary import Vocabulary
@@ -103,7 +104,11 @@ def find_base(folder: Path) -> str:
     Raises:
         OSError: the base is no longer where it was.
     """
-    base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or ""
+    config = read_json(folder / ADAPTER_CONFIG)
+    check_sizes(config, folder / ADAPTER_CONFIG)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise OSError(f"{folder} has an {ADAPTER_CONFIG}, but no adapter_model.safetensors: copy it again")
+    base = str(config.get("base_model_name_or_path") or "")
     if (folder / base).is_dir():
         return str((folder / base).resolve())
     # Anything else that looks like a path is not a hub id.

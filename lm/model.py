@@ -13,11 +13,13 @@ from typing import Any, overload
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..data.phonemes import PAUSES, spell_out, text_to_units
 from ..tokenizer.audio_tokenizer import AudioTokenizer
+from ..tokenizer.configs import errors_named
 from ..tokenizer.files import whole_files
+from ..tokenizer.hub import HUB_ARGUMENTS, trusts_remote_code
 from . import lora
 from .embeddings import EmbeddingInit, adapt_to_vocabulary, add_projector, check_init, init_from_codes
 from .features import language_model
@@ -33,7 +35,6 @@ from .loading import (
     processor_config,
     read_info,
     read_lexicon,
-    select_hub_options,
     write_card,
     write_generation_config,
     write_info,
@@ -42,7 +43,7 @@ from .loading import (
 from .lora import LoRA
 from .sampling import Sampling
 from .templates import Prompt
-from .vocabulary import Vocabulary
+from .vocabulary import Vocabulary, load_text_tokenizer
 
 
 class SpeechLM:
@@ -147,7 +148,7 @@ class SpeechLM:
             kwargs: as in transformers (`dtype`, float32 by default; `revision`, `token`, `attn_implementation`, ...).
         """
         check_init(embeddings)
-        tokenizer = AutoTokenizer.from_pretrained(base, **select_hub_options(kwargs))
+        tokenizer = load_text_tokenizer(base, kwargs)
         known_ids = set(tokenizer.get_vocab().values())
         vocabulary = Vocabulary.extend(tokenizer, audio_tokenizer.codebook_sizes, controls)
         model = adapt_to_vocabulary(load_base(base, **kwargs), vocabulary, feature_size, known_ids)
@@ -168,18 +169,19 @@ class SpeechLM:
             OSError: there is no speech LM, or none with safetensors weights, or it is an adapter whose base is missing.
             ValueError: weights or descriptions are damaged, or do not fit together.
         """
-        hub_options = select_hub_options(kwargs)
-        folder = find_folder(source, **hub_options)
-        # The revision belongs to this repository, not to that of the codec or the base.
-        hub_options.pop("revision", None)
-        info = read_info(folder)
-        vocabulary = Vocabulary.load(folder)
-        codec_folder = folder / info.audio_tokenizer
-        codec_source = codec_folder if codec_folder.is_dir() else info.audio_tokenizer
-        audio_tokenizer = AudioTokenizer.from_pretrained(codec_source, **hub_options)
-        kwargs.pop("revision", None)
-        model = load_model(folder, source, vocabulary, {"dtype": torch.float32, **kwargs})
-        return cls(model.eval(), vocabulary, audio_tokenizer, info, read_lexicon(folder))
+        folder = find_folder(source, kwargs)
+        with errors_named(folder):
+            vocabulary = Vocabulary.load(folder, trusts_remote_code(kwargs))
+            # The revision belongs to this repository, not to that of the codec or the base.
+            kwargs.pop("revision", None)
+            info = read_info(folder)
+            copy = folder / info.audio_tokenizer
+            hub_options = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+            audio_tokenizer = AudioTokenizer.from_pretrained(
+                copy if copy.is_dir() else info.audio_tokenizer, **hub_options
+            )
+            model = load_model(folder, source, vocabulary, {"dtype": torch.float32, **kwargs})
+            return cls(model.eval(), vocabulary, audio_tokenizer, info, read_lexicon(folder))
 
     def save_pretrained(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write LM, vocabulary and codec into one folder, whose LM part also loads in plain transformers.

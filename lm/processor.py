@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import (
     AutoProcessor,
@@ -19,11 +18,13 @@ from transformers import (
     ProcessorMixin,
     SequenceFeatureExtractor,
 )
-from transformers.utils import cached_file
+from transformers.utils import PROCESSOR_NAME
 
 from ..data.phonemes import WORD_START
 from ..tokenizer.audio import is_batch, load_audio
 from ..tokenizer.audio_tokenizer import AudioTokenizer
+from ..tokenizer.configs import errors_named, read_json
+from ..tokenizer.hub import find_file, find_folder, hub_options, remote_code_explained, trusts_remote_code
 from .features import SpeechLMConfig
 from .info import SpeechLMInfo
 from .loading import CODEC_FOLDER, LEXICON_FILE, processor_config, read_lexicon, write_info, write_processor
@@ -64,6 +65,7 @@ class SpeechLMProcessor(ProcessorMixin):
         self.vocabulary = Vocabulary(tokenizer, codebook_sizes, control_names(self.info.templates))
         self._codec = audio_codec
         self._lexicon = lexicon
+        # Folder or hub id from which the codec is loaded, and options of the hub.
         self._source: tuple[str, dict[str, Any]] = (".", {})
 
     @classmethod
@@ -76,11 +78,15 @@ class SpeechLMProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, source: str | Path, **kwargs: Any) -> "SpeechLMProcessor":  # type: ignore[override]
         """Load a folder that `SpeechLM.save_pretrained` wrote, or a hub id; kwargs as in transformers."""
-        processor = super().from_pretrained(source, **kwargs)
-        hub_options: dict[str, Any] = {
-            name: kwargs[name] for name in ("revision", "token", "cache_dir") if name in kwargs
-        }
-        processor._source = (str(source), hub_options)
+        path = find_file(source, PROCESSOR_NAME, kwargs)
+        if path is None:
+            raise OSError(f"{source} has no {PROCESSOR_NAME}: name the folder of a speech LM, or a hub id")
+        read_json(path)
+        options = dict(kwargs) if Path(source).is_dir() else {**kwargs, **hub_options(kwargs)}
+        options["trust_remote_code"] = trusts_remote_code(kwargs)
+        with remote_code_explained(source), errors_named(source):
+            processor = super().from_pretrained(source, **options)
+        processor._source = (str(source), kwargs)
         return processor
 
     def save_pretrained(self, save_directory: str | Path, max_shard_size: Any = None) -> None:  # type: ignore[override]
@@ -103,8 +109,7 @@ class SpeechLMProcessor(ProcessorMixin):
     def lexicon(self) -> dict[str, str]:
         """Phonemes by word, for a model that reads phonemes; loaded on first use."""
         if self._lexicon is None:
-            source, hub_options = self._source
-            path = cached_file(source, LEXICON_FILE, _raise_exceptions_for_missing_entries=False, **hub_options)
+            path = find_file(self._source[0], LEXICON_FILE, self._source[1])
             self._lexicon = read_lexicon(Path(path).parent) if path else {}
         return self._lexicon
 
@@ -112,12 +117,12 @@ class SpeechLMProcessor(ProcessorMixin):
     def audio_tokenizer(self) -> AudioTokenizer:
         """The codec, loaded on first use."""
         if self._codec is None:
-            source, hub_options = self._source
+            source, options = self._source
             name = self.info.audio_tokenizer
-            if name == CODEC_FOLDER and not Path(source).is_dir():
-                source = snapshot_download(source, allow_patterns=[f"{CODEC_FOLDER}/*"], **hub_options)
-            folder = Path(source) / name
-            self._codec = AudioTokenizer.from_pretrained(folder if folder.is_dir() else name)
+            folder = Path(source)
+            if name == CODEC_FOLDER:
+                folder = find_folder(source, [f"{CODEC_FOLDER}/*"], options)
+            self._codec = AudioTokenizer.from_pretrained(folder / name if (folder / name).is_dir() else name)
         return self._codec
 
     def speech_lm(self, model: PreTrainedModel) -> SpeechLM:

@@ -142,24 +142,8 @@ class Template:
 
     def __post_init__(self) -> None:
         num_targets = sum(segment.target for segment in self.segments)
-        if num_targets != 1 or not self.target.target:
+        if not self.segments or num_targets != 1 or not self.target.target:
             raise ValueError(f"template {self.name!r} needs its last segment, and only that, to be a target")
-
-    @classmethod
-    def from_json(cls, values: Any) -> "Template":
-        """Make a template from what `dataclasses.asdict` gives, or from the same mapping in a recipe.
-
-        Raises:
-            ValueError: the values describe no template.
-        """
-        try:
-            segments = [Segment(**segment) for segment in values["segments"]]
-            return cls(**{**values, "segments": tuple(segments)})
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                "a template is {name, segments: [{kind, control, field, target, streams}, ...]}, found "
-                f"{values!r} ({error})"
-            ) from None
 
     @property
     def target(self) -> Segment:

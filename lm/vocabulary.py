@@ -5,12 +5,16 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ..tokenizer import hub
+from ..tokenizer.configs import brief, errors_named, load_config, read_json
 from ..tokenizer.files import write_whole
 from .sentencepiece_models import load_sentencepiece, train_unigram
 
@@ -53,8 +57,12 @@ class Vocabulary:
         tokenizer.padding_side = "left"
         tokenizer.init_kwargs["padding_side"] = "left"
         self.codebook_sizes = (codebook_sizes,) if isinstance(codebook_sizes, int) else tuple(codebook_sizes)
-
         table = tokenizer.get_vocab()
+        if not self.codebook_sizes or min(self.codebook_sizes) < 1 or self.audio_vocab_size > len(table):
+            raise ValueError(
+                f"codebook_sizes must be the sizes of codebooks, at most {len(table)} in all, the size of the "
+                f"tokenizer; found {brief(self.codebook_sizes)}"
+            )
         required = {"pad", "end", *controls}
         missing = []
         self.controls: dict[str, int] = {}
@@ -113,10 +121,12 @@ class Vocabulary:
         """
         path = Path(source)
         if not path.is_file():
-            return cls.extend(AutoTokenizer.from_pretrained(source), codebook_sizes, controls)
+            return cls.extend(load_text_tokenizer(source, {}), codebook_sizes, controls)
         if path.suffix == ".model":
             return cls.extend(load_sentencepiece(path), codebook_sizes, controls)
-        return cls.extend(PreTrainedTokenizerFast(tokenizer_file=str(path)), codebook_sizes, controls)
+        with errors_named(path):
+            tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
+        return cls.extend(tokenizer, codebook_sizes, controls)
 
     @classmethod
     def train(
@@ -254,22 +264,57 @@ class Vocabulary:
         write_whole(folder / _FILE, json.dumps(values).encode())
 
     @classmethod
-    def load(cls, folder: Path | str) -> "Vocabulary":
+    def load(cls, folder: Path | str, trust_remote_code: bool = False) -> "Vocabulary":
         """Load a folder that `save` wrote.
+
+        Args:
+            folder: the folder.
+            trust_remote_code: run Python code in the folder, if the tokenizer needs it.
 
         Raises:
             OSError: the folder has no `vocabulary.json`.
-            ValueError: the tokenizer gives other ids than when it was saved.
+            ValueError: a file is damaged, or the tokenizer gives other ids than when it was saved.
         """
         path = Path(folder) / _FILE
         if not path.is_file():
             raise OSError(f"{folder} holds no {_FILE}: the folder is incomplete, copy it again")
-        values = json.loads(path.read_text())
-        vocabulary = cls(AutoTokenizer.from_pretrained(folder), values["codebook_sizes"], values.get("controls", ()))
-        if vocabulary.audio_offset != values["audio_offset"]:
+        content = load_config(_Content, read_json(path), str(path))
+        tokenizer = load_text_tokenizer(folder, {"trust_remote_code": trust_remote_code})
+        with errors_named(path):
+            vocabulary = cls(tokenizer, content.codebook_sizes, content.controls)
+        if vocabulary.audio_offset != content.audio_offset:
             raise ValueError(
-                f"the audio ids in {folder} start at {vocabulary.audio_offset}, but started at "
-                f"{values['audio_offset']} when they were saved: the tokenizer renumbered its ids on loading because "
-                "they have gaps; use a base tokenizer without gaps"
+                f"the audio ids in {folder} start at {vocabulary.audio_offset}, but started at {content.audio_offset} "
+                "when they were saved: the tokenizer renumbered its ids on loading because they have gaps; use a base "
+                "tokenizer without gaps"
             )
         return vocabulary
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What `vocabulary.json` holds."""
+
+    codebook_sizes: tuple[int, ...]
+    audio_offset: int
+    controls: tuple[str, ...] = ()
+
+
+def load_text_tokenizer(source: Path | str, options: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """Load a tokenizer of transformers.
+
+    Args:
+        source: a folder or a hub id.
+        options: of `from_pretrained` of transformers, of which those of the hub and `trust_remote_code` apply.
+
+    Raises:
+        OSError: there is no such folder or hub id.
+        ValueError: its files are damaged, or it needs code of its own.
+    """
+    download = {}
+    if not Path(source).is_dir():
+        download = hub.hub_options(options)
+        # The error for a missing repository is clearer here than in transformers.
+        hub.find_file(source, "tokenizer_config.json", options)
+    with hub.remote_code_explained(source), errors_named(source):
+        return AutoTokenizer.from_pretrained(source, **download, trust_remote_code=hub.trusts_remote_code(options))

@@ -22,7 +22,7 @@ from focallm.lm.lora import count_trainable
 from focallm.lm.training.recipe import LMRecipe, build_model, training_arguments
 from focallm.tasks.evaluation.probes.probe_config import ProbeConfig
 from focallm.tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel, write_audio
-from focallm.tokenizer.files import load_config
+from focallm.tokenizer.configs import load_config
 from focallm.tokenizer.training.config import read_stages
 from focallm.tokenizer.training.teacher import Teacher
 

@@ -38,7 +38,7 @@ def tokenize(
     from ...data.token_store import describe
     from ...data.tokenization import tokenize_corpus
     from ...tokenizer import AudioTokenizer
-    from ...tokenizer.files import load_config
+    from ...tokenizer.configs import load_config
 
     if noise is not None and mix is None:
         raise ValueError("--noise needs --mix, a YAML file with noise levels such as configs/mix/enhancement.yaml")

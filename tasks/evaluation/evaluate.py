@@ -13,7 +13,7 @@ from ...data.mixing.mix_config import MixConfig
 from ...data.mixing.mixer import Mixer, Premixed
 from ...data.utterance import Utterance
 from ...tokenizer.audio_tokenizer import AudioTokenizer
-from ...tokenizer.files import load_config
+from ...tokenizer.configs import load_config
 from ..inference.inputs import open_model
 from .baselines import name_row
 from .metrics import load_scorers

@@ -11,7 +11,7 @@ from ...data.corpus import read_corpus
 from ...data.mixing.mix_config import MixConfig
 from ...data.mixing.mixer import Mixer, Premixed
 from ...data.utterance import Utterance
-from ...tokenizer.files import load_config
+from ...tokenizer.configs import load_config
 from ..evaluation.baselines import Baseline, open_baseline
 from ..evaluation.metrics import load_scorers
 from ..evaluation.metrics.metric import Metric

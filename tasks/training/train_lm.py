@@ -18,7 +18,7 @@ from ...lm.training.run_folder import describe_run, finished_metrics
 from ...lm.training.samples import CountWordErrors
 from ...lm.training.trainer import train
 from ...tokenizer import AudioTokenizer
-from ...tokenizer.files import load_config
+from ...tokenizer.configs import load_config
 from ...tokenizer.runs import locked
 from ..definitions import find_task
 from ..evaluation.metrics.words import load_asr, word_counter

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from focallm.data.mixing.mix_config import MixConfig
-from focallm.tokenizer.files import load_config
+from focallm.tokenizer.configs import load_config
 
 
 @pytest.mark.parametrize(

@@ -256,8 +256,9 @@ def test_a_processor_from_the_hub_fetches_the_codec_of_the_same_revision(folder,
         fetched.update(repo=repo, patterns=allow_patterns, **kwargs)
         return str(folder)
 
-    monkeypatch.setattr("focallm.lm.processor.snapshot_download", fetch)
+    monkeypatch.setattr("focallm.tokenizer.hub.snapshot_download", fetch)
     distant = SpeechLMProcessor(processor.feature_extractor, processor.tokenizer, (8192,), processor.info)
+    monkeypatch.setattr("focallm.tokenizer.hub._hub_answers", lambda minute: True)
     distant._source = ("owner/name", {"revision": "abc"})
     assert distant.audio_tokenizer.codebook_size == 8192
     assert fetched == {"repo": "owner/name", "patterns": ["audio_tokenizer/*"], "revision": "abc"}

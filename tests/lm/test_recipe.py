@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from focallm.lm.training.recipe import REFUSED, RESERVED, LMRecipe, build_model, training_arguments
 from focallm.tokenizer import AudioTokenizer
-from focallm.tokenizer.files import load_config
+from focallm.tokenizer.configs import load_config
 
 # Fields of TrainingArguments that training reads, in transformers 5.24. Decide about each field of a newer version:
 # it belongs here or into REFUSED.

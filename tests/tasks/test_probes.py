@@ -21,7 +21,7 @@ from focallm.tasks.evaluation.probes.probe_config import ProbeConfig
 from focallm.tasks.evaluation.probes.probing import probe
 from focallm.tasks.evaluation.probes.training import BiLSTM, Probe
 from focallm.tokenizer import AudioTokenizer, write_audio
-from focallm.tokenizer.files import load_config
+from focallm.tokenizer.configs import load_config
 from focallm.tokenizer.runs import locked
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from focallm.tokenizer import AudioTokenizer
-from focallm.tokenizer.files import first_not_finite, read_yaml, whole_file, whole_files, write_whole
+from focallm.tokenizer.configs import read_yaml
+from focallm.tokenizer.files import first_not_finite, whole_file, whole_files, write_whole
 
 
 def test_yaml_reads_numbers_as_they_are_written(tmp_path):

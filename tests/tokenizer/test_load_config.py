@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from focallm.tokenizer.files import load_config
+from focallm.tokenizer.configs import load_config
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ def test_missing_files(checkpoint, tmp_path: Path, layout: str) -> None:
 def test_a_config_that_is_not_a_json_object(checkpoint, content: str) -> None:
     folder = checkpoint("ours")
     (folder / "config.json").write_text(content)
-    _refuses(folder, ValueError, "config.json (is not JSON|must hold a JSON object).*fetch the checkpoint again")
+    _refuses(folder, ValueError, "config.json (is not JSON|must hold a JSON object).*fetch (it|the file) again")
 
 
 def test_a_config_of_another_model(checkpoint) -> None:
@@ -237,4 +237,4 @@ def _refuses(folder: Path, kind: type[Exception], message: str) -> None:
         FocalCodecModel.from_pretrained(folder)
     assert len(str(caught.value)) < 1000
     assert caught.value.__cause__ is None
-    assert caught.traceback[-1].path.parent.name == "focalcodec"  # raised by us, not inside torch
+    assert caught.traceback[-1].path.parent.name in ("tokenizer", "focalcodec")  # raised by us, not inside torch

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ..codec import Codec
+from ..configs import errors_named
+from ..focalcodec.checkpoint import conversion_advice, read_config
 from ..focalcodec.checkpoint import is_official as is_official_focalcodec
-from .checkpoint import conversion_advice, read_config
+from ..hub import is_hub_id, unknown_source
 
 # By the `model_type` of config.json: the module and the class of an adapter. A module is imported when it is needed.
 _ADAPTERS = {
@@ -45,18 +47,26 @@ def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: A
         OSError: There is nothing there, or only pickled weights.
         ValueError: The codec is unknown or does not have that many codebooks, or its weights are damaged.
     """
-    if str(source) in _BUNDLED:
-        folder = _BUNDLED[str(source)]
+    source = str(source)
+    if source in _BUNDLED:
+        folder = _BUNDLED[source]
         if not folder.is_dir():
             raise OSError(
                 f"this installation has no bundled weights at {folder}: install focallm again, or name a folder"
             )
         codec: Any = load_codec(folder, num_codebooks, **kwargs)
         # Token stores keep this name, wherever the package is installed.
-        codec.name_or_path = str(source)
+        codec.name_or_path = source
         return codec
+    if source != _SEMANTICODEC and not Path(source).exists() and not is_hub_id(source):
+        raise unknown_source(source, "codec", [*_BUNDLED, _SEMANTICODEC])
+    with errors_named(source):
+        return _load(source, num_codebooks, kwargs)
 
-    model_type = _find_model_type(str(source), kwargs)
+
+def _load(source: str, num_codebooks: int | None, kwargs: dict[str, Any]) -> Codec:
+    """Load the codec of a folder or hub id."""
+    model_type = _find_model_type(source, kwargs)
     if model_type in _ADAPTERS:
         # Native codecs have their own advice on pickled weights, and SemantiCodec is loaded by the package of its
         # authors.
@@ -91,8 +101,7 @@ def _find_model_type(source: str, kwargs: dict[str, Any]) -> str | None:
     if source == _SEMANTICODEC:
         return "focallm_semanticodec"
     path = Path(source)
-    is_local = source.endswith(".json") or source.startswith((".", "/", "~")) or source.count("/") > 1
-    if path.is_file() or (is_local and not path.exists()):
+    if path.is_file():
         return None
 
     config: dict[str, Any] = {}

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from ..focalcodec.blocks import low_pass
-from ..focalcodec.checkpoint import read_safetensors
+from ..focalcodec.checkpoint import read_config, read_safetensors
 from ..focalcodec.layers import full_precision
+from ..hub import find_file
 from .adapter import CodecAdapter, CodecConfig, NativeModel, register_model
-from .checkpoint import find_file, fold_weight_norm, load_native, read_config
+from .checkpoint import fold_weight_norm, load_native
 from .layers import SnakeBeta
 
 # Options of the official config that are the same in all released checkpoints: (section, key, value).

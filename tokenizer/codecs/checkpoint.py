@@ -8,37 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers.utils import cached_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..focalcodec.checkpoint import HUB_ARGUMENTS, load_strictly, read_json
+from ..focalcodec.checkpoint import conversion_advice, load_strictly
+from ..hub import find_file
 
-_PICKLES = ("*.ckpt", "*.pt", "*.pth", "*.bin")
 # Suffixes of the two tensors of a weight-normalized layer, magnitude and direction, in older and newer PyTorch.
 _WEIGHT_NORM = (
     (".weight_g", ".weight_v"),
     (".parametrizations.weight.original0", ".parametrizations.weight.original1"),
 )
-
-
-def find_file(source: str | Path, name: str, kwargs: dict[str, Any]) -> Path | None:
-    """Return the path of a file in a folder or hub id, or None if there is no file of that name."""
-    hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
-    path = cached_file(str(source), name, _raise_exceptions_for_missing_entries=False, **hub)
-    return None if path is None else Path(path)
-
-
-def read_config(source: str | Path, kwargs: dict[str, Any], name: str = "config.json") -> dict[str, Any]:
-    """Read a config file of a folder or hub id. Without such a file the config is empty.
-
-    Raises:
-        OSError: There is no such folder or hub id.
-        ValueError: The file is not JSON.
-    """
-    path = find_file(source, name, kwargs)
-    return {} if path is None else read_json(path)
 
 
 def find_weights(source: str | Path, kwargs: dict[str, Any]) -> Path:
@@ -51,21 +32,6 @@ def find_weights(source: str | Path, kwargs: dict[str, Any]) -> Path:
     if path is None:
         raise OSError(f"{source} holds no model.safetensors. {conversion_advice(source, kwargs)}")
     return path
-
-
-def conversion_advice(source: str | Path, kwargs: dict[str, Any]) -> str:
-    """Write one line of Python that converts the pickled weights of a folder or hub id."""
-    folder = Path(source, kwargs.get("subfolder", ""))
-    pickles: list[Path] = []
-    for pattern in _PICKLES:
-        pickles.extend(folder.glob(pattern))
-    path = min(pickles, default=folder / "checkpoint.pt")
-    return (
-        "Pickled weights are never loaded; convert them once: import torch, safetensors.torch; "
-        f"state = torch.load({str(path)!r}, map_location='cpu', weights_only=True); "
-        "safetensors.torch.save_file({k: v.contiguous().clone() for k, v in state.get('state_dict', state).items()}, "
-        f"{str(path.with_name('model.safetensors'))!r})"
-    )
 
 
 def load_native(
@@ -88,7 +54,12 @@ def load_native(
         ValueError: Damaged weights, or a key that is missing, left over or of another shape.
     """
     options = {"dtype": torch.float32, **kwargs}
-    return load_strictly(model_class.from_pretrained, source, (), options, official)
+    config_class: Any = model_class.config_class
+
+    def build(config: Any) -> "PreTrainedModel":
+        return model_class(config if isinstance(config, config_class) else config_class.from_dict(config))
+
+    return load_strictly(model_class.from_pretrained, source, (), options, official, build)
 
 
 def fold_weight_norm(tensors: dict[str, Tensor], axis: int = 0) -> dict[str, Tensor]:

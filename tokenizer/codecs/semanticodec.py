@@ -18,9 +18,9 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..focalcodec.checkpoint import HUB_ARGUMENTS
+from ..focalcodec.checkpoint import read_config
+from ..hub import HUB_ARGUMENTS
 from .adapter import CodecAdapter, CodecConfig
-from .checkpoint import read_config
 
 NAME = "semanticodec"  # the name of the published weights
 _SAMPLING_RATE = 16000  # Hz

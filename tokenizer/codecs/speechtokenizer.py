@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from ..focalcodec.checkpoint import read_safetensors
+from ..focalcodec.checkpoint import read_config, read_safetensors
 from .adapter import CodecAdapter, CodecConfig, NativeModel, register_model
-from .checkpoint import find_weights, fold_weight_norm, load_native, read_config
+from .checkpoint import find_weights, fold_weight_norm, load_native
 from .layers import CODEBOOK_STATISTICS, ResidualVQ, SEANetDecoder, SEANetEncoder
 
 # The official file also holds the projection to HuBERT's features, which only training needs.

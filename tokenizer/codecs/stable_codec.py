@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from ..focalcodec.checkpoint import read_safetensors
+from ..focalcodec.checkpoint import read_config, read_safetensors
 from ..focalcodec.parts import build_part
 from .adapter import USED_CODEBOOKS_KEY, CodecAdapter, CodecConfig, NativeModel, register_model
-from .checkpoint import find_weights, fold_weight_norm, load_native, read_config
+from .checkpoint import find_weights, fold_weight_norm, load_native
 from .taae import Decoder, Encoder, TAAEConfig
 
 # The official config; its weights are in model.safetensors.

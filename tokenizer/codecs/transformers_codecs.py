@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
+from ..config_checks import check_sizes
+from ..focalcodec.checkpoint import check_before_loading, check_loaded
 from .adapter import CodecAdapter, CodecConfig
 
 
@@ -33,11 +35,20 @@ class TransformersCodec(CodecAdapter):
         cls, source: str | Path, num_codebooks: int | None = None, **kwargs: Any
     ) -> "TransformersCodec":
         """Load a folder or hub id of transformers; see `CodecAdapter.from_pretrained`."""
+        model_class: Any = cls.get_model_class()
+
+        def build(fields: dict[str, Any]) -> PreTrainedModel:
+            config = model_class.config_class.from_dict(fields)
+            available, _ = cls._count_codebooks(config)
+            # Some models compute the number of codebooks from bit rates.
+            check_sizes({"num_codebooks": available}, f"{source}/config.json")
+            return model_class(config)
+
+        check_before_loading(source, kwargs, build)
         options: dict[str, Any] = {"dtype": torch.float32, **kwargs}
         options |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
-        load: Any = cls.get_model_class().from_pretrained
         try:
-            model, info = load(source, **options)
+            model, info = model_class.from_pretrained(source, **options)
         except SafetensorError as error:
             raise ValueError(
                 f"{source} holds weights that are not safetensors ({error}): the file is damaged or a renamed pickle, "
@@ -51,6 +62,7 @@ class TransformersCodec(CodecAdapter):
                 f"{source} lacks {len(wrong)} weights that its config.json asks for, or has them in another shape: "
                 f"{wrong[:5]}; fetch both files again"
             )
+        check_loaded(model.state_dict(), source)
         return cls(model, num_codebooks)
 
 

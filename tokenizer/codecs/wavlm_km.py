@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from ..focalcodec.blocks import ConformerBlock
+from ..focalcodec.checkpoint import read_config
 from ..focalcodec.decoders import HiFiGAN
 from ..focalcodec.layers import full_precision, length_mask
 from ..focalcodec.parts import HiFiGANConfig, WavLMConfig, build_part
 from ..focalcodec.wavlm import WavLMEncoder
 from ..long_audio import decode_long
 from .adapter import CodecAdapter, CodecConfig, NativeModel, register_model
-from .checkpoint import load_native, read_config
+from .checkpoint import load_native
 from .wavlm_km_checkpoint import (
     convert_config,
     convert_state_dict,

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from transformers import WavLMConfig
 
-from ..focalcodec.checkpoint import check_keys, read_safetensors
-from .checkpoint import conversion_advice, find_file, fold_weight_norm, read_config
+from ..focalcodec.checkpoint import check_keys, conversion_advice, read_config, read_safetensors
+from ..hub import find_file
+from .checkpoint import fold_weight_norm
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from ..focalcodec.checkpoint import read_safetensors
+from ..focalcodec.checkpoint import read_config, read_safetensors
 from ..focalcodec.decoders import ISTFTHead
 from ..focalcodec.layers import ConvNeXtBlock
 from ..focalcodec.parts import VocosConfig
 from .adapter import CodecAdapter, CodecConfig, NativeModel, register_model
-from .checkpoint import find_weights, fold_weight_norm, load_native, read_config
+from .checkpoint import find_weights, fold_weight_norm, load_native
 from .layers import CODEBOOK_STATISTICS, ResidualVQ, SEANetEncoder
 
 _NORM_GROUPS = 32

@@ -4,7 +4,6 @@ Loading is strict: a checkpoint must have exactly the keys of the model. Pickled
 """
 
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,12 +13,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers.utils import cached_file
+
+from ..config_checks import build_on_meta, check_memory, check_sizes, config_errors
+from ..configs import read_json
+from ..files import first_not_finite
+from ..hub import HUB_ARGUMENTS, find_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _PICKLES = ("*.pt", "*.pth", "*.bin", "*.ckpt", "*.pkl")
 
 # The names of parts in official configs, and the type in our config, which is None for the default.
@@ -56,7 +58,6 @@ def find_official(source: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], 
         ValueError: The config.json is not JSON, or does not describe a FocalCodec.
     """
     source = str(source)
-    hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
     folder = source
     config_name = "config.json"
     weights_name = "model.safetensors"
@@ -69,16 +70,17 @@ def find_official(source: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], 
     # Folders take precedence: a relative path such as runs/codec could also be a hub id.
     weights = None
     if Path(folder).is_dir():
-        root = Path(folder) / hub.get("subfolder", "")
+        root = Path(folder) / kwargs.get("subfolder", "")
         config_path, weights = _find_in_folder(root, config_name, weights_name)
     elif Path(folder).exists() or folder.startswith((".", "/", "~")) or folder.count("/") > 1:
         raise OSError(f"{source} is not a folder with a checkpoint, and cannot be a hub id (owner/name): check it")
     else:
-        config_path = _fetch(folder, config_name, hub)
+        config_path = _fetch(folder, config_name, kwargs)
 
     config = read_json(config_path)
+    check_sizes(config, config_path)
     if is_official(config):
-        return config, weights or _fetch(folder, weights_name, hub)
+        return config, weights or _fetch(folder, weights_name, kwargs)
     absent = [part for part in _OFFICIAL_PARTS if part not in config]
     if absent:
         raise ValueError(
@@ -109,10 +111,41 @@ def _find_in_folder(root: Path, config_name: str, weights_name: str) -> tuple[Pa
     raise OSError(f"{root} holds {found}{weights_name} is needed; convert with safetensors.torch.save_file")
 
 
-def _fetch(repo: str, name: str, hub: dict[str, Any]) -> Path:
-    path = cached_file(repo, name, **hub)
-    assert path is not None
-    return Path(path)
+def _fetch(repo: str, name: str, kwargs: dict[str, Any]) -> Path:
+    path = find_file(repo, name, kwargs)
+    if path is None:
+        raise OSError(f"{repo} has no {name}: name a repository with a FocalCodec")
+    return path
+
+
+def read_config(source: str | Path, kwargs: dict[str, Any], name: str = "config.json") -> dict[str, Any]:
+    """Read a config file of a folder or hub id. Without such a file the config is empty.
+
+    Raises:
+        OSError: There is no such folder or hub id.
+        ValueError: The file is not JSON, or a size in it is absurd.
+    """
+    path = find_file(source, name, kwargs)
+    if path is None:
+        return {}
+    config = read_json(path)
+    check_sizes(config, path)
+    return config
+
+
+def conversion_advice(source: str | Path, kwargs: dict[str, Any]) -> str:
+    """Write one line of Python that converts the pickled weights of a folder or hub id."""
+    folder = Path(source, kwargs.get("subfolder", ""))
+    pickles: list[Path] = []
+    for pattern in _PICKLES:
+        pickles.extend(folder.glob(pattern))
+    path = min(pickles, default=folder / "checkpoint.pt")
+    return (
+        "Pickled weights are never loaded; convert them once: import torch, safetensors.torch; "
+        f"state = torch.load({str(path)!r}, map_location='cpu', weights_only=True); "
+        "safetensors.torch.save_file({k: v.contiguous().clone() for k, v in state.get('state_dict', state).items()}, "
+        f"{str(path.with_name('model.safetensors'))!r})"
+    )
 
 
 def load_strictly(
@@ -121,6 +154,7 @@ def load_strictly(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     official: "tuple[PreTrainedConfig, dict[str, Tensor]] | None",
+    build: Callable[[Any], Any],
 ) -> Any:
     """Load a model with transformers, and raise an error where transformers only warns.
 
@@ -131,13 +165,21 @@ def load_strictly(
         kwargs: options of `load`.
         official: config and tensors of an official checkpoint, converted to our layout. They are passed to `load`
             instead of the source.
+        build: makes a model, without its weights, from the config of an official checkpoint or the content of
+            config.json.
 
     Returns:
         The model; with `output_loading_info=True` also the report of transformers.
 
     Raises:
-        ValueError: Weights are damaged, or a key is missing, left over or of another shape.
+        ValueError: The config asks for absurd sizes. Weights are damaged or not finite, or a key is missing, left over
+            or of another shape.
     """
+    if official is None:
+        check_before_loading(source, kwargs, build)
+    else:
+        num_bytes = sum(tensor.nbytes for tensor in official[1].values())
+        _check_build(lambda: build(official[0]), official[0].to_dict(), source, num_bytes)
     wants_info = kwargs.pop("output_loading_info", False)
     # Without `ignore_mismatched_sizes` transformers stops at the first key of another shape.
     kwargs = kwargs | {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
@@ -151,9 +193,56 @@ def load_strictly(
         raise _not_safetensors(source, error) from None
     mismatched = [f"{key} {tuple(found)} instead of {tuple(wanted)}" for key, found, wanted in info["mismatched_keys"]]
     check_keys(sorted(info["missing_keys"]), sorted(info["unexpected_keys"]), mismatched, source)
+    check_loaded(model.state_dict(), source)
     model.name_or_path = str(source)
     model.config.name_or_path = str(source)
     return (model, info) if wants_info else model
+
+
+def check_before_loading(source: Any, kwargs: dict[str, Any], build: Callable[[dict[str, Any]], Any]) -> None:
+    """Check that a config.json describes a model that can be built, and that is not much larger than its weights.
+
+    Args:
+        source: folder or hub id.
+        kwargs: options of `from_pretrained`.
+        build: makes a model, without its weights, from the content of config.json.
+
+    Raises:
+        OSError: There is no config.json.
+        ValueError: The config is damaged, or asks for absurd sizes. The message names the field.
+    """
+    path = find_file(source, "config.json", kwargs)
+    if path is None:
+        raise OSError(f"{source} has no config.json: name a folder made by save_pretrained or a hub id")
+    fields = read_json(path)
+    check_sizes(fields, path)
+    num_bytes = 0
+    index = find_file(source, "model.safetensors.index.json", kwargs)
+    names = {"model.safetensors"}
+    if index is not None and isinstance(parts := read_json(index).get("weight_map"), dict):
+        names = set(map(str, parts.values()))
+    for name in names:
+        weights = find_file(source, name, kwargs)
+        num_bytes += weights.stat().st_size if weights else 0
+    _check_build(lambda: build(fields), fields, path, num_bytes)
+
+
+def _check_build(make: Callable[[], Any], fields: dict[str, Any], source: Any, num_bytes: int) -> None:
+    with config_errors(fields, source):
+        model = build_on_meta(make)
+    # Without weights the loader has the better error.
+    if num_bytes:
+        check_memory(model, num_bytes, fields, source)
+
+
+def check_loaded(tensors: dict[str, Tensor], source: Any) -> None:
+    """Raise a ValueError that names the first weight of a checkpoint that holds NaN or infinity."""
+    name = first_not_finite(tensors)
+    if name is not None:
+        raise ValueError(
+            f"{source}: the weight {name} holds NaN or infinity: the file is damaged, its training diverged, or its "
+            "numbers are too large for the dtype; fetch it again"
+        )
 
 
 def check_keys(missing: list[str], left_over: list[str], mismatched: list[str], source: Any) -> None:
@@ -179,21 +268,6 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise _not_safetensors(path, error) from None
-
-
-def read_json(path: Path | str) -> dict[str, Any]:
-    """Read the JSON object in a file.
-
-    Raises:
-        ValueError: The file is damaged, or does not hold an object.
-    """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}): fetch the checkpoint again") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, found {type(content).__name__}: fetch the checkpoint again")
-    return content
 
 
 @contextlib.contextmanager

@@ -98,7 +98,11 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
             fields, weights = official
             config = FocalCodecConfig(**convert_config(fields))
             converted = (config, convert_state_dict(read_safetensors(weights)))
-        return load_strictly(super().from_pretrained, source, args, kwargs, converted)
+
+        def build(config: Any) -> "FocalCodecModel":
+            return cls(config if isinstance(config, FocalCodecConfig) else FocalCodecConfig.from_dict(config))
+
+        return load_strictly(super().from_pretrained, source, args, kwargs, converted, build)
 
     @property
     def pretrained_model(self) -> "FocalCodecModel":

@@ -6,6 +6,8 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
+from ..config_checks import check_sizes
+
 # The reference changed some class defaults between its releases (window 7 -> 14, factor 2 -> 4, widths). So fields that
 # determine shapes have no default here: a config without one of them is refused instead of misread.
 
@@ -295,6 +297,7 @@ def build_part(name: str, values: Any, kinds: Any, default: str | None = None) -
             f"{name}: unknown keys {unknown}, missing keys {missing}; {config_class.__name__} has the fields "
             f"{list(fields)}"
         )
+    check_sizes(values, name)
     mistyped = []
     for key, value in values.items():
         hint: Any = fields[key].type

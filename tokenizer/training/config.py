@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..files import load_config, read_yaml
+from ..configs import load_config, read_yaml
 from ..focalcodec.configuration import FocalCodecConfig
 
 Part = Literal["encoder", "compressor", "decompressor", "decoder"]

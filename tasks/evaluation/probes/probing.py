@@ -15,7 +15,8 @@ from datasets import Dataset
 from ....data.token_store import describe_codec
 from ....lm.embeddings import code_vectors
 from ....tokenizer.audio_tokenizer import AudioTokenizer
-from ....tokenizer.files import load_config, write_whole
+from ....tokenizer.configs import load_config
+from ....tokenizer.files import write_whole
 from ....tokenizer.runs import locked
 from ....tokenizer.training.checkpoint import write_machine
 from ..results import bootstrap

@@ -20,7 +20,7 @@ from focallm.tasks.paper.table_config import TableConfig
 from focallm.tasks.training.train_codec import train_stages
 from focallm.tasks.training.train_lm import train_task
 from focallm.tokenizer import AudioTokenizer, read_audio, write_audio
-from focallm.tokenizer.files import load_config, read_yaml
+from focallm.tokenizer.configs import load_config, read_yaml
 
 ROOT = Path(__file__).parents[3]
 SAMPLES = ROOT / "tasks" / "samples"
