@@ -100,6 +100,12 @@ def release_codec(recipe: Path, run: Path, out: Path, license: str, evaluations:
     for folder, config in stages.items():
         lines.append(_stage_row(folder, config))
     lines += ["", *_sources_of_parts(stages, run)]
+    encoder = tokenizer.codec.config.encoder  # type: ignore[attr-defined]  # a FocalCodec
+    if encoder["type"] == "whisper":
+        layers = encoder["num_layers"]
+        lines.append(
+            f"Its encoder is the first {layers} layers of that of Whisper base by OpenAI, under the MIT license."
+        )
     for record in evaluations:
         lines += ["", f"## Results: {_title(record)}", "", table_of_record(record, [tokenizer.codec], seed)]
     _write_lines(out / "README.md", lines)

@@ -156,6 +156,28 @@ def test_the_card_says_where_parts_came_from_that_the_run_did_not_begin(run, cor
     assert f"The decompressor started from that of {run}/adversarial/model." in card
 
 
+def test_the_card_names_the_origin_of_whisper(corpus, tmp_path):
+    stack = {"type": "convnext", "hidden_dims": [8], "factors": [1], "depth": 1}
+    recipe = {
+        "stage": "decoder",
+        "model": {
+            "encoder": {"type": "whisper", "num_layers": 2, "dim": 16, "ffn_dim": 16, "num_heads": 2},
+            "compressor": {**stack, "input_dim": 16, "output_dim": 6},
+            "quantizer": {"codebook_size": 64},
+            "decompressor": {**stack, "input_dim": 6, "output_dim": 16},
+            "decoder": {"type": "vocos", "input_dim": 16, "num_layers": 1, "dim": 16, "ffn_dim": 32},
+        },
+        **{"steps": 1, "batch_size": 1, "clip_seconds": 0.4, "validation_files": 1, "gan": None},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    train_stages(tmp_path / "recipe.yaml", corpus, tmp_path / "run", None, None, quiet=True)
+    release_codec(tmp_path / "recipe.yaml", tmp_path / "run", tmp_path / "out", "cc0-1.0", [], seed=0)
+    assert (
+        "first 2 layers of that of Whisper base by OpenAI, under the MIT license"
+        in (tmp_path / "out" / "README.md").read_text()
+    )
+
+
 def test_a_record_of_other_weights_is_no_measurement_of_these(run, corpus, tmp_path):
     items, record = read_corpus(corpus), tmp_path / "r.jsonl"
     evaluate_codec(items, "mini", CountingMetric(), record)

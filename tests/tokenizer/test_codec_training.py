@@ -17,8 +17,8 @@ from focallm.tokenizer import AudioTokenizer, FocalCodecModel, write_audio
 from focallm.tokenizer.codec import code_usage
 from focallm.tokenizer.files import first_not_finite
 from focallm.tokenizer.training import trainer, validation
+from focallm.tokenizer.training.build import build_stage
 from focallm.tokenizer.training.config import StageConfig, load_stage
-from focallm.tokenizer.training.stages import build_stage
 from focallm.tokenizer.training.trainer import train_codec
 from focallm.tokenizer.training.validation import edit_distance
 

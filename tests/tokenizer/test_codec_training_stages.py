@@ -10,11 +10,12 @@ from transformers import WhisperConfig as HFWhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as HFWhisperEncoder
 
 from focallm.tokenizer import FocalCodecModel, write_audio
+from focallm.tokenizer.training.build import build_stage
 from focallm.tokenizer.training.config import StageConfig, load_stage
 from focallm.tokenizer.training.dataset import AudioRates, make_batch
 from focallm.tokenizer.training.feature_cache import CachedDataset
 from focallm.tokenizer.training.recordings import open_recordings
-from focallm.tokenizer.training.stages import build_stage, encode
+from focallm.tokenizer.training.stages import encode
 from focallm.tokenizer.training.teacher import Teacher
 from focallm.tokenizer.training.trainer import train_codec
 

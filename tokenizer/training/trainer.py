@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..files import first_not_finite, whole_files
 from ..focalcodec.modeling import FocalCodecModel
 from ..runs import is_finished, write_finished
+from .build import build_stage
 from .checkpoint import load_checkpoint, load_discriminators, save_checkpoint, write_machine, write_recipe
 from .config import StageConfig, result_folder
 from .dataset import ClipDataset, open_datasets
@@ -24,7 +25,7 @@ from .feature_cache import CachedDataset
 from .logging import RunLogger
 from .losses import weighted_sum
 from .optimization import Schedule, WeightAverage
-from .stages import CodecStage, Stage, TeacherStage, audio_rates, build_stage
+from .stages import CodecStage, Stage, TeacherStage, audio_rates
 from .teacher import Teacher
 from .validation import EmbedFunction, TranscribeFunction, Validation
 
