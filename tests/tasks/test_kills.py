@@ -84,7 +84,7 @@ def _content(job: str, folder: Path) -> object:
         return TokenStore(folder, verify=True).manifest["shards"]
     if job == "evaluate":
         results = read_record(folder / "r.jsonl")
-        return {key: [{**result, "real_time_factor": 0} for result in item] for key, item in sorted(results.items())}
+        return {key: [{**result, "rtf": 0} for result in item] for key, item in sorted(results.items())}
     weights = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("model/*.safetensors")}
     tables = []
     for path in sorted(folder.rglob("losses.csv")):
