@@ -273,9 +273,11 @@ def _add_noise(clip: Waveform, sampling_rate: int, rng: np.random.Generator, con
     assert config.noise is not None
     recordings = _open_noise(config.noise, sampling_rate)
     recording = recordings[int(rng.integers(len(recordings)))]
-    noise = recording.read(0, len(recording))
-    start = int(rng.integers(len(noise)))
-    noise = np.resize(np.roll(noise, -start), len(clip))
+    start = int(rng.integers(len(recording)))
+    # From the start to the end, and again from the beginning.
+    noise = recording.read(start, len(clip))
+    if len(noise) < len(clip):
+        noise = np.resize(np.concatenate([noise, recording.read(0, min(start, len(clip)))]), len(clip))
     level = float(np.sqrt(np.mean(noise**2))) or 1.0
     snr_db = rng.uniform(*config.noise_snr_db)
     gain = float(np.sqrt(np.mean(clip**2))) / level * 10 ** (-snr_db / 20)
