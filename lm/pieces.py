@@ -165,7 +165,7 @@ class AlignedGeneration:
         sampling = sampling or generation_defaults(self._template, lm.code_bits)
         sequences = []
         for prompt_ids, (speech, _) in zip(input_ids, generate_pieces(lm, prompts, sampling, seeds), strict=True):
-            new_ids = [*lm.vocabulary.audio_ids(speech.codes), lm.vocabulary.control("end")]
+            new_ids = [*lm.vocabulary.audio_ids(speech.codes.tolist()), lm.vocabulary.control("end")]
             sequences.append(torch.cat([prompt_ids, torch.tensor(new_ids, device=prompt_ids.device)]))
         padded = pad_sequence(sequences, batch_first=True, padding_value=lm.vocabulary.control("pad"))
         if generation_config.return_dict_in_generate:

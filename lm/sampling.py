@@ -42,15 +42,18 @@ class Sampling:
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1 or self.top_k < 0 or not 0 <= self.min_p < 1:
-            raise ValueError(
-                f"sampling needs temperature >= 0, 0 < top_p <= 1, top_k >= 0 and 0 <= min_p < 1, found {self}"
-            )
-        if self.repetition_window < 0 or not 0 <= self.repetition_limit <= 1 or not 1 <= self.guidance < math.inf:
-            raise ValueError(
-                "sampling needs repetition_window >= 0, 0 <= repetition_limit <= 1 and guidance >= 1 (1: off), "
-                f"found {self}"
-            )
+        limits = {
+            "temperature": (0 <= self.temperature < math.inf, "temperature >= 0"),
+            "top_k": (self.top_k >= 0, "top_k >= 0"),
+            "top_p": (0 < self.top_p <= 1, "0 < top_p <= 1"),
+            "min_p": (0 <= self.min_p < 1, "0 <= min_p < 1"),
+            "repetition_window": (self.repetition_window >= 0, "repetition_window >= 0"),
+            "repetition_limit": (0 <= self.repetition_limit <= 1, "0 <= repetition_limit <= 1"),
+            "guidance": (1 <= self.guidance < math.inf, "guidance >= 1 (1: off)"),
+        }
+        for name, (is_within, limit) in limits.items():
+            if not is_within:
+                raise ValueError(f"sampling needs {limit}, found {getattr(self, name)}")
         if self.repetition_window and not self.temperature:
             raise ValueError(
                 "sampling needs temperature > 0 for a repetition_window: greedy ids cannot be sampled again"

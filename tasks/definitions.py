@@ -69,11 +69,11 @@ _REFERENCE = Segment("codes", "reference", "reference_codes")
 _DEFINITIONS = (
     TaskDefinition(
         Template("tts", (_VOICE, _TEXT, _CODES)),
-        example_command="speak 'Hello there.'",
+        example_command="speak 'Good morning, everyone.'",
     ),
     TaskDefinition(
         Template("zero-shot", (_REFERENCE_TEXT, _REFERENCE, _TEXT, _CODES)),
-        example_command="speak 'Hello there.' --reference VOICE --reference-text 'What it says.'",
+        example_command="speak 'Good morning, everyone.' --reference VOICE --reference-text 'What it says.'",
     ),
     TaskDefinition(
         Template("se", (Segment("codes", "noisy", "noisy_codes"), _CODES)),
@@ -118,11 +118,11 @@ _DEFINITIONS = (
     ),
     TaskDefinition(
         Template("tts-aligned", (_VOICE, _ALIGNED)),
-        example_command="speak 'Hello there.'",
+        example_command="speak 'Good morning, everyone.'",
     ),
     TaskDefinition(
         Template("zero-shot-aligned", (_REFERENCE, _ALIGNED)),
-        example_command="speak 'Hello there.' --reference VOICE",
+        example_command="speak 'Good morning, everyone.' --reference VOICE",
     ),
     TaskDefinition(
         Template("pronounce", (_TEXT, Segment("text", "text", "phonemes", target=True))),

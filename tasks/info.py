@@ -1,8 +1,15 @@
 """Description of a codec or speech language model for people."""
 
+from collections.abc import Sequence
+
 from ..lm import SpeechLM
 from ..lm.loading import is_speech_lm
 from ..tokenizer import AudioTokenizer
+from .inference.measured import harm
+
+_VOICES_IN_A_LINE = 6
+# Endings of the names of voices that were trained at another pace too.
+_PACES = ("_slow", "_fast")
 
 
 def describe_model(source: str) -> str:
@@ -19,13 +26,34 @@ def describe_model(source: str) -> str:
     lines = [
         f"language model  {lm.model.config.model_type}, {lm.model.num_parameters() / 1e6:.2f} M parameters, {tasks}",
         f"vocabulary      {len(lm.vocabulary)} ids, audio from {lm.vocabulary.audio_offset}",
-        f"voices          {', '.join(lm.info.voices)}",
+        *_voice_lines(lm.info.voices),
     ]
     # Models that do not speak have no length window.
     window = lm.info.length_window
     if window is not None:
         lines.append(f"pace            {window.fastest:.3f} to {window.slowest:.3f} s per character")
+    for task in ("se", "ss"):
+        template_names = {task, f"{task}-features"}
+        sentence = "" if template_names.isdisjoint(lm.info.tasks) else harm(source, task)
+        if sentence:
+            lines.append(f"warning         {sentence}")
     return "\n".join([*lines, describe_codec(lm.audio_tokenizer)])
+
+
+def _voice_lines(voices: Sequence[str]) -> list[str]:
+    """Return the voices in columns, without those that only differ in pace."""
+    names = [voice for voice in voices if not voice.endswith(_PACES)]
+    if not names:
+        return []
+    width = max(map(len, names)) + 2
+    lines = []
+    for start in range(0, len(names), _VOICES_IN_A_LINE):
+        title = "" if lines else "voices"
+        row = "".join(name.ljust(width) for name in names[start : start + _VOICES_IN_A_LINE])
+        lines.append(f"{title:16}{row}".rstrip())
+    if len(names) < len(voices):
+        lines.append(f"{'':16}some also at another pace: NAME_slow, NAME_fast")
+    return lines
 
 
 def describe_codec(tokenizer: AudioTokenizer) -> str:

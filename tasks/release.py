@@ -16,8 +16,8 @@ from ..tokenizer.json_lines import read_json_lines
 from ..tokenizer.runs import is_finished
 from ..tokenizer.training.config import StageConfig, read_stages, result_folder
 from .evaluation.results import table_of_record
+from .inference.measured import MEASURED
 
-MEASURED = "measured.md"  # the results of a language model alone, which the demo page shows
 _PAUSE = 10  # a gap of so many median gaps in a log means that the run was interrupted
 
 

@@ -37,7 +37,8 @@ def main() -> None:
         print(f"focallm {__version__}")
         return
     if command not in COMMANDS:
-        print(f"focallm: {unknown_message('command', command, list(COMMANDS))} (see focallm --help)", file=sys.stderr)
+        message = unknown_message("command", command, [*COMMANDS, "--help", "--version"])
+        print(f"focallm: {message} (see focallm --help)", file=sys.stderr)
         sys.exit(2)
 
     function = COMMANDS[command]

@@ -39,9 +39,10 @@ def speak(
     check_audio_suffix(out)
     from ...lm.sampling import Sampling
     from ..inference.inputs import open_model
-    from ..inference.speak import default_sampling, stream_speech
+    from ..inference.speak import check_request, default_sampling, stream_speech
     from ..inference.speak import speak as speak_text
 
+    check_request([text], reference, reference_text)
     lm = open_model(model)
     # A sampling option replaces the model's default sampling as a whole.
     options = {}
@@ -73,6 +74,7 @@ def enhance(
     temperature: float | None = None,
     seed: int = 0,
     input_kind: Literal["features", "codes"] | None = None,
+    dry: float = 0.0,
 ) -> str:
     """Remove noise from a recording. The output has the length of the input.
 
@@ -83,12 +85,15 @@ def enhance(
         temperature: Sampling temperature; 0 is greedy. The default depends on the model.
         seed: Seed of the sampling.
         input_kind: Input of the model. The default is features if the model accepts them.
+        dry: Share of the input in the output, from 0 to 1. Some noise then covers what the model gets wrong.
     """
     check_audio_suffix(out)
     from ..inference.enhance import enhance as enhance_audio
+    from ..inference.measured import harm
 
-    result: Any = enhance_audio(audio, model, sampling=sampling_at(temperature), seed=seed, input_kind=input_kind)
-    return save(result, out)
+    sampling = sampling_at(temperature)
+    result: Any = enhance_audio(audio, model, sampling=sampling, seed=seed, input_kind=input_kind, dry=dry)
+    return "\n".join(filter(None, [save(result, out), harm(model, "se")]))
 
 
 def separate(
@@ -112,12 +117,13 @@ def separate(
         input_kind: Input of the model. The default is features if the model accepts them.
     """
     check_audio_suffix(out)
+    from ..inference.measured import harm
     from ..inference.separate import separate as separate_audio
 
     result: Any = separate_audio(
         audio, model, num_speakers, sampling=sampling_at(temperature), seed=seed, input_kind=input_kind
     )
-    return save(result, out)
+    return "\n".join(filter(None, [save(result, out), harm(model, "ss")]))
 
 
 def convert(

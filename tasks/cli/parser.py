@@ -8,7 +8,9 @@ keyword-only parameter without a default is a required option.
 import argparse
 import difflib
 import inspect
+import itertools
 import json
+import re
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,11 +38,20 @@ def parse_arguments(function: Callable[..., Any], command: str, words: Sequence[
     hints = get_type_hints(function)
     for parameter in inspect.signature(function).parameters.values():
         _add_argument(parser, parameter, hints[parameter.name], descriptions[parameter.name])
-    # The message of argparse for an unknown option does not name the options that exist.
+    # argparse would complain of a missing argument first, and does not name the options that exist.
+    options = parser.option_names()
+    flags = parser.flags()
+    for word in itertools.takewhile(lambda word: word != "--", words):
+        name, equals, value = word.partition("=")
+        if re.fullmatch(r"--?[A-Za-z][\w-]*", name) and name not in ["-h", *options]:
+            parser.error(unknown_message("option", word, options))
+        if equals and name in flags:
+            parser.error(f"{name} takes no value, found {value!r}")
     values, unknown = parser.parse_known_args(words)
-    if unknown and unknown[0].startswith("-"):
-        parser.error(unknown_message("option", unknown[0], parser.option_names()))
     if unknown:
+        before = words[words.index(unknown[0]) - 1]
+        if before in flags:
+            parser.error(f"{before} takes no value, found {unknown[0]!r}")
         parser.error(f"unexpected argument {unknown[0]!r}; put a text with spaces in quotes")
     return vars(values)
 
@@ -78,7 +89,12 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"focallm: {message} (see {self.prog} --help)\n")
 
     def option_names(self) -> list[str]:
+        """Return all options."""
         return [name for name in self._option_string_actions if name.startswith("--")]
+
+    def flags(self) -> list[str]:
+        """Return the options without a value."""
+        return [name for name, action in self._option_string_actions.items() if action.nargs == 0]
 
 
 def _add_argument(parser: argparse.ArgumentParser, parameter: inspect.Parameter, hint: Any, description: str) -> None:

@@ -1,10 +1,12 @@
 """Remove noise and reverberation from speech."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...lm.model import SpeechLM
 from ...lm.sampling import Sampling
+from ...tokenizer.audio import resample
 from .inputs import InputKind, load_waves, open_model, task_template, unbatch
 from .result import SpeechResult
 from .speech_to_speech import transform_speech
@@ -17,6 +19,7 @@ def enhance(
     sampling: Sampling | None = None,
     seed: int = 0,
     input_kind: InputKind | None = None,
+    dry: float = 0.0,
 ) -> SpeechResult | list[SpeechResult]:
     """Clean a noisy recording. The result has exactly its duration, at the output rate of the codec.
 
@@ -28,12 +31,22 @@ def enhance(
         sampling: How tokens are sampled; by default as suits the task.
         seed: Seed of the sampling.
         input_kind: What the model reads, the "features" or the "codes" of the recording; by default features if it can.
+        dry: Share of the input in the result, from 0 to 1: (1 - dry) * enhanced + dry * noisy. Some noise then covers
+            what the model gets wrong (observation adding, arXiv 2201.06685).
 
     Raises:
         OSError: A file cannot be read.
-        ValueError: The model was trained for other tasks, an array comes without its rate, or the audio is invalid.
+        ValueError: The model was trained for other tasks, an array comes without its rate, the audio is invalid, or
+            `dry` is not from 0 to 1.
     """
+    if not 0 <= dry <= 1:
+        raise ValueError(f"dry is the share of the input in the result, from 0 to 1, found {dry}")
     lm = open_model(model, "se")
     template = task_template(lm, "se", input_kind)
     waves = load_waves(audio, sampling_rate, lm.audio_tokenizer)
-    return unbatch(transform_speech(lm, template, waves, sampling=sampling, seed=seed), audio)
+    results = transform_speech(lm, template, waves, sampling=sampling, seed=seed)
+    if dry:
+        for i, (wave, result) in enumerate(zip(waves, results, strict=True)):
+            noisy = resample(wave.numpy(), lm.audio_tokenizer.sampling_rate, result.sampling_rate)
+            results[i] = replace(result, audio=(1 - dry) * result.audio + dry * noisy)
+    return unbatch(results, audio)

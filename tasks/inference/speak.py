@@ -63,10 +63,9 @@ def speak(
         ValueError: The text is empty, the voice is unknown, a reference comes without its transcript, or the model was
             trained for other tasks.
     """
-    lm = open_model(model)
     texts = [text] if isinstance(text, str) else text
-    if not texts:
-        raise ValueError("speak needs at least one text, found none")
+    check_request(texts, reference, reference_text)
+    lm = open_model(model)
     start_time = time.perf_counter()
     voice_values = voice_fields(lm, voice, reference, reference_text, sampling_rate)
     sampling = sampling or default_sampling(lm, by_reference=reference is not None)
@@ -99,7 +98,7 @@ def stream_speech(
     seed: int = 0,
     chunk_s: float = 0.25,
 ) -> "SpeechStream":
-    """Speak a text chunk by chunk: `for chunk in stream_speech("Hello."): play(chunk)`.
+    """Speak a text chunk by chunk: `for chunk in stream_speech("Good morning, everyone."): play(chunk)`.
 
     Audio that was played cannot be taken back, so there are no further attempts as in `speak`.
 
@@ -117,6 +116,7 @@ def stream_speech(
     Raises:
         ValueError: As in `speak`, or `chunk_s` is not positive.
     """
+    check_request([text], reference, reference_text)
     lm = open_model(model)
     voice_values = voice_fields(lm, voice, reference, reference_text, sampling_rate)
     sampling = sampling or default_sampling(lm, by_reference=reference is not None)
@@ -189,10 +189,33 @@ class SpeechStream:
             self._generations.append(generation)
 
 
+def check_request(texts: list[str], reference: Any = None, reference_text: str | None = None) -> None:
+    """Find mistakes in what `speak` gets before a model is loaded.
+
+    Raises:
+        ValueError: There is no text, an empty one, or the transcript of a reference that is missing.
+    """
+    if not texts:
+        raise ValueError("speak needs at least one text, found none")
+    for text in texts:
+        if not text.strip():
+            raise ValueError("the text is empty: give at least one word")
+    if reference is None and reference_text is not None:
+        raise ValueError(
+            "reference_text (--reference-text) is the transcript of a recording: pass that, too, as reference "
+            "(--reference), or leave out both"
+        )
+
+
 def voice_fields(
     lm: SpeechLM, voice: str | None, reference: Any, reference_text: str | None, sampling_rate: int | None
 ) -> dict[str, Any]:
     """Return the values of the template fields that choose the voice; arguments and errors are those of `speak`."""
+    if reference is None and can_speak_as(lm, by_reference=True) and not can_speak_as(lm, by_reference=False):
+        raise ValueError(
+            "this model has no voices of its own and speaks in that of a recording: pass a recording as reference, on "
+            "the command line with --reference"
+        )
     template = _speech_template(lm, reference is not None)
     if lm.info.length_window is None or not (lm.info.voices or reference is not None):
         raise ValueError(
@@ -231,10 +254,8 @@ def speech_prompts(lm: SpeechLM, text: str, voice_values: dict[str, Any]) -> lis
         One prompt; or several, in order, for a long text and a model that aligns text and speech.
 
     Raises:
-        ValueError: The text is empty, or the model can spell nothing of it.
+        ValueError: The model can spell nothing of the text.
     """
-    if not text.strip():
-        raise ValueError("the text is empty: give at least one word")
     template = _speech_template(lm, "speaker" not in voice_values)
     if template.target.kind == "aligned":
         return aligned_prompts(lm, template, text, **voice_values)

@@ -14,7 +14,7 @@ from focallm.tasks.definitions import TEMPLATES
 from focallm.tasks.demo import OTHER_SPEAKER
 
 FOLDER = str(PACKAGED_MODELS["mini"])
-TEXT = "She asked the captain what time it was."
+TEXT = "She opened the door and looked outside."
 REFUSAL = r"phoneme by phoneme.* call focallm\.speak"
 
 
@@ -35,10 +35,12 @@ def model():
 
 def test_a_pipeline_says_the_text(lm):
     speaker = pipeline("text-to-speech", model=FOLDER, dtype=torch.float32)
-    for result, expected in zip(speaker([TEXT, "Hello there."]), speak([TEXT, "Hello there."], lm), strict=True):
+    for result, expected in zip(
+        speaker([TEXT, "Good morning, everyone."]), speak([TEXT, "Good morning, everyone."], lm), strict=True
+    ):
         assert result["sampling_rate"] == expected.sampling_rate
         np.testing.assert_allclose(result["audio"], expected.audio, atol=1e-4)
-    assert 0.4 < len(speaker("Hello there.")["audio"]) / 16000 < 1.2
+    assert 0.9 < len(speaker("Good morning, everyone.")["audio"]) / 16000 < 2.0
 
 
 def test_the_weights_as_they_are_stored_say_the_text():
@@ -54,23 +56,23 @@ def test_the_weights_as_they_are_stored_say_the_text():
 
 
 def test_generate_reads_voices_and_references(lm, processor, model):
-    inputs = processor([TEXT, "Hello there."], voice=["joe", "af_heart"], return_tensors="pt")
+    inputs = processor([TEXT, "Good morning, everyone."], voice=["joe", "af_heart"], return_tensors="pt")
     audios = processor.decode(model.generate(**inputs, max_new_tokens=5))
-    for audio, text, voice in zip(audios, (TEXT, "Hello there."), ("joe", "af_heart"), strict=True):
+    for audio, text, voice in zip(audios, (TEXT, "Good morning, everyone."), ("joe", "af_heart"), strict=True):
         np.testing.assert_allclose(audio, speak(text, lm, voice=voice).audio, atol=1e-4)
-    inputs = processor("Hello there.", reference=OTHER_SPEAKER, return_tensors="pt")
+    inputs = processor("Good morning, everyone.", reference=OTHER_SPEAKER, return_tensors="pt")
     imitated = processor.decode(model.generate(**inputs))[0]
-    np.testing.assert_allclose(imitated, speak("Hello there.", lm, reference=OTHER_SPEAKER).audio, atol=1e-4)
+    np.testing.assert_allclose(imitated, speak("Good morning, everyone.", lm, reference=OTHER_SPEAKER).audio, atol=1e-4)
 
 
 def test_each_copy_of_a_prompt_has_its_own_seed(lm, processor, model):
     from focallm.lm import Sampling
 
     sampling = Sampling(temperature=1.0)
-    inputs = processor("Hello there.", return_tensors="pt")
+    inputs = processor("Good morning, everyone.", return_tensors="pt")
     copies = processor.decode(model.generate(**inputs, num_return_sequences=2, sampling=sampling, seed=7))
     for seed, audio in zip((7, 8), copies, strict=True):
-        expected = speak("Hello there.", lm, sampling=sampling, seed=seed).audio
+        expected = speak("Good morning, everyone.", lm, sampling=sampling, seed=seed).audio
         np.testing.assert_allclose(audio, expected, atol=1e-4)
 
 
@@ -92,7 +94,7 @@ def test_generation_without_the_text_is_refused(lm, processor, model):
     with pytest.raises(ValueError, match=REFUSAL):
         next(lm.stream(plain_prompt))
     with pytest.raises(ValueError, match=REFUSAL):
-        pipeline("text-to-speech", model=FOLDER)([TEXT, "Hello there."], batch_size=2)
+        pipeline("text-to-speech", model=FOLDER)([TEXT, "Good morning, everyone."], batch_size=2)
 
 
 def test_a_task_that_writes_text_is_refused(processor):
