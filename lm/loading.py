@@ -220,11 +220,11 @@ def write_processor(
         folder: to write to.
         config: from `processor_config`.
         vocabulary: of the LM.
-        audio_tokenizer: the codec to copy; None if it is elsewhere.
+        audio_tokenizer: the codec; None if it is elsewhere, and so is not copied.
     """
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary.save(folder)
-    if audio_tokenizer is not None:
+    if audio_tokenizer is not None and config["info"]["audio_tokenizer"] == CODEC_FOLDER:
         audio_tokenizer.save_pretrained(folder / CODEC_FOLDER)
     write_whole(folder / PROCESSOR_NAME, json.dumps(config, indent=1).encode())
 

@@ -26,7 +26,6 @@ from .features import language_model
 from .generation import Generation, as_prompt, generate, stream
 from .info import SpeechLMInfo
 from .loading import (
-    CODEC_FOLDER,
     check_finite,
     find_folder,
     load_base,
@@ -224,8 +223,7 @@ class SpeechLM:
     def save_processor(self, folder: Path) -> None:
         """Write what `AutoProcessor` loads, with a copy of the codec unless `info` refers to it elsewhere."""
         config = processor_config(self.audio_tokenizer.feature_extractor, self.vocabulary, self.info)
-        is_copied = self.info.audio_tokenizer == CODEC_FOLDER
-        write_processor(folder, config, self.vocabulary, self.audio_tokenizer if is_copied else None)
+        write_processor(folder, config, self.vocabulary, self.audio_tokenizer)
 
     @property
     def code_bits(self) -> int:

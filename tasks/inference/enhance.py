@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...lm.model import SpeechLM
 from ...lm.sampling import Sampling
 from ...tokenizer.audio import resample
@@ -48,5 +50,7 @@ def enhance(
     if dry:
         for i, (wave, result) in enumerate(zip(waves, results, strict=True)):
             noisy = resample(wave.numpy(), lm.audio_tokenizer.sampling_rate, result.sampling_rate)
+            # Half a sample may be rounded up or down.
+            noisy = np.pad(noisy, (0, 1))[: len(result.audio)]
             results[i] = replace(result, audio=(1 - dry) * result.audio + dry * noisy)
     return unbatch(results, audio)

@@ -211,13 +211,15 @@ def voice_fields(
     lm: SpeechLM, voice: str | None, reference: Any, reference_text: str | None, sampling_rate: int | None
 ) -> dict[str, Any]:
     """Return the values of the template fields that choose the voice; arguments and errors are those of `speak`."""
-    if reference is None and can_speak_as(lm, by_reference=True) and not can_speak_as(lm, by_reference=False):
+    has_pace = lm.info.length_window is not None
+    needs_reference = can_speak_as(lm, by_reference=True) and not can_speak_as(lm, by_reference=False)
+    if has_pace and needs_reference and reference is None:
         raise ValueError(
             "this model has no voices of its own and speaks in that of a recording: pass a recording as reference, on "
             "the command line with --reference"
         )
     template = _speech_template(lm, reference is not None)
-    if lm.info.length_window is None or not (lm.info.voices or reference is not None):
+    if not has_pace or not (lm.info.voices or reference is not None):
         raise ValueError(
             "this model was not trained to speak (it has no voice or no pace): train one with focallm train tts"
         )

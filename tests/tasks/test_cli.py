@@ -134,6 +134,11 @@ def test_help_shows_types_and_defaults(capsys):
         (["info", "mini", "--xyz"], "unknown option '--xyz'; expected one of --help"),
         (["speak", "Hello", "there"], "unexpected argument 'there'; put a text with spaces in quotes"),
         (["enhance", "a.wav"], "the following arguments are required: OUT"),
+        (["tokenize", "a", "--quite"], "unknown option '--quite'; did you mean --quiet?"),
+        (["tokenize", "a", "b", "--quiet", "yes"], "--quiet takes no value, found 'yes'"),
+        (["tokenize", "a", "b", "--quiet=yes"], "--quiet takes no value, found 'yes'"),
+        (["--verison"], "unknown command '--verison'; did you mean --version?"),
+        (["encode", "-x"], "unknown option '-x'; expected one of --help"),
         (["speak", "hi", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
         (["tokenize", "a", "b", "--columns", "text"], "expected JSON such as"),
         (["benchmark", "packing"], "argument what: invalid choice: 'packing' (choose from"),
@@ -169,6 +174,26 @@ def test_info_describes_the_language_model_and_the_codec(monkeypatch, capsys):
     output = run(monkeypatch, capsys, "info", "mini")
     assert "parameters, tts" in output
     assert "50 frames/s" in output
+
+
+def test_info_lists_voices_in_columns_without_their_paces(monkeypatch, capsys):
+    output = run(monkeypatch, capsys, "info", "mini")
+    assert max(map(len, output.splitlines())) < 120
+    assert "af_heart " in output
+    assert not re.search(r"[a-z]_(slow|fast)", output)
+    assert "voices" not in run(monkeypatch, capsys, "info", "mini-rewriting")
+
+
+def test_dir_lists_public_names_only():
+    assert dir(focallm) == sorted(focallm.__all__)
+    assert not [name for name in dir(focallm) if name.startswith("_")]
+
+
+def test_an_empty_text_fails_before_the_model_is_loaded(monkeypatch, capsys):
+    monkeypatch.setattr(SpeechLM, "from_pretrained", None)
+    for words in (["speak", ""], ["speak", " ", "--out", "-"], ["speak", "hi", "--reference-text", "hi"]):
+        with pytest.raises(SystemExit, match=r"text is empty|--reference\)"):
+            run(monkeypatch, capsys, *words)
 
 
 def test_speak_writes_audio_and_says_how_it_ended(monkeypatch, capsys, tmp_path):
@@ -228,7 +253,10 @@ def bad(tmp_path):
         (["speak", " "], "text is empty"),
         (["speak", "Hi.", "--voice", "nobody"], "no voice is called 'nobody'"),
         (["speak", "Hi.", "--out", "a.mp4"], "mp4"),
-        (["speak", "Hi.", "--temperature", "-1"], "temperature >= 0"),
+        (["speak", "Hi.", "--temperature", "-1"], "sampling needs temperature >= 0, found -1.0"),
+        (["speak", "Hi.", "--top-p", "2"], "sampling needs 0 < top_p <= 1, found 2.0"),
+        (["speak", "Hi.", "--reference-text", "Ha."], "pass that, too, as reference (--reference)"),
+        (["enhance", "good.wav", "a.wav", "--dry", "2"], "from 0 to 1, found 2.0"),
         (["evaluate", "sing", "folder"], "unknown task 'sing': `evaluate` takes one of codec, tts, se, ss"),
         (["info", "./nowhere"], "nowhere"),
     ],

@@ -154,3 +154,9 @@ def test_a_model_that_was_never_trained_to_speak_is_refused(lm):
 def test_a_file_is_no_model(tmp_path):
     with pytest.raises(OSError, match=r"holds no speech_lm\.json"):
         speak("hi", tmp_path)
+
+
+def test_a_model_without_voices_asks_for_a_recording(speech_lm):
+    lm = speech_lm("zero-shot")
+    with pytest.raises(ValueError, match=r"no voices of its own.* --reference"):
+        speak("hi", lm)

@@ -33,6 +33,23 @@ def test_enhanced_speech_lasts_exactly_as_long(speech_lm, task, rate, samples):
     assert result.stats["real_time_factor"] > 0
 
 
+@pytest.mark.parametrize("codec_name", ["tiny_50hz", "tiny_50hz_causal"])
+def test_some_of_the_input_is_given_back(speech_lm, codec_name):
+    lm = speech_lm("se", codec_name=codec_name)
+    noisy = noise(7777)
+    enhanced, half, unchanged = (enhance(noisy, lm, sampling_rate=16000, dry=dry) for dry in (0.0, 0.5, 1.0))
+    assert len(enhanced.audio) == len(half.audio) == len(unchanged.audio)
+    np.testing.assert_allclose(half.audio, (enhanced.audio + unchanged.audio) / 2, atol=1e-6)
+    assert half.audio.dtype == np.float32
+    if half.sampling_rate == 16000:
+        np.testing.assert_allclose(unchanged.audio, noisy, atol=1e-6)
+    both = enhance([noisy, noisy[:3000]], lm, sampling_rate=16000, dry=0.5)
+    np.testing.assert_allclose(both[0].audio, half.audio, atol=1e-5)
+    for dry in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="dry is the share of the input in the result, from 0 to 1"):
+            enhance(noisy, lm, sampling_rate=16000, dry=dry)
+
+
 @pytest.mark.parametrize(("rate", "samples"), SIZES)
 @pytest.mark.parametrize(("task", "num_speakers"), [("ss", 2), ("ss-features", 3)])
 def test_separated_speakers_last_exactly_as_long(speech_lm, task, num_speakers, rate, samples):
