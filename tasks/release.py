@@ -11,7 +11,7 @@ from typing import Any
 from ..lm import SpeechLM
 from ..lm.loading import is_speech_lm
 from ..tokenizer import AudioTokenizer
-from ..tokenizer.files import write_whole
+from ..tokenizer.files import remove_leftovers, write_whole
 from ..tokenizer.json_lines import read_json_lines
 from ..tokenizer.runs import is_finished
 from ..tokenizer.training.config import StageConfig, read_stages, result_folder
@@ -39,6 +39,8 @@ def release(recipe: Path, run: Path, out: Path, license: str, evaluations: Seque
         OSError: The run is not finished.
         ValueError: A record holds no results of these weights.
     """
+    # What a killed process left would be uploaded with the folder.
+    remove_leftovers(out)
     # A path that does not exist could be taken for a hub id.
     if (run / "model").is_dir() and is_speech_lm(run / "model"):
         release_lm(recipe, run, out, license, evaluations, seed)

@@ -19,7 +19,7 @@ from focallm.tasks.evaluation.runner import evaluate_systems
 from focallm.tasks.evaluation.systems import codec_systems
 from focallm.tasks.paper.codecs import ablation_table
 from focallm.tasks.paper.table_config import TableConfig
-from focallm.tasks.release import release_codec, training_hours
+from focallm.tasks.release import release, release_codec, training_hours
 from focallm.tasks.training.train_codec import train_stages
 from focallm.tokenizer import AudioTokenizer, write_audio
 from focallm.tokenizer.runs import locked
@@ -138,6 +138,16 @@ def test_the_card_holds_what_the_run_recorded(run, corpus, tmp_path):
     for stage in ("teacher", "quantizer", "decoder", "adversarial"):
         assert f"| {stage} | 2 | " in card
     assert AudioTokenizer.from_pretrained(out).vocab_size == 64
+
+
+def test_what_killed_processes_left_is_not_released(run, tmp_path):
+    out = tmp_path / "out"
+    for name in (".saving-0/model.safetensors", "below/.saving-1/model.safetensors", ".README.0.part.md", ".a.part"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).touch()
+    release(CHAIN, run, out, "cc0-1.0", [], seed=0)
+    names = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+    assert {path.name for path in out.rglob("*") if path.is_file()} == names
 
 
 def test_the_card_says_where_parts_came_from_that_the_run_did_not_begin(run, corpus, tmp_path):

@@ -47,6 +47,9 @@ def _changed_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     for values in (old, new):
         for section, key in _sources(values):
             section[key] = identify_source(section[key])
+        # The folder of cached features says where they are, not what they are.
+        if values.get("cache"):
+            del values["cache"]["folder"]
     return sorted(key for key in {**old, **new} if old.get(key, new.get(key)) != new.get(key))
 
 
