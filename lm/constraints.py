@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from numpy.random import Generator
 from torch import Tensor
 
 from .templates import Phase
@@ -124,7 +125,7 @@ class DecodingConstraint:
             timed=phase.timed,
         )
 
-    def should_close(self, probability: float, temperature: float, generator: torch.Generator) -> bool:
+    def should_close(self, probability: float, temperature: float, generator: Generator) -> bool:
         """Decide whether a timed span closes here.
 
         The length of the span is a quantile of the length distribution that the model implies. At temperature 1 the
@@ -137,7 +138,7 @@ class DecodingConstraint:
             generator: used once for each span.
         """
         if self._survival == 1.0:
-            uniform = float(torch.rand(1, generator=generator))
+            uniform = generator.random()
             self._quantile = 0.5 + min(temperature, 1.0) * (uniform - 0.5)
         self._survival *= 1.0 - probability
         return self._survival < self._quantile

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -153,7 +154,7 @@ class _Item:
     """One item of the batch: its constraint and its source of random numbers."""
 
     constraint: DecodingConstraint
-    generator: torch.Generator
+    generator: np.random.Generator
 
 
 @torch.no_grad()
@@ -170,7 +171,8 @@ def _steps(
     _check_prompts(model, prompts, is_guided)
     items = []
     for constraint, seed in zip(constraints, seeds, strict=True):
-        items.append(_Item(constraint, torch.Generator().manual_seed(int(seed))))
+        # A generator takes no negative seed.
+        items.append(_Item(constraint, np.random.default_rng(int(seed) % 2**64)))
     was_training = model.training
     model.eval()
     try:

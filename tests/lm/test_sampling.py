@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -8,7 +9,7 @@ from focallm.lm.sampling import Sampling, likeliest_bits, sample
 
 def drawn(logits, sampling, seed=0, times=300, recent=()):
     """Sample columns repeatedly from the same logits."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = np.random.default_rng(seed)
     return [sample(torch.tensor([logits]), sampling, [generator], [recent])[0] for _ in range(times)]
 
 
@@ -76,8 +77,8 @@ def test_rows_are_sampled_independently():
     torch.manual_seed(0)
     logits = torch.randn(5, 700) * 3
     sampling = Sampling(repetition_window=3)
-    alone = [sample(logits[i : i + 1], sampling, [torch.Generator().manual_seed(i)], [[]]) for i in range(5)]
-    together = sample(logits, sampling, [torch.Generator().manual_seed(i) for i in range(5)], [[]] * 5)
+    alone = [sample(logits[i : i + 1], sampling, [np.random.default_rng(i)], [[]]) for i in range(5)]
+    together = sample(logits, sampling, [np.random.default_rng(i) for i in range(5)], [[]] * 5)
     assert together == [column for (column,) in alone]
 
 
