@@ -74,6 +74,11 @@ def is_finished(run: Path, result: Path) -> bool:
     return expected == _hashes(result)
 
 
+def forget_finished(run: Path) -> None:
+    """Remove the record that a run has finished, because it goes on."""
+    (run / _RECORD).unlink(missing_ok=True)
+
+
 def _hashes(folder: Path) -> dict[str, str]:
     """Return the sha256 of all files in a folder except README.md, which its owner may edit."""
     hashes = {}

@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from ...data.token_store import describe_codec
 from ...tokenizer import AudioTokenizer
 from ...tokenizer.files import write_whole
-from ...tokenizer.runs import is_finished, write_finished
+from ...tokenizer.runs import forget_finished, identify_source, is_finished
 from .dataset import DatasetStats, ExampleDataset, Source
 from .recipe import LMRecipe
 
@@ -35,7 +35,8 @@ _HARMLESS = {
 # Fields that may grow if the learning rate is constant.
 _DURATION = {"max_steps", "num_train_epochs"}
 _RECORD = "recipe.json"
-_METRICS = "metrics"  # the key of the record that only a finished run has
+# Keys of the record that say where things are. Other keys say what they hold.
+_PLACES = {"base", "extra_tasks"}
 
 
 def last_checkpoint(run: Path, before: int | None = None) -> Path | None:
@@ -63,27 +64,22 @@ def last_checkpoint(run: Path, before: int | None = None) -> Path | None:
 
 
 def describe_run(recipe: LMRecipe, train_dataset: ExampleDataset, audio_tokenizer: AudioTokenizer) -> dict[str, Any]:
-    """Return what the weights of a run follow from: the recipe, the data and the codec."""
+    """Return what the weights of a run follow from: the recipe, the data, the codec and the base."""
     codec = describe_codec(audio_tokenizer)
     del codec["name"]
     sources = []
     for source, stats in zip(train_dataset.sources, train_dataset.stats, strict=True):
         sources.append(_describe_source(source, stats))
+    base_weights = identify_source(recipe.base) if recipe.base else None
     # Through JSON and back, so that tuples compare as lists.
-    return json.loads(json.dumps({**asdict(recipe), "sources": sources, "codec": codec}))
+    description = {**asdict(recipe), "sources": sources, "codec": codec, "base_weights": base_weights}
+    return json.loads(json.dumps(description))
 
 
-def finished_metrics(run: Path, description: dict[str, Any]) -> dict[str, float] | None:
-    """Return the metrics of a run that is finished, or None if there is something left to train.
-
-    Args:
-        run: The folder of the run.
-        description: From `describe_run`.
-    """
+def was_finished(run: Path, description: dict[str, Any]) -> bool:
+    """Return whether the folder `run` holds a finished run of this description, from `describe_run`."""
     record = _read_record(run)
-    if _METRICS not in record or _changed_keys(record, description) or not is_finished(run, run / "model"):
-        return None
-    return record[_METRICS]
+    return bool(record) and not _changed_keys(record, description) and is_finished(run, run / "model")
 
 
 def start_run(run: Path, description: dict[str, Any]) -> Path | None:
@@ -100,24 +96,13 @@ def start_run(run: Path, description: dict[str, Any]) -> Path | None:
     record = _read_record(run)
     checkpoint = last_checkpoint(run)
     changed = _changed_keys(record, description) if record else []
-    if changed and (checkpoint or _METRICS in record):
+    if changed and (checkpoint or is_finished(run, run / "model")):
         _check_is_longer(run, record, description, changed, checkpoint)
     run.mkdir(parents=True, exist_ok=True)
-    # This record has no metrics, so a finished run is no longer finished while it is lengthened.
+    # From now on a lengthened run is unfinished.
+    forget_finished(run)
     write_whole(run / _RECORD, json.dumps(description, indent=1).encode())
     return checkpoint
-
-
-def finish_run(run: Path, description: dict[str, Any], metrics: dict[str, float]) -> None:
-    """Record that the run is finished, and add its metrics to `run/recipe.json`.
-
-    Args:
-        run: The folder of the run.
-        description: From `describe_run`.
-        metrics: What `finished_metrics` returns from now on.
-    """
-    write_finished(run, run / "model")
-    write_whole(run / _RECORD, json.dumps({**description, _METRICS: metrics}, indent=1).encode())
 
 
 def _read_record(run: Path) -> dict[str, Any]:
@@ -142,7 +127,7 @@ def _changed_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     changed = []
     for key, value in now.items():
         # A key that an earlier version did not write counts as unchanged.
-        if key not in ("trainer", "evaluate") and before.get(key, value) != value:
+        if key not in {"trainer", "evaluate", *_PLACES} and before.get(key, value) != value:
             changed.append(key)
     changed_trainer = []
     for key in {**before["trainer"], **now["trainer"]}:

@@ -19,14 +19,16 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ...data.batching import LengthGroupedSampler, PackCollator
 from ...tokenizer.files import first_not_finite
+from ...tokenizer.runs import locked, write_finished
 from ..features import language_model
 from ..info import SpeechLMInfo
 from ..loading import write_info
 from ..model import SpeechLM
 from .dataset import ExampleDataset
 from .loss import EvaluationMetrics, LossMonitor, target_nats
+from .preview import preview
 from .recipe import LMRecipe, training_arguments
-from .run_folder import describe_run, finish_run, finished_metrics, last_checkpoint, start_run, write_losses
+from .run_folder import describe_run, last_checkpoint, start_run, was_finished, write_losses
 from .samples import CountWordErrors, SampleWriter
 
 logger = logging.getLogger(__name__)
@@ -45,8 +47,8 @@ def train(
     run: Path,
     count_word_errors: CountWordErrors | None = None,
     quiet: bool = False,
-) -> dict[str, float]:
-    """Train, and write the model to `run/model` and the losses to `run/losses.csv` and `.png`.
+) -> dict[str, float] | None:
+    """Show a preview, train, and write the model to `run/model` and the losses to `run/losses.csv` and `.png`.
 
     An interrupted run continues at its last checkpoint, and a finished one stays as it is. With LoRA, `run/model` has
     the adapter merged, and `run/adapter` holds it alone.
@@ -56,24 +58,39 @@ def train(
         train_dataset: Examples to train on.
         eval_dataset: Examples for `eval_loss`, in nats per target id, and for samples.
         recipe: Everything else.
-        run: Folder of checkpoints, logs and samples.
+        run: Folder of checkpoints, logs and samples, for one process at a time (or for those that train together).
         count_word_errors: Counts the wrong words of samples, if there is an ASR model.
-        quiet: Show no progress bar.
+        quiet: Show no preview and no progress bar.
 
     Returns:
-        Metrics of the training and of the last evaluation, by the names under which the Trainer logs them.
+        Metrics of the training and of the last evaluation, by the names under which the Trainer logs them. None if the
+        run was finished before, so that nothing was done.
 
     Raises:
+        OSError: Another process trains in this folder.
         ValueError: The folder holds a different run, packing is on for a model that does not isolate examples, there is
             no whole batch, or the loss or the weights become infinite or NaN.
     """
     description = describe_run(recipe, train_dataset, lm.audio_tokenizer)
-    finished = finished_metrics(run, description)
-    if finished:
-        logger.info("%s is finished: nothing to do", run / "model")
-        return finished
+    if was_finished(run, description):
+        return None
+    with locked(run):
+        checkpoint = start_run(run, description)
+        return _train(lm, train_dataset, eval_dataset, recipe, run, checkpoint, count_word_errors, quiet)
+
+
+def _train(
+    lm: SpeechLM,
+    train_dataset: ExampleDataset,
+    eval_dataset: ExampleDataset,
+    recipe: LMRecipe,
+    run: Path,
+    checkpoint: Path | None,
+    count_word_errors: CountWordErrors | None,
+    quiet: bool,
+) -> dict[str, float]:
+    """Train from a checkpoint, or from the beginning."""
     arguments = training_arguments(recipe, run, quiet)
-    checkpoint = start_run(run, description)
     samples = SampleWriter(lm, eval_dataset, recipe.evaluate.samples, run / "samples", count_word_errors)
     # A new model guesses among all ids.
     initial_loss = math.log(language_model(lm.model).config.vocab_size) if recipe.base is None else None
@@ -91,8 +108,11 @@ def train(
     if not trainer.is_fsdp_enabled:
         with trainer.accelerator.autocast():
             check_isolation(lm, train_dataset, trainer.data_collator)
-    if lm.info.audio_tokenizer == CODEC_FOLDER and trainer.is_world_process_zero():
-        lm.audio_tokenizer.save_pretrained(run / CODEC_FOLDER)
+    if trainer.is_world_process_zero():
+        if not quiet:
+            print(preview(lm, train_dataset, recipe.base is None, run / "preview"))
+        if lm.info.audio_tokenizer == CODEC_FOLDER:
+            lm.audio_tokenizer.save_pretrained(run / CODEC_FOLDER)
 
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < trainer.state.max_steps:
@@ -108,7 +128,7 @@ def train(
         write_losses(trainer.state.log_history, train_dataset.unigram_entropy, run)
     _save_model(lm, trainer, recipe, run)
     if trainer.is_world_process_zero():
-        finish_run(run, description, metrics)
+        write_finished(run, run / "model")
     return metrics
 
 

@@ -12,14 +12,11 @@ from ...data.forced_alignment import read_lexicon
 from ...lm.info import LengthWindow
 from ...lm.model import SpeechLM
 from ...lm.training.dataset import ExampleDataset, Source
-from ...lm.training.preview import preview
 from ...lm.training.recipe import ExtraTask, LMRecipe, build_model
-from ...lm.training.run_folder import describe_run, finished_metrics
 from ...lm.training.samples import CountWordErrors
 from ...lm.training.trainer import train
 from ...tokenizer import AudioTokenizer
 from ...tokenizer.configs import load_config
-from ...tokenizer.runs import locked
 from ..definitions import find_task
 from ..evaluation.metrics.words import load_asr, word_counter
 from .task_data import TaskData, read_task_data
@@ -79,16 +76,15 @@ def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, code
     )
     eval_dataset = ExampleDataset(eval_sources, lm.vocabulary, recipe.max_length, recipe.packing)
     _report_left_out(data, train_dataset, eval_dataset, recipe.max_length)
-    metrics = finished_metrics(run, describe_run(recipe, train_dataset, audio_tokenizer))
-    message = f"{run}/model"
-    if metrics:
-        message += " is finished, so nothing was trained"
+    metrics = train(lm, train_dataset, eval_dataset, recipe, run, count_word_errors, quiet)
+
+    if metrics is None:
+        message = f"{run}/model is finished, so nothing was trained"
     else:
-        with locked(run):
-            if not quiet and first_process():
-                print(preview(lm, train_dataset, recipe.base is None, run / "preview"))
-            metrics = train(lm, train_dataset, eval_dataset, recipe, run, count_word_errors, quiet)
-    message += f": validation loss {metrics['eval_loss']:.3f} nats (unigram {train_dataset.unigram_entropy:.3f})"
+        message = (
+            f"{run}/model: validation loss {metrics['eval_loss']:.3f} nats (unigram "
+            f"{train_dataset.unigram_entropy:.3f})"
+        )
     example_command = find_task(task, recipe.templates).example_command
     if example_command:
         message += f"; try it:\n  focallm {example_command} --model {run}/model"
