@@ -4,16 +4,17 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from ...lm.generation import StopReason
 from ...lm.model import SpeechLM
 from ...lm.sampling import Sampling
 from ...tokenizer import AudioTokenizer
-from .inputs import encode_ids, load_waves, open_model, unbatch
+from .inputs import encode_ids, join_references, load_waves, open_model, unbatch
 from .result import SpeechResult, speech_results
 from .speech_to_speech import WINDOW_S, transform_speech
+
+_MAX_MATCHING_S = 60.0  # of a reference for "knn": each frame is compared with all frames of the reference
 
 
 def convert(
@@ -29,8 +30,8 @@ def convert(
 
     Args:
         audio: The recording to convert, or a list of recordings, as in `enhance`.
-        reference: One or several recordings of the voice, which all results get. "knn" improves with more of it; "lm"
-            reads the first 10 s.
+        reference: One or several recordings of the voice, which all results get. "lm" reads their first 10 s, and "knn"
+            their first 60 s.
         model: A folder, a hub id, or a loaded `SpeechLM`.
         method: "lm" uses a model that was trained for "vc". "knn" needs only the FocalCodec of the model: it replaces
             each frame by the mean of the 4 most similar frames of the reference. By default "lm" if the model was
@@ -41,23 +42,25 @@ def convert(
 
     Raises:
         OSError: A file cannot be read.
-        ValueError: The model was trained for other tasks, an array comes without its rate, the audio is invalid, or
-            the codec has no features.
+        ValueError: The model was trained for other tasks, an array comes without its rate, the audio is invalid, the
+            reference is too short or silent, or the codec has no features.
     """
     if method not in (None, "lm", "knn"):
         raise ValueError(f"method is 'lm' or 'knn', found {method!r}")
     lm = open_model(model)
     waves = load_waves(audio, sampling_rate, lm.audio_tokenizer)
-    voice = torch.cat(load_waves(reference, sampling_rate, lm.audio_tokenizer))
+    references = load_waves(reference, sampling_rate, lm.audio_tokenizer)
+    rate = lm.audio_tokenizer.sampling_rate
     if method is None:
         can_convert = any(template.name == "vc" for template in lm.info.templates)
         method = "lm" if can_convert else "knn"
     if method == "knn":
+        voice = join_references(references, rate, _MAX_MATCHING_S)
         return unbatch(convert_by_knn(lm.audio_tokenizer, waves, voice), audio)
 
     template = lm.info.template("vc")
     # The reference is part of every prompt, so it must leave room for the window of the recording.
-    voice = voice[: round(WINDOW_S * lm.audio_tokenizer.sampling_rate)]
+    voice = join_references(references, rate, WINDOW_S)
     shared_fields = {"reference_codes": encode_ids(lm.audio_tokenizer, [voice])[0]}
     results = transform_speech(lm, template, waves, 1, shared_fields, sampling, seed)
     for result in results:

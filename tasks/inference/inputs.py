@@ -1,5 +1,6 @@
 """Load models and recordings for the tasks. Shapes: T samples, N token frames, K codebooks."""
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,12 @@ from ...tokenizer import AudioTokenizer
 from ...tokenizer.audio import is_batch, load_audio, with_rates
 from ..definitions import TASKS
 
+logger = logging.getLogger(__name__)
+
 InputKind = Literal["features", "codes"]
+
+_MIN_REFERENCE_S = 0.1
+_SILENT_PEAK = 1e-3  # 60 dB below full scale, where a recording has only noise
 
 
 def open_model(model: str | Path | SpeechLM, task: str = "tts") -> SpeechLM:
@@ -73,6 +79,38 @@ def load_waves(audio: Any, sampling_rate: int | list[int] | None, tokenizer: Aud
             )
         waves.append(torch.from_numpy(tokenizer.feature_extractor.prepare(wave, rate)))
     return waves
+
+
+def join_references(waves: list[Tensor], rate: int, max_s: float) -> Tensor:
+    """Join recordings of a voice to one, of which only the first seconds are kept. A longer one is logged.
+
+    Args:
+        waves: Recordings (T,).
+        rate: Their rate in Hz.
+        max_s: How many seconds to keep.
+
+    Returns:
+        Waveform (T,).
+
+    Raises:
+        ValueError: The recordings are too short for a voice, or silent.
+    """
+    voice = torch.cat(waves)
+    seconds = len(voice) / rate
+    if seconds < _MIN_REFERENCE_S:
+        raise ValueError(
+            f"the reference lasts {1000 * seconds:.0f} ms, which is too short to hear a voice: give a few seconds of "
+            "speech"
+        )
+    voice = voice[: round(max_s * rate)]
+    if (voice - voice.mean()).abs().max() < _SILENT_PEAK:
+        raise ValueError(
+            f"the reference is silent in its first {len(voice) / rate:.1f} s: give a recording in which the voice "
+            "speaks from the start"
+        )
+    if seconds > max_s:
+        logger.warning("the reference lasts %.1f s, of which the first %g s are used", seconds, max_s)
+    return voice
 
 
 def unbatch(results: list[Any], audio: Any) -> Any:

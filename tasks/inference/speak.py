@@ -15,7 +15,7 @@ from ...lm.sampling import Sampling, generation_defaults
 from ...lm.templates import Prompt, Template
 from ...tokenizer.chunk_decoder import ChunkDecoder
 from ..definitions import TASKS
-from .inputs import encode_ids, load_waves, open_model
+from .inputs import encode_ids, join_references, load_waves, open_model
 from .result import SpeechResult, speech_results
 
 logger = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 # Templates in the order of preference: those that align text and speech come first.
 _NAMED_VOICE_TASKS = ("tts-aligned", "tts")
 _REFERENCE_TASKS = ("zero-shot-aligned", "zero-shot")
+_MAX_TRANSCRIBED_S = 10.0  # of a reference with a transcript: models are trained on short ones
 
 
 @overload
@@ -46,7 +47,8 @@ def speak(
             piece by piece; for others the positions of the model limit the length.
         model: `"mini"`, a folder that `focallm train tts` wrote, or a loaded `SpeechLM` (load once, speak often).
         voice: A voice that the model was trained on; by default the most frequent one.
-        reference: A recording of the voice to speak in, as in `enhance`, for models trained for "zero-shot".
+        reference: A recording of the voice to speak in, as in `enhance`, for models trained for "zero-shot". Of a long
+            one the first seconds are used, unless it has a transcript, with which it may last 10 s.
         reference_text: The transcript of the reference. A model that aligns text and speech ("zero-shot-aligned") does
             not use it.
         sampling_rate: Rate in Hz of a reference that is an array.
@@ -60,8 +62,8 @@ def speak(
         and "num_spans_at_max": how many spans (in aligned speech: units) reached their maximum length.
 
     Raises:
-        ValueError: The text is empty, the voice is unknown, a reference comes without its transcript, or the model was
-            trained for other tasks.
+        ValueError: The text is empty, the voice is unknown, a reference is too short, too long or silent or comes
+            without its transcript, or the model was trained for other tasks.
     """
     texts = [text] if isinstance(text, str) else text
     check_request(texts, reference, reference_text)
@@ -234,14 +236,23 @@ def voice_fields(
     uses_text = "reference_text" in template.fields
     if uses_text and not (reference_text or "").strip():
         raise ValueError("with this model, a reference needs reference_text: pass its transcript")
-    references = encode_ids(lm.audio_tokenizer, load_waves(reference, sampling_rate, lm.audio_tokenizer))
-    if len(references) != 1:
-        raise ValueError(f"speak takes one reference, found {len(references)}: call it once for each voice")
+    tokenizer = lm.audio_tokenizer
+    waves = load_waves(reference, sampling_rate, tokenizer)
+    if len(waves) != 1:
+        raise ValueError(f"speak takes one reference, found {len(waves)}: call it once for each voice")
     if uses_text:
-        return {"reference_text": reference_text, "reference_codes": references[0]}
+        seconds = len(waves[0]) / tokenizer.sampling_rate
+        if seconds > _MAX_TRANSCRIBED_S:
+            raise ValueError(
+                f"the reference lasts {seconds:.1f} s: one with a transcript cannot be cut, so give a recording of at "
+                f"most {_MAX_TRANSCRIBED_S:g} s and what is said in it"
+            )
+        voice_wave = join_references(waves, tokenizer.sampling_rate, _MAX_TRANSCRIBED_S)
+        return {"reference_text": reference_text, "reference_codes": encode_ids(tokenizer, [voice_wave])[0]}
     # The model was trained on references that were cut to the same duration.
-    max_ids = round(TASKS["zero-shot-aligned"].max_reference_s * lm.audio_tokenizer.tokens_per_second)
-    return {"reference_codes": references[0][:max_ids]}
+    max_s = TASKS["zero-shot-aligned"].max_reference_s
+    voice_wave = join_references(waves, tokenizer.sampling_rate, max_s)
+    return {"reference_codes": encode_ids(tokenizer, [voice_wave])[0]}
 
 
 def speech_prompts(lm: SpeechLM, text: str, voice_values: dict[str, Any]) -> list[Prompt]:

@@ -56,7 +56,7 @@ def test_training_writes_samples_of_every_task(run):
     assert {"tts-aligned.wav", "tts-aligned-original.wav", "zero-shot-aligned.wav", "pronounce.txt"} <= names
 
 
-def test_a_model_speaks_with_its_voices_and_with_others(run, tmp_path):
+def test_a_model_speaks_with_its_voices_and_with_others(run, tmp_path, caplog):
     lm = SpeechLM.from_pretrained(run / "model")
     assert set(lm.info.voices) == {"ann", "bob"}
     result = speak("The cat sat.", lm, voice="bob", seed=3)
@@ -74,6 +74,7 @@ def test_a_model_speaks_with_its_voices_and_with_others(run, tmp_path):
     assert len(read_audio(tmp_path / "a.wav")[0]) > 0
     imitated = speak("A cat.", lm, reference=reference, sampling_rate=16000)  # no text of the reference is needed
     assert imitated.stop_reason == "max_length"
+    assert "the reference lasts 5.0 s, of which the first 3 s are used" in caplog.messages
     with pytest.raises(ValueError, match="voice and reference exclude each other"):
         speak("A cat.", lm, voice="ann", reference=reference, sampling_rate=16000)
 

@@ -9,6 +9,8 @@ from focallm.tasks import speak
 from focallm.tasks.definitions import TEMPLATES
 from focallm.tokenizer import read_audio
 
+TRANSCRIBED = {"text": "hi", "reference_text": "a", "sampling_rate": 16000}
+
 
 @pytest.fixture
 def lm(speech_lm):
@@ -118,6 +120,9 @@ def test_a_list_of_texts_gives_each_what_it_gives_alone(lm):
         ({"text": "hi", "reference": [0.1] * 900}, "needs reference_text"),
         ({"text": "hi", "reference": [0.1] * 900, "reference_text": "a", "voice": "bob"}, "exclude each other"),
         ({"text": "hi", "reference": [0.1] * 900, "reference_text": "a"}, "has no sampling rate"),
+        ({"reference": [0.1, 0.0] * 40, **TRANSCRIBED}, "lasts 5 ms, which is too short"),
+        ({"reference": [0.1] * 16000, **TRANSCRIBED}, "is silent in its first 1.0 s"),
+        ({"reference": [0.1, 0.0] * 90000, **TRANSCRIBED}, "lasts 11.2 s: one with a transcript cannot be cut"),
     ],
 )
 def test_invalid_arguments_are_explained(lm, arguments, message):

@@ -151,6 +151,15 @@ def test_the_voice_of_the_reference_reaches_both_methods(speech_lm, write):
     assert not np.array_equal(a, b)
 
 
+@pytest.mark.parametrize(("task", "seconds"), [("vc", 10), ("tts", 60)])
+def test_the_first_seconds_of_a_long_reference_are_used_and_logged(speech_lm, task, seconds, monkeypatch, caplog):
+    long = np.concatenate([noise(seconds * 16000), np.zeros(8000, np.float32)])
+    lm = speech_lm(task)
+    whole, cut = (convert(noise(999), ref, lm, sampling_rate=16000, seed=1) for ref in (long, long[: seconds * 16000]))
+    assert np.array_equal(whole.audio, cut.audio)
+    assert caplog.messages.count(f"the reference lasts {seconds}.5 s, of which the first {seconds} s are used") == 1
+
+
 def test_the_weights_in_the_package_convert(tmp_path):
     assert len(convert(noise(8001), noise(16000), sampling_rate=16000).audio) == 8001
 
@@ -175,7 +184,9 @@ def test_separated_speakers_are_saved_in_separate_files(speech_lm, tmp_path):
         (lambda lm: separate(noise(9), lm, sampling_rate=16000), "trained for se, not for ss-features or ss"),
         (lambda lm: separate(noise(9), lm, 1, sampling_rate=16000), "at least 2 speakers"),
         (lambda lm: convert(noise(9), noise(9), lm, "lm", sampling_rate=16000), "not for vc"),
-        (lambda lm: convert(noise(9), noise(9), lm, "knn", sampling_rate=16000), "topk"),
+        (lambda lm: convert(noise(9), noise(80), lm, "knn", sampling_rate=16000), "lasts 5 ms, which is too short"),
+        (lambda lm: convert(noise(9), np.zeros(16000), lm, "knn", sampling_rate=16000), "is silent in its first 1.0 s"),
+        (lambda lm: convert(noise(9), 1e-4 * noise(16000), lm, sampling_rate=16000), "is silent"),
         (lambda lm: convert(noise(9), noise(9), lm, "sing", sampling_rate=16000), "method is 'lm' or 'knn'"),
     ],
 )
