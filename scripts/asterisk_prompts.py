@@ -55,7 +55,7 @@ def list_prompts(language: str) -> list[Prompt]:
     """List the prompts of a language that contain words only, sorted by name."""
     packed = TRANSCRIPTS / f"asterisk-core-sounds-{language}" / f"core-sounds-{language}.txt.gz"
     prompts = []
-    for line in gzip.decompress(packed.read_bytes()).decode().splitlines():
+    for line in gzip.decompress(packed.read_bytes()).decode().split("\n"):
         name, separator, text = line.partition(": ")
         source = SOUNDS / SPEAKERS[language] / f"{name}.g722"
         # Brackets mark tones, music and other sounds; a semicolon starts a comment.

@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--again", type=Path, help="corpus to play at another pace")
     options = parser.parse_args()
     (options.out / "audio").mkdir(parents=True, exist_ok=True)
-    texts = options.sentences.read_text().splitlines()
+    texts = options.sentences.read_text(encoding="utf-8").split("\n")
     rows = synthesize(texts, options.out, options.start, options.joe, options.flite)
     if options.again:
         rows += change_pace(options.again, options.out)

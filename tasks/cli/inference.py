@@ -209,7 +209,7 @@ def encode(audio: Path, out: Path, codec: str = "mini") -> str:
 
     Args:
         audio: Audio file to encode.
-        out: Token file to write: an .npz with `codes` and `num_samples`.
+        out: Token file to write: an .npz with `codes`, `num_samples` and the codec that made them.
         codec: Codec: mini, a folder or a hub id.
     """
     from ..inference.token_files import encode_file

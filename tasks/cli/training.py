@@ -68,8 +68,9 @@ def align(store: Path, texts: Path | None = None, language: str = "en-us", quiet
         quiet: Hide the progress bar.
     """
     from ...data.forced_alignment import align_store
+    from ...data.utterance import read_lines
 
-    lines = texts.read_text(encoding="utf-8").splitlines() if texts else ()
+    lines = read_lines(texts) if texts else ()
     return align_store(store, lines, language, progress=not quiet)
 
 

@@ -1,12 +1,17 @@
-"""Token files: the codes of one recording in an .npz."""
+"""Token files: the codes of one recording in an .npz, with the codec that made them."""
 
+import logging
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
+from ...data.token_store import weights_hash
 from ...tokenizer import AudioTokenizer, write_audio
+from ...tokenizer.audio import check_suffix
 from ...tokenizer.files import whole_file
+
+logger = logging.getLogger(__name__)
 
 
 def encode_file(audio: Path, out: Path, codec: str = "mini") -> str:
@@ -14,7 +19,8 @@ def encode_file(audio: Path, out: Path, codec: str = "mini") -> str:
 
     Args:
         audio: Audio file to read.
-        out: .npz file to write: `codes` (N,) or (N, K), and `num_samples` at the codec's input rate.
+        out: .npz file to write: `codes` (L,), `num_samples` at the codec's input rate, the name of the codec as `codec`,
+            and the sha256 of its weights as `weights_sha256`.
         codec: "mini", a folder or a hub id.
 
     Returns:
@@ -33,7 +39,13 @@ def encode_file(audio: Path, out: Path, codec: str = "mini") -> str:
     num_samples = int(encoded["num_samples"][0])
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as temporary:
-        np.savez(temporary, codes=codes, num_samples=num_samples)
+        np.savez(
+            temporary,
+            codes=codes,
+            num_samples=num_samples,
+            codec=codec,
+            weights_sha256=weights_hash(tokenizer.codec.pretrained_model),
+        )
     seconds = num_samples / tokenizer.sampling_rate
     return f"{out}: {seconds:.2f} s, {len(codes)} tokens, {tokenizer.bits_per_second:.0f} bit/s"
 
@@ -51,8 +63,9 @@ def decode_file(tokens: Path, out: Path, codec: str = "mini") -> str:
 
     Raises:
         FileNotFoundError: There is no such token file.
-        ValueError: The file is damaged or not a token file.
+        ValueError: The file is damaged or not a token file, or another codec made it.
     """
+    check_suffix(out)
     if not tokens.is_file():
         raise FileNotFoundError(f"there is no token file {tokens}: make one with focallm encode")
     # A file that is no .npz, or a damaged one, fails in one of five ways.
@@ -60,9 +73,22 @@ def decode_file(tokens: Path, out: Path, codec: str = "mini") -> str:
         with np.load(tokens, allow_pickle=False) as file:
             codes = file["codes"]
             num_samples = int(file["num_samples"])
+            made_by = str(file["codec"]) if "codec" in file else None
+            expected = str(file["weights_sha256"]) if "weights_sha256" in file else None
     except (ValueError, KeyError, EOFError, TypeError, BadZipFile):
         raise ValueError(f"{tokens} is damaged or not a token file: make one with focallm encode") from None
     tokenizer = AudioTokenizer.from_pretrained(codec)
+    if expected is None:
+        logger.warning(
+            "%s does not say which codec made it, as files of older versions: %s may give the wrong sound",
+            tokens,
+            codec,
+        )
+    elif weights_hash(tokenizer.codec.pretrained_model) != expected:
+        raise ValueError(
+            f"{tokens} was made by the codec {made_by}, whose weights differ from those of {codec}: decode it with\n"
+            f"  focallm decode {tokens} {out} --codec {made_by}"
+        )
     audio = tokenizer.decode(codes, num_samples=num_samples)
     write_audio(out, audio, tokenizer.output_sampling_rate)
     rate = tokenizer.output_sampling_rate

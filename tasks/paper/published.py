@@ -36,7 +36,7 @@ def published_rows(number: int) -> list[Row]:
     while text.startswith("#"):
         _, _, text = text.partition("\n")
     rows = []
-    for fields in csv.DictReader(text.splitlines()):
+    for fields in csv.DictReader(text.split("\n")):
         name = fields.pop("row")
         source = fields.pop("source")
         cells: dict[str, Cell] = {}

@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from ...data.forced_alignment import read_alignment, read_lexicon
 from ...data.token_store import ReferenceDataset, TokenStore, describe_codec
+from ...data.utterance import read_lines
 from ...lm.templates import Template
 from ...lm.training.recipe import ExtraTask, LMRecipe
 from ...tokenizer import AudioTokenizer
@@ -117,6 +118,8 @@ def _filters(
         # Rows without a speaker got a name before.
         if field != "speaker":
             filters.append((f"have no {field}", partial(_drop_empty, field)))
+    if template.fields == ("text",):
+        filters.append(("repeat a text of the training rows", _drop_known_texts))
     if template.target.kind == "aligned":
         filters.append(("have no alignment", partial(_add_alignment, read_alignment(tokens.folder))))
     if "reference_codes" in template.fields:
@@ -131,6 +134,14 @@ def _filters(
 def _drop_empty(field: str, rows: Dataset, train_rows: Dataset) -> Dataset:
     """Keep the rows that have a text."""
     return rows.select([i for i, text in enumerate(rows[field]) if text not in (None, "")])
+
+
+def _drop_known_texts(rows: Dataset, train_rows: Dataset) -> Dataset:
+    """Keep the rows to evaluate on whose text is not trained on: several speakers may read the same sentence."""
+    if rows is train_rows:
+        return rows
+    known = set(map(_text_key, train_rows["text"]))
+    return rows.select([i for i, text in enumerate(rows["text"]) if _text_key(text) not in known])
 
 
 def _add_alignment(alignment: dict[str, dict[str, Any]], rows: Dataset, train_rows: Dataset) -> Dataset:
@@ -213,15 +224,28 @@ def _read_lexicon(definition: TaskDefinition, store: Path, repeat: int, recipe: 
 
 
 def _read_text_file(definition: TaskDefinition, path: Path, repeat: int, validation_fraction: float) -> TaskData:
-    """Read a text per line. The last lines are the evaluation rows."""
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    """Read a text per line, without repetitions. The last lines are the evaluation rows."""
+    num_lines = 0
+    line_of: dict[str, str] = {}
+    for line in read_lines(path):
         if line.strip():
-            lines.append(line.strip())
+            num_lines += 1
+            # Lines that differ only in case or spaces count as the same, too.
+            line_of.setdefault(_text_key(line), line.strip())
+    lines = list(line_of.values())
     if len(lines) < 2:
-        raise ValueError(f"{path} has {len(lines)} lines of text, but training needs one and evaluation another one")
+        raise ValueError(
+            f"{path} has {len(lines)} different lines of text, but training needs one and evaluation another one"
+        )
     rows = Dataset.from_dict({"text": lines})
     num_train = min(len(lines) - 1, round(len(lines) * (1 - validation_fraction)))
     train_dataset = rows.select(range(num_train))
     eval_dataset = rows.select(range(num_train, len(lines)))
-    return TaskData(definition, train_dataset, eval_dataset, repeat, {}, path)
+    return TaskData(
+        definition, train_dataset, eval_dataset, repeat, {"repeat another one": num_lines - len(lines)}, path
+    )
+
+
+def _text_key(text: str) -> str:
+    """Return what texts that count as the same have in common."""
+    return " ".join(text.split()).casefold()
