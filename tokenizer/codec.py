@@ -169,8 +169,12 @@ def code_usage(tokens: Tensor, codebook_size: int) -> dict[str, float]:
 
     Returns:
         The number of tokens, the number of different codes among them, the same as a share of what uniform use would
-        show in as many tokens, and the entropy of the codes, in bits and as a share of its maximum.
+        show in as many tokens, and the entropy of the codes, in bits and as a share of its maximum. Without tokens
+        the last three are NaN.
     """
+    if len(tokens) == 0:
+        undefined = dict.fromkeys(("code_share", "entropy_bits", "normalised_entropy"), math.nan)
+        return {"tokens": 0.0, "codes_used": 0.0, **undefined}
     counts = torch.bincount(tokens, minlength=codebook_size).double()
     probabilities = counts[counts > 0] / counts.sum()
     entropy = float(-(probabilities * probabilities.log2()).sum())

@@ -30,13 +30,14 @@ def evaluate(
         model: mini, a folder or a hub id.
         limit: Number of items to evaluate, chosen by the seed; 0 for all.
         scorers: mel (spectral distances, needs nothing else), published (the metrics of the FocalCodec paper: Whisper
-            small, UTMOS, DNSMOS, WavLM; also PESQ and STOI) or offline (replacements that need no network).
+            small, UTMOS, DNSMOS, WavLM; also PESQ and STOI) or offline (replacements that need no network, with
+            DistillMOS and phonemes).
         seed: Seed of the choice of items and of the sampling.
         mix: YAML file such as configs/mix/enhancement.yaml that makes the noisy or mixed input of se and ss. A corpus
             that provides such input does not need it: --layout voicebank (se and codec) or libri2mix (ss).
         noise: Folder of noise recordings, for a --mix file that mixes them in.
-        asr: Speech recognizer to use instead of that of the scorers: a folder for faster-whisper, or a folder or hub id
-            for transformers. With mel, it adds word error rates.
+        asr: Speech recognizer to use instead of that of the scorers: whisper-base or tiny.en, which pip installs; a
+            folder for faster-whisper; or a folder or hub id for transformers. With mel, it adds word error rates.
         language: Language of the recordings, as a Whisper code such as en.
         baselines: Also evaluate baselines on the same items: Codec2 and Opus for codec, flite and espeak-ng for tts,
             spectral gating and DeepFilterNet for se.

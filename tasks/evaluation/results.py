@@ -1,6 +1,8 @@
 """Item results, their JSON-lines record, and the tables made from them."""
 
+import math
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
@@ -17,7 +19,8 @@ from ...data.token_store import weights_hash
 from ...tokenizer.json_lines import append_json_line, read_json_lines
 from ...tokenizer.runs import locked
 from .metrics.codec import code_figures
-from .metrics.words import word_counter
+from .metrics.metric import UNDEFINED
+from .metrics.words import counts_characters, word_counter
 
 # Everything known about one sample (one speaker of one item), by name. "id", "system", "fingerprint" and "seed" say
 # which one, "seconds" and "text" describe it. "metrics" maps metrics to checkpoints, "config" is a hash of that,
@@ -37,6 +40,7 @@ COLUMNS = {
     "utmos": ("UTMOS", 2),
     "p808": ("DNSMOS P.808", 2),
     "quality": ("DNSMOS overall", 2),
+    "distillmos": ("DistillMOS", 2),
     "similarity": ("voice similarity", 3),
     "pesq": ("PESQ", 2),
     "stoi": ("STOI", 3),
@@ -48,6 +52,12 @@ COLUMNS = {
     "num_spans_at_max": ("spans at their maximum length", 2),
     "real_time_factor": ("real-time factor", 2),
     "time_to_first_audio_s": ("time to first audio, s", 2),
+}
+
+# Number of errors -> number of words or phonemes, and heading of their rate. The word error rate has its own columns.
+RATES = {
+    "dwer_errors": ("dwer_words", "dWER, %"),
+    "phoneme_errors": ("phonemes", "phonemes wrong, %"),
 }
 
 
@@ -116,13 +126,21 @@ def code_version() -> str:
 
 
 def bootstrap(errors: Sequence[float], words: Sequence[float], seed: int, draws: int = 1000) -> tuple[float, float]:
-    """Compute the 95 % percentile interval of sum(errors) / sum(words) over items drawn with replacement."""
+    """Compute the 95 % percentile interval of sum(errors) / sum(words) over items drawn with replacement.
+
+    It is NaN if no item has words.
+    """
     error_counts = np.asarray(errors)
     word_counts = np.asarray(words)
     num_items = len(error_counts)
     index = np.random.default_rng(seed).integers(num_items, size=(draws, num_items))
     # A ratio of sums, so that a long text counts more than a short one.
-    rates = error_counts[index].sum(1) / word_counts[index].sum(1)
+    error_sums = error_counts[index].sum(1)
+    word_sums = word_counts[index].sum(1)
+    # A draw without words has no rate.
+    rates = error_sums[word_sums > 0] / word_sums[word_sums > 0]
+    if len(rates) == 0:
+        return math.nan, math.nan
     low, high = np.percentile(rates, [2.5, 97.5])
     return float(low), float(high)
 
@@ -141,7 +159,7 @@ def table_of_results(results: dict[str, list[ItemResult]], seed: int) -> str:
     """
     rows = dict(results)
     for name, system_results in results.items():
-        if name.startswith(SEPARATED) and "transcript" in system_results[0]:
+        if name.startswith(SEPARATED) and all("transcript" in result for result in system_results):
             rows[f"{name}, best permutation (oracle)"] = best_permutation(system_results)
     return "\n".join([table(rows, seed), *remarks(results)])
 
@@ -200,19 +218,23 @@ def table(results: dict[str, list[ItemResult]], seed: int) -> str:
     all_results = list(chain.from_iterable(results.values()))
     measured = set(chain.from_iterable(all_results))
     columns = [key for key in COLUMNS if key in measured]
-    has_dwer = "dwer_errors" in measured
+    rates = [key for key in RATES if key in measured]
 
-    headings = ["", "word error rate, % (95 % interval)", "items above 50 % WER, %"]
-    if has_dwer:
-        headings.append("dWER, %")
+    # In some scripts the words of a text are its characters.
+    unit = "character" if any(counts_characters(result.get("text", "")) for result in all_results) else "word"
+    headings = ["", f"{unit} error rate, % (95 % interval)", "items above 50 %, %"]
+    for key in rates:
+        _, heading = RATES[key]
+        headings.append(heading)
     for key in columns:
         heading, _ = COLUMNS[key]
         headings.append(heading)
     lines = [_cells(headings), "|" + "---|" * len(headings)]
     for name, system_results in results.items():
         cells = [name, *word_cells(system_results, seed)]
-        if has_dwer:
-            cells.append(rate_cell(system_results, seed, "dwer_errors", "dwer_words"))
+        for key in rates:
+            total, _ = RATES[key]
+            cells.append(rate_cell(system_results, seed, key, total))
         for key in columns:
             _, digits = COLUMNS[key]
             cells.append(mean_cell(system_results, key, digits, seed))
@@ -225,11 +247,38 @@ def table(results: dict[str, list[ItemResult]], seed: int) -> str:
     num_dnsmos = len(_values(first, "quality"))
     if num_dnsmos:
         caption += f"; DNSMOS of the first {num_dnsmos}"
-    return "\n".join([f"{caption}; seed {seed}", "", *lines, *_checkpoints(all_results)])
+    below = [*undefined_scores(results), *_checkpoints(all_results)]
+    return "\n".join([f"{caption}; seed {seed}", "", *lines, *below])
 
 
 def _cells(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def undefined_scores(results: dict[str, list[ItemResult]]) -> list[str]:
+    """Return the lines below a table that count the results whose scores are undefined.
+
+    Args:
+        results: Results of each system, by its name.
+    """
+    names = {"errors": "error rate", "dwer_errors": "dWER", "phoneme_errors": "phonemes"}
+    totals = {"errors": "words", **{key: total for key, (total, _) in RATES.items()}}
+    lines = []
+    for system, system_results in results.items():
+        counts: Counter[str] = Counter()
+        for result in system_results:
+            counts.update(result.get(UNDEFINED, []))
+            # A reference without words has no rate of its own, though words that were heard count as errors.
+            for key, total in totals.items():
+                counts[key] += result.get(total) == 0
+        parts = []
+        for key, count in counts.items():
+            if count > 0:
+                heading, _ = COLUMNS.get(key, (names.get(key, key), 0))
+                parts.append(f"{heading} of {count}")
+        if parts:
+            lines.append(f"Undefined in {system}, and left out of the means: {', '.join(parts)}.")
+    return ["", *lines] if lines else []
 
 
 def _checkpoints(results: Iterable[ItemResult]) -> list[str]:
@@ -244,18 +293,19 @@ def _checkpoints(results: Iterable[ItemResult]) -> list[str]:
 def word_cells(results: Sequence[ItemResult], seed: int) -> list[str]:
     """Return word error rate and catastrophic failure rate, the share of items above 50 %, both in %.
 
-    Without an ASR model both are "-".
+    Without words both are "-".
     """
     errors = np.asarray(_values(results, "errors"))
     words = np.asarray(_values(results, "words"))
-    if len(errors) < len(results):
+    # Items without words have no rate.
+    is_failed = errors[words > 0] > 0.5 * words[words > 0]
+    if len(is_failed) == 0:
         return ["-", "-"]
-    failure_rate = np.mean(errors > 0.5 * words)
-    return [rate_cell(results, seed), f"{100 * failure_rate:.0f}"]
+    return [rate_cell(results, seed), f"{100 * np.mean(is_failed):.0f}"]
 
 
 def rate_cell(results: Sequence[ItemResult], seed: int, errors: str = "errors", words: str = "words") -> str:
-    """Return the word error rate in % with its interval; "" if a result lacks it.
+    """Return an error rate in % with its interval, of the results that have it; "" if there are no words.
 
     Args:
         results: Results of a system.
@@ -265,7 +315,7 @@ def rate_cell(results: Sequence[ItemResult], seed: int, errors: str = "errors", 
     """
     error_counts = _values(results, errors)
     word_counts = _values(results, words)
-    if len(error_counts) < len(results):
+    if sum(word_counts) == 0:
         return ""
     low, high = bootstrap(error_counts, word_counts, seed)
     return f"{100 * sum(error_counts) / sum(word_counts):.1f} ({100 * low:.1f} to {100 * high:.1f})"
@@ -294,7 +344,8 @@ def best_permutation(results: Sequence[ItemResult]) -> list[ItemResult]:
 
     This is an oracle, since it looks at the texts. Papers report it as permutation-invariant evaluation.
     """
-    count = word_counter()
+    # Records of older versions do not name the language.
+    count = word_counter(results[0].get("language", "en"))
     by_item: dict[str, list[ItemResult]] = {}
     for result in results:
         by_item.setdefault(result["id"], []).append(result)
@@ -328,8 +379,9 @@ def remarks(results: dict[str, list[ItemResult]]) -> list[str]:
         other_mean = f"{np.mean(other):.3f}" if other else "none"
         lines.append(f"Voice similarity of two recordings of one speaker: {same_mean}; of two speakers: {other_mean}.")
     for name, system_results in results.items():
-        if "codes" in system_results[0]:
-            lines.append(_code_remark(name, system_results))
+        with_codes = [result for result in system_results if result.get("codes")]
+        if with_codes:
+            lines.append(_code_remark(name, with_codes))
     return ["", *lines] if lines else []
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ...data.corpus import read_corpus
 from ...data.utterance import Utterance
-from .metrics.metric import EvalSample, Metric
+from .metrics.metric import UNDEFINED, EvalSample, Metric
 from .results import ItemResult, append_to_record, code_version, read_record
 
 _BATCH_ITEMS = 8  # items that are measured and recorded at once
@@ -159,7 +159,10 @@ def _evaluate_batch(
                 metric_samples += samples[i]
                 metric_results += results[i]
         for result, scores in zip(metric_results, metric(metric_samples), strict=True):
+            undefined = [*result.get(UNDEFINED, []), *scores.get(UNDEFINED, [])]
             result.update(scores)
+            if undefined:
+                result[UNDEFINED] = undefined
             result["metrics"] = {**result["metrics"], metric.name: metric.checkpoint}
     return results
 

@@ -59,30 +59,34 @@ def measured_row(name: str, results: Sequence[ItemResult], seed: int, **cells: C
 
     wer = _error_rate(results, "errors", "words", seed)
     if wer is not None:
-        is_failed = [result["errors"] > 0.5 * result["words"] for result in results]
+        is_failed = []
+        for result in results:
+            # A reference without words has no rate.
+            if result.get("words"):
+                is_failed.append(result["errors"] > 0.5 * result["words"])
         cells["wer"] = wer
         cells["failed"] = 100 * float(np.mean(is_failed))
     dwer = _error_rate(results, "dwer_errors", "dwer_words", seed)
     if dwer is not None:
         cells["dwer"] = dwer
 
-    if results and "codes" in results[0]:
-        figures = code_figures(results)
+    with_codes = [result for result in results if result.get("codes")]
+    if with_codes:
+        figures = code_figures(with_codes)
         cells["code_usage"] = 100 * figures["code_usage"]
         cells["normalised_entropy"] = 100 * figures["normalised_entropy"]
     return Row(name, cells)
 
 
 def _error_rate(results: Sequence[ItemResult], errors_key: str, words_key: str, seed: int) -> Interval | None:
-    """Return errors per word in % over all items, or None if their words were not counted."""
+    """Return errors per word in % over the items whose words were counted; None if there are no words."""
     errors = []
     words = []
     for result in results:
-        if errors_key not in result:
-            return None
-        errors.append(result[errors_key])
-        words.append(result[words_key])
-    if not errors:
+        if errors_key in result:
+            errors.append(result[errors_key])
+            words.append(result[words_key])
+    if sum(words) == 0:
         return None
     low, high = bootstrap(errors, words, seed)
     return Interval(100 * sum(errors) / sum(words), 100 * low, 100 * high)

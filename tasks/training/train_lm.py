@@ -18,7 +18,7 @@ from ...lm.training.trainer import train
 from ...tokenizer import AudioTokenizer
 from ...tokenizer.configs import load_config
 from ..definitions import find_task
-from ..evaluation.metrics.words import load_asr, word_counter
+from ..evaluation.metrics import load_asr, word_counter
 from .task_data import TaskData, read_task_data
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from focallm.data.mixing.mix_config import MixConfig
 from focallm.data.mixing.mixer import Mixer
 from focallm.data.token_store import weights_hash
 from focallm.tasks.evaluation.evaluate import EvaluationConfig, evaluate
-from focallm.tasks.evaluation.metrics import Metric, load_asr, load_scorers, word_counter
+from focallm.tasks.evaluation.metrics import EvalSample, Metric, load_asr, load_scorers, word_counter
+from focallm.tasks.evaluation.metrics.words import whisper_spellings
 from focallm.tasks.evaluation.results import (
     best_permutation,
     bootstrap,
@@ -20,7 +22,7 @@ from focallm.tasks.evaluation.results import (
     table_of_record,
     word_cells,
 )
-from focallm.tasks.evaluation.runner import evaluate_systems
+from focallm.tasks.evaluation.runner import System, evaluate_systems
 from focallm.tasks.evaluation.systems import codec_systems, mixed_systems, speech_systems
 from focallm.tokenizer import AudioTokenizer, write_audio
 
@@ -327,7 +329,67 @@ def test_the_missing_extra_is_named(monkeypatch):
 def test_counting_words_needs_the_extra_and_the_error_says_so(monkeypatch):
     count = word_counter()
     assert count("The cat sat down.", "the cat set") == (2, 4)
-    assert count("", "") == (1, 1)
-    monkeypatch.setitem(__import__("sys").modules, "jiwer", None)
-    with pytest.raises(ImportError, match=r"pip install 'focallm\[eval\]'"):
-        word_counter()
+    whisper_spellings.cache_clear()
+    for package in ("whisper_normalizer", "rapidfuzz.distance"):
+        with monkeypatch.context() as context:
+            context.setitem(sys.modules, package, None)
+            with pytest.raises(ImportError, match=r"pip install 'focallm\[eval\]'"):
+                word_counter()
+
+
+def test_undefined_scores_are_left_out_of_the_means_and_counted(tmp_path):
+    class Half(Metric):
+        name = "half"
+        checkpoint = "any"
+        score_names = ("pesq",)
+
+        def measure(self, samples):
+            return [{"pesq": 2.0} if sample.text != "b" else {} for sample in samples]
+
+    class Other(Half):
+        name = "other"
+        score_names = ("stoi",)
+
+    wave = np.zeros(1600, np.float32)
+    system = System("it", "", lambda i: [EvalSample(wave, 16000, "ab"[i])])
+    record = tmp_path / "record.jsonl"
+    results = evaluate_items([system], 2, [Half()], record)
+    text = table(results, 0)
+    assert "| it | - | - | 2.00 |" in text
+    assert "Undefined in it, and left out of the means: PESQ of 1." in text
+    # Metrics that a record gains add to what is undefined.
+    results = evaluate_items([system], 2, [Half(), Other()], record)
+    assert results["it"][1]["undefined"] == ["pesq", "stoi"]
+    assert "STOI of 2, PESQ of 1." in table(results, 0)
+
+
+def test_references_without_words_have_no_rate_but_their_insertions_count():
+    lines = [
+        {"text": "", "seconds": 1.0, "errors": 2, "words": 0},
+        {"text": "a", "seconds": 1.0, "errors": 0, "words": 4},
+    ]
+    assert word_cells(lines, 0)[0].startswith("50.0 (")
+    assert word_cells(lines, 0)[1] == "0"
+    assert word_cells(lines[:1], 0) == ["-", "-"]
+    assert "error rate of 1." in table({"it": lines}, 0)
+    assert np.isnan(bootstrap([2], [0], seed=0)).all()
+
+
+def test_the_table_says_when_error_rates_count_characters():
+    line = {"text": "今天天气很好", "seconds": 1.0, "errors": 1, "words": 6}
+    assert "character error rate, %" in table({"it": [line]}, 0)
+    assert "character" not in table({"it": [{**line, "text": "fine"}]}, 0)
+
+
+def test_phonemes_have_a_column():
+    lines = [{"text": "a", "seconds": 1.0, "phoneme_errors": i, "phonemes": 4} for i in (1, 0)]
+    assert "| phonemes wrong, % |" in table({"it": lines}, 0)
+    assert "| it | - | - | 12.5 (" in table({"it": lines}, 0)
+
+
+def test_the_best_permutation_counts_in_the_language_of_the_results():
+    lines = []
+    for text, transcript in (("कि", "की"), ("की", "कि")):
+        words = {"text": text, "transcript": transcript, "errors": 1, "words": 1, "language": "hi"}
+        lines.append({"id": "a", "seconds": 1.0, **words})
+    assert [line["errors"] for line in best_permutation(lines)] == [0, 0]

@@ -4,12 +4,13 @@ A `Metric` loads its model when the first sample needs it, measures samples in b
 produced the scores. `load_scorers` gives the sets of metrics that users choose from.
 """
 
+from .asr import BUNDLED_ASR, PUBLISHED_ASR, load_asr
 from .codec import Cost, code_figures, codec_cost
 from .fidelity import PESQ, STOI, Distances
 from .metric import EvalSample, Metric
-from .quality import DNSMOS, PUBLISHED_UTMOS, UTMOS
+from .quality import DNSMOS, PUBLISHED_UTMOS, UTMOS, DistillMOS
 from .similarity import Resemblyzer, XVectors
-from .words import BUNDLED_ASR, PUBLISHED_ASR, Words, load_asr, word_counter
+from .words import Phonemes, Words, word_counter
 
 __all__ = [
     "Cost",
@@ -34,7 +35,8 @@ def load_scorers(
 
     Args:
         name: "published": the metrics of the FocalCodec paper, with PESQ and STOI. "offline": replacements from
-            packages that contain their weights. "mel": distances only, and words if `asr` is given.
+            packages that contain their weights, and DistillMOS and phonemes. "mel": distances only, and words if
+            `asr` is given.
         asr: ASR model to use instead of that of the set, as in `load_asr`.
         language: Language of the speech, as a code of Whisper; None lets Whisper detect it.
         utmos: Checkout of UTMOS's repository, as in `UTMOS`; without it, "offline" skips UTMOS.
@@ -48,7 +50,8 @@ def load_scorers(
     if name == "offline":
         words = Words(asr, language) if asr else Words(BUNDLED_ASR, language, stands_in_for=PUBLISHED_ASR)
         dnsmos = DNSMOS(limit=_OFFLINE_DNSMOS_ITEMS)
-        return [words, UTMOS(utmos), dnsmos, Resemblyzer(), PESQ(), STOI(), Distances()]
+        similarity = Resemblyzer()
+        return [words, UTMOS(utmos), dnsmos, similarity, PESQ(), STOI(), Distances(), DistillMOS(), Phonemes()]
     if name == "mel":
         return [Words(asr, language), Distances()] if asr else [Distances()]
     raise ValueError(f"unknown scorers {name!r}: choose one of {', '.join(SCORERS)}")

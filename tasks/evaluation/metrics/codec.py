@@ -65,13 +65,13 @@ def code_figures(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         `codes_used`, `codes`, `code_usage`: Number of codes that occur, of all codes, and their ratio.
         `entropy_bits`, `normalised_entropy`, `code_share`: Means over the codebooks of the entropy, of the entropy
             divided by the logarithm of the number of codes that occur, and of the number of codes that occur divided by
-            the number expected under uniform use.
+            the number expected under uniform use. They are NaN without ids.
     """
     sizes = results[0]["codebook_sizes"]
     all_codes: list[int] = []
     for result in results:
         all_codes += result["codes"]
-    ids = torch.tensor(all_codes)
+    ids = torch.tensor(all_codes, dtype=torch.long)
     # The ids of codebook k follow those of codebook k - 1.
     use_by_codebook = []
     codes_used = 0

@@ -1,20 +1,55 @@
-"""Speech quality without a reference: DNSMOS and UTMOS. B batch, T samples."""
+"""Speech quality without a reference: DNSMOS, UTMOS and DistillMOS. B batch, T samples."""
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
-from .metric import RATE, EvalSample, Metric, Scores, device, run_by_length, version
+from .metric import RATE, EvalSample, Metric, Scores, device, has_sound, run_by_length, version
 
 PUBLISHED_UTMOS = "tarepan/SpeechMOS:v1.2.0"
 
+_LOWEST = 1.0  # the lowest opinion score
+_SILENCE = f"silence scores {_LOWEST:.0f}"
+_INSTALL_DISTILLMOS = "--no-deps distillmos xls-r-sqa"
+_WAV2VEC_WINDOW = 400  # samples at 16 kHz that the model of UTMOS needs for one output
 
-class DNSMOS(Metric):
+
+class _OpinionScore(Metric):
+    """Mean opinion scores, 1 to 5, that a model predicts. Silence gets 1.
+
+    Subclasses implement `predict`.
+    """
+
+    def measure(self, samples: Sequence[EvalSample]) -> list[Scores]:
+        """Predict the scores of samples with sound."""
+        scores: list[Scores] = []
+        index = []
+        waves = []
+        for i, sample in enumerate(samples):
+            scores.append(dict.fromkeys(self.score_names, _LOWEST))
+            wave = sample.at(RATE)
+            if has_sound(wave):
+                index.append(i)
+                waves.append(wave)
+        if waves:
+            for i, predicted in zip(index, self.predict(waves), strict=True):
+                scores[i] = predicted
+        return scores
+
+    def predict(self, waves: Sequence[np.ndarray]) -> list[Scores]:
+        """Predict the scores of waves (T,) at `RATE`, which have sound."""
+        raise NotImplementedError
+
+
+class DNSMOS(_OpinionScore):
     """DNSMOS P.835 and P.808 (Reddy et al., 2022, arXiv 2110.01763): mean opinion scores, 1 to 5.
 
     Measures `quality` (overall), `signal` and `background` of P.835, and `p808`, the DNSMOS of the FocalCodec paper.
@@ -25,6 +60,7 @@ class DNSMOS(Metric):
     """
 
     name = "dnsmos"
+    score_names = ("quality", "signal", "background", "p808")
 
     def __init__(self, limit: int = 0) -> None:
         self.limit = limit
@@ -32,22 +68,27 @@ class DNSMOS(Metric):
     @property
     def checkpoint(self) -> str:
         """Models and the package that contains them."""
-        return f"DNSMOS P.835 sig_bak_ovr and P.808 model_v8, {version('speechmos')}"
+        return f"DNSMOS P.835 sig_bak_ovr and P.808 model_v8, {version('speechmos')}, {_SILENCE}"
 
-    def measure(self, samples: Sequence[EvalSample]) -> list[Scores]:
-        """Measure the four scores.
+    def load(self) -> None:
+        """Check that the package is there.
 
         Raises:
             ImportError: speechmos is not installed.
         """
         try:
-            from speechmos import dnsmos
+            from speechmos import dnsmos  # noqa: F401
         except ImportError:
             raise ImportError("DNSMOS needs speechmos: pip install 'focallm[eval]'") from None
+
+    def predict(self, waves: Sequence[np.ndarray]) -> list[Scores]:
+        """Predict the four scores."""
+        from speechmos import dnsmos
+
         scores: list[Scores] = []
-        for sample in samples:
+        for wave in waves:
             # Loud resampled audio may exceed 1, which speechmos rejects.
-            measured = dnsmos.run(sample.at(RATE).clip(-1, 1), sr=RATE)
+            measured = dnsmos.run(wave.clip(-1, 1), sr=RATE)
             scores.append(
                 {
                     "quality": float(measured["ovrl_mos"]),
@@ -59,7 +100,7 @@ class DNSMOS(Metric):
         return scores
 
 
-class UTMOS(Metric):
+class UTMOS(_OpinionScore):
     """UTMOS22 strong (Saeki et al., 2022, arXiv 2204.02152): `utmos`, a mean opinion score, 1 to 5.
 
     Args:
@@ -68,6 +109,7 @@ class UTMOS(Metric):
     """
 
     name = "utmos"
+    score_names = ("utmos",)
 
     def __init__(self, source: str | None = PUBLISHED_UTMOS) -> None:
         self.source = source
@@ -77,20 +119,25 @@ class UTMOS(Metric):
         """The repository, or a note that UTMOS was not measured."""
         if self.source is None:
             return "not measured (no weights without a network)"
-        return f"utmos22_strong of {self.source}"
+        return f"utmos22_strong of {self.source}, {_SILENCE}"
 
     def accepts(self, sample: EvalSample) -> bool:
         """Accept every sample if there is a model."""
-        return self.source is not None and super().accepts(sample)
+        return self.source is not None
 
-    def measure(self, samples: Sequence[EvalSample]) -> list[Scores]:
-        """Measure the score.
+    def load(self) -> None:
+        """Load the model.
 
         Raises:
             ImportError: torchaudio, which the published model needs, is not installed.
         """
-        waves = [sample.at(RATE) for sample in samples]
-        scores = run_by_length(lambda batch: self._model(batch, RATE), waves)
+        _ = self._model
+
+    def predict(self, waves: Sequence[np.ndarray]) -> list[Scores]:
+        """Predict the score."""
+        # A short wave is repeated.
+        repeated = [np.resize(wave, max(len(wave), _WAV2VEC_WINDOW)) for wave in waves]
+        scores = run_by_length(lambda batch: self._model(batch, RATE), repeated)
         return [{"utmos": float(score)} for score in scores]
 
     @cached_property
@@ -105,6 +152,53 @@ class UTMOS(Metric):
             if "torchaudio" not in str(error):
                 raise
             raise ImportError("the published UTMOS needs torchaudio: pip install torchaudio") from None
+        return model.eval().to(device())
+
+
+class DistillMOS(_OpinionScore):
+    """DistillMOS (Stahl and Gamper, 2025, arXiv 2502.05356): `distillmos`, a mean opinion score, 1 to 5.
+
+    Windows last 7.68 s with a hop of at most 1 s; shorter samples are padded with silence.
+    """
+
+    name = "distillmos"
+    score_names = ("distillmos",)
+
+    @property
+    def checkpoint(self) -> str:
+        """The package, which contains its weights."""
+        return f"{version('distillmos', _INSTALL_DISTILLMOS)}, {_SILENCE}"
+
+    def load(self) -> None:
+        """Load the model.
+
+        Raises:
+            ImportError: distillmos is not installed.
+        """
+        _ = self._model
+
+    def predict(self, waves: Sequence[np.ndarray]) -> list[Scores]:
+        """Predict the score."""
+        scores = run_by_length(self._model, waves)
+        return [{"distillmos": float(score)} for score in scores]
+
+    @cached_property
+    def _model(self) -> Any:
+        """The model: (B, T) -> (B, 1)."""
+        torchaudio = sys.modules.get("torchaudio")
+        # distillmos imports torchaudio, but only its command line uses it.
+        sys.modules["torchaudio"] = ModuleType("torchaudio")
+        try:
+            from distillmos import ConvTransformerSQAModel
+        except ImportError:
+            raise ImportError(f"DistillMOS needs distillmos: pip install {_INSTALL_DISTILLMOS}") from None
+        finally:
+            del sys.modules["torchaudio"]
+            if torchaudio is not None:
+                sys.modules["torchaudio"] = torchaudio
+        # It prints the path of its weights.
+        with redirect_stdout(StringIO()):
+            model = ConvTransformerSQAModel()
         return model.eval().to(device())
 
 

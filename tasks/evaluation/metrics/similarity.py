@@ -11,13 +11,18 @@ from torch import Tensor
 from .metric import RATE, CachedModel, EvalSample, Metric, Scores, device, name_of, run_by_length, version
 
 PUBLISHED_XVECTORS = "microsoft/wavlm-base-sv"
+_X_VECTOR_SAMPLES = 4880  # samples at 16 kHz that the layers of the x-vectors need for one output
 _INSTALL_RESEMBLYZER = "librosa webrtcvad-wheels; pip install --no-deps resemblyzer"
+# For the record: the score of an output without sound.
+_SILENCE = "silence scores 0"
 
 
 class SpeakerSimilarity(Metric):
     """Cosine similarity of a sample's voice to each of `EvalSample.voices`, under their names.
 
-    Subclasses implement `embed`.
+    Silence has a similarity of 0 to every voice; the similarity to a silent recording is undefined.
+
+    Subclasses implement `embed` and `width`.
     """
 
     name = "voice"
@@ -27,7 +32,11 @@ class SpeakerSimilarity(Metric):
 
     def accepts(self, sample: EvalSample) -> bool:
         """Accept samples with a voice to compare with."""
-        return super().accepts(sample) and bool(sample.voices)
+        return bool(sample.voices)
+
+    def expected(self, sample: EvalSample) -> Sequence[str]:
+        """Return the names of the voices."""
+        return list(sample.voices)
 
     def measure(self, samples: Sequence[EvalSample]) -> list[Scores]:
         """Measure the similarity to each voice."""
@@ -37,10 +46,15 @@ class SpeakerSimilarity(Metric):
             waves += [sample.audio, *sample.voices.values()]
             rates += [sample.rate] * (1 + len(sample.voices))
         vectors = iter(self.vectors(waves, rates))
-        scores = []
+        scores: list[Scores] = []
         for sample in samples:
             vector = next(vectors)
-            scores.append({name: float(vector @ next(vectors)) for name in sample.voices})
+            similarities: Scores = {}
+            for name in sample.voices:
+                voice = next(vectors)
+                if np.any(voice):
+                    similarities[name] = float(vector @ voice)
+            scores.append(similarities)
         return scores
 
     def vectors(self, waves: Sequence[np.ndarray], rates: Sequence[int]) -> list[np.ndarray]:
@@ -51,13 +65,21 @@ class SpeakerSimilarity(Metric):
             rates: Sampling rate of each in Hz.
 
         Returns:
-            (D,) each, of unit length.
+            (D,) each, of unit length; zeros for a wave without sound.
         """
-        return self._cached_embed(waves, rates)
+        vectors = []
+        for vector in self._cached_embed(waves, rates):
+            vectors.append(np.zeros(self.width, np.float32) if vector is None else vector)
+        return vectors
 
     def vector(self, audio: np.ndarray, rate: int) -> np.ndarray:
-        """Embed the voice of one recording (T,). Returns (D,), of unit length."""
+        """Embed the voice of one recording (T,). Returns (D,), of unit length; zeros if it has no sound."""
         return self.vectors([audio], [rate])[0]
+
+    @property
+    def width(self) -> int:
+        """The width D of the embeddings."""
+        raise NotImplementedError
 
     def embed(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Compute the embeddings (D,), of unit length, of waves (T,) at 16 kHz."""
@@ -78,14 +100,26 @@ class XVectors(SpeakerSimilarity):
     @property
     def checkpoint(self) -> str:
         """Model and version of transformers."""
-        return f"{name_of(self.source)}, {version('transformers')}"
+        return f"{name_of(self.source)}, {version('transformers')}; {_SILENCE}"
+
+    @property
+    def width(self) -> int:
+        """The width of the embeddings."""
+        _, model = self._models
+        return int(model.config.xvector_output_dim)
+
+    def load(self) -> None:
+        """Load the model."""
+        _ = self._models
 
     def embed(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Compute the embeddings, as in `SpeakerSimilarity.embed`."""
         extractor, _ = self._models
         prepared = []
         for wave in waves:
-            prepared.append(np.asarray(extractor(wave, sampling_rate=RATE).input_values[0], np.float32))
+            # A short wave is repeated.
+            repeated = np.resize(wave, max(len(wave), _X_VECTOR_SAMPLES))
+            prepared.append(np.asarray(extractor(repeated, sampling_rate=RATE).input_values[0], np.float32))
         return [vector.numpy() for vector in run_by_length(self._embed_batch, prepared)]
 
     def _embed_batch(self, waves: Tensor) -> Tensor:
@@ -109,7 +143,20 @@ class Resemblyzer(SpeakerSimilarity):
     @property
     def checkpoint(self) -> str:
         """The package, and the model that it replaces."""
-        return f"{version('Resemblyzer', _INSTALL_RESEMBLYZER)} (stand-in for {PUBLISHED_XVECTORS})"
+        return f"{version('Resemblyzer', _INSTALL_RESEMBLYZER)} (stand-in for {PUBLISHED_XVECTORS}); {_SILENCE}"
+
+    @property
+    def width(self) -> int:
+        """The width of the embeddings."""
+        return 256
+
+    def load(self) -> None:
+        """Load the model.
+
+        Raises:
+            ImportError: Resemblyzer is not installed.
+        """
+        _ = self._models
 
     def embed(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Compute the embeddings, as in `SpeakerSimilarity.embed`."""

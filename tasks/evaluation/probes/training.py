@@ -320,13 +320,13 @@ def evaluate_probe(
 
 
 def error_rate(results: list[dict[str, Any]]) -> float:
-    """Return errors per label of the results of `evaluate_probe`."""
+    """Return errors per label of the results of `evaluate_probe`; NaN if there are no labels."""
     errors = 0
     total = 0
     for result in results:
         errors += result["errors"]
         total += result["total"]
-    return errors / total
+    return errors / total if total else math.nan
 
 
 def best_epoch(log: list[dict[str, Any]]) -> int:
