@@ -118,9 +118,9 @@ def markdown_to_html(text: str) -> str:
     """Convert Markdown that has only paragraphs and tables, with an empty line between them."""
     blocks = []
     for block in text.split("\n\n"):
-        lines = block.splitlines()
-        if not lines:
+        if not block.strip():
             continue
+        lines = block.strip("\n").split("\n")
         if lines[0].startswith("|"):
             blocks.append(_table_to_html(lines))
         else:

@@ -19,8 +19,8 @@ def encode_file(audio: Path, out: Path, codec: str = "mini") -> str:
 
     Args:
         audio: Audio file to read.
-        out: .npz file to write: `codes` (L,), `num_samples` at the codec's input rate, the name of the codec as `codec`,
-            and the sha256 of its weights as `weights_sha256`.
+        out: .npz file to write: `codes` (L,), `num_samples` at the codec's input rate, `codec` (its name), and
+            `weights_sha256`.
         codec: "mini", a folder or a hub id.
 
     Returns:
@@ -80,7 +80,7 @@ def decode_file(tokens: Path, out: Path, codec: str = "mini") -> str:
     tokenizer = AudioTokenizer.from_pretrained(codec)
     if expected is None:
         logger.warning(
-            "%s does not say which codec made it, as files of older versions: %s may give the wrong sound",
+            "%s does not say which codec made it, as in older versions: if it was not %s, the sound is wrong",
             tokens,
             codec,
         )

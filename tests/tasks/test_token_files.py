@@ -18,7 +18,7 @@ def test_another_codec_is_refused_with_the_command_that_works(recording, tmp_pat
     AudioTokenizer(codec("mel")).save_pretrained(tmp_path / "other")
     tokens, out = tmp_path / "a.npz", tmp_path / "out.wav"
     encode_file(recording, tokens, str(tmp_path / "other"))
-    with pytest.raises(ValueError, match="was made by the codec .*other, whose weights differ from those of mini"):
+    with pytest.raises(ValueError, match=r"was made by the codec .*other, whose weights differ from those of mini"):
         decode_file(tokens, out)
     assert not out.exists()
     (tmp_path / "other").rename(tmp_path / "moved")  # its weights decide, not its name

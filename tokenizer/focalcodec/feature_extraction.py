@@ -7,7 +7,7 @@ import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
-from ..audio import Waveform, resample, to_mono_float, with_rates
+from ..audio import Waveform, resample_input, to_mono_float, with_rates
 
 logger = logging.get_logger(__name__)
 
@@ -99,4 +99,4 @@ class FocalCodecFeatureExtractor(SequenceFeatureExtractor):
         logger.warning_once(
             f"FocalCodecFeatureExtractor: audio is resampled from {sampling_rate} Hz to {self.sampling_rate} Hz"
         )
-        return resample(mono, sampling_rate, self.sampling_rate)
+        return resample_input(mono, sampling_rate, self.sampling_rate)
