@@ -6,6 +6,7 @@ the reference, except in the row that says so.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...data.corpus import read_corpus
@@ -17,6 +18,7 @@ from ...tokenizer.configs import load_config
 from ..inference.inputs import open_model
 from .baselines import name_row
 from .metrics import load_scorers
+from .metrics.metric import RATE
 from .results import lock_record, table_of_results
 from .runner import choose_items, evaluate_systems, read_with_texts
 from .systems import TASK_INPUT, codec_systems, mixed_systems, speech_systems
@@ -89,7 +91,10 @@ def evaluate(config: EvaluationConfig) -> str:
     corpus = read_with_texts(config.data, config.layout)
     # The mixer gets the whole corpus, so that a mixture does not depend on which items are chosen.
     mixer = _open_mixer(config, corpus)
-    items = choose_items(corpus if mixer is None else mixer.rows, config.limit, config.seed)
+    if mixer is None:
+        items = choose_items(corpus, config.limit, config.seed)
+    else:
+        items = choose_items(mixer.rows, config.limit, config.seed, partial(mixer.example, sampling_rate=RATE))
 
     if mixer is not None:
         systems = mixed_systems(config.task, mixer, items, open_model(config.model, config.task), config.baselines)

@@ -2,18 +2,23 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from ...data.corpus import read_corpus
 from ...data.utterance import Utterance
+from ...tokenizer.files import printable
 from .metrics.metric import UNDEFINED, EvalSample, Metric
 from .results import ItemResult, append_to_record, code_version, read_record
+
+logger = logging.getLogger(__name__)
 
 _BATCH_ITEMS = 8  # items that are measured and recorded at once
 
@@ -53,12 +58,39 @@ def read_with_texts(data: Path, layout: str | None = None) -> list[Utterance]:
     return items
 
 
-def choose_items(items: list[Utterance], limit: int, seed: int) -> list[Utterance]:
-    """Return at most `limit` items, chosen by the seed and in their order; all items for 0."""
-    if not 0 < limit < len(items):
-        return items
-    chosen = np.random.default_rng(seed).choice(len(items), limit, replace=False)
-    return [items[i] for i in sorted(chosen)]
+def choose_items(
+    items: list[Utterance], limit: int, seed: int, read: Callable[[Utterance], Any] = Utterance.read
+) -> list[Utterance]:
+    """Choose items by the seed, and leave out and log those whose audio cannot be read.
+
+    Args:
+        items: All items.
+        limit: How many to choose, 0 for all.
+        seed: Seed of the choice.
+        read: Reads or mixes the audio of an item.
+
+    Returns:
+        The chosen items in their order.
+
+    Raises:
+        ValueError: None of the chosen items can be read.
+    """
+    chosen = items
+    if 0 < limit < len(items):
+        indices = np.random.default_rng(seed).choice(len(items), limit, replace=False)
+        chosen = [items[i] for i in sorted(indices)]
+    readable = []
+    for item in chosen:
+        try:
+            read(item)
+            readable.append(item)
+        except (OSError, ValueError, MemoryError) as error:
+            logger.warning("left out %s: %s", item.id, printable(str(error) or type(error).__name__))
+    if not readable:
+        raise ValueError(f"none of the {len(chosen)} recordings to evaluate can be read: check the corpus")
+    if len(readable) < len(chosen):
+        logger.warning("%d of %d recordings cannot be read and are left out", len(chosen) - len(readable), len(chosen))
+    return readable
 
 
 def evaluate_systems(

@@ -22,7 +22,7 @@ from focallm.tasks.evaluation.results import (
     table_of_record,
     word_cells,
 )
-from focallm.tasks.evaluation.runner import System, evaluate_systems
+from focallm.tasks.evaluation.runner import System, choose_items, evaluate_systems
 from focallm.tasks.evaluation.systems import codec_systems, mixed_systems, speech_systems
 from focallm.tokenizer import AudioTokenizer, write_audio
 
@@ -177,6 +177,17 @@ def test_the_table_of_a_record_needs_results_of_the_model(codec, tmp_path):
     lines = table_of_record(record, [model], 0).splitlines()
     assert "| recording | 100.0 (100.0 to 100.0) | 100 | 3.00 |" in lines
     assert [line.split("|")[1].strip() for line in lines if line.startswith("| ")] == ["", "recording", "tiny"]
+
+
+def test_a_recording_that_cannot_be_read_is_left_out_of_an_evaluation(tmp_path, caplog):
+    write_audio(tmp_path / "a.wav", np.full(1600, 0.1), 16000)
+    (tmp_path / "b.wav").write_text("no audio")
+    items = read_corpus(tmp_path)
+    assert [item.id for item in choose_items(items, 0, 0)] == ["a"]
+    assert "left out b: " in caplog.text
+    assert "1 of 2 recordings cannot be read and are left out" in caplog.messages
+    with pytest.raises(ValueError, match="none of the 1 recordings to evaluate can be read"):
+        choose_items(items[1:], 0, 0)
 
 
 @pytest.mark.parametrize("task", ["se", "ss"])
