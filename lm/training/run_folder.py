@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import logging
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +36,7 @@ _HARMLESS = {
 # Fields that may grow if the learning rate is constant.
 _DURATION = {"max_steps", "num_train_epochs"}
 _RECORD = "recipe.json"
+_STATE = "trainer_state.json"  # of a checkpoint; the Trainer writes it last
 # Keys of the record that say where things are. Other keys say what they hold.
 _PLACES = {"base", "extra_tasks"}
 
@@ -54,8 +56,7 @@ def last_checkpoint(run: Path, before: int | None = None) -> Path | None:
     for step in sorted(steps, reverse=True):
         checkpoint = run / f"checkpoint-{step}"
         try:
-            # The Trainer writes this file last.
-            json.loads((checkpoint / "trainer_state.json").read_text())
+            json.loads((checkpoint / _STATE).read_text())
         except (OSError, ValueError):
             logger.warning("%s is incomplete: an earlier checkpoint is used", checkpoint)
         else:
@@ -102,7 +103,22 @@ def start_run(run: Path, description: dict[str, Any]) -> Path | None:
     # From now on a lengthened run is unfinished.
     forget_finished(run)
     write_whole(run / _RECORD, json.dumps(description, indent=1).encode())
+    _prepare_checkpoints(run, checkpoint)
     return checkpoint
+
+
+def _prepare_checkpoints(run: Path, last: Path | None) -> None:
+    """Remove the incomplete checkpoints that kills left, and tell the last one where the best one is after a move."""
+    for path in run.glob("checkpoint-*"):
+        if not (path / _STATE).is_file():
+            shutil.rmtree(path, ignore_errors=True)
+    if last is None:
+        return
+    state = json.loads((last / _STATE).read_text())
+    best = state.get("best_model_checkpoint")
+    if best and Path(best).parent != run:
+        state["best_model_checkpoint"] = str(run / Path(best).name)
+        write_whole(last / _STATE, json.dumps(state, indent=2).encode())
 
 
 def _read_record(run: Path) -> dict[str, Any]:
@@ -150,7 +166,7 @@ def _check_is_longer(
         )
     if checkpoint is None:
         raise ValueError(f"{message}. It has no checkpoint at which a longer run could continue")
-    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    state = json.loads((checkpoint / _STATE).read_text())
     max_steps = now["trainer"].get("max_steps", 0)
     num_epochs = now["trainer"].get("num_train_epochs", TrainingArguments.num_train_epochs)
     is_shorter = state["global_step"] > max_steps if max_steps > 0 else state["epoch"] > num_epochs

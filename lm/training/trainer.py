@@ -124,10 +124,10 @@ def _train(
     if not trainer.is_fsdp_enabled:
         trainer.check_weights(lm.model.state_dict())
     metrics = {**result.metrics, **(trainer.last_evaluation() or trainer.evaluate())}
-    if trainer.is_world_process_zero():
-        write_losses(trainer.state.log_history, train_dataset.unigram_entropy, run)
+    # The model comes before the plots, and the record comes last: what is not recorded is done again.
     _save_model(lm, trainer, recipe, run)
     if trainer.is_world_process_zero():
+        write_losses(trainer.state.log_history, train_dataset.unigram_entropy, run)
         write_finished(run, run / "model")
     return metrics
 

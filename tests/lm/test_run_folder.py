@@ -1,6 +1,7 @@
 """The folder of a training run: interrupted and continued runs, and checkpoints."""
 
 import dataclasses
+import json
 import shutil
 
 import pytest
@@ -177,6 +178,25 @@ def test_rows_that_fill_no_batch_are_refused_and_all_rows_are_evaluated(go, tmp_
         per_device_eval_batch_size=9,
         dataloader_drop_last=True,
     )
+
+
+def test_a_run_goes_on_after_a_move_and_without_incomplete_checkpoints(go):
+    settings = {"save_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True}
+    run = go(learning_rate=1.0, **settings)  # the first update is the best one
+    weights = run / "model" / "model.safetensors"
+    before = weights.read_bytes()
+    state = json.loads((run / "checkpoint-2" / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == str(run / "checkpoint-1")
+    # As after a kill in a folder that was elsewhere.
+    state["best_model_checkpoint"] = "/elsewhere/run/checkpoint-1"
+    (run / "checkpoint-2" / "trainer_state.json").write_text(json.dumps(state))
+    (run / "finished.json").unlink()
+    weights.unlink()
+    (run / "checkpoint-3").mkdir()
+    (run / "checkpoint-3" / ".tmp0").touch()
+    go(learning_rate=1.0, **settings)
+    assert weights.read_bytes() == before
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
 
 
 SIZE = {"vocab_size": 8320, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -102,11 +102,13 @@ def test_a_run_is_finished_if_its_result_is_what_it_wrote(tmp_path):
     assert not is_finished(tmp_path, result)
     write_finished(tmp_path, result)
     assert is_finished(tmp_path, result)
-    (result / "README.md").write_text("edited by its owner")
-    assert is_finished(tmp_path, result)
+    for name in ("README.md", "notes.txt"):
+        (result / name).write_text("by its owner")
+        assert is_finished(tmp_path, result)
     (result / "model.safetensors").write_bytes(b"weight")
     assert not is_finished(tmp_path, result)
     (result / "model.safetensors").unlink()
     assert not is_finished(tmp_path, result)
-    (tmp_path / "finished.json").write_text("{")
-    assert not is_finished(tmp_path, result)
+    for damaged in ("{", "{}", "[]"):
+        (tmp_path / "finished.json").write_text(damaged)
+        assert not is_finished(tmp_path, result)
