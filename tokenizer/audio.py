@@ -106,20 +106,21 @@ def resample_input(wave: Waveform, from_rate: int, to_rate: int) -> Waveform:
 
     Warns once per pair of rates if the recording lacks a good part of the band of the codec.
     """
-    if from_rate < _NARROW_BAND * to_rate:
-        # Several threads may read at a time; `setdefault` lets exactly one of them warn.
-        mark = object()
-        if _warned_rates.setdefault((from_rate, to_rate), mark) is mark:
-            logger.warning(
-                "audio at %d Hz has no sound above %d Hz, so that %.0f %% of the band of %d Hz are missing and speech "
-                "stays muffled: use recordings at %d Hz or more where there are any",
-                from_rate,
-                from_rate // 2,
-                100 * (1 - from_rate / to_rate),
-                to_rate // 2,
-                to_rate,
-            )
-    return resample(wave, from_rate, to_rate)
+    resampled = resample(wave, from_rate, to_rate)
+    # Several threads may read at a time; `setdefault` lets exactly one of them warn.
+    mark = object()
+    if from_rate < _NARROW_BAND * to_rate and _warned_rates.setdefault((from_rate, to_rate), mark) is mark:
+        share = 1 - from_rate / to_rate
+        logger.warning(
+            "audio at %d Hz has no sound above %d Hz: %s of the codec's band up to %d Hz is missing, so speech stays "
+            "muffled; use recordings at %d Hz or more where there are any",
+            from_rate,
+            from_rate // 2,
+            "half" if share == 0.5 else f"{share:.0%}",
+            to_rate // 2,
+            to_rate,
+        )
+    return resampled
 
 
 _warned_rates: dict[tuple[int, int], object] = {}

@@ -4,6 +4,7 @@ Each command is one function of `inference`, `training` or `evaluation`; its sig
 are imported inside these functions, so that `focallm --help` does not wait for torch.
 """
 
+import io
 import logging
 import os
 import sys
@@ -28,6 +29,9 @@ def main() -> None:
         SystemExit: With status 2 for a wrong command line, and with status 1 and one line for any other mistake of the
             user.
     """
+    # A name of a file need not be UTF-8.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] or ["--help"]
     command = words[0]
     if command in ("-h", "--help"):

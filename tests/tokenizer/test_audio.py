@@ -179,7 +179,7 @@ def test_a_narrow_band_is_mentioned_once(tmp_path, caplog, monkeypatch):
         with caplog.at_level(logging.WARNING, "focallm"):
             read_audio(tmp_path / "a.wav", 16000)
     (message,) = caplog.messages
-    assert message.startswith("audio at 8000 Hz has no sound above 4000 Hz, so that 50 % of the band of 8000 Hz")
+    assert message.startswith("audio at 8000 Hz has no sound above 4000 Hz: half of the codec's band up to 8000")
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage"])
