@@ -5,6 +5,7 @@ vowel. Marks of length and secondary stress are dropped, because fewer units can
 units, too.
 """
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -138,4 +139,7 @@ def _run_espeak(texts: Sequence[str], language: str) -> list[str]:
         raise ImportError("the phonemes of a corpus need an extra:\n  pip install 'focallm[phonemes]'") from None
     EspeakWrapper.set_library(espeakng_loader.get_library_path())
     EspeakWrapper.set_data_path(espeakng_loader.get_data_path())
-    return EspeakBackend(language, with_stress=True).phonemize(texts, strip=True)
+    # It would warn that espeak-ng runs some words together, which `build_lexicon` expects.
+    logger = logging.getLogger("phonemizer")
+    logger.setLevel(logging.ERROR)
+    return EspeakBackend(language, with_stress=True, logger=logger).phonemize(texts, strip=True)

@@ -64,6 +64,7 @@ class SpeechLMInfo:
         length_window: pace of the training corpus, for models that speak.
         voices: names of the speakers in training, the most frequent first.
         longest_unit_s: longest duration of a unit in training, in seconds, for models of aligned speech.
+        max_speakers: highest number of speakers in a mixture of training, for models that separate.
     """
 
     templates: tuple[Template, ...] = ()
@@ -71,6 +72,7 @@ class SpeechLMInfo:
     length_window: LengthWindow | None = None
     voices: tuple[str, ...] = ()
     longest_unit_s: float | None = None
+    max_speakers: int | None = None
 
     @property
     def tasks(self) -> list[str]:

@@ -177,7 +177,8 @@ def code_usage(tokens: Tensor, codebook_size: int) -> dict[str, float]:
         return {"tokens": 0.0, "codes_used": 0.0, **undefined}
     counts = torch.bincount(tokens, minlength=codebook_size).double()
     probabilities = counts[counts > 0] / counts.sum()
-    entropy = float(-(probabilities * probabilities.log2()).sum())
+    # A single code has the entropy -0.0 without the reciprocal.
+    entropy = float((probabilities * probabilities.reciprocal().log2()).sum())
     expected = codebook_size * (1 - (1 - 1 / codebook_size) ** len(tokens))
     used = len(probabilities)
     return {

@@ -39,7 +39,7 @@ class DatasetStats:
     def unigram_entropy(self) -> float:
         """Nats per target id of a model that has learned only how frequent each id is as a target of this task."""
         frequencies = self.target_counts[self.target_counts > 0] / max(self.target_counts.sum(), 1)
-        return float(-(frequencies * np.log(frequencies)).sum())
+        return float((frequencies * np.log(1 / frequencies)).sum())
 
 
 class ExampleDataset(Dataset):

@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from ...data.batching import LengthGroupedSampler, PackCollator
@@ -25,7 +25,7 @@ from ..info import SpeechLMInfo
 from ..loading import write_info
 from ..model import SpeechLM
 from .dataset import ExampleDataset
-from .loss import EvaluationMetrics, LossMonitor, target_nats
+from .loss import EvaluationMetrics, LossMonitor, ProgressLines, target_nats
 from .preview import preview
 from .recipe import LMRecipe, training_arguments
 from .run_folder import describe_run, last_checkpoint, start_run, was_finished, write_losses
@@ -189,6 +189,10 @@ class SpeechTrainer(Trainer):
             compute_metrics=metrics.compute,
             callbacks=[*callbacks, _SetEpoch(self.order)],
         )
+        # With disable_tqdm, the Trainer prints dictionaries instead of a bar.
+        self.remove_callback(PrinterCallback)
+        if self.pop_callback(ProgressCallback):
+            self.add_callback(ProgressLines())
         num_batches = arguments.gradient_accumulation_steps * arguments.world_size
         if not self.model_accepts_loss_kwargs and num_batches > 1:
             logger.warning(
@@ -315,6 +319,12 @@ class SpeechTrainer(Trainer):
             if entry["step"] == self.state.global_step:
                 metrics |= {name: value for name, value in entry.items() if name.startswith("eval_")}
         return metrics
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Say which weights a checkpoint lacks; a tied head is the embedding, which it holds."""
+        tied = getattr(self.model, "all_tied_weights_keys", None) or {}
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write a checkpoint, and what else `SpeechLM.from_pretrained` needs."""

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
+# Parameters that name what a command writes.
+_OUTPUTS = ("out", "store", "run", "record")
 _METAVARS: dict[Any, str] = {Path: "PATH", str: "TEXT", int: "INT", float: "FLOAT"}
 
 
@@ -53,6 +55,10 @@ def parse_arguments(function: Callable[..., Any], command: str, words: Sequence[
         if before in flags:
             parser.error(f"{before} takes no value, found {unknown[0]!r}")
         parser.error(f"unexpected argument {unknown[0]!r}; put a text with spaces in quotes")
+    for name in _OUTPUTS:
+        path = getattr(values, name, None)
+        if path is not None:
+            _check_output(parser, name, path)
     return vars(values)
 
 
@@ -126,6 +132,19 @@ def _add_argument(parser: argparse.ArgumentParser, parameter: inspect.Parameter,
         if "choices" not in settings:
             settings["metavar"] = parameter.name.upper()
         parser.add_argument(parameter.name, **settings)
+
+
+def _check_output(parser: _Parser, name: str, path: Path) -> None:
+    """Refuse a path that lacks more than the last folder: it is probably misspelled.
+
+    That is the folder of a file or of a run, or else the path itself.
+    """
+    folder = path.parent if path.suffix or name == "run" else path
+    if not folder.exists() and not folder.parent.exists():
+        parser.error(
+            f"argument {name}: {path} cannot be written, because there is no folder {folder.parent}: check the "
+            "spelling, or create it first"
+        )
 
 
 def _without_none(hint: Any) -> Any:

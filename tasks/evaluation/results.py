@@ -326,12 +326,17 @@ def mean_cell(results: Iterable[ItemResult], key: str, digits: int, seed: int) -
     values = _values(results, key)
     if not values:
         return ""
-    cell = f"{np.mean(values):.{digits}f}"
+    cell = fixed(np.mean(values), digits)
     low, high = mean_interval(values, seed)
     # Constants such as a bit rate have no interval.
     if low < high:
-        cell += f" ({low:.{digits}f} to {high:.{digits}f})"
+        cell += f" ({fixed(low, digits)} to {fixed(high, digits)})"
     return cell
+
+
+def fixed(value: float, digits: int) -> str:
+    """Format a number with some decimals; 0.00 has no sign."""
+    return f"{round(float(value), digits) + 0.0:.{digits}f}"
 
 
 def _values(results: Iterable[ItemResult], key: str) -> list[Any]:

@@ -37,7 +37,7 @@ def separate(
     Raises:
         OSError: A file cannot be read.
         ValueError: The model was trained for other tasks, an array comes without its rate, the audio is invalid, or
-            `num_speakers` is less than 2.
+            `num_speakers` is less than 2 or more than the model was trained on.
     """
     if num_speakers < 2:
         raise ValueError(
@@ -45,5 +45,11 @@ def separate(
         )
     lm = open_model(model, "ss")
     template = task_template(lm, "ss", input_kind)
+    max_speakers = lm.info.max_speakers
+    if max_speakers is not None and num_speakers > max_speakers:
+        raise ValueError(
+            f"this model was trained to separate up to {max_speakers} speakers, found num_speakers={num_speakers}: "
+            "train one on mixtures of as many (num_speakers in configs/mix/separation_3.yaml)"
+        )
     waves = load_waves(audio, sampling_rate, lm.audio_tokenizer)
     return unbatch(transform_speech(lm, template, waves, num_speakers, sampling=sampling, seed=seed), audio)

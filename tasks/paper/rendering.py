@@ -230,7 +230,8 @@ def _format_cell(cell: Cell, digits: int | None) -> str:
     # Small values keep two significant digits: 0.62 in a column of whole numbers is not 1.
     if 0 < abs(cell) < 10 ** (1 - digits):
         return f"{cell:.2g}"
-    return f"{cell:.{digits}f}"
+    # Zero has no sign.
+    return f"{cell + 0.0:.{digits}f}"
 
 
 def _tabulate_options(table: Table) -> dict:

@@ -55,6 +55,7 @@ def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, code
     # Model: its vocabulary has to spell all texts, and it describes itself by the data.
     lm = build_model(recipe, audio_tokenizer, _vocabulary_texts(data), _feature_size(data))
     _describe_tasks(lm, data, codec)
+    _describe_mixtures(lm, data)
     _describe_aligned_speech(lm, data)
     _describe_voices(lm, data)
 
@@ -143,6 +144,16 @@ def _describe_tasks(lm: SpeechLM, data: list[TaskData], codec: str) -> None:
     # The codec in the package needs no copy in the folder of the model.
     if codec == "mini":
         lm.info = replace(lm.info, audio_tokenizer="mini")
+
+
+def _describe_mixtures(lm: SpeechLM, data: list[TaskData]) -> None:
+    """Write the highest number of speakers in a mixture into the model's info."""
+    counts = []
+    for item in data:
+        if item.template.target.streams:
+            counts += map(len, item.train_dataset[item.template.target.field])
+    if counts:
+        lm.info = replace(lm.info, max_speakers=max(counts))
 
 
 def _describe_aligned_speech(lm: SpeechLM, data: list[TaskData]) -> None:

@@ -87,6 +87,15 @@ def test_a_lengthened_run_ends_where_a_long_one_ends(go, tmp_path):
     assert all(torch.equal(state["exp_avg"], whole[i]["exp_avg"]) for i, state in lengthened.items())
 
 
+def test_a_quiet_run_prints_nothing_also_when_it_continues(go, capfd):
+    go(lr_scheduler_type="constant", logging_steps=1)
+    go(lr_scheduler_type="constant", logging_steps=1, max_steps=4)
+    output, errors = capfd.readouterr()
+    assert output == ""
+    # The head is the embedding, which a checkpoint holds once.
+    assert "missing keys" not in errors
+
+
 APART = {"recipe": {"packing": False}, "per_device_train_batch_size": 1}  # 8 updates in an epoch
 
 

@@ -155,6 +155,26 @@ def test_a_misspelled_command_line_is_explained_in_one_line(words, message, monk
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["speak", "Hi.", "--out", "mising/new/a.wav"],
+        ["enhance", "a.wav", "mising/new/a.wav"],
+        ["tokenize", "corpus", "mising/store"],
+        ["train", "tts", "store", "mising/runs/tts"],
+        ["demo", "--out", "mising/page"],
+        ["evaluate", "codec", "corpus", "--record", "mising/new/a.jsonl"],
+    ],
+)
+def test_an_output_folder_is_created_only_below_an_existing_one(words, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        run(monkeypatch, capsys, *words)
+    assert exit_.value.code == 2
+    assert "there is no folder mising" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_paper_s_tables_are_printed(monkeypatch, capsys):
     output = run(monkeypatch, capsys, "tables", "7", "--format", "markdown")
     assert "**Table 7: training data of the codecs**" in output
@@ -256,6 +276,7 @@ def bad(tmp_path):
         (["speak", "Hi.", "--temperature", "-1"], "sampling needs temperature >= 0, found -1.0"),
         (["speak", "Hi.", "--top-p", "2"], "sampling needs 0 < top_p <= 1, found 2.0"),
         (["speak", "Hi.", "--reference-text", "Ha."], "pass that, too, as reference (--reference)"),
+        (["separate", "good.wav", "a.wav", "--num-speakers", "9"], "up to 2 speakers, found num_speakers=9"),
         (["enhance", "good.wav", "a.wav", "--dry", "2"], "from 0 to 1, found 2.0"),
         (["evaluate", "sing", "folder"], "unknown task 'sing': `evaluate` takes one of codec, tts, se, ss"),
         (["info", "./nowhere"], "nowhere"),

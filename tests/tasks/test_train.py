@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from focallm.data.tokenization import tokenize_corpus
 from focallm.lm import SpeechLM
 from focallm.lm.embeddings import new_ids
 from focallm.lm.training.run_folder import last_checkpoint
-from focallm.tasks import speak
-from focallm.tasks.training.train_lm import train_task
+from focallm.tasks import separate, speak
+from focallm.tasks.definitions import TEMPLATES
+from focallm.tasks.training.train_lm import _describe_mixtures, train_task
 from focallm.tokenizer import AudioTokenizer, write_audio
 
 RECIPE = """
@@ -80,6 +82,8 @@ def test_from_a_token_store_to_a_model_that_speaks(place, tmp_path, capsys, capl
     assert "validation loss" in message
     output = capsys.readouterr().out
     assert "ln 8192 = 9.01" in output
+    assert "update 1: loss 8.9" in output
+    assert "{'" not in output  # no dictionaries
     assert (tmp_path / "run" / "preview" / "tts.wav").is_file()
     assert "1 rows have no text" in caplog.text
     assert "1 rows are longer than max_length (200 ids)" in caplog.text
@@ -90,6 +94,21 @@ def test_from_a_token_store_to_a_model_that_speaks(place, tmp_path, capsys, capl
     message = train_task("tts", place / "store", tmp_path / "run", place / "recipe.yaml", str(place / "codec"))
     assert "is finished, so nothing was trained" in message
     assert not capsys.readouterr().out  # and no preview
+
+
+def test_the_number_of_speakers_in_mixtures_is_kept(speech_lm, tmp_path):
+    lm = speech_lm("ss")
+    mixtures = {"sources": [[[1], [2]], [[1], [2], [3]], [[4], [5]]]}
+    data = SimpleNamespace(template=TEMPLATES["ss"], train_dataset=mixtures)
+    speech = SimpleNamespace(template=TEMPLATES["tts"], train_dataset={})
+    _describe_mixtures(lm, [speech, data])
+    lm.save_pretrained(tmp_path)
+    lm = SpeechLM.from_pretrained(tmp_path)
+    assert lm.info.max_speakers == 3
+    noise = np.random.default_rng(0).standard_normal(3000).astype(np.float32)
+    assert len(separate(noise, lm, 3, sampling_rate=16000).audio) == 3
+    with pytest.raises(ValueError, match=r"up to 3 speakers, found num_speakers=9.*configs/mix/separation_3\.yaml"):
+        separate(noise, lm, 9, sampling_rate=16000)
 
 
 LONG = RECIPE.replace("max_steps: 2", "max_steps: 60\n  save_strategy: steps\n  save_steps: 5\n  logging_steps: 1")
