@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import EvalPrediction, ProgressCallback, TrainerCallback
+from transformers import EvalPrediction, TrainerCallback
 
 from ..model import SpeechLM
 
@@ -155,18 +155,3 @@ class LossMonitor(TrainerCallback):
         if why not in self.warned:
             self.warned.add(why)
             logger.warning("%s %s", what, why)
-
-
-class ProgressLines(ProgressCallback):
-    """The progress bar of the Trainer, with lines of text above it instead of dictionaries."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Write a line, without the values that say how fast it goes, as the bar does."""
-        if self.training_bar is None:
-            return
-        parts = []
-        for name, value in (logs or {}).items():
-            if name not in ("epoch", "total_flos") and not name.endswith(("_runtime", "_per_second")):
-                parts.append(f"{name.replace('_', ' ')} {value:.4g}")
-        if parts:
-            self.training_bar.write(f"update {state.global_step}: {', '.join(parts)}")

@@ -24,8 +24,9 @@ from ..features import language_model
 from ..info import SpeechLMInfo
 from ..loading import write_info
 from ..model import SpeechLM
+from .callbacks import ProgressLines, SetEpoch
 from .dataset import ExampleDataset
-from .loss import EvaluationMetrics, LossMonitor, ProgressLines, target_nats
+from .loss import EvaluationMetrics, LossMonitor, target_nats
 from .preview import preview
 from .recipe import LMRecipe, training_arguments
 from .run_folder import describe_run, last_checkpoint, start_run, was_finished, write_losses
@@ -187,7 +188,7 @@ class SpeechTrainer(Trainer):
             data_collator=PackCollator(lm.vocabulary.control("pad"), flat=uses_flash_attention),
             preprocess_logits_for_metrics=metrics,
             compute_metrics=metrics.compute,
-            callbacks=[*callbacks, _SetEpoch(self.order)],
+            callbacks=[*callbacks, SetEpoch(self.order)],
         )
         # With disable_tqdm, the Trainer prints dictionaries instead of a bar.
         self.remove_callback(PrinterCallback)
@@ -342,16 +343,6 @@ class SpeechTrainer(Trainer):
         else:
             lm.save_processor(folder)
             write_info(folder, lm.info, lm.lexicon)
-
-
-class _SetEpoch(TrainerCallback):
-    """Tells the sampler the epoch, which accelerate does not do in a resumed run of several processes."""
-
-    def __init__(self, order: LengthGroupedSampler) -> None:
-        self.order = order
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.order.set_epoch(int(state.epoch or 0))
 
 
 def check_isolation(lm: SpeechLM, dataset: ExampleDataset, collate: Callable[[Any], dict[str, Any]]) -> None:
