@@ -296,7 +296,7 @@ def test_a_codec_on_whisper_is_trained_on_stored_features(speech, whisper, tmp_p
     values = {"parts_from": {"encoder": whisper}, "cache": cache, "judge": judge}
     config = stage_config("quantizer", LISTENING, **values)
     model = train_codec(config, speech, tmp_path / "q", quiet=True)
-    files = set((tmp_path / "features").iterdir())
+    files = set((tmp_path / "features").glob("*.npy"))
     assert len(files) == 2  # the four utterances fill one row, in two copies
     torch.manual_seed(config.seed)
     before = build_stage(config).trained_model.state_dict()
@@ -311,7 +311,7 @@ def test_a_codec_on_whisper_is_trained_on_stored_features(speech, whisper, tmp_p
     sources = dict.fromkeys(("encoder", "compressor", "decompressor"), quantizer)
     config = stage_config("decoder", LISTENING, parts_from=sources, cache=cache, decoder_input="mixed", bit_flips=0.1)
     assert parts(moved(config, train_codec(config, speech, tmp_path / "d", quiet=True))) == {"decoder"}
-    assert set((tmp_path / "features").iterdir()) == files
+    assert set((tmp_path / "features").glob("*.npy")) == files
 
 
 def test_stored_features_are_those_of_the_clips(speech, whisper, tmp_path):
@@ -332,6 +332,12 @@ def test_stored_features_are_those_of_the_clips(speech, whisper, tmp_path):
         torch.testing.assert_close(features, whole[start : start + 150], atol=2e-3, rtol=2e-3)
     again = CachedDataset(recordings, model, config, AudioRates())[4]
     assert torch.equal(again.features, batch.features)
+    # Damaged features are computed again.
+    (stored,) = tmp_path.glob("*.npy")
+    whole_file = stored.read_bytes()
+    stored.write_bytes(whole_file[:2000] + bytes(2000) + whole_file[4000:])
+    assert torch.equal(CachedDataset(recordings, model, config, AudioRates())[4].features, batch.features)
+    assert stored.read_bytes() == whole_file
     halves = [CachedDataset(recordings, model, config, AudioRates(), i, 2)[4].features for i in range(2)]
     assert torch.equal(torch.cat(halves), batch.features)
 

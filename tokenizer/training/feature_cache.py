@@ -3,12 +3,13 @@
 An encoder costs more than a small codec's other parts together. Utterances are joined into rows of up to 28 s before
 they are encoded, so that the features of a clip are those inside a long recording, at any position. The name of a file
 is a hash of its row's samples and of the encoder, so an interrupted run continues, and a changed corpus costs only its
-new rows.
+new rows. A digest beside each file shows whether its bytes are still those that were written.
 
 B batch, T frames, D feature width.
 """
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,13 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..audio import Waveform, resample
-from ..files import whole_file
+from ..files import whole_file, write_whole
 from ..focalcodec.modeling import FocalCodecModel
 from .config import CodecStageConfig
 from .dataset import AudioRates, Batch, draw_augmented
-from .recordings import Recording
+from .recordings import Recording, to_16_bits
+
+logger = logging.getLogger(__name__)
 
 _ROW_S = 28.0  # below the 30 s of Whisper
 
@@ -83,13 +86,15 @@ class CachedDataset(Dataset):
         waves = self._join(recordings)
         for wave in tqdm(waves, "features", disable=not progress, unit=" rows"):
             # The samples of a row are rounded before they are encoded, because rounded ones are kept.
-            samples = (wave * 32767).round().astype(np.int16)
+            samples = to_16_bits(wave)
             name = hashlib.sha256(encoder_hash + samples.tobytes()).hexdigest()[:24]
             row = Row(samples, folder / f"{name}.npy")
-            if not row.path.exists():
+            if not _is_whole(row.path):
                 features = self._encode(model, samples)
+                _digest_path(row.path).unlink(missing_ok=True)
                 with whole_file(row.path) as temporary:
                     np.save(temporary, features)
+                _is_whole(row.path)
             self.rows.append(row)
         self._ends = np.cumsum([len(row.samples) for row in self.rows])
 
@@ -157,6 +162,23 @@ class CachedDataset(Dataset):
         wave = resample(samples.astype(np.float32) / np.float32(32768), self.rates.output, self.rates.input)
         batch = torch.from_numpy(wave)[None].to(model.device)
         return model.encoder(batch, None, model._new_state(batch))[0].half().cpu().numpy()
+
+
+def _is_whole(path: Path) -> bool:
+    """Compare a file of features with its digest, which is written when the file is first seen."""
+    if not path.exists():
+        return False
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not _digest_path(path).exists():
+        write_whole(_digest_path(path), digest.encode())
+    if _digest_path(path).read_text() == digest:
+        return True
+    logger.warning("%s is damaged and is computed again", path)
+    return False
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_suffix(".sha256")
 
 
 def _hash_weights(module: nn.Module) -> bytes:

@@ -60,6 +60,11 @@ class FileRecording:
 Recording = MemoryRecording | FileRecording
 
 
+def to_16_bits(wave: Waveform) -> NDArray[np.int16]:
+    """Round (T,) to 16-bit samples, clipped to full scale."""
+    return (_clip(wave) * 32767).round().astype(np.int16)
+
+
 def _clip(wave: Waveform) -> Waveform:
     """Clip (T,) to full scale, beyond which 16-bit samples would wrap around."""
     return np.clip(wave, -1.0, 1.0)
@@ -114,7 +119,7 @@ def open_recordings(
 def _open_recording(path: Path, sampling_rate: int, in_memory: bool) -> Recording:
     if in_memory:
         wave, _ = read_audio(path, sampling_rate)
-        return MemoryRecording((_clip(wave) * 32767).round().astype(np.int16))
+        return MemoryRecording(to_16_bits(wave))
     num_frames, file_rate = read_header(path)
     # A file whose header announces too much has no last sample. Resampling it checks the rate.
     resample_input(read_part(path, max(0, num_frames - 1), 1), file_rate, sampling_rate)
