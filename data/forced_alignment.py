@@ -16,6 +16,7 @@ units.
 
 import io
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from tqdm import trange
 from ..tokenizer.files import write_whole
 from .phonemes import PAUSES, WORD_START, build_lexicon, text_to_units
 from .token_store import TokenStore
+
+logger = logging.getLogger(__name__)
 
 ALIGNMENT_FILE = "alignment.parquet"
 LEXICON_FILE = "lexicon.json"
@@ -63,7 +66,7 @@ def align_store(folder: Path, texts: Iterable[str] = (), language: str = "en-us"
         progress: show a progress bar.
 
     Returns:
-        A summary in one line.
+        A summary in one line. A warning names the utterances that were left out, by reason.
 
     Raises:
         ValueError: The store has no features or no texts, or no text fits its recording.
@@ -86,15 +89,25 @@ def align_store(folder: Path, texts: Iterable[str] = (), language: str = "en-us"
     ids: list[str] = []
     features: list[Features] = []
     units: list[list[str]] = []
+    left_out: dict[str, list[str]] = {}
     for row in rows:
-        row_units = _units_or_none(row["text"], lexicon)
         row_features = _features_per_frame(row, store.manifest["codec"]["num_codebooks"])
-        if row_units and len(row_features) >= len(row_units):
+        try:
+            row_units = text_to_units(row["text"], lexicon.__getitem__)
+        except ValueError:
+            left_out.setdefault("no word", []).append(row["id"])
+        except KeyError:
+            left_out.setdefault("a word without phonemes", []).append(row["id"])
+        else:
+            if len(row_features) < len(row_units):
+                left_out.setdefault("more phonemes than frames", []).append(row["id"])
+                continue
             ids.append(row["id"])
             features.append(row_features)
             units.append(row_units)
     if not ids:
-        raise ValueError(f"no text of {folder} can be aligned: each has more phonemes than its recording has frames")
+        reasons = ", ".join(f"{len(row_ids)} have {reason}" for reason, row_ids in left_out.items())
+        raise ValueError(f"no text of {folder} can be aligned: {reasons}")
 
     max_frames = _MAX_PHONEME_S * store.manifest["codec"]["frame_rate"]
     aligned = []
@@ -103,6 +116,10 @@ def align_store(folder: Path, texts: Iterable[str] = (), language: str = "en-us"
         if _is_plausible(row_units, frames, max_frames):
             aligned.append({"id": row_id, "units": row_units, "frames": frames})
             num_units += len(row_units)
+        else:
+            left_out.setdefault("a phoneme that lasts too long to be of their text", []).append(row_id)
+    for reason, row_ids in left_out.items():
+        logger.warning("%d utterances have %s and are left out: %s", len(row_ids), reason, ", ".join(row_ids[:20]))
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(aligned), buffer, write_page_checksum=True)
     write_whole(folder / ALIGNMENT_FILE, buffer.getvalue())
@@ -200,14 +217,6 @@ def _features_per_frame(row: dict[str, Any], num_codebooks: int) -> Features:
     features = row["features"]
     num_frames = len(row["codes"]) // num_codebooks
     return features[np.arange(num_frames) * len(features) // max(num_frames, 1)]
-
-
-def _units_or_none(text: str, lexicon: dict[str, str]) -> list[str] | None:
-    """Return the units of a text; None if it has no word, or a word without phonemes."""
-    try:
-        return text_to_units(text, lexicon.__getitem__)
-    except (KeyError, ValueError):
-        return None
 
 
 def _is_plausible(units: list[str], frames: list[int], max_frames: float) -> bool:

@@ -7,35 +7,39 @@ units, too.
 
 import logging
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from num2words import num2words
+from .text_normalization import normalize_text
 
 # Punctuation marks that are audible as a pause, and the unit of each.
 PAUSES = {",": ",", ";": ",", ":": ",", ".": ".", "!": ".", "?": "?"}
 WORD_START = "▁"  # alone, it is the pause before the first word
 
 _STRESS = "\u02c8"
-_APOSTROPHE = "\u2019"
-_TOKEN = re.compile(rf"\d[\d,]*(?:\.\d+)?|[^\W\d_]+(?:['{_APOSTROPHE}][^\W\d_]+)*|[,;:.!?]")
 _UNIT = re.compile(f"{WORD_START}?{_STRESS}?[^{WORD_START}{_STRESS}]")
 _DROPPED_MARKS = dict.fromkeys(map(ord, "ːˌ̩͡ "))
 
 
-def spell_out(text: str) -> list[str]:
-    """Split a text into lower-case words and pauses. Numbers become English words."""
+def split_spoken(text: str) -> list[str]:
+    """Split a text into the words that are spoken (see `text_normalization`), in lower case, and pauses.
+
+    "A" is the name of the letter, "a" the article.
+    """
     parts: list[str] = []
-    for token in _TOKEN.findall(text):
-        if token in PAUSES:
-            # Only the first mark of several counts, and none before the first word.
-            if parts and parts[-1] not in PAUSES:
-                parts.append(PAUSES[token])
-        elif token[0].isdigit():
-            parts += re.findall("[a-z]+", num2words(token.replace(",", "")))
-        else:
-            parts.append(token.lower().replace(_APOSTROPHE, "'"))
+    for token in normalize_text(text).split():
+        if token not in PAUSES:
+            parts.append(token)
+        # Only the first mark of several counts, and none before the first word.
+        elif parts and parts[-1] not in PAUSES:
+            parts.append(PAUSES[token])
     return parts
+
+
+def spell_out(text: str) -> list[str]:
+    """Split a text into lower-case words and pauses, as `split_spoken` does, with letters in lower case, too."""
+    return list(map(str.lower, split_spoken(text)))
 
 
 def text_to_units(text: str, pronounce: Callable[[str], str]) -> list[str]:
@@ -48,9 +52,9 @@ def text_to_units(text: str, pronounce: Callable[[str], str]) -> list[str]:
     Raises:
         ValueError: The text contains no word.
     """
-    parts = spell_out(text)
+    parts = split_spoken(text)
     if PAUSES.keys() >= set(parts):
-        raise ValueError(f"there is no word in {text!r}: at least one is needed")
+        raise ValueError(f"there is no word in {text[:100]!r}: at least one is needed")
     if parts[-1] not in PAUSES:
         parts.append(".")
     units = [WORD_START]
@@ -99,7 +103,8 @@ def build_lexicon(texts: Iterable[str], language: str = "en-us") -> dict[str, st
         language: name of the language in espeak-ng.
 
     Returns:
-        The phonemes of each word. Words without phonemes are left out.
+        The phonemes of each word. Words without phonemes are left out, and so are those in other scripts than most
+        words, of which espeak-ng would say the names of the letters.
 
     Raises:
         ImportError: The extra is not installed.
@@ -107,7 +112,7 @@ def build_lexicon(texts: Iterable[str], language: str = "en-us") -> dict[str, st
     sentences = []
     counts: dict[str, Counter[str]] = {}
     for text in texts:
-        words = [part for part in spell_out(text) if part not in PAUSES]
+        words = [part for part in split_spoken(text) if part not in PAUSES]
         sentences.append(words)
         for word in words:
             counts[word] = Counter()
@@ -117,17 +122,27 @@ def build_lexicon(texts: Iterable[str], language: str = "en-us") -> dict[str, st
         # espeak-ng runs some words together. Phonemes of such a sentence cannot be assigned to words.
         if len(words) == len(phonemes):
             for word, word_phonemes in zip(words, phonemes, strict=True):
-                counts[word][word_phonemes] += 1
+                # espeak-ng may take the letter for the article.
+                if word != "A":
+                    counts[word][word_phonemes] += 1
     unresolved = [word for word, counter in counts.items() if not counter]
     for word, word_phonemes in zip(unresolved, _run_espeak(unresolved, language), strict=True):
         counts[word][word_phonemes] += 1
+    scripts = Counter(script_of(word[0]) for word in counts)
     lexicon = {}
     for word, counter in sorted(counts.items()):
         most_frequent, _ = counter.most_common(1)[0]
         without_marks = most_frequent.translate(_DROPPED_MARKS)
-        if without_marks:
+        # Parentheses mark that espeak-ng changed the language.
+        is_readable = script_of(word[0]) == scripts.most_common(1)[0][0] and "(" not in without_marks
+        if without_marks and is_readable:
             lexicon[word] = without_marks
     return lexicon
+
+
+def script_of(letter: str) -> str:
+    """Return the name of the script of a letter, such as LATIN."""
+    return unicodedata.name(letter, "UNKNOWN").split()[0]
 
 
 def _run_espeak(texts: Sequence[str], language: str) -> list[str]:

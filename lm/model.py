@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..data.phonemes import PAUSES, spell_out, text_to_units
+from ..data.pronunciation import read_text
 from ..tokenizer.audio_tokenizer import AudioTokenizer
 from ..tokenizer.configs import errors_named
 from ..tokenizer.files import whole_files
@@ -294,25 +294,15 @@ class SpeechLM:
         return K, K * math.ceil(self.info.longest_unit_s * self.audio_tokenizer.frame_rate)
 
     def units(self, text: str) -> list[str]:
-        """Return the phonemes of a text, from the lexicon, or as the model spells words that the lexicon lacks.
+        """Return the phonemes of a text, from the lexicon, or as they are guessed (see `data.pronunciation`).
 
         Raises:
-            ValueError: the text has no word, or a word that the model cannot spell.
+            ValueError: the text has no word, or mainly words that the model cannot read.
         """
-        words = dict.fromkeys(spell_out(text))
-        unknown_words = [word for word in words if word not in self.lexicon and word not in PAUSES]
-        phonemes = {**self.lexicon, **self._pronounce(unknown_words)}
-        return text_to_units(text, phonemes.__getitem__)
+        return read_text(text, self.lexicon, self._guess_phonemes if "pronounce" in self.info.tasks else None)
 
-    def _pronounce(self, words: list[str]) -> dict[str, str]:
+    def _guess_phonemes(self, words: list[str]) -> dict[str, str]:
         """Return the phonemes of words as the model spells them."""
-        if not words:
-            return {}
-        if "pronounce" not in self.info.tasks:
-            raise ValueError(
-                f"the model's lexicon lacks {', '.join(words)}, and it has not learned to pronounce: train it with the "
-                "task pronounce, too, as configs/mini/speech.yaml does, or put the phonemes into lexicon.json"
-            )
         template = self.info.template("pronounce")
         prompts = [template.prompt(self.vocabulary, (1, 10 + 2 * len(word)), text=word) for word in words]
         phonemes = {}

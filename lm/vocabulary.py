@@ -4,6 +4,7 @@
 """
 
 import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -200,8 +201,10 @@ class Vocabulary:
     def text_ids(self, text: str) -> list[int]:
         """Convert text to ids, without the begin and end tokens of the text tokenizer.
 
-        Control and audio tokens that are spelled out in the text are read as ordinary characters.
+        Control and audio tokens that are spelled out in the text are read as ordinary characters. Accents may be
+        separate characters. Halves of surrogate pairs, which no tokenizer takes, are left out.
         """
+        text = unicodedata.normalize("NFC", text).encode("utf-8", "ignore").decode()
         if self._text_tokenizer is None:
             return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return self._text_tokenizer.encode(text, add_special_tokens=False).ids
@@ -210,8 +213,9 @@ class Vocabulary:
         """Return the characters of a text that the text tokenizer cannot spell."""
         unknown_id = self.tokenizer.unk_token_id
         unknown = []
-        for character in dict.fromkeys(text):
-            if not character.isspace() and unknown_id in self.text_ids(character):
+        for character in dict.fromkeys(unicodedata.normalize("NFC", text)):
+            is_half_of_pair = "\ud800" <= character <= "\udfff"
+            if not character.isspace() and (is_half_of_pair or unknown_id in self.text_ids(character)):
                 unknown.append(character)
         return unknown
 

@@ -298,10 +298,14 @@ def _speech_template(lm: SpeechLM, by_reference: bool) -> Template:
 
 
 def _check_spelling(lm: SpeechLM, text: str) -> None:
-    """Warn about characters that the vocabulary cannot spell, and raise a ValueError if it can spell no word."""
+    """Warn about characters that the vocabulary cannot spell, and raise a ValueError if most letters are of these."""
     unknown = lm.vocabulary.unknown_characters(text)
     if not unknown:
         return
-    if not any(character.isalnum() and character not in unknown for character in text):
-        raise ValueError(f"the model's vocabulary spells nothing of {text!r}: write it out in letters that it knows")
-    logger.warning("the model cannot spell %s and leaves it out: write it out in letters", " ".join(unknown))
+    letters = list(filter(str.isalnum, text))
+    num_known = sum(letter not in unknown for letter in letters)
+    # Halves of surrogate pairs cannot be printed.
+    characters = " ".join(unknown[:30]).encode("utf-8", "backslashreplace").decode()
+    if 2 * num_known <= len(letters):
+        raise ValueError(f"the model's vocabulary cannot spell {characters}: write the text in letters that it knows")
+    logger.warning("the model cannot spell %s and leaves it out: write it out in letters", characters)
