@@ -61,7 +61,7 @@ _RULERS = (
 _ROMAN = r"((?:XL|L?X{0,3})(?:IX|IV|V?I{0,3}))(?!\w)"
 _ROMAN_DIGITS = {"I": 1, "V": 5, "X": 10, "L": 50}
 
-# Words in capitals: always letters; words that may be in capitals; acronyms that are words in spite of three letters.
+# Words in capitals: always letters; words; words only where all is in capitals; acronyms that are words.
 _INITIALISMS = set(
     "FBI CIA USA UFO ATM EPA IRS NBA IBM CEO CFO UAE API EU UK AI IQ USB FAQ USSR ACLU UCLA NCAA NYSE ASAP IEEE NSA "
     "VIP HIV GOP".split()
@@ -72,8 +72,12 @@ _SHORT_WORDS = set(
     "any ask bad big buy far few got hot job lot off own ran red run saw set sit six ten top try war why win yet god "
     "end eat for are".split()
 )
+_SHORT_LOUD_WORDS = set("it us ad ax ox ye pa ma lo ho eh id".split())
 _SHORT_ACRONYMS = set("pin sim ram rom gif zip cat mac dos lan mr mrs dr hmm shh psst tsk brr".split())
-_ONSETS = set("bl br ch cl cr dr fl fr gh gl gr kn ph pl pr sc sh sk sl sm sn sp st sw th tr tw wh wr".split())
+_ONSETS = set(
+    "bl br ch cl cr dr dw fl fr gh gl gn gr kh kn ph pl pr ps sc sh sk sl sm sn sp sq st sw th tr ts tw wh wr".split()
+)
+_ODD_ENDING = re.compile("[^aeiouy]{3}(?<!s)(?<![csth]h)(?<!t)$")
 
 # What replaces characters before the compatibility form of Unicode would change their meaning ("5²" into "52").
 _BEFORE_COMPATIBILITY = str.maketrans(
@@ -234,17 +238,16 @@ def _read_capitals(run: str, is_loud: bool) -> str:
 
 def _read_capital_word(word: str, ending: str, is_loud: bool) -> str:
     lower = word.lower()
-    has_vowel = re.search("[aeiouy]", lower)
-    if lower in _SHORT_WORDS | _SHORT_ACRONYMS:
+    vowel = re.search("[aeiouy]", lower)
+    # No word starts or ends with the consonants of "HDMI" or "ESPN".
+    onset = lower[: vowel.start()] if vowel else lower
+    is_pronounceable = vowel and (len(onset) < 2 or onset[:2] in _ONSETS) and not _ODD_ENDING.search(lower)
+    if lower in _SHORT_WORDS | _SHORT_ACRONYMS or (is_loud and lower in _SHORT_LOUD_WORDS):
         is_word = True
-    elif word in _INITIALISMS or not has_vowel:
+    elif word in _INITIALISMS or not vowel:
         is_word = False
-    elif is_loud or len(word) > 5:
-        is_word = True
     else:
-        # No word starts or ends with the consonants of "HDMI" or "ESPN".
-        onset = lower[: has_vowel.start()]
-        is_word = len(word) > 3 and (len(onset) < 2 or onset[:2] in _ONSETS) and not re.search("[^aeiouy]{3}$", lower)
+        is_word = len(word) > 5 or bool(is_pronounceable and len(word) > (2 if is_loud else 3))
     if is_word:
         return lower + ending.lower()
     return _letters(word) + ("'s" if ending else "")
@@ -290,7 +293,8 @@ _PATTERNS: list[Rule] = [
     ),
     (rf"(?<!\w)(?=[IVX]{{3}}){_ROMAN}", lambda match: cardinal(_roman_value(match[1]))),
     # Signs between words.
-    (r"(?<!\w)A(?=-?\d|[/&])", _LETTER_A),
+    (r"(?<!\w)A(?=-?\d|/)", _LETTER_A),
+    (r"\b([A-Z]{1,3})&([A-Z]{1,3})\b", lambda match: f"{_letters(match[1])} and {_letters(match[2])}"),
     (r"&", " and "),
     (r"(?<=\w) ?\++|\+(?=\w)", lambda match: " plus" * match[0].count("+") + " "),
     (r"(?<=\w) *= *(?=\w)", " equals "),

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from focallm.data import forced_alignment
 from focallm.data.forced_alignment import align, align_store, read_alignment, read_lexicon
 from focallm.tasks.cli import commands as cli
 from focallm.tokenizer import write_audio
@@ -63,6 +64,33 @@ def test_a_store_is_aligned_by_command(store):
     for row in alignment.values():
         assert sum(row["frames"]) == 50
         assert len(row["frames"]) == len(row["units"])
+
+
+def test_texts_that_cannot_be_aligned_are_listed_by_reason(tmp_path, caplog, monkeypatch):
+    pytest.importorskip("espeakng_loader")
+    # Every unit gets one frame.
+    monkeypatch.setattr(forced_alignment, "align", lambda features, units, progress: [[1] * len(row) for row in units])
+    texts = [
+        "A cat sat.",
+        "\u043a\u043e\u0442",
+        "\U0001f600",
+        "A cat \u65e5 sat.",
+        "The dog. " * 30,
+        "\ud83d. A dog sat.",
+    ]
+    rng = np.random.default_rng(1)
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    rows = [{"id": f"row {i}", "audio": f"{i}.wav", "text": text} for i, text in enumerate(texts)]
+    for row in rows:
+        write_audio(folder / row["audio"], (0.1 * rng.standard_normal(16000)).astype(np.float32), 16000)
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sys.argv = ["focallm", "tokenize", str(folder), str(folder / "tokens"), "--features", "--quiet"]
+    cli.main()
+    align_store(folder / "tokens", progress=False)
+    assert "1 utterances have no word and are left out: row 2" in caplog.text
+    assert "2 utterances have a word without phonemes and are left out: row 1, row 3" in caplog.text
+    assert "1 utterances have more phonemes than frames and are left out: row 4" in caplog.text
 
 
 def test_missing_texts_and_features_are_named(store, tmp_path):
