@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -117,6 +118,12 @@ def release_lm(recipe: Path, run: Path, out: Path, license: str, evaluations: Se
     """Write a language model, its results and its card. Arguments and errors are those of `release`."""
     if not (run / "model").is_dir():
         raise OSError(f"{run} has no model yet: train it with focallm train TASK STORE {run} --recipe {recipe}")
+    if not is_finished(run, run / "model"):
+        logger.warning(
+            "%s is not recorded as finished, so the card may describe other weights than those of its model: the same "
+            "focallm train command finishes it",
+            run,
+        )
 
     SpeechLM.from_pretrained(run / "model", dtype="float16").save_pretrained(out)
     # As for a codec, the record is looked up with the weights that were saved.

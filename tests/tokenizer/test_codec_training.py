@@ -19,6 +19,7 @@ from focallm.tokenizer.files import first_not_finite
 from focallm.tokenizer.training import trainer, validation
 from focallm.tokenizer.training.build import build_stage
 from focallm.tokenizer.training.config import StageConfig, load_stage
+from focallm.tokenizer.training.teacher import Teacher
 from focallm.tokenizer.training.trainer import train_codec
 from focallm.tokenizer.training.validation import edit_distance
 
@@ -226,6 +227,17 @@ def test_a_checkpoint_that_is_not_finite_is_not_continued(speech, tmp_path):
     (tmp_path / "finished.json").unlink()
     with pytest.raises(ValueError, match=r"of a training that diverged: compressor\.out_proj\.weight is not finite"):
         train_codec(config, speech, tmp_path, quiet=True)
+    (tmp_path / "checkpoint.pt").write_bytes((tmp_path / "checkpoint.pt").read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged \(.*\): restore a copy, or delete it"):
+        train_codec(config, speech, tmp_path, quiet=True)
+
+
+def test_a_teacher_that_is_not_finite_is_not_used(tmp_path):
+    teacher = Teacher.from_config({"dim": 16, "num_layers": 1})
+    teacher.norm.weight.data[0] = torch.nan
+    teacher.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"a teacher whose training diverged, norm\.weight is not finite"):
+        Teacher.from_pretrained(tmp_path)
 
 
 def test_a_codec_that_is_not_finite_is_not_saved(codec, tmp_path):

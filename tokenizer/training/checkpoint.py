@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,20 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """Read `checkpoint.pt` without unpickling code. Returns None if there is no such file yet."""
+    """Read `checkpoint.pt` without unpickling code. Returns None if there is no such file yet.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
     path = folder / "checkpoint.pt"
     if not path.exists():
         return None
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}): restore a copy, or delete it to train from the beginning"
+        ) from None
 
 
 def load_discriminators(folder: Path) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..files import whole_files
+from ..files import first_not_finite, whole_files
+from ..focalcodec.checkpoint import read_safetensors
 from ..focalcodec.layers import length_mask, zero_padding
 from ..focalcodec.mel import MelEncoder
 from ..focalcodec.parts import MelConfig, build_part
@@ -74,12 +75,17 @@ class Teacher(nn.Module):
 
         Raises:
             OSError: The folder holds no teacher.
+            ValueError: Its weights are damaged or not finite.
         """
         path = Path(folder) / "teacher.json"
         if not path.is_file():
             raise OSError(f"{folder} has no teacher.json: train one with stage: teacher, and name its RUN/teacher")
         teacher = cls.from_config(json.loads(path.read_text()))
-        teacher.load_state_dict(load_file(Path(folder) / "teacher.safetensors"))
+        weights = read_safetensors(Path(folder) / "teacher.safetensors")
+        broken = first_not_finite(weights)
+        if broken is not None:
+            raise ValueError(f"{folder} holds a teacher whose training diverged, {broken} is not finite: train another")
+        teacher.load_state_dict(weights)
         return teacher.eval().requires_grad_(False)
 
     def save_pretrained(self, folder: Path) -> None:

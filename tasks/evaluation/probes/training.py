@@ -19,8 +19,9 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from ....data.batching import LengthGroupedSampler
-from ....tokenizer.files import whole_file, whole_files, write_whole
+from ....tokenizer.files import whole_files, write_whole
 from ....tokenizer.focalcodec.layers import length_mask
+from ....tokenizer.training.checkpoint import load_checkpoint, save_checkpoint
 from ....tokenizer.training.optimization import NewBob
 from .data import Target
 from .probe_config import ProbeConfig
@@ -249,8 +250,7 @@ def train_probe(
             "schedule": schedule.state_dict(),
             "log": log,
         }
-        with whole_file(run / CHECKPOINT) as temporary:
-            torch.save(state, temporary)
+        save_checkpoint(run, state)
         lines = "\n".join(map(json.dumps, log)) + "\n"
         write_whole(run / LOG, lines.encode())
     probe.load_state_dict(load_file(run / WEIGHTS))
@@ -259,11 +259,9 @@ def train_probe(
 
 def _load_checkpoint(run: Path, probe: Probe, optimizer: torch.optim.Optimizer, schedule: NewBob) -> list[dict]:
     """Restore the last checkpoint of a run, if there is one, and return its log."""
-    path = run / CHECKPOINT
-    if not path.is_file():
+    state = load_checkpoint(run)
+    if state is None:
         return []
-    # `weights_only`: nothing but tensors and plain values is unpickled.
-    state = torch.load(path, map_location="cpu", weights_only=True)
     probe.load_state_dict(state["probe"])
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
