@@ -19,6 +19,8 @@ from ..tokenizer.training.config import StageConfig, read_stages, result_folder
 from .evaluation.results import table_of_record
 from .inference.measured import MEASURED
 
+logger = logging.getLogger(__name__)
+
 _PAUSE = 10  # a gap of so many median gaps in a log means that the run was interrupted
 
 
