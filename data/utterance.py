@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -150,16 +151,18 @@ def find_files(folder: Path) -> list[Path]:
             continue
         seen.add(real)
         try:
-            paths = sorted(current.iterdir())
+            entries = sorted(os.scandir(current), key=lambda entry: entry.name)
         except PermissionError as error:
             logger.warning("%s cannot be read (%s) and is left out: check its permissions", current, error.strerror)
             continue
-        found += paths
-        for path in filter(Path.is_dir, paths):
+        for entry in entries:
+            path = current / entry.name
+            found.append(path)
             # Links come last, so that a folder that also lies here itself keeps its own name.
-            if path.is_symlink():
-                waiting.append(path)
-            else:
+            if entry.is_symlink():
+                if path.is_dir():
+                    waiting.append(path)
+            elif entry.is_dir():
                 waiting.appendleft(path)
     return sorted(found)
 
