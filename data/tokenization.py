@@ -84,11 +84,16 @@ def tokenize_corpus(
     """
     rank = int(os.environ.get("RANK", 0)) if rank is None else rank
     world_size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
-    if not 0 <= rank < world_size or shard_size < 1 or workers < 1 or batch_seconds <= 0 or listen < 0:
-        raise ValueError(
-            "needed: 0 <= rank < world_size, shard_size and workers at least 1, batch_seconds above 0, listen at least "
-            f"0; found {rank=}, {world_size=}, {shard_size=}, {workers=}, {batch_seconds=}, {listen=}"
-        )
+    is_allowed = {
+        f"rank from 0 to {world_size - 1}, found {rank}": 0 <= rank < world_size,
+        f"shard_size of at least 1, found {shard_size}": shard_size >= 1,
+        f"workers of at least 1, found {workers}": workers >= 1,
+        f"batch_seconds above 0, found {batch_seconds}": batch_seconds > 0,
+        f"listen of at least 0, found {listen}": listen >= 0,
+    }
+    for condition, holds in is_allowed.items():
+        if not holds:
+            raise ValueError(f"tokenization needs {condition}")
     store = Path(store_folder)
     rows, mixer = _find_mixer(corpus)
     encoder = Encoder(tokenizer, None if mixer is None else mixer.input_name, features)

@@ -46,7 +46,7 @@ def _voice_lines(voices: Sequence[str]) -> list[str]:
     if not names:
         return []
     width = max(map(len, names)) + 2
-    lines = []
+    lines: list[str] = []
     for start in range(0, len(names), _VOICES_IN_A_LINE):
         title = "" if lines else "voices"
         row = "".join(name.ljust(width) for name in names[start : start + _VOICES_IN_A_LINE])

@@ -29,7 +29,12 @@ def benchmark_codec(source: str, threads: int) -> str:
         source: "focalcodec_50hz" for the full-size model with random weights, which are as fast as trained ones; or
             anything that `AudioTokenizer.from_pretrained` accepts.
         threads: CPU threads.
+
+    Raises:
+        ValueError: `threads` is less than 1.
     """
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, found {threads}")
     torch.set_num_threads(threads)
     model = _load(source)
     lines = [

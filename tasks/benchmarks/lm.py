@@ -43,8 +43,11 @@ def benchmark_lm(model: str | SpeechLM, batch: int, tokens: int, threads: int) -
         threads: CPU threads.
 
     Raises:
-        ValueError: The model has several codebooks, for which transformers has no constraint.
+        ValueError: The model has several codebooks, for which transformers has no constraint, or a number is below 1.
     """
+    for name, number in (("batch", batch), ("tokens", tokens), ("threads", threads)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, found {number}")
     torch.set_num_threads(threads)
     lm = model if isinstance(model, SpeechLM) else SpeechLM.from_pretrained(model)
     if len(lm.vocabulary.codebook_sizes) > 1:

@@ -41,8 +41,8 @@ def main() -> None:
         print(f"focallm {__version__}")
         return
     if command not in COMMANDS:
-        message = unknown_message("command", command, [*COMMANDS, "--help", "--version"])
-        print(f"focallm: {message} (see focallm --help)", file=sys.stderr)
+        explanation = unknown_message("command", command, [*COMMANDS, "--help", "--version"])
+        print(f"focallm: {explanation} (see focallm --help)", file=sys.stderr)
         sys.exit(2)
 
     function = COMMANDS[command]
@@ -83,6 +83,8 @@ def show_progress_as_lines() -> None:
     """Log as plain lines, and leave progress bars to the commands."""
     # datasets reads this variable when it is imported. It shows bars for reading and sorting rows, even with --quiet.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].disable_progress_bars()
     # transformers takes a second to import, which `focallm --help` should not wait for.
     from transformers.utils import logging as transformers_logging
 

@@ -75,6 +75,8 @@ def choose_items(
     Raises:
         ValueError: None of the chosen items can be read.
     """
+    if limit < 0:
+        raise ValueError(f"limit is a number of items, or 0 for all of them, found {limit}")
     chosen = items
     if 0 < limit < len(items):
         indices = np.random.default_rng(seed).choice(len(items), limit, replace=False)

@@ -148,7 +148,7 @@ def _describe_tasks(lm: SpeechLM, data: list[TaskData], codec: str) -> None:
 
 def _describe_mixtures(lm: SpeechLM, data: list[TaskData]) -> None:
     """Write the highest number of speakers in a mixture into the model's info."""
-    counts = []
+    counts: list[int] = []
     for item in data:
         if item.template.target.streams:
             counts += map(len, item.train_dataset[item.template.target.field])
