@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import trange
 
+from ..tokenizer.configs import read_json
 from ..tokenizer.files import write_whole
 from .phonemes import PAUSES, WORD_START, build_lexicon, text_to_units
 from .token_store import TokenStore
@@ -159,7 +160,7 @@ def read_lexicon(folder: Path) -> dict[str, str]:
     Raises:
         ValueError: The store has not been aligned.
     """
-    return json.loads(_check_exists(folder / LEXICON_FILE).read_text(encoding="utf-8"))
+    return read_json(_check_exists(folder / LEXICON_FILE))
 
 
 def align(features: Sequence[Features], units: Sequence[Sequence[str]], progress: bool = True) -> list[list[int]]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
+from ..tokenizer.configs import read_json
 from ..tokenizer.files import remove_leftovers, write_whole
 from .token_store import CODES, FEATURES, MANIFEST, PROGRESS, SOURCES, sha256
 from .utterance import Utterance
@@ -40,7 +41,7 @@ class Shard:
 
     def record(self) -> dict[str, Any]:
         """Read the record: hash, counts, wall time and skipped utterances."""
-        return json.loads(self._record_path.read_text(encoding="utf-8"))
+        return read_json(self._record_path)
 
     def write(self, content: bytes, record: dict[str, Any]) -> None:
         """Write the file and then its record, so that a file with a record is complete."""
@@ -85,7 +86,7 @@ def plan_shards(
 
     path = store / PROGRESS / "plan.json"
     if path.is_file():
-        _check_same_plan(store, json.loads(path.read_text(encoding="utf-8")), plan)
+        _check_same_plan(store, read_json(path), plan)
     else:
         _check_empty(store)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ..tokenizer.configs import check_keys, read_json
 from .mapped_shards import map_shards
 from .mixing.split import connect
 
@@ -48,6 +49,18 @@ CODES = ("codes", "noisy_codes", "mixture_codes", "source_codes")
 FEATURES = ("features", "noisy_features", "mixture_features", "source_features")
 SOURCES = "sources"
 
+# Keys of a manifest that are read, with their types.
+_MANIFEST_KEYS = {
+    **dict.fromkeys(("num_utterances", "num_skipped", "num_tokens", "codes_used"), int),
+    **dict.fromkeys(("seconds", "unigram_entropy_bits", "real_time_factor"), float),
+    "codec": dict[str, Any],
+    "shards": list[dict[str, Any]],
+}
+_CODEC_KEYS = {
+    **dict.fromkeys(("name", "weights_sha256"), str),
+    **dict.fromkeys(("sampling_rate", "output_sampling_rate", "codebook_size", "num_codebooks", "vocab_size"), int),
+    **dict.fromkeys(("frame_rate", "bits_per_second"), float),
+}
 _HASH_BLOCK_BYTES = 1 << 20
 
 
@@ -323,7 +336,14 @@ def sha256(content: bytes) -> str:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
+        check_keys(manifest, _MANIFEST_KEYS, str(path))
+        check_keys(manifest["codec"], _CODEC_KEYS, f"{path}: codec")
+        for shard in manifest["shards"]:
+            check_keys(shard, {"file": str, "sha256": str}, f"{path}: shards")
+        if not manifest["shards"] or manifest["seconds"] <= 0 or manifest["num_utterances"] < 1:
+            raise ValueError(f"{path} describes an empty token store: run the same focallm tokenize command again")
+        return manifest
     if (folder / PROGRESS).is_dir():
         raise FileNotFoundError(
             f"{folder} is an unfinished token store (no {MANIFEST}): run the same tokenize command again to continue"

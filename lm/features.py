@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
@@ -20,6 +21,7 @@ RESTART_CONTROLS = ("speech", "speaker")
 _UNBOUNDED = 1 << 17  # positions assumed for a model whose config states no maximum
 
 
+@strict
 class SpeechLMConfig(PreTrainedConfig):
     """Configuration of a `SpeechLMForConditionalGeneration`.
 

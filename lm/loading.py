@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import GENERATION_CONFIG_NAME, PROCESSOR_NAME
 
-from ..tokenizer import hub
+from ..tokenizer import cards, hub
 from ..tokenizer.audio_tokenizer import AudioTokenizer
 from ..tokenizer.config_checks import check_sizes, config_errors
 from ..tokenizer.configs import brief, errors_named, read_json
@@ -72,7 +72,7 @@ def make_llama(config: str | dict[str, Any], vocabulary: Vocabulary) -> PreTrain
         return AutoModelForCausalLM.from_config(llama)
 
 
-def find_folder(source: str | Path, options: dict[str, Any]) -> Path:
+def find_folder(source: str | Path, options: dict[str, Any] | None = None) -> Path:
     """Return the folder of a speech LM.
 
     Args:
@@ -85,7 +85,7 @@ def find_folder(source: str | Path, options: dict[str, Any]) -> Path:
     folder = _local_folder(source)
     if not folder.exists() and not hub.is_hub_id(source):
         raise hub.unknown_source(source, "speech LM", list(PACKAGED_MODELS))
-    folder = hub.find_folder(folder, ("*.json", "*.safetensors", "*.md"), options)
+    folder = hub.find_folder(folder, ("*.json", "*.safetensors", "*.md"), options or {})
     if not (folder / INFO_FILE).is_file():
         raise OSError(
             f"{folder} holds no {INFO_FILE}, so it is not a speech LM: name the `model` folder of a training run "
@@ -128,6 +128,19 @@ def read_lexicon(folder: Path) -> dict[str, str]:
     return lexicon
 
 
+def load_codec_of(folder: Path, info: SpeechLMInfo, options: dict[str, Any]) -> AudioTokenizer:
+    """Load the codec of a speech LM.
+
+    Args:
+        folder: of the LM.
+        info: of the LM.
+        options: of `from_pretrained` of transformers, of which those of the hub apply.
+    """
+    known = {name: options[name] for name in ("token", "cache_dir", "local_files_only") if name in options}
+    copy = folder / info.audio_tokenizer
+    return AudioTokenizer.from_pretrained(copy if copy.is_dir() else info.audio_tokenizer, **known)
+
+
 def load_model(folder: Path, source: str | Path, vocabulary: Vocabulary, options: dict[str, Any]) -> Any:
     """Load the weights in a folder, with their base if they are an adapter.
 
@@ -139,6 +152,9 @@ def load_model(folder: Path, source: str | Path, vocabulary: Vocabulary, options
     """
     if (folder / lora.ADAPTER_CONFIG).is_file():
         return _load_with_adapter(folder, vocabulary, options)
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        # transformers passes over a damaged one without a word.
+        read_json(folder / GENERATION_CONFIG_NAME)
     build = _builder(folder, options)
     load = partial(AutoModelForCausalLM.from_pretrained, trust_remote_code=hub.trusts_remote_code(options))
     model = load_strictly(load, folder, (), options, None, build)
@@ -285,15 +301,23 @@ def check_finite(weights: Mapping[str, Tensor]) -> None:
         raise ValueError(f"{name} is not finite, so the model is not saved: its training diverged; use a checkpoint")
 
 
-def write_card(folder: Path, facts: dict[str, str]) -> None:
-    """Write a README.md for the hub, unless the folder has one, which its owner may have edited."""
-    if (folder / "README.md").exists():
-        return
-    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    card = (
-        f"---\nlibrary_name: focallm\nlicense: unknown\ntags: [speech, audio]\n---\n\n# A speech language model\n\n"
-        f"| | |\n|---|---|\n{rows}\n\nLoad it with `focallm.lm.SpeechLM.from_pretrained(folder)`.\n\n"
-        "Before publishing, replace the license above by one that the licenses of the codec, of the base model and of "
-        "the training recordings permit, and report what was measured.\n"
-    )
-    write_whole(folder / "README.md", card.encode())
+def write_lm_card(
+    folder: Path, causal_lm: PreTrainedModel, info: SpeechLMInfo, audio_tokenizer: AudioTokenizer, weights: str
+) -> None:
+    """Write a README.md, unless the folder has one.
+
+    Args:
+        folder: of the LM.
+        causal_lm: the LM.
+        info: of the LM.
+        audio_tokenizer: its codec.
+        weights: what the file of weights holds.
+    """
+    facts = {
+        "weights": f"{weights}, {type(causal_lm).__name__}",
+        "tasks": ", ".join(info.tasks) or "none yet",
+        "codec": f"{info.audio_tokenizer}, {audio_tokenizer.tokens_per_second:g} tokens per second",
+        "parameters": f"{causal_lm.num_parameters() / 1e6:.1f} M",
+    }
+    usage = "focallm.lm.SpeechLM.from_pretrained(folder)"
+    cards.write_first_card(folder, "A speech language model", facts, usage)

@@ -19,7 +19,7 @@ from ..data.pronunciation import read_text
 from ..tokenizer.audio_tokenizer import AudioTokenizer
 from ..tokenizer.configs import errors_named
 from ..tokenizer.files import whole_files
-from ..tokenizer.hub import HUB_ARGUMENTS, trusts_remote_code
+from ..tokenizer.hub import push_folder, trusts_remote_code
 from . import lora
 from .embeddings import EmbeddingInit, adapt_to_vocabulary, add_projector, check_init, init_from_codes
 from .features import language_model
@@ -29,14 +29,15 @@ from .loading import (
     check_finite,
     find_folder,
     load_base,
+    load_codec_of,
     load_model,
     make_llama,
     processor_config,
     read_info,
     read_lexicon,
-    write_card,
     write_generation_config,
     write_info,
+    write_lm_card,
     write_processor,
 )
 from .lora import LoRA
@@ -171,14 +172,10 @@ class SpeechLM:
         folder = find_folder(source, kwargs)
         with errors_named(folder):
             vocabulary = Vocabulary.load(folder, trusts_remote_code(kwargs))
-            # The revision belongs to this repository, not to that of the codec or the base.
-            kwargs.pop("revision", None)
             info = read_info(folder)
-            copy = folder / info.audio_tokenizer
-            hub_options = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-            audio_tokenizer = AudioTokenizer.from_pretrained(
-                copy if copy.is_dir() else info.audio_tokenizer, **hub_options
-            )
+            audio_tokenizer = load_codec_of(folder, info, kwargs)
+            # The revision belongs to this repository, not to that of the base.
+            kwargs.pop("revision", None)
             model = load_model(folder, source, vocabulary, {"dtype": torch.float32, **kwargs})
             return cls(model.eval(), vocabulary, audio_tokenizer, info, read_lexicon(folder))
 
@@ -202,23 +199,17 @@ class SpeechLM:
             self.model.save_pretrained(temporary, state_dict=weights)
             write_generation_config(temporary, self.model, self.vocabulary, self.audio_tokenizer, self.info)
             self._save_common_files(temporary)
-        self._write_card(folder, "whole")
+        write_lm_card(folder, language_model(self.model), self.info, self.audio_tokenizer, "whole")
 
     def _save_common_files(self, folder: Path) -> None:
         """Write all files except the weights and the model card."""
         self.save_processor(folder)
         write_info(folder, self.info, self.lexicon)
 
-    def _write_card(self, folder: Path, weights: str) -> None:
-        """Write a model card, which describes the weights as `weights`."""
-        causal_lm = language_model(self.model)
-        facts = {
-            "weights": f"{weights}, {type(causal_lm).__name__}",
-            "tasks": ", ".join(self.info.tasks) or "none yet",
-            "codec": f"{self.info.audio_tokenizer}, {self.audio_tokenizer.tokens_per_second:g} tokens per second",
-            "parameters": f"{causal_lm.num_parameters() / 1e6:.1f} M",
-        }
-        write_card(folder, facts)
+    def push_to_hub(self, repo: str, **kwargs: Any) -> str:
+        """Upload what `save_pretrained` writes, or `save_adapter` if there are adapters; see `hub.push_folder`."""
+        is_adapter = isinstance(self.model, PeftModel)
+        return push_folder(self.save_adapter if is_adapter else self.save_pretrained, repo, **kwargs)
 
     def save_processor(self, folder: Path) -> None:
         """Write what `AutoProcessor` loads, with a copy of the codec unless `info` refers to it elsewhere."""
@@ -258,7 +249,7 @@ class SpeechLM:
         with whole_files(folder) as temporary:
             lora.save_adapter(self.model, temporary, base)
             self._save_common_files(temporary)
-        self._write_card(folder, f"a LoRA adapter of {base}")
+        write_lm_card(folder, language_model(self.model), self.info, self.audio_tokenizer, f"a LoRA adapter of {base}")
 
     def merge(self) -> "SpeechLM":
         """Merge the adapters into the weights, so that `model` is a plain model again.

@@ -60,7 +60,7 @@ class SpeechLMProcessor(ProcessorMixin):
     ) -> None:
         super().__init__(feature_extractor, tokenizer)
         if isinstance(info, dict):
-            info = SpeechLMInfo.from_json(info)
+            info = SpeechLMInfo.from_json(info, "info")
         self.info = info or SpeechLMInfo()
         self.vocabulary = Vocabulary(tokenizer, codebook_sizes, control_names(self.info.templates))
         self._codec = audio_codec

@@ -165,6 +165,12 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.tokenizer)
 
+    def __repr__(self) -> str:
+        return (
+            f"Vocabulary({self.audio_offset} text and control ids, {self.audio_vocab_size} audio ids of "
+            f"{self.codebooks} codebook{'s' if self.codebooks > 1 else ''})"
+        )
+
     @property
     def audio_vocab_size(self) -> int:
         """Number of audio ids."""

@@ -3,12 +3,14 @@
 import base64
 import html
 import io
+import re
 from dataclasses import dataclass
 
 import numpy as np
 import soundfile
 import torch
 
+from ..tokenizer.cards import unescape
 from ..tokenizer.focalcodec.mel import log_mel
 
 _STYLE = """
@@ -124,7 +126,7 @@ def markdown_to_html(text: str) -> str:
         if lines[0].startswith("|"):
             blocks.append(_table_to_html(lines))
         else:
-            blocks.append(f"<p>{html.escape(' '.join(lines))}</p>")
+            blocks.append(f"<p>{html.escape(unescape(' '.join(lines)))}</p>")
     return "\n".join(blocks)
 
 
@@ -134,8 +136,9 @@ def _table_to_html(lines: list[str]) -> str:
         # The line of dashes separates the header from the rows.
         if "---" in line:
             continue
-        cells = line.removeprefix("|").removesuffix("|").split("|")
-        rows.append("<tr>" + "".join(f"<td>{html.escape(cell.strip())}</td>" for cell in cells) + "</tr>")
+        # A bar inside a cell has a backslash before it.
+        cells = re.split(r"(?<!\\)\|", line.removeprefix("|").removesuffix("|"))
+        rows.append("<tr>" + "".join(f"<td>{html.escape(unescape(cell.strip()))}</td>" for cell in cells) + "</tr>")
     return f"<table>{''.join(rows)}</table>"
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,7 +11,9 @@ from typing import Any
 from ..lm import SpeechLM
 from ..lm.loading import is_speech_lm
 from ..tokenizer import AudioTokenizer
-from ..tokenizer.files import remove_leftovers, write_whole
+from ..tokenizer.cards import code_block, escape, front_matter, table_row, write_card
+from ..tokenizer.configs import read_json
+from ..tokenizer.files import remove_leftovers
 from ..tokenizer.json_lines import read_json_lines
 from ..tokenizer.runs import is_finished
 from ..tokenizer.training.config import StageConfig, read_stages, result_folder
@@ -68,11 +69,11 @@ def release_codec(recipe: Path, run: Path, out: Path, license: str, evaluations:
     AudioTokenizer.from_pretrained(result_folder(last, config), dtype="float16").save_pretrained(out)
     # Rounding to half precision changes the weights, so the record of an evaluation is looked up with the saved ones.
     tokenizer = AudioTokenizer.from_pretrained(out)
-    data = json.loads((run / "data.json").read_text())
+    data = read_json(run / "data.json")
     parameters = sum(p.numel() for p in tokenizer.codec.parameters())
     lines = [
-        *_metadata(license, "focallm", "audio-to-audio"),
-        f"# {out.name}: a speech codec",
+        *front_matter({"license": license, "library_name": "focallm", "pipeline_tag": "audio-to-audio"}),
+        f"# {escape(out.name)}: a speech codec",
         "",
         f"{type(tokenizer.codec).__name__}: {tokenizer.sampling_rate} Hz speech <-> {tokenizer.frame_rate:g} tokens/s, "
         f"{tokenizer.bits_per_second:.0f} bit/s; {parameters / 1e6:.2f} M parameters, half precision, "
@@ -90,14 +91,14 @@ def release_codec(recipe: Path, run: Path, out: Path, license: str, evaluations:
     for group in data["groups"]:
         # Runs of version 0.1 spell the key differently.
         terms = group.get("license") or group["licence"]
-        lines.append(_row(group["source"], terms, group["speakers"], group["utterances"], group["hours"]))
+        lines.append(table_row(group["source"], terms, group["speakers"], group["utterances"], group["hours"]))
     lines += [
         "",
         "It is an open question whether weights inherit the terms of recordings. These are the credits and terms.",
         "",
         "## Training",
         "",
-        f"    focallm train-codec {recipe} CORPUS {run}",
+        code_block(f"focallm train-codec {recipe} CORPUS {run}"),
         "",
         "| stage | updates | batch | hours | device | last validation |",
         "|---|---|---|---|---|---|",
@@ -113,7 +114,7 @@ def release_codec(recipe: Path, run: Path, out: Path, license: str, evaluations:
         )
     for record in evaluations:
         lines += ["", f"## Results: {_title(record)}", "", table_of_record(record, [tokenizer.codec], seed)]
-    _write_lines(out / "README.md", lines)
+    write_card(out / "README.md", lines)
 
 
 def release_lm(recipe: Path, run: Path, out: Path, license: str, evaluations: Sequence[Path], seed: int) -> None:
@@ -134,35 +135,36 @@ def release_lm(recipe: Path, run: Path, out: Path, license: str, evaluations: Se
     for record in evaluations:
         table = table_of_record(record, [lm.model, lm.audio_tokenizer.codec], seed)
         results += [_title(record), "", table, ""]
-    _write_lines(out / MEASURED, results[:-1])
+    write_card(out / MEASURED, results[:-1])
 
-    values = json.loads((run / "recipe.json").read_text())
+    values = read_json(run / "recipe.json")
     tasks = [source["template"]["name"] for source in values["sources"]]
     # A model of several tasks is listed under the one that most users look for.
     speaks = any(task.startswith(("tts", "zero-shot")) for task in tasks)
+    tag = "text-to-speech" if speaks else "audio-to-audio"
     lines = [
-        *_metadata(license, "transformers", "text-to-speech" if speaks else "audio-to-audio"),
-        f"# {out.name}: a speech language model",
+        *front_matter({"license": license, "library_name": "transformers", "pipeline_tag": tag}),
+        f"# {escape(out.name)}: a speech language model",
         "",
         _architecture(lm, out / "model.safetensors"),
         _checksum(out / "model.safetensors"),
     ]
     if lm.info.voices:
-        lines.append(f"Voices: {', '.join(lm.info.voices)}.")
+        lines.append(f"Voices: {escape(', '.join(lm.info.voices))}.")
     lines += [
         "",
         "## Training",
         "",
-        f"    focallm train {tasks[0]} STORE {run} --recipe {recipe}",
+        code_block(f"focallm train {tasks[0]} STORE {run} --recipe {recipe}"),
         "",
         "| task | examples | ids | times per epoch |",
         "|---|---|---|---|",
     ]
     for source in values["sources"]:
-        lines.append(_row(source["template"]["name"], source["examples"], source["ids"], source["repeat"]))
+        lines.append(table_row(source["template"]["name"], source["examples"], source["ids"], source["repeat"]))
     lines.append("")
     if values["base"]:
-        lines += [f"Training started from the weights of {values['base']}.", ""]
+        lines += [f"Training started from the weights of {escape(values['base'])}.", ""]
     last = _last_validation(run)
     lines += [
         f"{last['step']} updates, {float(last['epoch']):.1f} epochs, seed {values['seed']}; validation loss "
@@ -170,12 +172,7 @@ def release_lm(recipe: Path, run: Path, out: Path, license: str, evaluations: Se
     ]
     if results:
         lines += ["", "## Results", "", *results[:-1]]
-    _write_lines(out / "README.md", lines)
-
-
-def _metadata(license: str, library: str, tag: str) -> list[str]:
-    """The YAML block that a model hub reads."""
-    return ["---", f"license: {license}", f"library_name: {library}", f"pipeline_tag: {tag}", "---", ""]
+    write_card(out / "README.md", lines)
 
 
 def _architecture(lm: SpeechLM, weights: Path) -> str:
@@ -184,7 +181,7 @@ def _architecture(lm: SpeechLM, weights: Path) -> str:
     tokenizer = lm.audio_tokenizer
     # A model without a named codec has a copy of the codec in its folder.
     name = lm.info.audio_tokenizer
-    codec = "the codec in its folder" if (weights.parent / name).is_dir() else f"the codec `{name}`"
+    codec = "the codec in its folder" if (weights.parent / name).is_dir() else f"the codec {escape(name)}"
     return (
         f"Model type {config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}, "
         f"{lm.model.num_parameters() / 1e6:.1f} M parameters, half precision, {_megabytes(weights)}. It reads and "
@@ -209,8 +206,8 @@ def _stage_row(folder: Path, config: StageConfig) -> str:
     batch = f"{config.batch_size} utterances"
     if config.clip_seconds:
         batch = f"{config.batch_size * config.clip_seconds:.0f} s"
-    device = json.loads((folder / "machine.json").read_text())["device"]
-    return _row(folder.name, config.steps, batch, training_hours(times), device, ", ".join(figures))
+    device = read_json(folder / "machine.json").get("device", "unknown")
+    return table_row(folder.name, config.steps, batch, training_hours(times), device, ", ".join(figures))
 
 
 def training_hours(times: Sequence[float]) -> float:
@@ -241,7 +238,7 @@ def _sources_of_parts(stages: dict[Path, StageConfig], run: Path) -> list[str]:
     sentences = []
     for part, source in sources.items():
         origin = "started from that of" if part in trained else "is that of"
-        sentences.append(f"The {part} {origin} {source}.")
+        sentences.append(f"The {part} {origin} {escape(source)}.")
     return sentences
 
 
@@ -253,13 +250,7 @@ def _last_validation(run: Path) -> dict[str, str]:
 
 
 def _title(record: Path) -> str:
-    return record.stem.replace("_", " ").replace("-", " ")
-
-
-def _row(*cells: str | int | float) -> str:
-    """A row of a Markdown table; floats have two decimals."""
-    texts = [f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells]
-    return f"| {' | '.join(texts)} |"
+    return escape(record.stem.replace("_", " ").replace("-", " "))
 
 
 def _checksum(weights: Path) -> str:
@@ -268,7 +259,3 @@ def _checksum(weights: Path) -> str:
 
 def _megabytes(weights: Path) -> str:
     return f"{weights.stat().st_size / 1e6:.1f} MB"
-
-
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    write_whole(path, ("\n".join(lines) + "\n").encode())

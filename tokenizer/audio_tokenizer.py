@@ -4,14 +4,12 @@ B batch, T samples, N token frames, K codebooks, L ids of an item.
 """
 
 import math
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import HfApi
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -19,11 +17,13 @@ from transformers import BatchFeature
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from .audio import Waveform, load_audio, with_rates
+from .cards import write_first_card
 from .codec import Codec
 from .codecs.auto import load_codec
 from .codecs.pattern import CodePattern
 from .files import first_not_finite, whole_files
 from .focalcodec.feature_extraction import FocalCodecFeatureExtractor
+from .hub import push_folder
 from .long_audio import MAX_WHOLE_S, decode_long, encode_long
 
 Ids = Tensor | NDArray[np.integer] | Sequence[int]
@@ -50,16 +50,19 @@ class AudioTokenizer:
         self.pattern = CodePattern(codec.config.codebook_sizes)
 
     def __repr__(self) -> str:
+        name = self.codec.pretrained_model.name_or_path
+        return f"AudioTokenizer({type(self.codec).__name__} {name!r}: {', '.join(list(self._describe().values())[1:])})"
+
+    def _describe(self) -> dict[str, str]:
         sizes = sorted(set(self.codebook_sizes))
         codes = " or ".join(str(size) for size in sizes)
-        properties = [
-            f"{self.sampling_rate} Hz -> {self.output_sampling_rate} Hz",
-            f"{self.frame_rate:g} frames/s",
-            f"{self.num_codebooks} codebook{'s' if self.num_codebooks > 1 else ''} of {codes} codes",
-            f"{self.bits_per_second:.0f} bit/s",
-        ]
-        name = self.codec.pretrained_model.name_or_path
-        return f"AudioTokenizer({type(self.codec).__name__} {name!r}: {', '.join(properties)})"
+        return {
+            "codec": type(self.codec).__name__,
+            "audio": f"{self.sampling_rate} Hz -> {self.output_sampling_rate} Hz",
+            "rate": f"{self.frame_rate:g} frames/s",
+            "codes": f"{self.num_codebooks} codebook{'s' if self.num_codebooks > 1 else ''} of {codes} codes",
+            "bits": f"{self.bits_per_second:.0f} bit/s",
+        }
 
     @classmethod
     def from_pretrained(
@@ -103,24 +106,21 @@ class AudioTokenizer:
             # Some adapters have already saved the feature extractor that transformers has for their codec.
             if not (temporary / FEATURE_EXTRACTOR_NAME).exists():
                 self.feature_extractor.save_pretrained(temporary)
+        write_first_card(folder, "A speech codec", self._describe(), "focallm.AudioTokenizer.from_pretrained(folder)")
 
     def push_to_hub(self, repo: str, **kwargs: Any) -> str:
-        """Upload to the Hugging Face hub, to a new repository if there is none of that name.
-
-        Args:
-            repo: `"owner/name"`.
-            kwargs: `token`, `private`; `commit_message`, `revision`, `create_pr` as in `HfApi.upload_folder`.
-
-        Returns:
-            The URL of the commit.
-        """
-        api = HfApi(token=kwargs.pop("token", None))
-        api.create_repo(repo, private=kwargs.pop("private", None), exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return str(api.upload_folder(repo_id=repo, folder_path=folder, **kwargs))
+        """Upload what `save_pretrained` writes to the Hugging Face hub; see `hub.push_folder`."""
+        return push_folder(self.save_pretrained, repo, **kwargs)
 
     # Properties that a language model needs.
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    @property
+    def pad_token_id(self) -> int:
+        """The id of padding, which is also a code: only the attention mask tells them apart."""
+        return 0
 
     @property
     def vocab_size(self) -> int:
@@ -179,7 +179,9 @@ class AudioTokenizer:
 
     # Audio -> ids.
 
-    def __call__(self, audio: Any, sampling_rate: int | list[int] | None = None) -> BatchFeature:
+    def __call__(
+        self, audio: Any, sampling_rate: int | list[int] | None = None, return_tensors: str | None = "pt"
+    ) -> BatchFeature:
         """Encode one item or a list of items.
 
         An item is a path; an array or tensor, (T,), (C, T) or (T, C), of floats in [-1, 1] or int16, int32, uint8 PCM;
@@ -190,6 +192,7 @@ class AudioTokenizer:
             audio: an item, or a list of items.
             sampling_rate: rate of the arrays and tensors in Hz, one for all or one each; files and rows have their own.
                 The default is the codec's `sampling_rate`.
+            return_tensors: "pt" for tensors, "np" for arrays, None for lists, which are not padded.
 
         Returns:
             input_ids (B, L) int64, attention_mask (B, L) int64, and num_samples (B,) at the codec's `sampling_rate`,
@@ -209,14 +212,46 @@ class AudioTokenizer:
                 error_class = type(error) if isinstance(error, OSError) else ValueError
                 raise error_class(f"item {index}: {error}" if len(items) > 1 else str(error)) from None
         ids = [self.pattern.apply(codes) for codes in self.encode_codes(waves)]
-        mask = [torch.ones_like(item) for item in ids]
-        return BatchFeature(
-            {
-                "input_ids": pad_sequence(ids, batch_first=True),
-                "attention_mask": pad_sequence(mask, batch_first=True),
-                "num_samples": torch.tensor([len(wave) for wave in waves]),
-            }
-        )
+        num_samples = [len(wave) for wave in waves]
+        return self.pad({"input_ids": ids, "num_samples": num_samples}, return_tensors)
+
+    def pad(
+        self, encodings: Mapping[str, Any] | Sequence[Mapping[str, Any]], return_tensors: str | None = "pt"
+    ) -> BatchFeature:
+        """Put sequences of ids into one batch.
+
+        Args:
+            encodings: `input_ids`, a list of sequences (L,), with `num_samples` if it is known; or a list of such
+                mappings with one sequence each.
+            return_tensors: as in `__call__`.
+
+        Returns:
+            As `__call__` returns it. An `attention_mask` in `encodings` is replaced.
+
+        Raises:
+            ValueError: There are no `input_ids`, or an unknown kind of tensors is asked for.
+        """
+        if return_tensors not in ("pt", "np", None):
+            raise ValueError(f"return_tensors must be 'pt', 'np' or None, found {return_tensors!r}")
+        if not isinstance(encodings, Mapping):
+            encodings = {key: [item[key] for item in encodings] for key in (encodings[0] if encodings else ())}
+        if "input_ids" not in encodings or not len(encodings["input_ids"]):
+            raise ValueError("pad needs input_ids, a list of one or more sequences of ids")
+        rows = [torch.as_tensor(row).long().flatten() for row in encodings["input_ids"]]
+        mask = [torch.ones_like(row) for row in rows]
+        batch: dict[str, Any] = {
+            "input_ids": pad_sequence(rows, batch_first=True, padding_value=self.pad_token_id),
+            "attention_mask": pad_sequence(mask, batch_first=True),
+        }
+        if "num_samples" in encodings:
+            batch["num_samples"] = torch.as_tensor(encodings["num_samples"]).flatten()
+        if return_tensors is None:
+            batch["input_ids"] = rows
+            batch["attention_mask"] = mask
+            batch = {key: [torch.as_tensor(value).tolist() for value in values] for key, values in batch.items()}
+        if return_tensors == "np":
+            batch = {key: value.numpy() for key, value in batch.items()}
+        return BatchFeature(batch)
 
     def encode_codes(self, waves: Sequence[Tensor]) -> list[Tensor]:
         """Encode waveforms (T,) float32 at the codec's rate to codes (K, N) int64 each, on the CPU."""

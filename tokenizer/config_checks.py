@@ -31,6 +31,7 @@ _FREE = (
 _REPEATED = {"layers", "layer", "depths", "codebooks", "quantizers", "levels", "level", "q"}
 _MAX_REPEATED = 256  # about twice as many as the deepest models have
 _MAX_SIZE = 1 << 24
+_MAX_RATE_HZ = 10**6
 _MAX_FREE_BUFFER = 10**8  # elements that a model may compute instead of reading them, such as causal masks
 # Free parameters, for weights that this package adds, and parameters per byte of a file whose weights have 4 bits.
 _MAX_FREE_PARAMETERS = 10**6
@@ -76,6 +77,7 @@ def _fault_of_size(name: str, words: list[str], value: int) -> str | None:
     if value < lowest and not (is_free or words[0] == "max"):
         return f"at least {lowest}"
     highest = _MAX_REPEATED if set(words) & _REPEATED else _MAX_SIZE
+    highest = _MAX_RATE_HZ if words[-1] == "rate" else highest
     return f"at most {highest}" if value > highest else None
 
 

@@ -189,6 +189,27 @@ def load_config(cls: type[ConfigT], source: Path | str | Mapping[str, Any], name
     return config
 
 
+def check_keys(values: Mapping[str, Any], hints: Mapping[str, Any], name: str) -> None:
+    """Check that a mapping has some keys, whose values have the right types; it may have others.
+
+    Args:
+        values: the mapping.
+        hints: type hints, as `load_config` understands them, by key.
+        name: what error messages call the mapping.
+
+    Raises:
+        ValueError: A key is missing, or a value has another type.
+    """
+    errors: list[str] = []
+    missing = [key for key in hints if key not in values]
+    if missing:
+        errors.append(f"missing keys {missing}")
+    for key in hints.keys() - set(missing):
+        _convert(values[key], hints[key], key, errors)
+    if errors:
+        raise ValueError(f"{name}: {'; '.join(sorted(errors))}: the file is damaged, or of another version")
+
+
 def _build_dataclass(cls: Any, values: Any, key_path: str, errors: list[str]) -> Any:
     """Return an instance of a dataclass, or None after adding to `errors`. `key_path` is the path of keys to it."""
     prefix = f"{key_path}: " if key_path else ""

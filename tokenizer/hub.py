@@ -39,7 +39,7 @@ def unknown_source(source: str | Path, kind: str, names: Sequence[str]) -> FileN
     if path.parent.is_dir():
         neighbors = [str(path.with_name(entry.name)) for entry in path.parent.iterdir() if entry.is_dir()]
     close = difflib.get_close_matches(str(source), [*names, *neighbors], n=1)
-    question = f"; did you mean {close[0]}?" if close else ""
+    question = f"; did you mean {close[0]}?" if close else "."
     return FileNotFoundError(
         f"there is no {kind} {str(source)!r}{question} Name one of {', '.join(names)}, a folder, or a model of the hub "
         "as owner/name"

@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 
 from ...data.token_store import describe_codec
 from ...tokenizer import AudioTokenizer
+from ...tokenizer.configs import read_json
 from ...tokenizer.files import write_whole
 from ...tokenizer.runs import forget_finished, identify_source, is_finished
 from .dataset import DatasetStats, ExampleDataset, Source
@@ -124,7 +125,7 @@ def _prepare_checkpoints(run: Path, last: Path | None) -> None:
 def _read_record(run: Path) -> dict[str, Any]:
     """Return what `run/recipe.json` holds, or nothing if there is no run yet."""
     path = run / _RECORD
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _describe_source(source: Source, stats: DatasetStats) -> dict[str, Any]:

@@ -21,18 +21,41 @@ COMMANDS: dict[str, Callable[..., str | None]] = {
     **evaluation.COMMANDS,
 }
 
+# An option of every command, see `tokenizer.hub.trusts_remote_code`.
+_TRUST = "--trust-remote-code"
+
 
 def main() -> None:
-    """Run the command that the command line names.
+    """Run the command that the command line names. This is the only place that decides which errors are the user's.
 
     Raises:
-        SystemExit: With status 2 for a wrong command line, and with status 1 and one line for any other mistake of the
-            user.
+        SystemExit: With status 2 for a wrong command line, with status 130 after Ctrl-C, and with status 1 and one line
+            for any other mistake of the user.
     """
     # A name of a file need not be UTF-8.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    words = sys.argv[1:] or ["--help"]
+    try:
+        _run(sys.argv[1:] or ["--help"])
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        # 128 and the number of the signal, as shells have it.
+        print("focallm: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The program that reads the output, such as head, has seen enough. Python would write into it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except MemoryError as error:
+        sys.exit(f"focallm: out of memory ({error}): use shorter recordings or smaller batches")
+    # The user can fix a wrong value, a missing file or a missing extra. Any other error is a bug and keeps its
+    # traceback.
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"focallm: {error}")
+
+
+def _run(words: list[str]) -> None:
+    """Run a command, given the words of the command line."""
     command = words[0]
     if command in ("-h", "--help"):
         print(help_text())
@@ -46,16 +69,14 @@ def main() -> None:
         sys.exit(2)
 
     function = COMMANDS[command]
-    arguments = parse_arguments(function, command, words[1:])
-    try:
-        show_progress_as_lines()
-        message = function(**arguments)
-        if message:
-            print(message)
-    # The user can fix a wrong value, a missing file or a missing extra. Any other error is a bug and keeps its
-    # traceback.
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"focallm: {error}")
+    arguments = parse_arguments(function, command, [word for word in words[1:] if word != _TRUST])
+    if _TRUST in words:
+        # A variable also reaches the processes that a command starts.
+        os.environ["FOCALLM_TRUST_REMOTE_CODE"] = "1"
+    show_progress_as_lines()
+    result = function(**arguments)
+    if result:
+        print(result)
 
 
 def help_text() -> str:
@@ -75,6 +96,8 @@ def help_text() -> str:
         "options:",
         "  --help       Show this text; after a command, explain its arguments.",
         "  --version    Show the version.",
+        "  --trust-remote-code",
+        "               After a command: run Python code that comes with a model, where it needs some.",
     ]
     return "\n".join(lines)
 

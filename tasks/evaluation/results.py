@@ -16,6 +16,7 @@ from torch import nn
 from focallm import __version__
 
 from ...data.token_store import weights_hash
+from ...tokenizer.cards import escape
 from ...tokenizer.json_lines import append_json_line, read_json_lines
 from ...tokenizer.runs import locked
 from .metrics.codec import code_figures
@@ -231,7 +232,7 @@ def table(results: dict[str, list[ItemResult]], seed: int) -> str:
         headings.append(heading)
     lines = [_cells(headings), "|" + "---|" * len(headings)]
     for name, system_results in results.items():
-        cells = [name, *word_cells(system_results, seed)]
+        cells = [escape(name), *word_cells(system_results, seed)]
         for key in rates:
             total, _ = RATES[key]
             cells.append(rate_cell(system_results, seed, key, total))

@@ -2,13 +2,13 @@
 
 import logging
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from ...data.token_store import weights_hash
 from ...tokenizer import AudioTokenizer, write_audio
 from ...tokenizer.audio import check_suffix
+from ...tokenizer.configs import errors_named
 from ...tokenizer.files import whole_file
 
 logger = logging.getLogger(__name__)
@@ -68,14 +68,14 @@ def decode_file(tokens: Path, out: Path, codec: str = "mini") -> str:
     check_suffix(out)
     if not tokens.is_file():
         raise FileNotFoundError(f"there is no token file {tokens}: make one with focallm encode")
-    # A file that is no .npz, or a damaged one, fails in one of five ways.
+    # A file that is no .npz, or a damaged one, fails in many ways; a wrong shape in it asks for absurd memory.
     try:
         with np.load(tokens, allow_pickle=False) as file:
             codes = file["codes"]
             num_samples = int(file["num_samples"])
             made_by = str(file["codec"]) if "codec" in file else None
             expected = str(file["weights_sha256"]) if "weights_sha256" in file else None
-    except (ValueError, KeyError, EOFError, TypeError, BadZipFile):
+    except Exception:
         raise ValueError(f"{tokens} is damaged or not a token file: make one with focallm encode") from None
     tokenizer = AudioTokenizer.from_pretrained(codec)
     if expected is None:
@@ -89,7 +89,19 @@ def decode_file(tokens: Path, out: Path, codec: str = "mini") -> str:
             f"{tokens} was made by the codec {made_by}, whose weights differ from those of {codec}: decode it with\n"
             f"  focallm decode {tokens} {out} --codec {made_by}"
         )
-    audio = tokenizer.decode(codes, num_samples=num_samples)
+    with errors_named(tokens):
+        if not 0 < num_samples <= _longest(codes, tokenizer):
+            raise ValueError(
+                f"num_samples is {num_samples}, which does not belong to {codes.size} tokens of this codec: make the "
+                "file with focallm encode, and decode it with the same codec"
+            )
+        audio = tokenizer.decode(codes, num_samples=num_samples)
     write_audio(out, audio, tokenizer.output_sampling_rate)
     rate = tokenizer.output_sampling_rate
     return f"{out}: {len(audio) / rate:.2f} s at {rate} Hz"
+
+
+def _longest(codes: np.ndarray, tokenizer: AudioTokenizer) -> int:
+    """Return the number of samples that some tokens can stand for at most, and a second more."""
+    num_frames = codes.size // tokenizer.num_codebooks + 1
+    return round((num_frames / tokenizer.frame_rate + 1) * tokenizer.sampling_rate)

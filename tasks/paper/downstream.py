@@ -1,10 +1,10 @@
 """Tables 5 and 10: probes and speech LMs on the tokens of each codec."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from ...lm.model import SpeechLM
+from ...tokenizer.configs import check_keys, read_json
 from ..evaluation.results import CEILING, RECORDING
 from ..evaluation.systems import TASK_INPUT, mixed_systems, speech_systems
 from ..inference.inputs import open_model
@@ -63,7 +63,8 @@ def downstream_table(config: TableConfig) -> Table:
 
 
 def _probe_row(codec: str, task: str, result_path: Path) -> Row:
-    result = json.loads(result_path.read_text())
+    result = read_json(result_path)
+    check_keys(result, {"rate": float, "low": float, "high": float, "n": int, "seed": int}, str(result_path))
     title, column = PROBES[task]
     rate = Interval(100 * result["rate"], 100 * result["low"], 100 * result["high"])
     return Row(f"{codec} (n = {result['n']}, seed {result['seed']})", {"task": title, column: rate})

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ...data.corpus import read_corpus, summarize_corpus
 from ...data.utterance import Utterance
+from ...tokenizer.configs import read_json
 from ...tokenizer.files import write_whole
 from ...tokenizer.runs import locked
 from ...tokenizer.training.config import read_stages, result_folder
@@ -50,7 +51,7 @@ def _write_corpus_summary(utterances: Sequence[Utterance], run: Path) -> None:
     """Write `data.json`, which the model card shows; a run continues only on the same corpus."""
     path = run / "data.json"
     found = summarize_corpus(utterances)
-    expected = json.loads(path.read_text()) if path.exists() else found
+    expected = read_json(path) if path.exists() else found
     if found["sha256"] != expected["sha256"]:
         raise ValueError(
             f"{run} was trained on another corpus of {expected['utterances']} utterances, {expected['hours']} h; this "

@@ -299,7 +299,7 @@ def test_a_mistake_is_one_sentence_and_leaves_no_file(arguments, message, bad, m
 
 def test_info_asks_the_hub_whether_it_is_a_language_model(monkeypatch):
     asked = []
-    monkeypatch.setattr("focallm.lm.loading.cached_file", lambda *words, **_: asked.append(words) or "there")
+    monkeypatch.setattr("focallm.tokenizer.hub.find_file", lambda source, name, _: asked.append((source, name)) or "it")
     mini = SpeechLM.from_pretrained("mini")
     monkeypatch.setattr(SpeechLM, "from_pretrained", lambda source: mini)
     assert "language model" in describe_model("owner/name")

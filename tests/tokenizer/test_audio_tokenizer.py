@@ -271,6 +271,7 @@ def test_bad_ids_are_reported_in_one_sentence(tok, ids, options, words):
 def test_saves_and_loads(tok, tmp_path):
     tok.save_pretrained(tmp_path / "codec")
     assert sorted(path.name for path in (tmp_path / "codec").iterdir()) == [
+        "README.md",
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
@@ -316,7 +317,7 @@ def test_mini_is_the_folder_in_the_package(tok, tmp_path, monkeypatch):
 def test_bad_folders_are_reported_in_one_sentence(tmp_path):
     with pytest.raises(OSError, match=r"config\.json"):
         AudioTokenizer.from_pretrained(tmp_path)
-    with pytest.raises(OSError, match="not a folder with a checkpoint"):
+    with pytest.raises(OSError, match="there is no codec"):
         AudioTokenizer.from_pretrained(tmp_path / "nothing")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "encodec"}))
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04")
@@ -339,7 +340,7 @@ def test_push_to_hub_uploads_the_saved_folder(tok, monkeypatch):
             calls.append(("upload", repo_id, commit_message))
             return "https://hub/commit"
 
-    monkeypatch.setattr("focallm.tokenizer.audio_tokenizer.HfApi", FakeApi)
+    monkeypatch.setattr("focallm.tokenizer.hub.HfApi", FakeApi)
     address = tok.push_to_hub("me/codec", token="t", private=True, commit_message="first")
     assert address == "https://hub/commit"
     assert calls == [("token", "t"), ("create", "me/codec", True, True), ("upload", "me/codec", "first")]
@@ -363,3 +364,35 @@ def test_the_repr_describes_the_codec(tiny_codec):
         "AudioTokenizer(FocalCodecModel 'mini': 16000 Hz -> 16000 Hz, 50 frames/s, 1 codebook of 8192 codes, 650 bit/s)"
     )
     assert repr(AudioTokenizer(tiny_codec("dac", 3))).endswith("3 codebooks of 32 codes, 750 bit/s)")
+
+
+def test_ids_come_as_tensors_arrays_or_lists_and_can_be_padded(tok):
+    waves = [noise(3000), noise(9000)]
+    tensors = tok(waves)
+    arrays = tok(waves, return_tensors="np")
+    lists = tok(waves, return_tensors=None)
+    assert len(tok) == tok.vocab_size
+    for key, value in tensors.items():
+        assert isinstance(arrays[key], np.ndarray)
+        assert np.array_equal(arrays[key], value.numpy())
+    assert [len(ids) for ids in lists["input_ids"]] == tensors["attention_mask"].sum(1).tolist()
+    items = [{"input_ids": ids} for ids in lists["input_ids"]]
+    for encodings in (lists, items):
+        padded = tok.pad(encodings)
+        assert torch.equal(padded["input_ids"], tensors["input_ids"])
+        assert torch.equal(padded["attention_mask"], tensors["attention_mask"])
+    assert set(tensors["input_ids"][tensors["attention_mask"] == 0].tolist()) == {tok.pad_token_id}
+    with pytest.raises(ValueError, match="return_tensors must be"):
+        tok(waves, return_tensors="tf")
+    with pytest.raises(ValueError, match="pad needs input_ids"):
+        tok.pad([])
+
+
+def test_a_card_is_written_beside_a_codec_once(tok, tmp_path):
+    tok.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "| bits | " in card
+    assert "AudioTokenizer.from_pretrained" in card
+    (tmp_path / "README.md").write_text("mine")
+    tok.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
+from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
@@ -40,6 +41,7 @@ _UNUSED_PREFIXES = ("discriminator.", "spec_discriminator.")
 _WEIGHTS_NAMES = ("model.safetensors", "bigcodec.safetensors")
 
 
+@strict
 class BigCodecConfig(PreTrainedConfig):
     """Configuration of a BigCodec; the defaults are those of the published model.
 

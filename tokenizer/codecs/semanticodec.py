@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.dataclasses import strict
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -36,6 +37,7 @@ _INSTALL = (
 )
 
 
+@strict
 class SemantiCodecConfig(PreTrainedConfig):
     """Options of the package; the defaults are those of the FocalCodec paper, 650 bit/s.
 

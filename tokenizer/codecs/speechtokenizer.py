@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.dataclasses import strict
 from torch import Tensor
 from transformers import PreTrainedConfig
 
@@ -35,6 +36,7 @@ _NAMES = {
 }
 
 
+@strict
 class SpeechTokenizerConfig(PreTrainedConfig):
     """Configuration of a SpeechTokenizer; the defaults are those of `speechtokenizer_hubert_avg`.
 

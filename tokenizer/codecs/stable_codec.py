@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.dataclasses import strict
 from torch import Tensor
 from transformers import PreTrainedConfig
 
@@ -103,6 +104,7 @@ class ResidualFSQ:
         return self.levels ** torch.arange(self.dim, device=like.device)[:, None]
 
 
+@strict
 class StableCodecConfig(PreTrainedConfig):
     """Configuration of a Stable Codec.
 

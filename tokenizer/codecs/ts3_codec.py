@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
@@ -24,6 +25,7 @@ from .layers import rotate, window_attention
 _FRAMES_PER_SEARCH = 256  # compared with the codebook at a time, to bound the memory
 
 
+@strict
 class TS3CodecConfig(PreTrainedConfig):
     """Configuration of a TS3-Codec; the defaults are the paper's variant X2: 0.85 kbit/s, 204 M parameters.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
@@ -47,6 +48,7 @@ _MIN_FRAMES = 4  # the first convolution of the vocoder reflects 3 frames about 
 _LAST_SLOPE = 0.01  # of the last leaky ReLU of the vocoder
 
 
+@strict
 class WavLMKMConfig(PreTrainedConfig):
     """Configuration of a WavLM-KM codec; the defaults are those of the published model of layer 6.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
+from huggingface_hub.dataclasses import strict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -42,6 +43,7 @@ _NORM_KEY = "backbone.norm.scale.weight"
 _HEAD_KEY = "head.proj.weight"
 
 
+@strict
 class WavTokenizerConfig(PreTrainedConfig):
     """Configuration of a WavTokenizer; the defaults are those of `WavTokenizer-large-unify-40token`.
 

@@ -149,6 +149,8 @@ class ConformerBlock(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, num_heads: int, kernel_size: int, rotary: bool = True) -> None:
         super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim ({dim}) is not a multiple of num_heads ({num_heads})")
         self.first_half = _make_feed_forward(dim, hidden_dim)
         self.attention_norm = nn.LayerNorm(dim)
         self.attention = SelfAttention(dim, num_heads, rotary)

@@ -170,6 +170,8 @@ class FocalCodecConfig(PreTrainedConfig):
 
 
 def _check_parts_fit(config: FocalCodecConfig) -> None:
+    if type(config.sampling_rate) is not int or config.sampling_rate < 1:
+        raise ValueError(f"sampling_rate must be a number of Hz, found {config.sampling_rate!r}")
     encoder = config.encoder_config
     compressor = config.compressor_config
     decompressor = config.decompressor_config

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..configs import read_json
 from ..files import whole_file, write_whole
 from ..runs import describe_source, identify_source
 from .config import StageConfig
@@ -26,7 +27,7 @@ def write_recipe(config: StageConfig, folder: Path) -> None:
         section[key] = describe_source(section[key])
     content = json.dumps(values, indent=1)
     if path.exists():
-        changed = _changed_keys(json.loads(path.read_text()), json.loads(content))
+        changed = _changed_keys(read_json(path), json.loads(content))
         if changed:
             raise ValueError(
                 f"{folder} holds a run whose recipe differs in {changed}: name another folder, or undo the change to "

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..configs import errors_named, read_json
 from ..files import first_not_finite, whole_files
 from ..focalcodec.checkpoint import read_safetensors
 from ..focalcodec.layers import length_mask, zero_padding
@@ -80,12 +81,15 @@ class Teacher(nn.Module):
         path = Path(folder) / "teacher.json"
         if not path.is_file():
             raise OSError(f"{folder} has no teacher.json: train one with stage: teacher, and name its RUN/teacher")
-        teacher = cls.from_config(json.loads(path.read_text()))
-        weights = read_safetensors(Path(folder) / "teacher.safetensors")
-        broken = first_not_finite(weights)
-        if broken is not None:
-            raise ValueError(f"{folder} holds a teacher whose training diverged, {broken} is not finite: train another")
-        teacher.load_state_dict(weights)
+        with errors_named(folder):
+            teacher = cls.from_config(read_json(path))
+            weights = read_safetensors(Path(folder) / "teacher.safetensors")
+            broken = first_not_finite(weights)
+            if broken is not None:
+                raise ValueError(
+                    f"{folder} holds a teacher whose training diverged, {broken} is not finite: train another"
+                )
+            teacher.load_state_dict(weights)
         return teacher.eval().requires_grad_(False)
 
     def save_pretrained(self, folder: Path) -> None:

@@ -15,7 +15,7 @@ from datasets import Dataset
 from ....data.token_store import describe_codec
 from ....lm.embeddings import code_vectors
 from ....tokenizer.audio_tokenizer import AudioTokenizer
-from ....tokenizer.configs import load_config
+from ....tokenizer.configs import load_config, read_json
 from ....tokenizer.files import write_whole
 from ....tokenizer.runs import locked
 from ....tokenizer.training.checkpoint import write_machine
@@ -149,7 +149,7 @@ def _write_run_settings(
     path = run / "recipe.json"
     text = json.dumps(settings, indent=1)
     if path.is_file() and (run / CHECKPOINT).is_file():
-        previous = json.loads(path.read_text())
+        previous = read_json(path)
         # Tuples become lists in JSON.
         current = json.loads(text)
         changed = sorted(key for key, value in current.items() if previous.get(key) != value)
