@@ -7,7 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .files import lock_until_exit, remove_leftovers, unlock, write_whole
@@ -35,7 +35,10 @@ def locked(target: Path, lock: Path | None = None) -> Iterator[None]:
     try:
         descriptor = lock_until_exit(lock, create=True)
     except BlockingIOError:
-        holder = lock.read_text(encoding="utf-8") or "another process"
+        holder = "another process"
+        # It may end at this moment, and remove the file.
+        with suppress(FileNotFoundError):
+            holder = lock.read_text(encoding="utf-8") or holder
         raise OSError(
             f"{target} is in use: {holder} writes to it. Wait until it has finished, stop it, or name another "
             f"{'folder' if target.is_dir() else 'file'}"

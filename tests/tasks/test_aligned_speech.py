@@ -112,7 +112,7 @@ def test_a_long_text_is_said_in_pieces_that_stream_as_one(run):
     assert len(pieces) == len(result.audio)
 
 
-def test_a_released_model_says_what_it_is(run, tmp_path, capsys):
+def test_a_released_model_says_what_it_is(run, tmp_path, capsys, caplog):
     words = ("release", run.parent / "recipe.yaml", run, tmp_path / "out", "--license", "cc0-1.0")
     focallm(*words)
     assert "MB, and its card" in capsys.readouterr().out
@@ -138,4 +138,9 @@ def test_a_released_model_says_what_it_is(run, tmp_path, capsys):
     assert "test\n\nn = 1, 0.0 minutes; seed 0" in card
     assert "| flite | 25.0 (25.0 to 25.0) | 0 |" in (tmp_path / "out" / "measured.md").read_text()
     assert lm.lexicon == SpeechLM.from_pretrained(run / "model").lexicon
+    assert "is not recorded as finished" not in caplog.text
+    (run / "finished.json").rename(tmp_path / "finished.json")
+    focallm(*words)
+    assert "is not recorded as finished" in caplog.text
+    (tmp_path / "finished.json").rename(run / "finished.json")
     assert speak("A cat.", lm).stats["tokens"] > 0

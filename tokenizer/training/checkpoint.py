@@ -38,7 +38,9 @@ def write_recipe(config: StageConfig, folder: Path) -> None:
 
 def _sources(values: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     """Find the weights to start from in the values of a recipe: pairs of a mapping and the key of weights in it."""
-    places = [(values, "target"), (values.get("teacher") or {}, "folder"), (values.get("gan") or {}, "start_from")]
+    places: list[tuple[dict[str, Any], str]] = [(values, "target")]
+    for section_name, key in (("teacher", "folder"), ("judge", "source"), ("gan", "start_from")):
+        places.append((values.get(section_name) or {}, key))
     parts_from = values.get("parts_from") or {}
     places += [(parts_from, part) for part in parts_from]
     return [(section, key) for section, key in places if section.get(key) is not None]
