@@ -6,7 +6,7 @@ A lexicon has the phonemes of words in lower case; "A" is the name of the letter
 import logging
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from .phonemes import PAUSES, script_of, split_spoken, text_to_units
 from .text_normalization import unspoken_characters
@@ -80,7 +80,7 @@ def read_text(text: str, lexicon: Lexicon, guess: Callable[[list[str]], Lexicon]
         ValueError: The text has no word, or mainly words that cannot be read.
     """
     words = list(dict.fromkeys(part for part in split_spoken(text) if part not in PAUSES))
-    scripts = _scripts_of("".join(word[0] for word in lexicon))
+    scripts = _scripts_of({word[0] for word in lexicon})
     phonemes = {}
     unknown = []
     unreadable = []
@@ -117,7 +117,7 @@ def _guess_words(words: list[str], lexicon: Lexicon, guess: Callable[[list[str]]
     """Return the probable phonemes of words that a lexicon lacks."""
     sounds = {word: sound_out(_without_accents(word)) for word in words}
     # Other languages lack some of the sounds of English letters.
-    if all(sounds.values()) and set("".join(sounds.values())) <= set("".join(lexicon.values())):
+    if all(sounds.values()) and set().union(*sounds.values()) <= set().union(*lexicon.values()):
         logger.info("not in the lexicon, so pronounced by their letters: %s", ", ".join(words[:10]))
         return sounds
     if guess is None:
@@ -140,8 +140,8 @@ def _look_up(word: str, lexicon: Lexicon) -> str | None:
     return f"{stem}s" if stem[-1] in "ptkfθ" else f"{stem}z"
 
 
-def _scripts_of(letters: str) -> set[str]:
-    return set(map(script_of, filter(str.isalpha, set(letters))))
+def _scripts_of(letters: Iterable[str]) -> set[str]:
+    return set(map(script_of, filter(str.isalpha, letters)))
 
 
 def _without_accents(word: str) -> str:
