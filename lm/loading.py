@@ -114,13 +114,13 @@ def read_info(folder: Path) -> SpeechLMInfo:
     return SpeechLMInfo.from_json(read_json(folder / INFO_FILE), str(folder / INFO_FILE))
 
 
-def read_lexicon(folder: Path) -> dict[str, str]:
-    """Read the phonemes by word of a model that reads phonemes; empty for other models.
+def read_lexicon(source: str | Path) -> dict[str, str]:
+    """Read the phonemes by word of a model that reads phonemes, in a folder or the package; empty for other models.
 
     Raises:
         ValueError: the lexicon is damaged.
     """
-    path = folder / LEXICON_FILE
+    path = _local_folder(source) / LEXICON_FILE
     lexicon = read_json(path) if path.is_file() else {}
     for word, phonemes in lexicon.items():
         if not isinstance(phonemes, str):
@@ -168,7 +168,7 @@ def _load_with_adapter(folder: Path, vocabulary: Vocabulary, options: dict[str, 
     trusts = hub.trusts_remote_code(options)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trusts)
     base = lora.find_base(folder)
-    model = load_base(PACKAGED_MODELS.get(base, base), **options)
+    model = load_base(base, **options)
     model.config.name_or_path = base
     model = adapt_to_vocabulary(model, vocabulary, getattr(config, "feature_size", None))
     adapted = lora.load_adapter(model, folder)
@@ -191,18 +191,23 @@ def _builder(source: str | Path, options: dict[str, Any]) -> Callable[[Any], Any
 def load_base(base: str | Path, **kwargs: Any) -> PreTrainedModel:
     """Load a causal LM of transformers from safetensors, in float32 unless `dtype` is given.
 
+    Args:
+        base: a name in `PACKAGED_MODELS`, a folder or a hub id; the model remembers it.
+        kwargs: of `from_pretrained` of transformers.
+
     Raises:
         OSError: there is no model, or only weights in other formats.
         ValueError: weights are missing or not finite, the config is absurd, or the model needs code of its own.
     """
+    source = PACKAGED_MODELS.get(str(base), base)
     trusts = hub.trusts_remote_code(kwargs)
     options: dict[str, Any] = {"dtype": torch.float32, **kwargs, "use_safetensors": True, "output_loading_info": True}
-    if not Path(base).is_dir():
+    if not Path(source).is_dir():
         options |= hub.hub_options(kwargs)
     options["trust_remote_code"] = trusts
     with hub.remote_code_explained(base), errors_named(base):
-        check_before_loading(base, options, _builder(base, options))
-        loaded: Any = AutoModelForCausalLM.from_pretrained(base, **options)
+        check_before_loading(source, options, _builder(source, options))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, **options)
     model, info = loaded
     check_loaded(model.state_dict(), base)
     # Unexpected keys are fine: checkpoints on the hub have parts that a causal LM does not use.
@@ -215,7 +220,7 @@ def load_base(base: str | Path, **kwargs: Any) -> PreTrainedModel:
 
 def _absolute(source: str | Path) -> str:
     """Return a source in a form that stays valid when the working directory changes."""
-    if str(source) != "mini" and Path(source).is_dir():
+    if str(source) not in PACKAGED_MODELS and Path(source).is_dir():
         return str(Path(source).resolve())
     return str(source)
 

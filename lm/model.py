@@ -26,6 +26,7 @@ from .features import language_model
 from .generation import Generation, as_prompt, generate, stream
 from .info import SpeechLMInfo
 from .loading import (
+    PACKAGED_MODELS,
     check_finite,
     find_folder,
     load_base,
@@ -139,7 +140,7 @@ class SpeechLM:
         """Turn any causal LM into a speech LM.
 
         Args:
-            base: a folder or hub id.
+            base: a folder, a hub id, or "mini". A speech LM also passes on its lexicon.
             audio_tokenizer: the codec.
             feature_size: as in `from_config`.
             embeddings: initialization of new rows: the mean of the old rows ("mean"), or around it, like the codec's
@@ -148,21 +149,20 @@ class SpeechLM:
             kwargs: as in transformers (`dtype`, float32 by default; `revision`, `token`, `attn_implementation`, ...).
         """
         check_init(embeddings)
-        tokenizer = load_text_tokenizer(base, kwargs)
+        tokenizer = load_text_tokenizer(PACKAGED_MODELS.get(str(base), base), kwargs)
         known_ids = set(tokenizer.get_vocab().values())
         vocabulary = Vocabulary.extend(tokenizer, audio_tokenizer.codebook_sizes, controls)
         model = adapt_to_vocabulary(load_base(base, **kwargs), vocabulary, feature_size, known_ids)
         if embeddings == "codec":
             init_from_codes(model, vocabulary, audio_tokenizer.codec)
-        return cls(model, vocabulary, audio_tokenizer, SpeechLMInfo())
+        return cls(model, vocabulary, audio_tokenizer, SpeechLMInfo(), read_lexicon(base))
 
     @classmethod
     def from_pretrained(cls, source: str | Path = "mini", **kwargs: Any) -> "SpeechLM":
         """Load a speech LM.
 
         Args:
-            source: a folder that `save_pretrained` or `save_adapter` wrote, a hub id, or "mini", the weights in the
-                package.
+            source: a folder that `save_pretrained` or `save_adapter` wrote, a hub id, or "mini" (in the package).
             kwargs: as in transformers (`revision`, `token`, `cache_dir`, `dtype`, ...).
 
         Raises:

@@ -67,10 +67,10 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class ExtraTask:
-    """A further task, with a separate store, that is trained together with the first one."""
+    """A further task that is trained together with the first one."""
 
     task: str
-    store: str  # a token store; for the task text also a file with a text per line
+    store: str | None = None  # a token store, by default that of the first task; for the task text also a text file
     repeat: int = 1  # how often every example comes per epoch
 
     def __post_init__(self) -> None:
@@ -90,7 +90,7 @@ class Evaluation:
 class LMRecipe:
     """The model, its data, and the fields of `transformers.TrainingArguments`. Read it with `load_config`."""
 
-    base: str | None = None  # a causal LM to start from, a folder or hub id; without it:
+    base: str | None = None  # a causal LM to start from: a folder, a hub id or mini; without it:
     model: str | dict[str, Any] | None = None  # a name in `loading.SIZES`, or fields of LlamaConfig; "mini" by default
     # Units of text without a base: characters (the default), {pieces: N} to train N pieces on the transcripts, or an
     # existing tokenizer: a folder, hub id, tokenizer.json or sentencepiece .model.

@@ -75,7 +75,13 @@ def align(store: Path, texts: Path | None = None, language: str = "en-us", quiet
 
 
 def train(
-    task: str, store: Path, run: Path, recipe: Path | None = None, codec: str = "mini", quiet: bool = False
+    task: str,
+    store: Path,
+    run: Path,
+    recipe: Path | None = None,
+    base: str | None = None,
+    codec: str = "mini",
+    quiet: bool = False,
 ) -> str | None:
     """Train a language model on a token store. If interrupted, the same command continues.
 
@@ -86,12 +92,13 @@ def train(
         run: Folder to write to. The model goes to its subfolder `model`.
         recipe: YAML file such as configs/lm/mini_tts.yaml, which sets the size of the model and its training. The
             default is a small model.
+        base: Model to start from, instead of that of the recipe: mini, a folder or a hub id.
         codec: Codec that made the token store.
         quiet: Hide the progress bar.
     """
     from ..training.train_lm import first_process, train_task
 
-    message = train_task(task, store, run, recipe, codec, quiet)
+    message = train_task(task, store, run, recipe, codec, quiet, base)
     # Under `accelerate launch`, one process reports.
     return message if first_process() else None
 

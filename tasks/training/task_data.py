@@ -57,11 +57,14 @@ class TaskData:
         return self.definition.template
 
 
-def read_task_data(task: ExtraTask, recipe: LMRecipe, audio_tokenizer: AudioTokenizer, codec: str) -> TaskData:
+def read_task_data(
+    task: ExtraTask, default_store: Path, recipe: LMRecipe, audio_tokenizer: AudioTokenizer, codec: str
+) -> TaskData:
     """Read the rows of a task.
 
     Args:
-        task: The task with its store.
+        task: The task.
+        default_store: The store of a task that names none.
         recipe: The recipe, which may define tasks and says how to split the rows.
         audio_tokenizer: The codec.
         codec: Its name, for error messages.
@@ -70,7 +73,7 @@ def read_task_data(task: ExtraTask, recipe: LMRecipe, audio_tokenizer: AudioToke
         ValueError: The task is unknown, or the store is of another codec or lacks what the task needs.
     """
     definition = find_task(task.task, recipe.templates)
-    store = Path(task.store)
+    store = Path(task.store or default_store)
     # Whether a store of text is a file or a token store decides where the text comes from.
     if definition.data_source == "text file" and store.is_file():
         return _read_text_file(definition, store, task.repeat, recipe.validation_fraction)

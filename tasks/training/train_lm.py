@@ -24,7 +24,15 @@ from .task_data import TaskData, read_task_data
 logger = logging.getLogger(__name__)
 
 
-def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, codec: str, quiet: bool = False) -> str:
+def train_task(
+    task: str,
+    store: Path,
+    run: Path,
+    recipe_path: Path | None,
+    codec: str,
+    quiet: bool = False,
+    base: str | None = None,
+) -> str:
     """Train a model for a task, and write it to `run/model`.
 
     Args:
@@ -34,6 +42,7 @@ def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, code
         recipe_path: A recipe; without it, the defaults of `LMRecipe` apply.
         codec: The codec that made the store.
         quiet: Show no preview and no progress bar.
+        base: The model to start from, instead of that of the recipe.
 
     Returns:
         One line about the result, and a command to try the model.
@@ -43,14 +52,15 @@ def train_task(task: str, store: Path, run: Path, recipe_path: Path | None, code
             on.
     """
     recipe = load_config(LMRecipe, recipe_path) if recipe_path else LMRecipe()
+    if base:
+        recipe = replace(recipe, base=base)
     count_word_errors = load_word_error_counter(recipe.evaluate.asr) if recipe.evaluate.asr else None
     audio_tokenizer = AudioTokenizer.from_pretrained(codec)
 
     # Data: the rows of all tasks, split and without those that a task cannot use.
-    tasks = (ExtraTask(task, str(store)), *recipe.extra_tasks)
     data = []
-    for extra_task in tasks:
-        data.append(read_task_data(extra_task, recipe, audio_tokenizer, codec))
+    for item in (ExtraTask(task), *recipe.extra_tasks):
+        data.append(read_task_data(item, store, recipe, audio_tokenizer, codec))
 
     # Model: its vocabulary has to spell all texts, and it describes itself by the data.
     lm = build_model(recipe, audio_tokenizer, _vocabulary_texts(data), _feature_size(data))
@@ -168,7 +178,7 @@ def _describe_aligned_speech(lm: SpeechLM, data: list[TaskData]) -> None:
     if not stores:
         return
     lm.info = replace(lm.info, longest_unit_s=longest_unit / lm.audio_tokenizer.frame_rate)
-    lm.lexicon = {}
+    # A base that is a speech LM has a lexicon already.
     for store in dict.fromkeys(stores):
         lm.lexicon.update(read_lexicon(store))
 

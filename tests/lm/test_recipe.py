@@ -70,7 +70,7 @@ def test_unknown_keys_of_a_recipe_are_refused(tmp_path):
     for values, message in [
         ({"modle": "tiny"}, r"r.yaml: unknown keys \['modle'\]"),
         ({"lora": {"rnak": 3}, "base": "x"}, r"lora: unknown keys \['rnak'\]; known keys: rank"),
-        ({"extra_tasks": [{"task": "tts"}]}, r"extra_tasks\[0\]: missing keys \['store'\]"),
+        ({"extra_tasks": [{"store": "x"}]}, r"extra_tasks\[0\]: missing keys \['task'\]"),
         ({"extra_tasks": ["tts"]}, r"extra_tasks\[0\]: expected a mapping with keys of task, store"),
         ({"base": "x", "model": "tiny"}, r"base \(x\) and model \(tiny\) exclude each other"),
         ({"base": "x", "text": "characters"}, r"base \(x\) and text \(characters\) exclude each other"),
