@@ -1,7 +1,7 @@
 """Constrained generation with a causal LM: only valid ids, within length limits. B rows, L length in ids, V ids.
 
 Each step asks the decoding constraints of all items what may follow, samples one id for each item, records it, and lets
-the model read it. Batching does not change results: each item depends only on its own prompt and seed.
+the model read it. Each item depends only on its own prompt and seed, except where rounding decides (docs/tasks.md).
 """
 
 from collections.abc import Generator, Iterator, Sequence

@@ -329,7 +329,7 @@ class SpeechLM:
     ) -> Generation | list[Generation]:
         """Generate the output of a prompt, or of each of several prompts.
 
-        Batching does not change results: each item depends only on its own prompt and seed.
+        Each item depends only on its own prompt and seed, except where rounding decides (docs/tasks.md).
 
         Args:
             prompt: from `Template.prompt`, a list of those, or (L,) ids, which a span of codes follows.

@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from focallm.data.token_store import weights_hash
@@ -17,6 +19,7 @@ from focallm.tokenizer import read_audio, write_audio
 
 pytest.importorskip("espeakng_loader")
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 TEXTS = ["A cat sat.", "The dog sat, too.", "A dog and a cat.", "Cats sat."]
 
 
@@ -144,3 +147,23 @@ def test_a_released_model_says_what_it_is(run, tmp_path, capsys, caplog):
     assert "is not recorded as finished" in caplog.text
     (tmp_path / "finished.json").rename(run / "finished.json")
     assert speak("A cat.", lm).stats["tokens"] > 0
+
+
+def test_the_shipped_model_is_fine_tuned_on_a_voice(run, tmp_path):
+    recipe = yaml.safe_load((CONFIGS / "lm" / "finetune_voice.yaml").read_text())
+    assert recipe.pop("base") == "mini"
+    trainer = {"max_steps": 1, "per_device_train_batch_size": 2, "use_cpu": True, "report_to": []}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "trainer": trainer}))
+    store = run.parent / "tokens"
+    options = ("--recipe", tmp_path / "recipe.yaml", "--base", "mini", "--quiet")
+    focallm("train", "tts-aligned", store, tmp_path / "voice", *options)
+    mini = SpeechLM.from_pretrained("mini")
+    tuned = SpeechLM.from_pretrained(tmp_path / "voice" / "model")
+    assert tuned.info.voices == ("ann", "bob")
+    assert tuned.lexicon.keys() >= mini.lexicon.keys()
+    assert "hello" not in " ".join(TEXTS).lower()
+    assert len(speak("Hello, dog.", tuned).audio) > 8000
+    weights = tuned.model.state_dict()
+    assert any(not torch.equal(weights[name], weight) for name, weight in mini.model.state_dict().items())
+    for name, weight in mini.model.state_dict().items():
+        assert torch.allclose(weights[name], weight, atol=0.01)  # it started there
