@@ -157,7 +157,8 @@ def load_model(folder: Path, source: str | Path, vocabulary: Vocabulary, options
         read_json(folder / GENERATION_CONFIG_NAME)
     build = _builder(folder, options)
     load = partial(AutoModelForCausalLM.from_pretrained, trust_remote_code=hub.trusts_remote_code(options))
-    model = load_strictly(load, folder, (), options, None, build)
+    with hub.remote_code_explained(folder):
+        model = load_strictly(load, folder, (), options, None, build)
     model.config.name_or_path = _absolute(source)
     # The generation config in the folder is for plain `generate` of transformers.
     set_special_ids(model, vocabulary)

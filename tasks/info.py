@@ -1,10 +1,13 @@
 """Description of a codec or speech language model for people."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..lm import SpeechLM
-from ..lm.loading import is_speech_lm
+from ..lm.loading import PACKAGED_MODELS, is_speech_lm
 from ..tokenizer import AudioTokenizer
+from ..tokenizer.codecs.auto import CODEC_NAMES
+from ..tokenizer.hub import is_hub_id, unknown_source
 from .inference.measured import harm
 
 _VOICES_IN_A_LINE = 6
@@ -18,6 +21,9 @@ def describe_model(source: str) -> str:
     Args:
         source: "mini", a folder or a hub id.
     """
+    known = [*PACKAGED_MODELS, *CODEC_NAMES]
+    if source not in known and not Path(source).exists() and not is_hub_id(source):
+        raise unknown_source(source, "model", list(dict.fromkeys(known)))
     if not is_speech_lm(source):
         return describe_codec(AudioTokenizer.from_pretrained(source))
 

@@ -25,7 +25,7 @@ _SIZES = {
 # Sizes for which 0 or a negative number has a meaning somewhere.
 _FREE = (
     *("ngram", "expert", "shared", "min_", "mask_", "lookahead", "focal_level", "sliding", "lstm", "token", "chunk"),
-    *("only", "no_", "nextn", "feature_layer"),
+    *("only", "no_", "moe", "nextn", "feature_layer"),
 )
 # Words in the names of counts by which the constructor of a model repeats something.
 _REPEATED = {"layers", "layer", "depths", "codebooks", "quantizers", "levels", "level", "q"}

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModel, FeatureExtractionMixin, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, FeatureExtractionMixin, PreTrainedModel
 
+from ..auto_classes import NoTextTokenizer
 from ..codec import CodecDecoderOutput, CodecEncoderOutput, CodecStream
 from ..focalcodec.layers import length_mask
 
@@ -70,6 +71,7 @@ def register_model(model_class: type[PreTrainedModel]) -> None:
     config_class: Any = model_class.config_class
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     AutoModel.register(config_class, model_class, exist_ok=True)
+    AutoTokenizer.register(config_class, NoTextTokenizer, exist_ok=True)
 
 
 class CodecAdapter(nn.Module):

@@ -39,6 +39,9 @@ _SEMANTICODEC = "semanticodec"
 # Weights inside this package, by their names.
 _BUNDLED = {"mini": Path(__file__).parent.parent / "weights" / "mini"}
 
+# Names that need no folder and no hub id.
+CODEC_NAMES = (*_BUNDLED, _SEMANTICODEC)
+
 
 def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: Any) -> Codec:
     """Load the codec of a folder, hub id or bundled name; see `AudioTokenizer.from_pretrained`.
@@ -59,7 +62,7 @@ def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: A
         codec.name_or_path = source
         return codec
     if source != _SEMANTICODEC and not Path(source).exists() and not is_hub_id(source):
-        raise unknown_source(source, "codec", [*_BUNDLED, _SEMANTICODEC])
+        raise unknown_source(source, "codec", CODEC_NAMES)
     with errors_named(source):
         return _load(source, num_codebooks, kwargs)
 

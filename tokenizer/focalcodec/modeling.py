@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor, AutoTokenizer
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
 from transformers.utils import ModelOutput
 
+from ..auto_classes import NoTextTokenizer
 from ..codec import CodecDecoderOutput, CodecEncoderOutput
 from .blocks import DynamicTanh, FocalBlock
 from .checkpoint import convert_config, convert_state_dict, find_official, load_strictly, read_safetensors
@@ -306,6 +307,7 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
 
 AutoConfig.register(FocalCodecConfig.model_type, FocalCodecConfig, exist_ok=True)
 AutoModel.register(FocalCodecConfig, FocalCodecModel, exist_ok=True)
+AutoTokenizer.register(FocalCodecConfig, NoTextTokenizer, exist_ok=True)
 AutoModelForAudioTokenization.register(FocalCodecConfig, FocalCodecModel, exist_ok=True)
 AutoFeatureExtractor.register(FocalCodecConfig, FocalCodecFeatureExtractor, exist_ok=True)
 # A codec processes only audio, so its processor is its feature extractor.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..configs import load_config, read_yaml
+from ..configs import errors_named, load_config, read_yaml
 from ..focalcodec.configuration import FocalCodecConfig
 
 Part = Literal["encoder", "compressor", "decompressor", "decoder"]
@@ -306,7 +306,8 @@ def read_stages(path: Path | str, run: Path) -> dict[Path, StageConfig]:
     results: dict[str, Path] = {}
     for name, stage_values in stages.items():
         folder = run / name
-        resolved = _resolve(stage_values, results, run)
+        with errors_named(path):
+            resolved = _resolve(stage_values, results, run)
         configs[folder] = load_stage(resolved, f"{path}: stages.{name}")
         results[name] = result_folder(folder, configs[folder])
     return configs

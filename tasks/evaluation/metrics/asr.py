@@ -136,7 +136,7 @@ def _load_faster_whisper(source: str, language: str | None) -> ASR:
 def _load_transformers(source: str, language: str | None) -> ASR:
     from transformers import pipeline
 
-    recognize: Any = pipeline("automatic-speech-recognition", source, device=device())
+    recognize: Any = pipeline("automatic-speech-recognition", source, device=device(), trust_remote_code=False)
     is_whisper = recognize.type == "seq2seq_whisper"
     options: dict[str, Any] = {}
     if is_whisper:

@@ -131,7 +131,7 @@ class XVectors(SpeakerSimilarity):
         from transformers import AutoFeatureExtractor, WavLMForXVector
 
         model = WavLMForXVector.from_pretrained(self.source).eval().to(device())
-        return AutoFeatureExtractor.from_pretrained(self.source), model
+        return AutoFeatureExtractor.from_pretrained(self.source, trust_remote_code=False), model
 
 
 class Resemblyzer(SpeakerSimilarity):
