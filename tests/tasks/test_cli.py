@@ -19,6 +19,7 @@ from focallm.tasks.evaluation.baselines import CODEC_PROGRAMS, PAPER
 from focallm.tasks.evaluation.evaluate import TASKS
 from focallm.tasks.evaluation.metrics import SCORERS
 from focallm.tasks.evaluation.probes.data import LABEL_COLUMNS
+from focallm.tasks.inference.measured import harm
 from focallm.tasks.info import describe_model
 from focallm.tokenizer import read_audio, write_audio
 
@@ -237,6 +238,7 @@ def test_demo_writes_everything_it_names(monkeypatch, capsys, tmp_path):
     assert set(re.findall(r'(?:src|href)="([a-z]+:)', page)) == {"data:"}  # nothing from elsewhere
     assert all(f"<code>focallm {command}" in page for command in ("encode", "speak", "enhance", "separate"))
     assert "ord error rate" in page
+    assert all(harm("mini", task) in page and harm("mini", task) in output for task in ("se", "ss"))
 
 
 def test_benchmark_prints_a_table(monkeypatch, capsys):
