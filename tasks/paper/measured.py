@@ -9,6 +9,7 @@ import numpy as np
 from ...data.mixing.mixer import Mixer, Premixed
 from ...data.utterance import Utterance
 from ..evaluation.metrics.codec import code_figures
+from ..evaluation.metrics.metric import UNDEFINED
 from ..evaluation.results import ItemResult, bootstrap, mean_interval
 from .rendering import Cell, Interval, Row
 
@@ -69,6 +70,11 @@ def measured_row(name: str, results: Sequence[ItemResult], seed: int, **cells: C
     dwer = _error_rate(results, "dwer_errors", "dwer_words", seed)
     if dwer is not None:
         cells["dwer"] = dwer
+
+    # Scores that a silent or short recording has not, and that are left out of the means above.
+    num_undefined = sum(len(result.get(UNDEFINED, ())) for result in results)
+    if num_undefined > 0:
+        cells["undefined"] = num_undefined
 
     with_codes = [result for result in results if result.get("codes")]
     if with_codes:

@@ -118,6 +118,7 @@ _COLUMNS = [
     Column("code_usage", "code usage, %", 1),
     Column("normalised_entropy", "norm. entropy, %", 1),
     Column("rtf", "RTF", 0),
+    Column("undefined", "undefined scores", 0),
 ]
 COLUMNS = {column.key: column for column in _COLUMNS}
 

@@ -130,6 +130,14 @@ def test_cells_are_means_and_error_rates_with_intervals():
     assert "dwer" not in cells
 
 
+def test_undefined_scores_are_counted():
+    lines = [{"similarity": 0.5}, {"undefined": ["similarity", "utmos"]}]
+    cells = measured_row("a", lines, 0).cells
+    assert cells["undefined"] == 2
+    assert cells["similarity"].value == 50
+    assert "undefined" not in measured_row("b", lines[:1], 0).cells
+
+
 def test_missing_options_are_named(tmp_path):
     with pytest.raises(ValueError, match="give --data FOLDER"):
         TABLES[2](TableConfig())
