@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .tasks import continue_speech, convert, enhance, separate, speak, stream_speech, transcribe
     from .tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = [
     "AudioTokenizer",
     "FocalCodecConfig",
