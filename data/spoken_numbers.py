@@ -22,6 +22,7 @@ _MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
     "December",
 )  # fmt: skip
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 # One, several, and the same of the hundredth part.
 CURRENCIES = {
     "$": ("dollar", "dollars", "cent", "cents"),
@@ -56,6 +57,8 @@ _UNITS = {
     "s": ("second", "seconds"), "sec": ("second", "seconds"), "min": ("minute", "minutes"), "h": ("hour", "hours"),
     "hr": ("hour", "hours"), "hrs": ("hour", "hours"), "wk": ("week", "weeks"), "mo": ("month", "months"),
     "yr": ("year", "years"), "mph": ("mile per hour", "miles per hour"),
+    "mins": ("minute", "minutes"), "secs": ("second", "seconds"), "mAh": ("milliamp hour", "milliamp hours"),
+    "kΩ": ("kilohm", "kilohms"), "MΩ": ("megohm", "megohms"), "cc": ("c c", "c c"),
     "kph": ("kilometer per hour", "kilometers per hour"), "rpm": ("revolution per minute", "revolutions per minute"),
     "fps": ("frame per second", "frames per second"), "Hz": ("hertz", "hertz"), "kHz": ("kilohertz", "kilohertz"),
     "MHz": ("megahertz", "megahertz"), "GHz": ("gigahertz", "gigahertz"), "W": ("watt", "watts"),
@@ -127,6 +130,7 @@ def _year(text: str) -> str:
 def _read_number(match: Match) -> str:
     """Read a number without sign and unit; one of four digits as a year if it seems to be one."""
     whole, point, decimals = match[0].partition(".")
+    end = "" if match.string[match.end() : match.end() + 2] == "'s" else " "
     if point:
         return f" {cardinal(whole) if whole else ''} point {_digits(decimals)} "
     if len(whole) == 4 and 1000 <= int(whole) < 2100:
@@ -136,8 +140,8 @@ def _read_number(match: Match) -> str:
         previous = previous_word(match).lower()
         may_be_year = int(whole) >= 1700 or previous in _BEFORE_YEARS_OR_COUNTS
         if noun not in _COUNTED and (previous in _BEFORE_YEARS or (may_be_year and not is_plural)):
-            return f" {_year(whole)} "
-    return f" {cardinal(whole)} "
+            return f" {_year(whole)}{end}"
+    return f" {cardinal(whole)}{end}"
 
 
 def _read_decade(match: Match) -> str:
@@ -185,6 +189,8 @@ def _read_money(match: Match) -> str:
     low, high, scale = match["low"], match["high"], match["scale"]
     end = f" per {_UNITS.get(match['per'], (match['per'],))[0]}" if match["per"] else ""
     if high or scale:
+        low_scale = match["low_scale"]
+        low = f"{low} {_SCALES.get(low_scale, low_scale)}" if low_scale else low
         amount = f"{low} to {high}" if high else low
         return f"{amount} {_SCALES.get(scale, scale) or ''} {several}{end}"
     whole, _, decimals = low.partition(".")
@@ -200,12 +206,13 @@ def _read_money(match: Match) -> str:
 
 def _read_unit(match: Match) -> str:
     """Write out the unit after a number, and leave the number to later rules."""
-    is_half = match.string[match.start() - 1 : match.start()] == "/"
+    # "1/2 km" is one half kilometer, and "1 1/2 km" is one and one half kilometers.
+    is_half = bool(re.search(r"(?<!\d )\b\d+/$", match.string[max(0, match.start() - 10) : match.start()]))
     is_one = match["number"] == "1" or match["joint"] == "-" or is_half
     name = _POWERS.get(match["power"], "") + _UNITS[match["unit"]][0 if is_one else 1]
     if match["per"]:
         name += f" per {_UNITS.get(match['per'], (match['per'],))[0]}"
-    return f"{match['number']} {name} {'to ' if match['range'] else ''}"
+    return f"{match['number']} {name} "
 
 
 def _read_exponent(match: Match) -> str:
@@ -220,7 +227,7 @@ def _read_date(match: Match) -> str:
         day, month = month, day
     if not (1 <= day <= 31 and 1 <= month <= 12):
         return match[0]
-    return f" {_MONTHS[month - 1]} {_words(day, 'ordinal')}, {_year(year)} "
+    return f" {_MONTHS[month - 1]} {_words(day, 'ordinal')}{f', {_year(year)} ' if year else ''}"
 
 
 def _read_day(match: Match) -> str:
@@ -241,15 +248,17 @@ def _read_day(match: Match) -> str:
 
 
 def _read_time(match: Match) -> str:
-    hour, minute, second = int(match[1]), int(match[2]), match[3]
+    hour, minute, second = int(match[1]), int(match[2]), match[3] if match[3] != "00" else ""
     half = match[4] or ""
-    end = " to " if match[5] else ""
+    is_joined = match.string[match.end() : match.end() + 1].isalpha()
+    end = " to " if match[5] else " " if is_joined else ""
     if hour > 24 or minute > 59:
         return f"{match[1]} to {match[2]}{half}{end}"
     if minute == 0 and not second:
         return f"{_words(hour)}{half or (' o' + chr(39) + 'clock' if 0 < hour < 13 else ' hundred')}{end}"
     minutes = f"{'oh ' if 0 < minute < 10 else ''}{_words(minute)}"
-    return f"{_words(hour)} {minutes}{' ' + _words(int(second)) if second else ''}{half}{end}"
+    seconds = f" {'oh ' if second[0] == '0' else ''}{second.removeprefix('0')}" if second else ""
+    return f"{_words(hour)} {minutes}{seconds}{half}{end}"
 
 
 _INTEGER = r"(?:(?<!\d,)\d{1,3}(?:,\d{3})+(?!,?\d)|\d+)"
@@ -258,16 +267,28 @@ _SIGNS = "".join(CURRENCIES)
 _CODES = "|".join(_CURRENCY_CODES)
 _MONTH = rf"(?P<month>{'|'.join(_MONTHS)})"
 _SHORT_MONTH = "(Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)"
+_SHORT_DAY = "(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)"
 _DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
 _UNIT = alternatives(_UNITS)
+_SCALE = r"thousand|million|billion|trillion|(?<=\d)(?:mn|bn|tn|[kKmMbBT])"
 _TO_NUMBER = r"( ?- ?(?=[.\d]))?"
 
 SIGN_RULES: list[Rule] = [
     # Dates and times.
+    (
+        rf"\b{_SHORT_DAY}\b\.?(?=,? (?:\d|{_SHORT_MONTH}))|\b{_SHORT_DAY}\.(?= [a-z]|,)",
+        lambda match: _full_day(match[1] or match[3]),
+    ),
+    (rf"\b{_SHORT_DAY}\.?-{_SHORT_DAY}\b\.?", lambda match: f"{_full_day(match[1])} to {_full_day(match[2])}"),
+    (rf"\b{_SHORT_MONTH}\.?-{_SHORT_MONTH}\b\.?", lambda match: f"{_full_month(match[1])} to {_full_month(match[2])}"),
+    (rf"\b(?!Mar|Jan|Apr|Ju){_SHORT_MONTH}\.(?= [a-z]|,)", lambda match: _full_month(match[1])),
     (rf"\b{_SHORT_MONTH}\b\.?(?=,? ?\d)", lambda match: _full_month(match[1])),
     (rf"(?<=\d ){_SHORT_MONTH}\b\.?", lambda match: _full_month(match[1])),
     (r"\b(?P<year>\d{4})([-/])(?P<month>\d{1,2})\2(?P<day>\d{1,2})(?![\d-])T?", _read_date),
     (r"\b(?P<month>\d{1,2})/(?P<day>\d{1,2})/(?P<year>\d{4}|\d\d)\b(?!/)", _read_date),
+    (r"(?<![\w-])(?P<month>\d{1,2})-(?P<day>\d{1,2})-(?P<year>\d{4})(?![\w-])", _read_date),
+    (r"(?<=\bon )(?P<month>\d{1,2})/(?P<day>\d{1,2})(?P<year>)(?![\w/])", _read_date),
+    (r"(?<![\w.,])(\d{1,2})\.([0-5]\d)(?= [^\d ] m\b)", r"\1:\2"),
     (r"\b(?P<day>\d{1,2})\.(?P<month>\d{1,2})\.(?P<year>\d{4})\b(?!\.\d)", _read_date),
     (rf"(?:\b[Tt]he )?\b{_DAY}(?: of)? {_MONTH}\b(?P<comma>,?)(?: (?P<year>\d{{4}})\b)?", _read_day),
     (
@@ -275,37 +296,58 @@ SIGN_RULES: list[Rule] = [
         r"(?:(?P<comma>,?) (?P<year>\d{4})\b(?!,\d))?",
         _read_day,
     ),
-    (rf"(?<![\d:.,])(\d{{1,2}}):(\d\d)(?::(\d\d))?(?![\d:])( [^\d ] m\b)?{_TO_NUMBER}", _read_time),
+    (rf"(?<![\d:.,])(\d{{1,2}}):(\d\d)(?::(\d\d(?:\.\d+)?))?(?![\d:])( [^\d ] m\b)?{_TO_NUMBER}", _read_time),
     (r"(?<=\d):(?=\d)", " to "),
+    # Numbers as other countries write them.
+    (
+        rf"(?<=[{_SIGNS}])( ?\d{{1,3}}(?:\.\d{{3}})*),(\d\d)(?![\d,])",
+        lambda match: match[1].replace(".", "") + "." + match[2],
+    ),
+    (
+        r"(?<![\w.,])\d{1,3}(?:\.000){2,}(?![\w.])|(?<![\w.,])\d{1,2}(?:,\d\d)+,\d{3}(?![\d,])",
+        lambda match: re.sub("[.,]", "", match[0]),
+    ),
+    (rf"(?<![\d.,])(\d+),(\d\d?)(?= ?(?:{alternatives(_UNITS)})(?!\w))", r"\1.\2"),
     # Versions, and numbers in groups.
     (r"\bv(\d+(?:\.\d+)*)(?!\d)", _read_version),
+    (r"(?<![\w.-])(?:(?:\+?1[-. ])?(?:\(\d{3}\) ?|\d{3}[-. ])\d{3}[-. ]|\d{3}-)\d{4}(?![\w-]|\.\d)", _read_groups),
     (r"(?<![\w.])(\d+(?:\.\d+){2,})(?!\d)", _read_version),
-    (r"(?<![\w.-])(?:(?:\+?1[-. ])?(?:\(\d{3}\) ?|\d{3}[-. ])\d{3}[-. ]|\d{3}-)\d{4}(?![\w-])", _read_groups),
+    (
+        r"(?<![\w.-])1-8\d\d-(?=[A-Z])|(?<![\w.-])0\d{2,4}(?: \d{3,4}){1,3}(?![\w.])",
+        lambda match: _read_groups(match) + " ",
+    ),
+    (r"(?<![\w.,])\d{1,3}(?: 000)+(?!\w)", lambda match: match[0].replace(" ", "")),
+    # The ZIP code after a state.
+    (r"(?:(?<=\b[A-Z]{2} )|(?<=\bd c ))\d{5}(?:-\d{4})?(?![\w-])", _read_groups),
     (r"(?<![\w+])\+\d{1,3}(?:[ .-]?\(?\d{2,4}\)?){2,5}(?!\d)", _read_groups),
     (r"(?<![\w.-])\d+(?:-\d+){2,}(?![\w-])", _read_groups),
     (r"(?i:\b(call|dial)) (\d{3,})(?![\w.,-]\d)", lambda match: f"{match[1]} {_digits(match[2])}"),
-    (r"(?<=\d)'(?=\d)", " foot "),
+    (r"(?<=\d)'(?=\d| \d\d?\")", " foot "),
+    (r"(?<=\d) ?~ ?(?=\d)", " to "),
     (r"--+", "—"),
+    (r"\^[-−](?=\d)", " to the power of minus "),
     # A hyphen after a word or a number is no minus.
     (rf"([{_SIGNS}])[-−](?=\d)", r" minus \1"),
-    (rf"(?<![\w.)\]%°{_SIGNS}-])-(?=[{_SIGNS}]?\.?\d)|−", " minus "),
+    (rf"(?<![\w.)\]%°^{_SIGNS}-])-(?=[{_SIGNS}]?\.?\d)|−", " minus "),
     (r"(?<=\d)(?: - |-)(?=\d+ ?=)", " minus "),
     (rf"(?<![\w.,])'?(\d\d|)([2-9]0|(?<=\d\d)[01]0)'?s(?!\w){_TO_NUMBER}", _read_decade),
     # Money.
+    (r"\bRs\.? ?(?=\d)", "₹"),
     (rf"\b({_CODES}) ?(?=\d)", lambda match: _CURRENCY_CODES[match[1]]),
     (rf"(?<=\d) ?({_CODES})\b", lambda match: _CURRENCY_CODES[match[1]]),
     (rf"(?<![\d.,{_SIGNS}])(\d+),(\d\d) ?([{_SIGNS}])", r"\3\1.\2"),
     (rf"(?<![\d.,{_SIGNS}])({_NUMBER})( million| billion|) ?([{_SIGNS}])(?! ?\d)", r"\3\1\2"),
     (
-        rf"(?:\b(?:US|CA?|AU?|NZ|HK))?(?P<sign>[{_SIGNS}]) ?(?P<low>{_NUMBER}|\.\d+)"
-        rf"(?: ?- ?[{_SIGNS}]?(?P<high>{_NUMBER}))?"
-        r"(?: ?(?P<scale>thousand|million|billion|trillion|(?<=\d)(?:mn|bn|tn|[kKmMbBT]))\b)?(?:/(?P<per>[a-z]+))?",
+        rf"(?:\b(?:US ?|CA?|AU?|NZ|HK))?(?P<sign>[{_SIGNS}]) ?(?P<low>{_NUMBER}|\.\d+)"
+        rf"(?: ?(?P<low_scale>{_SCALE})\b(?= ?[-—] ?[{_SIGNS}]?\d))?(?: ?[-—] ?[{_SIGNS}]?(?P<high>{_NUMBER}))?"
+        rf"(?: ?(?P<scale>{_SCALE})\b)?(?:/(?P<per>[a-z]+))?",
         _read_money,
     ),
     # Units and powers.
+    (rf"(?<=\d)( ?(?:{_UNIT})(?:\^[23])?(?:/[a-z]+)?) ?- ?(?=[.\d])", r"\1 to "),
     (
         rf"(?<![\d.])(?<![A-Za-z]-)(?P<number>{_NUMBER})(?P<joint>[ -]?)(?P<unit>{_UNIT})\^?(?P<power>[23]|)"
-        rf"(?:/(?P<per>{_UNIT}|[a-z]+))?(?!\w)(?P<range>{_TO_NUMBER})",
+        rf"(?:/(?P<per>{_UNIT}|[a-z]+))?(?!\w)(?:\.(?= [a-z]))?",
         _read_unit,
     ),
     (r"(?<=[A-Za-z]{3})\^\d+", ""),  # the mark of a footnote
@@ -318,16 +360,21 @@ SIGN_RULES: list[Rule] = [
         rf"(?<![\d.])({_INTEGER})(?i:st|nd|rd|th)(?!\w){_TO_NUMBER}-?",
         lambda match: f"{ordinal(match[1])} {'to ' if match[2] else ''}",
     ),
-    (r"(?<![\w/.])(?:(\d+) )?(\d{1,3})/(\d{1,3})(?![\w/]|\.\d)", _read_fraction),
+    (r"(?<=\d/)(\d+) ?- ?(?=\d+/\d)", r"\1 to "),
+    (r"(?<![\w/.])(?:(\d+) )?(0|[1-9]\d{0,2})/(0|[1-9]\d{0,2})(?![\w/]|\.\d)", _read_fraction),
     (
         r"(?<![\w.-])([12]\d{3}) ?[-—] ?([12]\d{3}|\d\d)(?![\w.,-])(?! (?:people|men|women|[a-z]{3,}s\b))",
         lambda match: f"{_year(match[1])} to {_year(match[2])}",
     ),
     (r"(?<=\d)(?: - |-|—)(?=[.\d])", " to "),
-    (r"(?<=\d)(k|M|mn|bn)\b", lambda match: f" {_SCALES[match[1]]}"),
+    (
+        r"(?<=\d)(k|M|mn|bn)\b( ?- ?(?=\d))?",
+        lambda match: f" {_SCALES[match[1]]}{' to ' if match[2] else ''}",
+    ),
     (r"(?<=\d) ?x ?(?=\d)", " by "),
     (r"(?<=\d)x\b", " times"),
     # Signs without a number.
+    (r"°[CF](?!\w)", lambda match: f" {_UNITS[match[0]][1]} "),
     (rf"[{_SIGNS}]", lambda match: f" {CURRENCIES[match[0]][0]} "),
     (r"[%‰¢°]", lambda match: f" {_UNITS[match[0]][1]} "),
 ]
@@ -335,6 +382,10 @@ DIGIT_RULES: list[Rule] = [
     (r"(?<=[^\W\d])(?=\d)|(?<=\d)(?=[^\W\d])", " "),
     (rf"{_NUMBER}|(?<!\w)\.\d+", _read_number),
 ]
+
+
+def _full_day(short: str) -> str:
+    return next(day for day in _DAYS if day.startswith(short[:3]))
 
 
 def _full_month(short: str) -> str:

@@ -18,7 +18,6 @@ from .spoken_numbers import (
     Match,
     Rule,
     alternatives,
-    cardinal,
     ordinal,
     previous_word,
 )
@@ -31,40 +30,46 @@ _MAX_MARKS = 30  # combining marks in a row, as in the stream-safe text format o
 _TITLES = {
     "Mr": "mister", "Mrs": "missus", "Ms": "miz", "Dr": "doctor", "Prof": "professor", "Rev": "reverend",
     "Gen": "general", "Col": "colonel", "Capt": "captain", "Lt": "lieutenant", "Sgt": "sergeant", "Gov": "governor",
-    "Sen": "senator", "Rep": "representative", "Hon": "honorable", "Mt": "mount", "Ft": "fort",
+    "Sen": "senator", "Rep": "representative", "Hon": "honorable", "Mt": "mount", "Ft": "fort", "Drs": "doctors",
+    "Messrs": "messieurs",
 }  # fmt: skip
 _ABBREVIATIONS = {
     "e.g.": "for example", "i.e.": "that is", "vs.": "versus", "vs": "versus", "cf.": "compare", "et al.": "et al",
-    "approx.": "approximately", "dept.": "department", "est.": "established", "w/o": "without", "w/": "with",
-    "'n'": "and", "ok": "okay", "and/or": "and or",
+    "approx.": "approximately", "dept.": "department", "govt.": "government", "est.": "established", "w/o": "without",
+    "w/": "with", "'n'": "and", "ok": "okay", "and/or": "and or",
 }  # fmt: skip
 # The period of these abbreviations may end a sentence, too.
 _FINAL_ABBREVIATIONS = {
     "etc.": "et cetera", "jr.": "junior", "sr.": "senior", "inc.": "incorporated", "ltd.": "limited",
     "corp.": "corporation", "co.": "company", "bros.": "brothers", "ave.": "avenue", "blvd.": "boulevard",
-    "rd.": "road", "ph.d.": "p h d", "phd": "p h d",
+    "rd.": "road", "ln.": "lane", "pkwy.": "parkway", "ph.d.": "p h d", "phd": "p h d", "etc": "et cetera",
 }  # fmt: skip
 _BEFORE_NUMBERS = {
     "no.": "number", "nos.": "numbers", "p.": "page", "pp.": "pages", "vol.": "volume", "ch.": "chapter",
-    "fig.": "figure", "sec.": "section", "eq.": "equation", "ca.": "circa", "c.": "circa", "#": "number",
+    "fig.": "figure", "sec.": "section", "eq.": "equation", "ca.": "circa", "#": "number", "n°": "number",
+    "apt.": "apartment", "ste.": "suite", "hwy.": "highway", "hwy": "highway", "rt.": "route", "ext.": "extension",
+    "tel.": "telephone", "max.": "maximum", "min.": "minimum",
 }  # fmt: skip
 _BEFORE_SAINTS = set("The the In At To From And Of Mount Port Fort Lake East West Father Sister Mr. Mrs. Dr.".split())
 
 # Roman numerals count these words. After names of rulers they are ordinal numbers.
-_NUMBERED = "War|Chapter|Part|Act|Scene|Volume|Book|Section|Phase|Type|Stage|Title|Article|Level|Appendix|Episode"
+_NUMBERED = (
+    "(?:War|Chapter|Part|Act|Scene|Volume|Book|Section|Phase|Type|Stage|Class|Title|Article|Level|Appendix|Episode)s?"
+)
+_TITLED = "(?:King|Queen|Pope|Emperor|Tsar|Prince) [A-Z][a-z]+"
 _RULERS = (
     "Henry|Louis|George|Edward|Charles|James|William|Richard|John Paul|John|Paul|Pius|Benedict|Elizabeth|Mary|Catherine"
     "|Frederick|Philip|Napoleon|Nicholas|Alexander|Peter|Ivan|Leo|Gregory|Innocent|Clement|Urban|Otto|Ferdinand|Francis"
     "|Joseph|Leopold|Albert|Wilhelm|Gustav|Christian|Robert|Ramses|Ptolemy|Darius|Constantine|Olaf|Carl|Juan|Alfonso"
-    "|Julius|Margaret|Victor Emmanuel|(?:King|Queen|Pope|Emperor|Tsar|Prince) [A-Z][a-z]+"
+    f"|Julius|Margaret|Victor Emmanuel|{_TITLED}"
 )
-_ROMAN = r"((?:XL|L?X{0,3})(?:IX|IV|V?I{0,3}))(?!\w)"
-_ROMAN_DIGITS = {"I": 1, "V": 5, "X": 10, "L": 50}
+_ROMAN = r"(M{0,3}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3}))(?!\w)"
+_ROMAN_DIGITS = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 
 # Words in capitals: always letters; words; words only where all is in capitals; acronyms that are words.
 _INITIALISMS = set(
     "FBI CIA USA UFO ATM EPA IRS NBA IBM CEO CFO UAE API EU UK AI IQ USB FAQ USSR ACLU UCLA NCAA NYSE ASAP IEEE NSA "
-    "VIP HIV GOP".split()
+    "VIP HIV GOP DIY EST NAACP".split()
 )
 _SHORT_WORDS = set(
     "no go to in on of is we he me my so do up at by if or an as am be oh hi ah ha the and not you all but can had her "
@@ -81,19 +86,23 @@ _ODD_ENDING = re.compile("[^aeiouy]{3}(?<!s)(?<![csth]h)(?<!t)$")
 
 # What replaces characters before the compatibility form of Unicode would change their meaning ("5²" into "52").
 _BEFORE_COMPATIBILITY = str.maketrans(
-    {"©": " copyright ", "№": " No. ", "º": "°", "…": "... ", "″": '"'}
-    | dict.fromkeys("´`‘’ʼ′", "'")
+    {"©": " copyright ", "№": " No. ", "º": "°", "…": "... ", "″": '"', "⁻": "^-"}
+    | dict.fromkeys("´`‘’‛ʼʻ′", "'")
     | dict.fromkeys("™®℠ª", "")
 )
-_BEFORE_COMPATIBILITY.update({ord(digit): f"^{value}" for value, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")})
+_BEFORE_COMPATIBILITY.update({ord(circled): f" {unicodedata.numeric(circled):.0f} " for circled in "①②③④⑤⑥⑦⑧⑨"})
 _BEFORE_COMPATIBILITY.update({ord(fraction): f" {fraction}" for fraction in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"})
+_SUPERSCRIPT = re.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+")
+_ROMAN_CHARACTERS = re.compile("[ⅰ-ⅿ]")
 # Characters beyond ASCII that the rules read, or that are words, and marks of other scripts.
 _SYMBOLS = {character: character for character in (*CURRENCIES, *"°‰¢−—")} | {
     "‐": "-", "‑": "-", "‒": "-", "–": "-", "―": "—", "⁄": "/", "∕": "/", "×": " times ", "÷": " divided by ",
     "±": " plus or minus ", "≈": " approximately ", "≠": " is not equal to ", "≤": " is at most ", "≥": " is at least ",
     "§": " section ", "∞": " infinity ", "→": " to ", "•": " , ", "。": ". ", "、": ", ", "،": ", ", "؛": "; ",
-    "؟": "? ", "।": ". ",
+    "؟": "? ", "।": ". ", "٫": ".", "٬": ",", "٪": "%", "∶": ":", "〜": "~", "√": " square root of ", "⋅": " times ",
+    "∆": " delta ",
 }  # fmt: skip
+_COMPARISONS = {"<=": " is at most ", ">=": " is at least ", "!=": " is not equal to ", "==": " equals "}
 _ADDRESS_MARKS = {
     ".": "dot", "@": "at", "/": "slash", "-": "dash", "_": "underscore", "+": "plus", "?": "question mark",
     "=": "equals", "&": "and", "%": "percent", ":": "colon", "#": "hash", "~": "tilde",
@@ -167,6 +176,8 @@ def _compose(text: str) -> str:
     text = unicodedata.normalize("NFC", text)
     # Narrow spaces can separate thousands.
     text = re.sub("(?<=\\d)[\u00a0\u202f\u2009](?=\\d{3}(?!\\d))", ",", text)
+    text = _SUPERSCRIPT.sub(lambda match: "^" + unicodedata.normalize("NFKC", match[0]), text)
+    text = _ROMAN_CHARACTERS.sub(lambda match: match[0].upper(), text)
     return unicodedata.normalize("NFKC", text.translate(_BEFORE_COMPATIBILITY))
 
 
@@ -229,6 +240,14 @@ def _roman_value(numeral: str) -> str:
     return str(total)
 
 
+def _read_numbered(match: Match) -> str:
+    """Write out the Roman numerals in "Chapter IV" and "World Wars I and II"."""
+    words = f"{match[1]} {_roman_value(match[2].upper())}"
+    if match[3]:
+        words += f"{' to ' if match[3] == '-' else match[3]}{_roman_value(match[4])}"
+    return words
+
+
 def _read_capitals(run: str, is_loud: bool) -> str:
     """Read consecutive words in capitals, which can be letters (FBI), words (NASA), or loud speech (DO NOT ENTER)."""
     words = re.findall("[A-Z]{2,}", run)
@@ -263,49 +282,67 @@ _PATTERNS: list[Rule] = [
     (r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+", _read_address),
     (r"(?<![\w@.])(?i:https?://|ftp://|www\.)[^\s<>\"]+", _read_address),
     (rf"(?<![\w@.-])(?:[\w-]+\.)+(?i:{_DOMAINS})\b(?!\.\w)(?:/[^\s<>\"]*)?", _read_address),
-    (r"(?<![\w#&])#([^\W\d]\w*)", _read_hashtag),
+    (r"(?<![\w#&])#(\d*[^\W\d]\w+|[^\W\d])", _read_hashtag),
     (r"(?<![\w@])@(?=\w)", "at "),
     (r"\b([A-G])#(?!\w)", r"\1 sharp"),
     # Abbreviations.
     (r"(?<=\d) ?([aApP])(?:\. ?[mM]\.|[mM]\b)( ?- ?(?=\d))?", _read_half_of_day),
     (rf"(?<![\w.])((?i:{alternatives(_FINAL_ABBREVIATIONS)}))(?!\w)", _lookup(_FINAL_ABBREVIATIONS)),
     (rf"(?<![\w.])((?i:{alternatives(_ABBREVIATIONS)}))(?!\w)", _lookup(_ABBREVIATIONS)),
-    (rf"(?<!\w)((?i:{alternatives(_BEFORE_NUMBERS)})) ?(?=\d)", _lookup(_BEFORE_NUMBERS)),
+    (rf"(?<![\w.])((?i:{alternatives(_BEFORE_NUMBERS)})) ?(?=\d)", _lookup(_BEFORE_NUMBERS)),
+    (r"(?<![\w.])c\. ?(?=\d{3})", "circa "),
+    # Without a period after a name.
+    (
+        r"(?<=\w )(Ave|Blvd|Rd|Ln|Pkwy|Jr|Inc|Ltd|Corp|Bros)\b(?!\.)",
+        lambda match: _FINAL_ABBREVIATIONS[f"{match[1].lower()}."],
+    ),
     (r"(\b(?!The\b)[A-Z][a-z]+ )Dr\b(?:\.(?! [A-Z])|(?!\.| [A-Z]))", r"\1drive"),
     (rf"\b({alternatives(_TITLES)})\. ?(?=[A-Z])", lambda match: f"{_TITLES[match[1]]} "),
-    (r"(?<![\w&])(Mr|Mrs|Ms|Dr)\b\.?", lambda match: f"{_TITLES[match[1]]} "),
+    (r"(?<![\w&])(Mrs?|Ms|Drs?)\b\.?", lambda match: f"{_TITLES[match[1]]} "),
     (r"\bSt\b\.?(?!\w)", _read_saint_or_street),
     (r"(?<![\w.])[A-Za-z](?:\.[A-Za-z])+(?![\w@])\.?", _read_initialism),
     (r"\b([A-HJ-Z])\. ?(?=[A-Z])", _read_initial),
     *SIGN_RULES,
     # Roman numerals. "I" is one only where no verb follows.
     (
-        rf"\b(War|(?i:{_NUMBERED})(?! I (?!of|is|was)[a-z])) (?=[IVX]){_ROMAN}",
-        lambda match: f"{match[1]} {cardinal(_roman_value(match[2]))}",
+        rf"\b((?:Wars?|Type|Class|Stage|Phase)|(?i:{_NUMBERED})(?! I (?!of|is|was|and|or)[a-z]))"
+        rf" (?=[IVX]|[LCDM][IVXLCDM]){_ROMAN}(?:( and | or | to |-)(?=[IVX]{{2}}|[VX]){_ROMAN})?",
+        _read_numbered,
     ),
+    (rf"\b((?i:{_NUMBERED})) (?=[ivx]{{2}})(?i:{_ROMAN})()()", _read_numbered),
     (
-        rf"\b({_RULERS}) (?=[IVX]{{2}}|[VX]\b){_ROMAN}",
+        rf"\b({_RULERS}) (?=[IVX]{{2}}|[VX]\b|I(?:$|[.,;:!?)']| of )){_ROMAN}",
         lambda match: f"{match[1]} the {ordinal(_roman_value(match[2]))}",
     ),
+    (rf"\b({_TITLED}) (?=I\b){_ROMAN}", lambda match: f"{match[1]} the {ordinal(_roman_value(match[2]))}"),
     (
-        rf"\b(?!(?:The|An|A|This|My|His|Her|Your|Size)\b)([A-Z][a-z]+) (?=[IVX]{{2}}){_ROMAN}",
-        lambda match: f"{match[1]} {cardinal(_roman_value(match[2]))}",
+        rf"\b(?!(?:The|An|A|This|My|His|Her|Your|Size)\b)([A-Z][a-z]+) (?=[IVX]{{2}}|[IVXL]{{3}}){_ROMAN}",
+        lambda match: f"{match[1]} {_roman_value(match[2])}",
     ),
-    (rf"(?<!\w)(?=[IVX]{{3}}){_ROMAN}", lambda match: cardinal(_roman_value(match[1]))),
+    (
+        rf"(?<!\w)(?=[IVX]){_ROMAN}(?= (?:[Cc]entur(?:y|ies)|[Dd]ynast(?:y|ies))\b)",
+        lambda match: ordinal(_roman_value(match[1])),
+    ),
+    (rf"(?<!\w)(?=II\b|[IVX]{{3}}|[IVXLCDM]{{4}}){_ROMAN}", lambda match: _roman_value(match[1])),
     # Signs between words.
-    (r"(?<!\w)A(?=-?\d|/)", _LETTER_A),
+    (r"(?<![<>=!])([<>!=]=)(?= ?[\w.])", lambda match: _COMPARISONS[match[1]]),
+    (r"(?<!\w)A(?=-?\d|/|-[A-Z]\b)", _LETTER_A),
+    (r"\bAD(?= ?\d)|(?<=\d )AD\b", f"{_LETTER_A} d"),
     (r"\b([A-Z]{1,3})&([A-Z]{1,3})\b", lambda match: f"{_letters(match[1])} and {_letters(match[2])}"),
     (r"&", " and "),
     (r"(?<=\w) ?\++|\+(?=\w)", lambda match: " plus" * match[0].count("+") + " "),
     (r"(?<=\w) *= *(?=\w)", " equals "),
-    (r"(?<=\w) < (?=\w)", " is less than "),
-    (r"(?<=\w) > (?=\w)", " is greater than "),
+    (r"(?<=\w) < +(?=\.?\w)|(?<=\w) ?<(?=\.?\d)", " is less than "),
+    (r"(?<=\w) > +(?=\.?\w)|(?<=\w) ?>(?=\.?\d)", " is greater than "),
+    (r"<(?=\.?\d)", " less than "),
+    (r"(?<![-=])>(?=\.?\d)", " more than "),
     (r"(?<=\d) *\* *(?=\d)", " times "),
     (r"(?<=\w)@(?=\w)", " at "),
     (r"~(?=\w)", " about "),
     (r"(?<=\w)/(?=\w)", " slash "),
     (r"(?<=\w)\.(?=[a-z])", " dot "),
     *DIGIT_RULES,
+    ("—", " , "),
     # The letter A within a sentence.
     (r"(?<=[a-z,] )A(?= [a-z]| ?[,;:.!?]|$)", _LETTER_A),
 ]
