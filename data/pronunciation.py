@@ -98,7 +98,7 @@ def read_text(text: str, lexicon: Lexicon, guess: Callable[[list[str]], Lexicon]
         characters = " ".join(sorted(set("".join(unreadable)))[:30])
         if 2 * len(unreadable) >= len(words):
             raise ValueError(
-                f"the model cannot read {characters}: it knows words in {', '.join(sorted(scripts)).lower()} letters; "
+                f"the model cannot read {characters}: it knows words in {', '.join(sorted(scripts)).title()} letters; "
                 "write the text in these, or use a model of its language"
             )
         logger.warning("the model cannot read %s and leaves out: %s", characters, ", ".join(unreadable[:10]))

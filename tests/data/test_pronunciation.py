@@ -59,7 +59,7 @@ def test_a_guess_is_taken_only_in_other_languages(mini):
 
 def test_characters_that_cannot_be_read_are_named(caplog):
     for text in ("Привет, мир", "日本語", "cat мир"):
-        with pytest.raises(ValueError, match=r"the model cannot read [^:]*: it knows words in latin letters"):
+        with pytest.raises(ValueError, match=r"the model cannot read [^:]*: it knows words in Latin letters"):
             read_text(text, ENGLISH)
     assert spoken("a cat, a мир 😀 dog", ENGLISH) == spoken("a cat, a dog", ENGLISH)
     assert "cannot read и м р and leaves out: мир" in caplog.text
