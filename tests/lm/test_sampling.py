@@ -93,7 +93,7 @@ def test_rounding_rarely_decides_a_draw():
         return sample(logits, Sampling(1.0), [np.random.default_rng(i) for i in range(3000)], [[]] * 3000)
 
     changed = np.not_equal(draw(logits), draw(logits + errors))
-    # The bound is 2 e = 0.6 of 3000. By inverting cumulative sums, 18 of these draws change.
+    # The expected number is below 2 e = 0.6 of 3000.
     assert changed.sum() <= 2
 
 
