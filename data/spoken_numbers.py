@@ -270,7 +270,7 @@ _SHORT_MONTH = "(Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)"
 _SHORT_DAY = "(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)"
 _DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
 _UNIT = alternatives(_UNITS)
-_SCALE = r"thousand|million|billion|trillion|(?<=\d)(?:mn|bn|tn|[kKmMbBT])"
+_SCALE = r"thousand|million|billion|trillion|mn|bn|tn|(?<=\d)[kKmMbBT]"
 _TO_NUMBER = r"( ?- ?(?=[.\d]))?"
 
 SIGN_RULES: list[Rule] = [
@@ -282,6 +282,7 @@ SIGN_RULES: list[Rule] = [
     (rf"\b{_SHORT_DAY}\.?-{_SHORT_DAY}\b\.?", lambda match: f"{_full_day(match[1])} to {_full_day(match[2])}"),
     (rf"\b{_SHORT_MONTH}\.?-{_SHORT_MONTH}\b\.?", lambda match: f"{_full_month(match[1])} to {_full_month(match[2])}"),
     (rf"\b(?!Mar|Jan|Apr|Ju){_SHORT_MONTH}\.(?= [a-z]|,)", lambda match: _full_month(match[1])),
+    (rf"(?<=[a-z.] )(\d{{1,2}}) ?- ?(?={_SHORT_MONTH}[a-z]*\.? \d)", r"\1 to "),
     (rf"\b{_SHORT_MONTH}\b\.?(?=,? ?\d)", lambda match: _full_month(match[1])),
     (rf"(?<=\d ){_SHORT_MONTH}\b\.?", lambda match: _full_month(match[1])),
     (r"\b(?P<year>\d{4})([-/])(?P<month>\d{1,2})\2(?P<day>\d{1,2})(?![\d-])T?", _read_date),
@@ -325,6 +326,7 @@ SIGN_RULES: list[Rule] = [
     (r"(?<=\d)'(?=\d| \d\d?\")", " foot "),
     (r"(?<=\d) ?~ ?(?=\d)", " to "),
     (r"--+", "—"),
+    (r"(?<=\d) - (?=-\d)", " minus "),
     (r"\^[-−](?=\d)", " to the power of minus "),
     # A hyphen after a word or a number is no minus.
     (rf"([{_SIGNS}])[-−](?=\d)", r" minus \1"),
@@ -338,7 +340,7 @@ SIGN_RULES: list[Rule] = [
     (rf"(?<![\d.,{_SIGNS}])(\d+),(\d\d) ?([{_SIGNS}])", r"\3\1.\2"),
     (rf"(?<![\d.,{_SIGNS}])({_NUMBER})( million| billion|) ?([{_SIGNS}])(?! ?\d)", r"\3\1\2"),
     (
-        rf"(?:\b(?:US ?|CA?|AU?|NZ|HK))?(?P<sign>[{_SIGNS}]) ?(?P<low>{_NUMBER}|\.\d+)"
+        rf"(?:\b(?:US ?|CA?|AU?|NZ|HK|NT|S))?(?P<sign>[{_SIGNS}]) ?(?P<low>{_NUMBER}|\.\d+)"
         rf"(?: ?(?P<low_scale>{_SCALE})\b(?= ?[-—] ?[{_SIGNS}]?\d))?(?: ?[-—] ?[{_SIGNS}]?(?P<high>{_NUMBER}))?"
         rf"(?: ?(?P<scale>{_SCALE})\b)?(?:/(?P<per>[a-z]+))?",
         _read_money,
@@ -346,8 +348,8 @@ SIGN_RULES: list[Rule] = [
     # Units and powers.
     (rf"(?<=\d)( ?(?:{_UNIT})(?:\^[23])?(?:/[a-z]+)?) ?- ?(?=[.\d])", r"\1 to "),
     (
-        rf"(?<![\d.])(?<![A-Za-z]-)(?P<number>{_NUMBER})(?P<joint>[ -]?)(?P<unit>{_UNIT})\^?(?P<power>[23]|)"
-        rf"(?:/(?P<per>{_UNIT}|[a-z]+))?(?!\w)(?:\.(?= [a-z]))?",
+        rf"(?<![\d.A-Za-z])(?<![A-Za-z]-)(?P<number>{_NUMBER})(?P<joint>[ -]?)(?P<unit>{_UNIT})\^?(?P<power>[23]|)"
+        rf"(?:/(?P<per>{_UNIT}|[a-z]+))?(?!\w)(?:\.(?= [a-z])|(?<=ft|lb|hr)\.(?= \d))?",
         _read_unit,
     ),
     (r"(?<=[A-Za-z]{3})\^\d+", ""),  # the mark of a footnote
@@ -361,7 +363,9 @@ SIGN_RULES: list[Rule] = [
         lambda match: f"{ordinal(match[1])} {'to ' if match[2] else ''}",
     ),
     (r"(?<=\d/)(\d+) ?- ?(?=\d+/\d)", r"\1 to "),
-    (r"(?<![\w/.])(?:(\d+) )?(0|[1-9]\d{0,2})/(0|[1-9]\d{0,2})(?![\w/]|\.\d)", _read_fraction),
+    (r"(?<=\d) / (?=\d)", " divided by "),
+    (r"(?<=\d/\d)(?:rd|th)s\b", ""),
+    (r"(?<![\w/.])(?:(\d+) )?(0|[1-9]\d{0,2})/(0|[1-9]\d{0,2}|1000)(?![\w/]|\.\d)", _read_fraction),
     (
         r"(?<![\w.-])([12]\d{3}) ?[-—] ?([12]\d{3}|\d\d)(?![\w.,-])(?! (?:people|men|women|[a-z]{3,}s\b))",
         lambda match: f"{_year(match[1])} to {_year(match[2])}",
@@ -372,7 +376,7 @@ SIGN_RULES: list[Rule] = [
         lambda match: f" {_SCALES[match[1]]}{' to ' if match[2] else ''}",
     ),
     (r"(?<=\d) ?x ?(?=\d)", " by "),
-    (r"(?<=\d)x\b", " times"),
+    (r"(?<=\d)x\b(?! ?[-+=^])", " times"),
     # Signs without a number.
     (r"°[CF](?!\w)", lambda match: f" {_UNITS[match[0]][1]} "),
     (rf"[{_SIGNS}]", lambda match: f" {CURRENCIES[match[0]][0]} "),

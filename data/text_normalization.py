@@ -289,7 +289,7 @@ _PATTERNS: list[Rule] = [
     (r"(?<=\d) ?([aApP])(?:\. ?[mM]\.|[mM]\b)( ?- ?(?=\d))?", _read_half_of_day),
     (rf"(?<![\w.])((?i:{alternatives(_FINAL_ABBREVIATIONS)}))(?!\w)", _lookup(_FINAL_ABBREVIATIONS)),
     (rf"(?<![\w.])((?i:{alternatives(_ABBREVIATIONS)}))(?!\w)", _lookup(_ABBREVIATIONS)),
-    (rf"(?<![\w.])((?i:{alternatives(_BEFORE_NUMBERS)})) ?(?=\d)", _lookup(_BEFORE_NUMBERS)),
+    (rf"(?<![\w.])((?i:{alternatives(_BEFORE_NUMBERS)})) ?(?=\d|[IVX]{{2}}|[VX]\b)", _lookup(_BEFORE_NUMBERS)),
     (r"(?<![\w.])c\. ?(?=\d{3})", "circa "),
     # Without a period after a name.
     (
@@ -299,7 +299,7 @@ _PATTERNS: list[Rule] = [
     (r"(\b(?!The\b)[A-Z][a-z]+ )Dr\b(?:\.(?! [A-Z])|(?!\.| [A-Z]))", r"\1drive"),
     (rf"\b({alternatives(_TITLES)})\. ?(?=[A-Z])", lambda match: f"{_TITLES[match[1]]} "),
     (r"(?<![\w&])(Mrs?|Ms|Drs?)\b\.?", lambda match: f"{_TITLES[match[1]]} "),
-    (r"\bSt\b\.?(?!\w)", _read_saint_or_street),
+    (r"\bSt\b(?:\.|(?![\w.]))", _read_saint_or_street),
     (r"(?<![\w.])[A-Za-z](?:\.[A-Za-z])+(?![\w@])\.?", _read_initialism),
     (r"\b([A-HJ-Z])\. ?(?=[A-Z])", _read_initial),
     *SIGN_RULES,
@@ -326,7 +326,7 @@ _PATTERNS: list[Rule] = [
     (rf"(?<!\w)(?=II\b|[IVX]{{3}}|[IVXLCDM]{{4}}){_ROMAN}", lambda match: _roman_value(match[1])),
     # Signs between words.
     (r"(?<![<>=!])([<>!=]=)(?= ?[\w.])", lambda match: _COMPARISONS[match[1]]),
-    (r"(?<!\w)A(?=-?\d|/|-[A-Z]\b)", _LETTER_A),
+    (r"(?<!\w)A(?=-?\d|/|'s\b|-[A-Z]\b)", _LETTER_A),
     (r"\bAD(?= ?\d)|(?<=\d )AD\b", f"{_LETTER_A} d"),
     (r"\b([A-Z]{1,3})&([A-Z]{1,3})\b", lambda match: f"{_letters(match[1])} and {_letters(match[2])}"),
     (r"&", " and "),

@@ -49,6 +49,7 @@ WRITTEN_AND_SPOKEN = [
     ("₹1,00,000", "one hundred thousand rupees"),
     ("$1m-$2m", "one million to two million dollars"),
     ("$5—$10", "five to ten dollars"),
+    ("$5 bn", "five billion dollars"),
     # Percent, fractions, units.
     ("100%", "one hundred percent"),
     ("3.5 %", "three point five percent"),
@@ -98,6 +99,9 @@ WRITTEN_AND_SPOKEN = [
     ("1,5 km", "one point five kilometers"),
     ("1/2-3/4", "one half to three quarters"),
     ("℃", "degrees celsius"),
+    ("1/1000", "one thousandth"),
+    ("2/3rds", "two thirds"),
+    ("5 ft. 10 in.", "five feet ten inches"),
     # Dates and years.
     ("January 5", "january fifth"),
     ("January 5th, 2021", "january fifth , twenty twenty one"),
@@ -142,6 +146,7 @@ WRITTEN_AND_SPOKEN = [
     ("AD 79", "A d seventy nine"),
     ("1000 AD", "one thousand A d"),
     ("2021's best", "twenty twenty one's best"),
+    ("Jan. 1–Feb. 2", "january first to february second"),
     # Times.
     ("3:30 pm", "three thirty p m"),
     ("3:30pm", "three thirty p m"),
@@ -221,6 +226,10 @@ WRITTEN_AND_SPOKEN = [
     ("5~10", "five to ten"),
     ("n°5", "number five"),
     ("5' 10\"", "five foot ten"),
+    ("10 / 2", "ten divided by two"),
+    ("-10 - -5", "minus ten minus minus five"),
+    ("2x+1=5", "two x plus one equals five"),
+    ("k8s", "k eight s"),
     # Telephone.
     ("555-1234", "five five five , one two three four"),
     ("212-555-0100", "two one two , five five five , zero one zero zero"),
@@ -288,6 +297,8 @@ WRITTEN_AND_SPOKEN = [
     ("MCMXCIX", "nineteen ninety nine"),
     ("the XIX century", "the nineteenth century"),
     ("CIVIC", "civic"),
+    ("St.Louis", "saint louis"),
+    ("Vol. II", "volume two"),
     # Capitals and letters.
     ("the FBI", "the f b i"),
     ("the CIA", "the c i A"),
@@ -317,6 +328,7 @@ WRITTEN_AND_SPOKEN = [
     ("a, b, c", "A , b , c"),
     ("A boy", "a boy"),
     ("A-Z", "A z"),
+    ("A's and B's", "A's and b's"),
     # Addresses and tags.
     ("info@example.com", "info at example dot com"),
     ("john.doe+x@mail-server.co.uk.", "john dot doe plus x at mail dash server dot co dot u k ."),
