@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -83,8 +84,9 @@ def summarize_corpus(corpus: Sequence[Utterance]) -> dict[str, Any]:
         seconds = utterance.duration() or 0.0
         total_seconds += seconds
         digest.update(f"{utterance.id}\t{round(1000 * seconds)}\t{utterance.text or ''}\n".encode())
-        license = utterance.extra.get("license") or utterance.extra.get("licence") or "not named"
-        group = (utterance.extra.get("source") or "not named", license)
+        # A manifest may hold numbers, lists and objects here.
+        license = str(utterance.extra.get("license") or utterance.extra.get("licence") or "not named")
+        group = (str(utterance.extra.get("source") or "not named"), license)
         seconds_of[group].append(seconds)
         speakers_of[group].add(utterance.speaker or "")
     groups = []
@@ -318,8 +320,10 @@ def _to_fields(row: Mapping[str, Any], columns: Columns, where: str) -> dict[str
     if fields["seconds"] is not None:
         try:
             fields["seconds"] = float(fields["seconds"])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"{where}: seconds must be a number, found {fields['seconds']!r}") from None
+        if not 0 <= fields["seconds"] < math.inf:
+            raise ValueError(f"{where}: seconds must be a duration, found {fields['seconds']}: correct or remove it")
     return fields
 
 

@@ -199,9 +199,13 @@ def _extra_fields(corpus: Sequence[Utterance], taken: set[str]) -> list[pa.Field
             raise ValueError(f"the corpus has an extra column {name!r}, which every token store has: rename it")
         try:
             kind = pa.array([utterance.extra.get(name) for utterance in corpus]).type
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            # Parquet knows fewer types than Arrow. An empty column tells.
+            pq.write_table(pa.table({name: pa.array([], kind)}), io.BytesIO())
+        # Arrow has no integers above 64 bits, and no text that is not valid Unicode.
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
             raise ValueError(
-                f"the extra column {name!r} holds values of different types ({error}): convert them to one"
+                f"the extra column {name!r} holds values of different types, or such as cannot be stored ({error}): "
+                "convert them to one type, for example to strings"
             ) from None
         fields.append(pa.field(name, pa.string() if pa.types.is_null(kind) else kind))
     return fields

@@ -10,7 +10,8 @@ import pytest
 import soundfile
 from datasets import Audio, Dataset, DatasetDict
 
-from focallm.data.corpus import read_corpus
+from focallm.data.corpus import read_corpus, summarize_corpus
+from focallm.data.utterance import Utterance
 
 RATE = 16000
 
@@ -205,6 +206,8 @@ def test_other_files_and_folders_are_refused(tmp_path: Path) -> None:
         ("a.jsonl", '["x.wav"]', "line 1 must be an object"),
         ("a.jsonl", '{"audio": 3}', "line 1: audio must be a path, found 3"),
         ("a.jsonl", '{"audio": "x.wav", "seconds": "long"}', "line 1: seconds must be a number, found 'long'"),
+        ("a.jsonl", '{"audio": "x.wav", "seconds": NaN}', "line 1: seconds must be a duration, found nan"),
+        ("a.jsonl", '{"audio": "x.wav", "seconds": -1}', "line 1: seconds must be a duration, found -1"),
         ("a.jsonl", "", "lists no utterances"),
         ("a.csv", "file,text\nx.wav,Hi.", "line 2 has no column audio; it has file, text"),
         ("a.csv", "audio,text\nx.wav", "line 2 has not as many fields"),
@@ -251,3 +254,10 @@ def test_librispeech_as_it_is_published(tmp_path: Path) -> None:
     assert [u.id for u in corpus] == [f"84-121123-000{number}" for number in range(3)]
     assert [u.text for u in corpus] == ["GO ON", "OH YES", None]
     assert {u.speaker for u in corpus} == {"84"}
+
+
+def test_a_summary_groups_by_any_source_and_license() -> None:
+    values = ["CC0", 4, ["CC", 4], {"name": "MIT"}, float("nan"), None]
+    rows = [Utterance(str(i), Path("x.wav"), seconds=1.0, extra={"license": v}) for i, v in enumerate(values)]
+    found = [group["license"] for group in summarize_corpus(rows)["groups"]]
+    assert found == sorted(["CC0", "4", "['CC', 4]", "{'name': 'MIT'}", "nan", "not named"])

@@ -319,6 +319,12 @@ def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
+@pytest.mark.parametrize("value", [10**30, {}, {"a": {}}, "\ud800"])
+def test_an_extra_value_that_cannot_be_stored_is_named(tmp_path: Path, value: object) -> None:
+    with pytest.raises(ValueError, match="the extra column 'note' holds values"):
+        _tokenize([Utterance("a", tmp_path / "a.wav", extra={"note": value})], tmp_path / "store")
+
+
 def test_originals_and_decodings_to_listen_to(corpus: list[Utterance], tmp_path: Path) -> None:
     _tokenize(corpus, tmp_path / "store", listen=3)
     names = sorted(path.name for path in (tmp_path / "store/listen").iterdir())
