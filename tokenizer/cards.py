@@ -8,8 +8,8 @@ import yaml
 
 from .files import write_whole
 
-# Characters that begin code, links, HTML, emphasis or a cell of a table.
-_SPECIAL = re.compile(r"([\\`*<>|&\[\]~$])")
+# Characters that begin code, links, HTML, emphasis or a cell of a table. An underscore inside a word begins nothing.
+_SPECIAL = re.compile(r"([\\`*<>|&\[\]~$]|(?<![^\W_])_|_(?![^\W_]))")
 
 
 def escape(text: Any) -> str:
@@ -19,7 +19,7 @@ def escape(text: Any) -> str:
 
 def unescape(markdown: str) -> str:
     """Return the text that `escape` made into Markdown."""
-    return re.sub(r"\\([\\`*<>|&\[\]~$])", r"\1", markdown)
+    return re.sub(r"\\([\\`*<>|&\[\]~$_])", r"\1", markdown)
 
 
 def code_block(command: str) -> str:

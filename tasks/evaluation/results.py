@@ -278,7 +278,7 @@ def undefined_scores(results: dict[str, list[ItemResult]]) -> list[str]:
                 heading, _ = COLUMNS.get(key, (names.get(key, key), 0))
                 parts.append(f"{heading} of {count}")
         if parts:
-            lines.append(f"Undefined in {system}, and left out of the means: {', '.join(parts)}.")
+            lines.append(f"Undefined in {escape(system)}, and left out of the means: {', '.join(parts)}.")
     return ["", *lines] if lines else []
 
 
@@ -287,7 +287,7 @@ def _checkpoints(results: Iterable[ItemResult]) -> list[str]:
     names: dict[str, None] = {}  # an ordered set
     for result in results:
         for metric, checkpoint in result.get("metrics", {}).items():
-            names[f"{metric}: {checkpoint}"] = None
+            names[escape(f"{metric}: {checkpoint}")] = None
     return ["", f"Metrics: {'; '.join(names)}."] if names else []
 
 

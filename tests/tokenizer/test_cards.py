@@ -1,5 +1,7 @@
 """Texts of others stay texts in the cards of models."""
 
+import re
+
 import pytest
 import yaml
 
@@ -13,6 +15,7 @@ TEXTS = [
     "[click](javascript:alert(1)) and ![](http://x)",
     "`code` *strong* &lt; \\",
     "# title",
+    "__all__ rights _reserved_, snake_case",
     "yes",
     "\u2028- item: {a: 1}",
 ]
@@ -26,6 +29,7 @@ def test_a_text_stays_in_its_cell_and_on_its_line(text):
     assert unescape(escape(text)) == " ".join(text.split())
     for opening in "<[`":
         assert opening not in escape(text).replace("\\" + opening, "")
+    assert not re.search(r"(?<!\\)\b_|(?<!\\)_\b", escape(text))
     assert "\n" not in code_block(text)
 
 
