@@ -51,7 +51,7 @@ def test_a_guess_is_taken_only_in_other_languages(mini):
     assert spoken("blorft", mini, guess) == ["blˈɔɹft"]
     assert spoken("blorft", {"wort": "vɔrt"}, guess) == ["xa"]
     assert spoken("кот, собака", {"кот": "kˈot"}, guess) == ["kˈot,", "xa"]
-    with pytest.raises(ValueError, match="it knows words in cyrillic letters"):
+    with pytest.raises(ValueError, match="it knows words in Cyrillic letters"):
         read_text("cat", {"кот": "kˈot"}, guess)
     with pytest.raises(ValueError, match=r"lexicon lacks blorft, .*task pronounce"):
         read_text("blorft", {"wort": "vɔrt"})
