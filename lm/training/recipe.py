@@ -63,6 +63,7 @@ REFUSED = {
     "hub_always_push": _NO_PUSH,
     "hub_revision": _NO_PUSH,
 }
+_POSITIVE = {"num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"}
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,13 @@ def _check_trainer(trainer: dict[str, Any]) -> None:
         default = known_field.default_factory() if callable(known_field.default_factory) else known_field.default
         if type(default) in (int, float) and isinstance(value, str):
             raise ValueError(f"trainer.{name} is a number, found {value!r}")
+        # Without updates, fresh weights would be saved as a finished model.
+        if name in _POSITIVE and isinstance(value, int | float) and not value > 0:
+            raise ValueError(f"trainer.{name} must be above 0, found {value}")
         if name in REFUSED and value != default:
             raise ValueError(f"trainer.{name} has no effect here: {REFUSED[name]}, and leave it out")
+    if trainer.get("max_steps") == 0:
+        raise ValueError("trainer.max_steps must be above 0, found 0; leave it out to train for num_train_epochs")
     if trainer.get("max_steps", -1) > 0 and "num_train_epochs" in trainer:
         raise ValueError("trainer.max_steps and trainer.num_train_epochs exclude each other: leave one of them out")
     if trainer.get("include_num_input_tokens_seen") == "non_padding":

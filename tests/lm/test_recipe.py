@@ -87,6 +87,9 @@ def test_unknown_keys_of_a_recipe_are_refused(tmp_path):
         ({"packing": "no"}, "packing: expected true or false, found 'no'"),
         ({"extra_tasks": 5}, "extra_tasks: expected a list, found 5"),
         ({"trainer": {"warmup_steps": "abc"}}, "trainer.warmup_steps is a number, found 'abc'"),
+        ({"trainer": {"max_steps": 0}}, "trainer.max_steps must be above 0"),
+        ({"trainer": {"num_train_epochs": 0}}, "trainer.num_train_epochs must be above 0"),
+        ({"trainer": {"gradient_accumulation_steps": 0}}, "trainer.gradient_accumulation_steps must be above 0"),
         ({"trainer": {"learning_rat": 1}}, r"unknown keys \['learning_rat'\]"),
     ]:
         with pytest.raises(ValueError, match=message):
