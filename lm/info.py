@@ -129,4 +129,6 @@ class SpeechLMInfo:
         """
         if not isinstance(values, dict):
             raise ValueError(f"{name} must hold the description of a speech LM, found {brief(values)}")
+        if "templates" not in values:
+            raise ValueError(f"{name} does not describe a speech LM: it lacks templates")
         return load_config(cls, values, name)

@@ -46,7 +46,7 @@ def place(tmp_path_factory, codec, tiny_codec):
         for i in range(count):
             write_audio(folder / corpus / f"{i}.wav", audio[: rate // 2 + 1000 * i], rate)
             speaker = ("ann", "bob", "eve")[i % 3]
-            rows.append({"id": str(i), "audio": f"{i}.wav", "text": "Hello there, Liam.", "speaker": speaker})
+            rows.append({"id": str(i), "audio": f"{i}.wav", "text": "Good morning, everyone.", "speaker": speaker})
         (folder / corpus / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "noise").mkdir()
     write_audio(folder / "noise" / "hiss.wav", np.random.default_rng(0).normal(0, 0.1, rate).astype(np.float32), rate)

@@ -79,8 +79,8 @@ def train(
     store: Path,
     run: Path,
     recipe: Path | None = None,
-    base: str | None = None,
     codec: str = "mini",
+    base: str | None = None,
     quiet: bool = False,
 ) -> str | None:
     """Train a language model on a token store. If interrupted, the same command continues.

@@ -15,7 +15,7 @@ LEXICON = {"the": "ðə", "don't": "dˈoʊnt", "cat": "kˈæt", "three": "θɹˈ
         ("1,204 cats", ["one", "thousand", "two", "hundred", "and", "four", "cats"]),
         ("2.5", ["two", "point", "five"]),
         ("... well?! -- yes", ["well", "?", "yes"]),
-        ("a-b \u2014 naïve", ["a", "b", "naïve"]),
+        ("a-b \u2014 naïve", ["a", "b", ",", "naïve"]),
     ],
 )  # fmt: skip
 def test_texts_are_words_and_pauses(text, parts):

@@ -312,7 +312,7 @@ def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:
         _tokenize([], tmp_path / "empty")
     with pytest.raises(ValueError, match=r"two utterances have the id 'gone'"):
         _tokenize([gone, gone], tmp_path / "twice")
-    with pytest.raises(ValueError, match=r"rank < world_size.*rank=2, world_size=2"):
+    with pytest.raises(ValueError, match="rank from 0 to 1, found 2"):
         _tokenize([gone], tmp_path / "rank", rank=2, world_size=2)
     with pytest.raises(ValueError, match="extra column 'codes'"):
         _tokenize([Utterance("a", gone.audio, extra={"codes": 1})], tmp_path / "extra")

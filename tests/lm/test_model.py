@@ -158,11 +158,14 @@ def test_a_hub_id_is_downloaded_with_its_options(codec, tmp_path, monkeypatch):
     tiny_lm(codec).save_pretrained(tmp_path)
     asked = {}
 
+    # Or the options would say that there is no hub.
+    monkeypatch.setattr("focallm.tokenizer.hub._hub_answers", lambda minute: True)
+
     def fetch(repo, allow_patterns, **options):
         asked.update(repo=repo, **options)
         return str(tmp_path)
 
-    monkeypatch.setattr("focallm.lm.loading.snapshot_download", fetch)
+    monkeypatch.setattr("focallm.tokenizer.hub.snapshot_download", fetch)
     SpeechLM.from_pretrained("owner/name", revision="abc", token="secret", cache_dir=str(tmp_path / "cache"))
     assert asked == {
         "repo": "owner/name",

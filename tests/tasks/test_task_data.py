@@ -14,7 +14,8 @@ from focallm.tokenizer import AudioTokenizer, write_audio
 def test_lines_of_a_text_file_are_held_out_without_repetitions(tmp_path):
     lines = ["One.", "Two.", " one. ", "A line\u2028that\x0cgoes on.", "Two.", "", "Three.", "THREE.", "Four.", "One."]
     (tmp_path / "a.txt").write_text("\r\n".join(lines), encoding="utf-8", newline="")
-    data = read_task_data(ExtraTask("text", str(tmp_path / "a.txt")), LMRecipe(validation_fraction=0.4), None, "mini")
+    recipe = LMRecipe(validation_fraction=0.4)
+    data = read_task_data(ExtraTask("text", str(tmp_path / "a.txt")), tmp_path, recipe, None, "mini")
     assert data.train_dataset["text"][:] == ["One.", "Two.", "A line\u2028that\x0cgoes on."]
     assert data.eval_dataset["text"][:] == ["Three.", "Four."]
     assert data.left_out == {"repeat another one": 4}
@@ -28,7 +29,8 @@ def test_sentences_that_several_speakers_read_are_not_evaluated_on_as_text(tmp_p
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokenizer = AudioTokenizer(codec("mel"))
     tokenize_corpus(read_corpus(tmp_path), tmp_path / "store", tokenizer, listen=0, progress=False)
-    data = read_task_data(ExtraTask("text", str(tmp_path / "store")), LMRecipe(validation_fraction=0.5), tokenizer, "x")
+    recipe = LMRecipe(validation_fraction=0.5)
+    data = read_task_data(ExtraTask("text"), tmp_path / "store", recipe, tokenizer, "x")
     train = data.train_dataset["text"][:]
     evaluated = data.eval_dataset["text"][:]
     assert not set(train) & set(evaluated)
