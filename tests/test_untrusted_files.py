@@ -269,6 +269,8 @@ def test_without_a_hub_only_its_cache_is_searched(monkeypatch: pytest.MonkeyPatc
 def test_an_interruption_ends_in_one_line() -> None:
     program = (
         "import os, signal, sys; from focallm.tasks.cli import commands\n"
+        # A process that was started in the background ignores it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "commands.COMMANDS['info'] = stop = lambda model: os.kill(os.getpid(), signal.SIGINT)\n"
         "stop.__doc__ = commands.inference.info.__doc__; stop.__annotations__ = {'model': str}\n"
         "sys.argv = ['focallm', 'info', 'x']; commands.main()\n"

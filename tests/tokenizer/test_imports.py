@@ -43,7 +43,7 @@ def test_using_a_focalcodec_imports_no_other_codec_and_no_training_code():
     modules = imported_modules("from focallm.tokenizer import AudioTokenizer\nAudioTokenizer.from_pretrained('mini')")
     assert modules & (CODEC_MODELS | {"datasets", "matplotlib", "transformers.trainer"}) == set()
     codecs = {name.rpartition(".")[2] for name in modules if name.startswith("focallm.tokenizer.codecs.")}
-    assert codecs == {"auto", "checkpoint", "pattern"}
+    assert codecs == {"auto", "pattern"}
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,8 @@ def test_options_reach_the_package_and_its_greeting_stays_off_stdout(tmp_path, c
 def test_options_are_saved_and_weights_beside_them_are_used(tmp_path):
     tok = AudioTokenizer.from_pretrained("semanticodec", token_rate=25, semantic_vocab_size=4096, seed=3)
     tok.save_pretrained(tmp_path / "saved")
-    assert sorted(p.name for p in (tmp_path / "saved").iterdir()) == ["config.json", "preprocessor_config.json"]
+    files = {"README.md", "config.json", "preprocessor_config.json"}
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == files
     saved = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert (saved["model_type"], saved["codebook_sizes"]) == ("focallm_semanticodec", [4096, 8192])
     again = AudioTokenizer.from_pretrained(tmp_path / "saved")
