@@ -45,8 +45,9 @@ def write_store(folder, codec, rows, **manifest):
     columns["num_samples"] = [len(row["codes"]) * 320 for row in rows]
     pq.write_table(pa.table(columns), folder / "shard.parquet")
     shard = {"file": "shard.parquet", "sha256": sha256((folder / "shard.parquet").read_bytes())}
-    counts = {"num_utterances": len(rows), "num_skipped": 0, "num_tokens": 0, "codes_used": 0}
-    rates = {"seconds": 0.0, "unigram_entropy_bits": 0.0, "real_time_factor": 0.0}
+    num_tokens = sum(len(row["codes"]) for row in rows)
+    counts = {"num_utterances": len(rows), "num_skipped": 0, "num_tokens": num_tokens, "codes_used": 1}
+    rates = {"seconds": 1.0, "unigram_entropy_bits": 1.0, "real_time_factor": 1.0}
     about = {"codec": describe_codec(audio_tokenizer), "shards": [shard], **counts, **rates, **manifest}
     (folder / "manifest.json").write_text(json.dumps(about))
     return folder
