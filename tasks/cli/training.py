@@ -92,8 +92,8 @@ def train(
         run: Folder to write to. The model goes to its subfolder `model`.
         recipe: YAML file such as configs/lm/mini_tts.yaml, which sets the size of the model and its training. The
             default is a small model.
-        base: Model to start from, instead of that of the recipe: mini, a folder or a hub id.
         codec: Codec that made the token store.
+        base: Model to start from, instead of that of the recipe: mini, a folder or a hub id.
         quiet: Hide the progress bar.
     """
     from ..training.train_lm import first_process, train_task
