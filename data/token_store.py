@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..tokenizer.configs import check_keys, read_json
+from ..tokenizer.runs import file_sha256
 from .mapped_shards import map_shards
 from .mixing.split import connect
 
@@ -61,7 +62,6 @@ _CODEC_KEYS = {
     **dict.fromkeys(("sampling_rate", "output_sampling_rate", "codebook_size", "num_codebooks", "vocab_size"), int),
     **dict.fromkeys(("frame_rate", "bits_per_second"), float),
 }
-_HASH_BLOCK_BYTES = 1 << 20
 
 
 class TokenStore:
@@ -354,12 +354,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check_hash(path: Path, expected: str) -> None:
-    digest = hashlib.sha256()
-    # Block by block: a shard with features may be larger than the memory.
-    with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
-    if digest.hexdigest() != expected:
+    if file_sha256(path) != expected:
         raise ValueError(
             f"{path} is not the shard that {MANIFEST} describes (its sha256 differs): it is damaged, or belongs to "
             "another store. Run the same tokenize command again to replace it"
