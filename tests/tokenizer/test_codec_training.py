@@ -149,7 +149,8 @@ if kill == "kill":
     trainer.save_checkpoint = save_then_die
 (config,) = read_stages(recipe, Path(folder)).values()
 trainer.train_codec(config, [Path(p) for p in paths], Path(folder), quiet=True)
-print("processes", PartialState().num_processes)
+if PartialState().is_main_process:  # lines of two processes can be mixed
+    print("processes", PartialState().num_processes)
 """
 
 
