@@ -12,13 +12,14 @@ from collections.abc import Callable
 
 from focallm import __version__
 
-from . import evaluation, inference, training
+from . import evaluation, export, inference, training
 from .parser import parse_arguments, split_docstring, unknown_message
 
 COMMANDS: dict[str, Callable[..., str | None]] = {
     **inference.COMMANDS,
     **training.COMMANDS,
     **evaluation.COMMANDS,
+    **export.COMMANDS,
 }
 
 # An option of every command, see `tokenizer.hub.trusts_remote_code`.
