@@ -123,9 +123,7 @@ def voice_section(models: dict[str, SpeechLM], audio: Path | None) -> Section:
 def enhancement_section(models: dict[str, SpeechLM], audio: Path | None) -> Section:
     """A noisy recording and the enhanced one."""
     if audio is None:
-        config = MixConfig("noisy", seed=1, level_db=(-25, -25), noise={"babble": 1.0}, snr_db=(5, 5))
-        noisy = _mix_samples(config)
-        rate = _RATE
+        noisy, rate = noisy_sample()
         text = "a voice over another one that is five decibels quieter"
     else:
         noisy, rate = _read_start(audio)
@@ -139,11 +137,7 @@ def enhancement_section(models: dict[str, SpeechLM], audio: Path | None) -> Sect
 def separation_section(models: dict[str, SpeechLM], audio: Path | None) -> Section:
     """A mixture of two speakers and each of them alone."""
     if audio is None:
-        config = MixConfig(
-            "mixture", level_db=(-25, -25), num_speakers=(2, 2), offset_s=(0.3, 0.3), level_difference_db=(0, 0)
-        )
-        mixture = _mix_samples(config)
-        rate = _RATE
+        mixture, rate = mixture_sample()
         text = "two overlapping speakers, in order of who speaks first"
     else:
         mixture, rate = _read_start(audio)
@@ -154,6 +148,19 @@ def separation_section(models: dict[str, SpeechLM], audio: Path | None) -> Secti
         clips.append(Clip(f"speaker {i}", wave, result.sampling_rate))
     text = "; ".join(filter(None, [text, harm("mini", "ss")]))
     return Section("Separation", text, "focallm separate mixture.wav speaker.wav", clips)
+
+
+def noisy_sample() -> tuple[np.ndarray, int]:
+    """Return a bundled recording (T,) with a quieter one as noise, and its rate in Hz."""
+    return _mix_samples(MixConfig("noisy", seed=1, level_db=(-25, -25), noise={"babble": 1.0}, snr_db=(5, 5))), _RATE
+
+
+def mixture_sample() -> tuple[np.ndarray, int]:
+    """Return a mixture (T,) of the bundled recordings, and its rate in Hz."""
+    config = MixConfig(
+        "mixture", level_db=(-25, -25), num_speakers=(2, 2), offset_s=(0.3, 0.3), level_difference_db=(0, 0)
+    )
+    return _mix_samples(config), _RATE
 
 
 def _read_start(audio: Path) -> tuple[np.ndarray, int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import soundfile
 import torch
+from transformers.audio_utils import hertz_to_mel
 
 from ..tokenizer.cards import unescape
 from ..tokenizer.focalcodec.mel import log_mel
@@ -25,6 +26,10 @@ code { background: #eee; padding: .2rem .4rem; border-radius: 3px }
 table { border-collapse: collapse; font-size: .9rem }
 td { border-bottom: 1px solid #ccc; padding: .3rem .6rem }
 """
+
+
+_TICKS_HZ = (0, 500, 1000, 2000, 4000, 8000)
+_GRAY = "#808080"  # can be read on white and on black
 
 
 @dataclass(frozen=True)
@@ -101,18 +106,25 @@ def render_clip(clip: Clip) -> str:
 
 
 def spectrogram(audio: np.ndarray, sampling_rate: int) -> bytes:
-    """Draw a log-mel spectrogram of (T,) audio as a PNG file."""
+    """Draw a log-mel spectrogram of (T,) audio as a PNG file, on a transparent ground with gray labels in s and Hz."""
     # matplotlib takes half a second to import.
     from matplotlib.figure import Figure
 
     mel = log_mel(torch.from_numpy(audio).float()[None], sampling_rate, 1024, 256, 80)[0]
     figure = Figure(figsize=(4.5, 2), layout="constrained")
     axes = figure.subplots()
-    extent = (0.0, len(audio) / sampling_rate, 0.0, 80.0)
+    # The bands have equal distances on the mel scale, not in Hz.
+    top = hertz_to_mel(sampling_rate / 2, mel_scale="slaney")
+    extent = (0.0, len(audio) / sampling_rate, 0.0, top)
     axes.imshow(mel.T.numpy(), origin="lower", aspect="auto", extent=extent, vmin=-9, vmax=1, cmap="magma")
-    axes.set(xlabel="time, s", ylabel="mel band")
+    frequencies = [frequency for frequency in _TICKS_HZ if frequency <= sampling_rate / 2]
+    positions = [hertz_to_mel(float(frequency), mel_scale="slaney") for frequency in frequencies]
+    axes.set_yticks(positions, [str(frequency) for frequency in frequencies])
+    axes.set_xlabel("time, s", color=_GRAY)
+    axes.set_ylabel("frequency, Hz", color=_GRAY)
+    axes.tick_params(colors=_GRAY)
     file = io.BytesIO()
-    figure.savefig(file, dpi=90, format="png")
+    figure.savefig(file, dpi=150, format="png", transparent=True)
     return file.getvalue()
 
 

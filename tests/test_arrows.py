@@ -13,7 +13,7 @@ LAYERS = ["tokenizer", "data", "lm", "tasks"]  # each may import from those befo
 TASK_LAYERS = [  # the same inside tasks
     {"definitions"},
     {"inference"},
-    {"training", "evaluation", "export", "paper", "benchmarks", "release", "demo", "page", "info"},
+    {"training", "evaluation", "export", "paper", "benchmarks", "release", "demo", "page", "info", "serve"},
     {"cli"},
     {"__main__"},
 ]

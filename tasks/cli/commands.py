@@ -1,7 +1,7 @@
 """The program `focallm`: finds a command, parses its arguments and prints what it returns.
 
-Each command is one function of `inference`, `training` or `evaluation`; its signature is its options. Heavy libraries
-are imported inside these functions, so that `focallm --help` does not wait for torch.
+Each command is one function of `inference`, `training`, `evaluation` or `serving`; its signature is its options. Heavy
+libraries are imported inside these functions, so that `focallm --help` does not wait for torch.
 """
 
 import io
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from focallm import __version__
 
-from . import evaluation, export, inference, training
+from . import evaluation, export, inference, serving, training
 from .parser import parse_arguments, split_docstring, unknown_message
 
 COMMANDS: dict[str, Callable[..., str | None]] = {
@@ -20,6 +20,7 @@ COMMANDS: dict[str, Callable[..., str | None]] = {
     **training.COMMANDS,
     **evaluation.COMMANDS,
     **export.COMMANDS,
+    **serving.COMMANDS,
 }
 
 # An option of every command, see `tokenizer.hub.trusts_remote_code`.

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...lm.model import SpeechLM
 from ...lm.sampling import Sampling
-from ...tokenizer.audio import resample
+from ...tokenizer.audio import Waveform, resample
 from .inputs import InputKind, load_waves, open_model, task_template, unbatch
 from .result import SpeechResult
 from .speech_to_speech import transform_speech
@@ -49,8 +49,20 @@ def enhance(
     results = transform_speech(lm, template, waves, sampling=sampling, seed=seed)
     if dry:
         for i, (wave, result) in enumerate(zip(waves, results, strict=True)):
-            noisy = resample(wave.numpy(), lm.audio_tokenizer.sampling_rate, result.sampling_rate)
-            # Half a sample may be rounded up or down.
-            noisy = np.pad(noisy, (0, 1))[: len(result.audio)]
-            results[i] = replace(result, audio=(1 - dry) * result.audio + dry * noisy)
+            results[i] = add_input(result, wave.numpy(), lm.audio_tokenizer.sampling_rate, dry)
     return unbatch(results, audio)
+
+
+def add_input(result: SpeechResult, noisy: Waveform, sampling_rate: int, dry: float) -> SpeechResult:
+    """Return (1 - dry) * enhanced + dry * noisy, at the rate of the result.
+
+    Args:
+        result: Enhanced recording.
+        noisy: The recording (T,).
+        sampling_rate: Its rate in Hz.
+        dry: Share of the recording, from 0 to 1.
+    """
+    noisy = resample(noisy, sampling_rate, result.sampling_rate)
+    # A sample may be rounded away.
+    noisy = np.pad(noisy, (0, 1))[: len(result.audio)]
+    return replace(result, audio=(1 - dry) * result.audio + dry * noisy)

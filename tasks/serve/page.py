@@ -1,0 +1,279 @@
+"""The page: a tab for each task, for recordings and texts of visitors. It needs no network.
+
+`gr.mount_gradio_app(app, build_page(load_models()), path="/", **page_options())` mounts it in a server, and
+`build_page(load_models()).launch(**page_options())` serves it alone.
+"""
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ...lm.model import SpeechLM
+from ...tokenizer.audio import read_audio
+from ..demo import OTHER_SPEAKER, SAMPLE, SENTENCES, mixture_sample, noisy_sample
+from ..inference.enhance import add_input
+from ..inference.measured import harm
+from ..inference.result import SpeechResult
+from ..inference.speak import can_speak_as
+from .page_parts import encode_chunk, errors_shown, picture, report, sound, stream_player
+from .page_tasks import Limits, PageTasks, Recording, collected_warnings
+
+try:
+    import gradio as gr
+except ImportError:
+    raise ImportError("the page needs gradio: pip install 'focallm[serve]'") from None
+
+_CSS = """
+.spectrogram { width: 100%; display: block }
+.word { display: inline-block; margin: 0 .7rem .4rem 0 }
+.word small { display: block; opacity: .65 }
+.player-status { min-height: 1.4em; margin: 0; opacity: .8 }
+#ids textarea { font-family: var(--font-mono) }
+"""
+# A file of the longest recording: stereo, 32 bits, 96 kHz, 30 s.
+_MAX_FILE_SIZE = "25mb"
+_CACHE_S = 3600  # how long recordings and results stay on the disk of the server
+# One request at a time: two would share the processor, and each would take twice as long.
+_EVENT: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+_QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+
+def page_options() -> dict[str, Any]:
+    """Return the options that `launch` and `mount_gradio_app` need to show the page as it is meant, and offline."""
+    theme = gr.themes.Default(
+        primary_hue="teal",
+        neutral_hue="slate",
+        # The fonts of the default theme would be files of this server, and those of others come from the web.
+        font=("system-ui", "sans-serif"),
+        font_mono=("ui-monospace", "monospace"),
+    )
+    return {
+        "theme": theme,
+        "css": _CSS,
+        "footer_links": [],
+        "run_history": False,
+        "max_file_size": _MAX_FILE_SIZE,
+        "ssr_mode": False,
+        "show_error": False,
+    }
+
+
+def build_page(models: Mapping[str, SpeechLM], generator: Any = None, limits: Limits | None = None) -> gr.Blocks:
+    """Build the page.
+
+    Args:
+        models: Task -> model, for the tasks "tts", "se" and "ss"; see `load_models`. Tasks that are missing get no tab.
+        generator: The `ContinuousBatch` of a server, with which visitors share the model with other clients.
+        limits: How much a visitor may send at once.
+    """
+    tasks = PageTasks(models, generator, limits or Limits())
+    # Without analytics, gradio asks no other machine.
+    with gr.Blocks(title="focallm", analytics_enabled=False, delete_cache=(_CACHE_S, _CACHE_S)) as page:
+        gr.Markdown(
+            "# focallm\n"
+            f"Speech as {tasks.codec.tokens_per_second:g} tokens per second. Recordings may last up to "
+            f"{tasks.limits.seconds:g} s; they stay on this server for an hour at most."
+        )
+        with gr.Tabs():
+            if "tts" in models:
+                with gr.Tab("Speak", id="speak"):
+                    _speak_tab(tasks)
+            if "se" in models:
+                with gr.Tab("Enhance", id="enhance"):
+                    _enhance_tab(tasks)
+            if "ss" in models:
+                with gr.Tab("Separate", id="separate"):
+                    _separate_tab(tasks)
+            with gr.Tab("Convert", id="convert"):
+                _convert_tab(tasks)
+            with gr.Tab("Tokens", id="tokens"):
+                _tokens_tab(tasks)
+    return page
+
+
+def _speak_tab(tasks: PageTasks) -> None:
+    lm = tasks.models["tts"]
+    reference_fields = ()
+    if can_speak_as(lm, by_reference=True):
+        reference_fields = lm.info.template("zero-shot-aligned", "zero-shot").fields
+    with gr.Row():
+        with gr.Column(min_width=320):
+            text = gr.Textbox(
+                SENTENCES[0], label="Text", lines=3, max_length=tasks.limits.characters, elem_id="speak-text"
+            )
+            voice = gr.Dropdown(list(lm.info.voices), label="Voice", visible=bool(lm.info.voices))
+            with gr.Accordion("Speak in the voice of a recording", open=False, visible=bool(reference_fields)):
+                reference = gr.Audio(
+                    label="Recording of a voice; its first seconds are used", type="filepath", buttons=[]
+                )
+                reference_text = gr.Textbox(label="What is said in it", visible="reference_text" in reference_fields)
+            with gr.Row():
+                temperature = gr.Slider(
+                    0, 1.2, 0, step=0.1, label="Temperature", info="above 0, each seed speaks differently"
+                )
+                seed = gr.Number(0, label="Seed", precision=0)
+            with gr.Row():
+                button = gr.Button("Speak", variant="primary", elem_id="speak-button")
+                stop = gr.Button("Stop", elem_id="stop-button")
+        with gr.Column(min_width=320):
+            player = stream_player()
+            speech = gr.Audio(label="Speech", interactive=False, buttons=["download"], elem_id="speech")
+            status = gr.Markdown(elem_id="speak-status")
+            words = gr.HTML(elem_id="words")
+
+    def speak(*inputs: Any) -> Iterator[tuple[Any, ...]]:
+        with errors_shown(), collected_warnings() as warnings:
+            stream = tasks.speak(*inputs)
+        state: dict[str, Any] = {"run": uuid.uuid4().hex, "rate": stream.sampling_rate, "chunks": []}
+        yield state, None, "", ""
+        for chunk in stream:
+            # gradio compares what was sent with what follows, so the list is a new one.
+            state = {**state, "chunks": [*state["chunks"], encode_chunk(chunk)]}
+            yield state, gr.skip(), gr.skip(), gr.skip()
+        result = stream.result
+        yield gr.skip(), sound(result.audio, result.sampling_rate), report(result, warnings), ""
+
+    event = button.click(
+        speak,
+        [text, voice, reference, reference_text, temperature, seed],
+        [player, speech, status, words],
+        show_progress="hidden",
+        **_EVENT,
+    )
+    stop.click(None, cancels=event, **_QUICK)
+
+
+def _enhance_tab(tasks: PageTasks) -> None:
+    caveat = _caveat(tasks.models["se"], "se")
+    with gr.Row():
+        with gr.Column(min_width=320):
+            recording = _recording_input("Noisy recording", noisy_sample)
+            before = gr.HTML()
+            button = gr.Button("Enhance", variant="primary", elem_id="enhance-button")
+        with gr.Column(min_width=320):
+            enhanced = gr.Audio(label="Enhanced", interactive=False, buttons=["download"], elem_id="enhanced")
+            gr.Markdown(caveat)
+            after = gr.HTML()
+            dry = gr.Slider(0, 1, 0, step=0.05, label="Share of the recording in the sound", elem_id="dry")
+            status = gr.Markdown()
+    state = gr.State(None, time_to_live=_CACHE_S)
+
+    def run(path: str | None, dry: float) -> tuple[Any, ...]:
+        with errors_shown(), collected_warnings() as warnings:
+            noisy = tasks.read(path)
+            result = tasks.enhance(noisy)
+        mixed, picture_after = mix((noisy, result), dry)
+        picture_before = picture(noisy.audio, noisy.sampling_rate, "noisy recording")
+        return picture_before, mixed, picture_after, report(result, warnings), (noisy, result)
+
+    def mix(both: tuple[Recording, SpeechResult] | None, dry: float) -> tuple[Any, Any]:
+        if both is None:
+            return gr.skip(), gr.skip()
+        noisy, result = both
+        mixed = add_input(result, noisy.audio, noisy.sampling_rate, dry)
+        return sound(mixed.audio, mixed.sampling_rate), picture(mixed.audio, mixed.sampling_rate, "enhanced")
+
+    button.click(run, [recording, dry], [before, enhanced, after, status, state], **_EVENT)
+    dry.release(mix, [state, dry], [enhanced, after], **_QUICK)
+
+
+def _separate_tab(tasks: PageTasks) -> None:
+    max_speakers = tasks.models["ss"].info.max_speakers or 2
+    with gr.Row():
+        with gr.Column(min_width=320):
+            recording = _recording_input("Recording of several speakers", mixture_sample)
+            before = gr.HTML()
+            num_speakers = gr.Radio(
+                list(range(2, max_speakers + 1)), value=2, label="Number of speakers", visible=max_speakers > 2
+            )
+            button = gr.Button("Separate", variant="primary", elem_id="separate-button")
+        with gr.Column(min_width=320):
+            outputs: list[Any] = []
+            for i in range(1, max_speakers + 1):
+                outputs.append(
+                    gr.Audio(label=f"Speaker {i}", interactive=False, buttons=["download"], elem_id=f"speaker-{i}")
+                )
+                outputs.append(gr.HTML())
+            gr.Markdown(_caveat(tasks.models["ss"], "ss"))
+            status = gr.Markdown()
+
+    def run(path: str | None, num_speakers: int) -> tuple[Any, ...]:
+        with errors_shown(), collected_warnings() as warnings:
+            mixture = tasks.read(path)
+            result = tasks.separate(mixture, num_speakers)
+        values: list[Any] = []
+        for i, audio in enumerate(result.audio, 1):
+            values += [sound(audio, result.sampling_rate), picture(audio, result.sampling_rate, f"speaker {i}")]
+        values += [None] * (len(outputs) - len(values))
+        return picture(mixture.audio, mixture.sampling_rate, "mixture"), *values, report(result, warnings)
+
+    button.click(run, [recording, num_speakers], [before, *outputs, status], **_EVENT)
+
+
+def _convert_tab(tasks: PageTasks) -> None:
+    with gr.Row():
+        with gr.Column(min_width=320):
+            recording = _recording_input("Recording to convert", lambda: read_audio(SAMPLE))
+            voice = _recording_input("Recording of the voice", lambda: read_audio(OTHER_SPEAKER))
+            button = gr.Button("Convert", variant="primary", elem_id="convert-button")
+        with gr.Column(min_width=320):
+            converted = gr.Audio(label="Converted", interactive=False, buttons=["download"], elem_id="converted")
+            after = gr.HTML()
+            status = gr.Markdown()
+
+    def run(path: str | None, voice_path: str | None) -> tuple[Any, ...]:
+        with errors_shown(), collected_warnings() as warnings:
+            result = tasks.convert(tasks.read(path), tasks.read(voice_path, "recording of the voice"))
+        audio, rate = result.audio, result.sampling_rate
+        return sound(audio, rate), picture(audio, rate, "converted"), report(result, warnings)
+
+    button.click(run, [recording, voice], [converted, after, status], **_EVENT)
+
+
+def _tokens_tab(tasks: PageTasks) -> None:
+    codec = tasks.codec
+    with gr.Row():
+        with gr.Column(min_width=320):
+            recording = _recording_input("Recording", lambda: read_audio(SAMPLE))
+            encode_button = gr.Button("Encode", variant="primary", elem_id="encode-button")
+        with gr.Column(min_width=320):
+            rates = gr.Markdown()
+            ids = gr.Textbox(label="Token ids", lines=6, max_lines=12, elem_id="ids")
+            decode_button = gr.Button("Decode", elem_id="decode-button")
+            decoded = gr.Audio(label="Decoded", interactive=False, buttons=["download"], elem_id="decoded")
+
+    def encode(path: str | None) -> tuple[Any, ...]:
+        with errors_shown():
+            wave = tasks.read(path)
+            found = tasks.encode(wave)
+        seconds = len(wave.audio) / wave.sampling_rate
+        text = (
+            f"**{len(found)} ids** for {seconds:.2f} s: {codec.tokens_per_second:g} per second, "
+            f"{codec.bits_per_second:.0f} bit/s; the recording has {16 * wave.sampling_rate / 1000:g} kbit/s at 16 bits"
+        )
+        return " ".join(map(str, found)), text, *decode(" ".join(map(str, found)))
+
+    def decode(text: str) -> tuple[Any, ...]:
+        with errors_shown():
+            result = tasks.decode(text)
+        return (sound(result.audio, result.sampling_rate),)
+
+    encode_button.click(encode, recording, [ids, rates, decoded], **_EVENT)
+    decode_button.click(decode, ids, decoded, **_EVENT)
+
+
+def _recording_input(label: str, sample: Callable[[], tuple[np.ndarray, int]]) -> gr.Audio:
+    """Add an input for a recording, from the microphone or a file, and a button that fills in a bundled one."""
+    recording = gr.Audio(label=label, type="filepath", buttons=[])
+    button = gr.Button("Use an example", size="sm")
+    button.click(lambda: sound(*sample()), None, recording, **_QUICK)
+    return recording
+
+
+def _caveat(lm: SpeechLM, task: str) -> str:
+    """Return what was measured about a model if its output is worse than its input."""
+    source = lm.model.config.name_or_path
+    sentence = harm(source, task) if source else ""
+    return f"{sentence[:1].upper()}{sentence[1:]}." if sentence else ""
