@@ -22,10 +22,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..tokenizer.audio import Waveform, write_audio
+from ..tokenizer.audio import write_audio
 from ..tokenizer.files import printable
 from ..tokenizer.long_audio import MAX_WHOLE_S
 from ..tokenizer.runs import locked
+from ..tokenizer.waveform import Waveform
 from .mixing.mixer import Mixer, Premixed
 from .shards import Shard, features_column, make_schema, plan_shards, write_manifest
 from .token_store import CODES, FEATURES, PROGRESS, SOURCES, TokenStore, describe_codec, sha256

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..tokenizer.audio import Waveform, load_audio, read_header, resample_input, to_mono_float
+from ..tokenizer.audio import load_audio, read_header
+from ..tokenizer.waveform import Waveform, resample_input, to_mono_float
 
 if TYPE_CHECKING:
     from datasets import Dataset

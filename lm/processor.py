@@ -21,10 +21,11 @@ from transformers import (
 from transformers.utils import PROCESSOR_NAME
 
 from ..data.phonemes import WORD_START
-from ..tokenizer.audio import is_batch, load_audio
+from ..tokenizer.audio import load_audio
 from ..tokenizer.audio_tokenizer import AudioTokenizer
 from ..tokenizer.configs import errors_named, read_json
 from ..tokenizer.hub import find_file, find_folder, hub_options, remote_code_explained, trusts_remote_code
+from ..tokenizer.waveform import is_batch
 from .features import SpeechLMConfig
 from .info import SpeechLMInfo
 from .loading import CODEC_FOLDER, LEXICON_FILE, processor_config, read_lexicon, write_info, write_processor

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 from .auto_classes import register_lazily
 
 if TYPE_CHECKING:
-    from .audio import read_audio, resample, write_audio
+    from .audio import read_audio, write_audio
     from .audio_tokenizer import AudioTokenizer
     from .focalcodec.configuration import FocalCodecConfig
     from .focalcodec.feature_extraction import FocalCodecFeatureExtractor
     from .focalcodec.modeling import FocalCodecModel
+    from .waveform import resample
 
 __all__ = [
     "AudioTokenizer",
@@ -28,7 +29,7 @@ _MODULES = {
     "FocalCodecFeatureExtractor": "focalcodec.feature_extraction",
     "FocalCodecModel": "focalcodec.modeling",
     "read_audio": "audio",
-    "resample": "audio",
+    "resample": "waveform",
     "write_audio": "audio",
 }
 

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
-from .audio import Waveform, load_audio, with_rates
+from .audio import load_audio
 from .cards import write_first_card
 from .codec import Codec
 from .codecs.auto import load_codec
@@ -25,6 +25,7 @@ from .files import first_not_finite, whole_files
 from .focalcodec.feature_extraction import FocalCodecFeatureExtractor
 from .hub import push_folder
 from .long_audio import MAX_WHOLE_S, decode_long, encode_long
+from .waveform import Waveform, with_rates
 
 Ids = Tensor | NDArray[np.integer] | Sequence[int]
 

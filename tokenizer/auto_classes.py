@@ -27,18 +27,6 @@ _CONFIGS = {
 }
 
 
-class NoTextTokenizer:
-    """Takes the place of a text tokenizer of a codec in `AutoTokenizer`, to say what to call instead."""
-
-    @classmethod
-    def from_pretrained(cls, source: Any, *args: Any, **kwargs: Any) -> Any:
-        """Raise a ValueError with the call that opens the codec."""
-        raise ValueError(
-            f"{source} holds a codec, whose tokens are not text: call "
-            f"focallm.AudioTokenizer.from_pretrained({str(source)!r})"
-        )
-
-
 def register_lazily() -> None:
     """Register stand-ins with the Auto classes, now if transformers has imported them, otherwise when it does."""
     wrapt.register_post_import_hook(_register_configs, "transformers.models.auto.configuration_auto")

@@ -13,9 +13,9 @@ and by 0.5 dB after the first second (shifting the audio by 1 ms changes them by
 import numpy as np
 import torch
 
-from .audio import Waveform
 from .audio_tokenizer import AudioTokenizer, Ids
 from .codec import CodecStream
+from .waveform import Waveform
 
 _FADE_S = 0.02
 

@@ -160,6 +160,18 @@ class Codec(Protocol):
         """Move the weights to a device."""
 
 
+class NoTextTokenizer:
+    """Takes the place of a text tokenizer of a codec in `AutoTokenizer`, to say what to call instead."""
+
+    @classmethod
+    def from_pretrained(cls, source: Any, *args: Any, **kwargs: Any) -> Any:
+        """Raise a ValueError with the call that opens the codec."""
+        raise ValueError(
+            f"{source} holds a codec, whose tokens are not text: call "
+            f"focallm.AudioTokenizer.from_pretrained({str(source)!r})"
+        )
+
+
 def code_usage(tokens: Tensor, codebook_size: int) -> dict[str, float]:
     """Measure how evenly codes are used.
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...tokenizer.audio import Waveform, resample
+from ...tokenizer.waveform import Waveform, resample
 
 _LEVEL_FRAME_S = 0.02
 _PAUSE_DB = 30.0  # frames this much below the loudest one are pauses

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ...tokenizer.audio import Waveform
+from ...tokenizer.waveform import Waveform
 from ..utterance import AudioExample, Utterance
 from . import audio_effects as effects
 from .mix_config import MixConfig, Range

@@ -16,8 +16,9 @@ import numpy as np
 
 from ...data.token_store import weights_hash
 from ...data.utterance import Utterance
-from ...tokenizer.audio import read_audio, resample, write_audio
+from ...tokenizer.audio import read_audio, write_audio
 from ...tokenizer.audio_tokenizer import AudioTokenizer
+from ...tokenizer.waveform import resample
 from .metrics.metric import RATE, EvalSample
 from .runner import System
 

@@ -15,8 +15,8 @@ from ...data.mixing.mixer import Mixer, Premixed
 from ...data.token_store import weights_hash
 from ...data.utterance import AudioExample, Utterance
 from ...lm.model import SpeechLM
-from ...tokenizer.audio import resample
 from ...tokenizer.audio_tokenizer import AudioTokenizer
+from ...tokenizer.waveform import resample
 from ..inference.enhance import enhance
 from ..inference.inputs import InputKind, task_template
 from ..inference.separate import separate

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...lm.model import SpeechLM
 from ...lm.sampling import Sampling
-from ...tokenizer.audio import Waveform, resample
+from ...tokenizer.waveform import Waveform, resample
 from .inputs import InputKind, load_waves, open_model, task_template, unbatch
 from .result import SpeechResult
 from .speech_to_speech import transform_speech

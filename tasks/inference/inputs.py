@@ -10,7 +10,8 @@ from torch import Tensor
 from ...lm.model import SpeechLM
 from ...lm.templates import Template
 from ...tokenizer import AudioTokenizer
-from ...tokenizer.audio import is_batch, load_audio, with_rates
+from ...tokenizer.audio import load_audio
+from ...tokenizer.waveform import is_batch, with_rates
 from ..definitions import TASKS
 
 logger = logging.getLogger(__name__)

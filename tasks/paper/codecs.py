@@ -10,9 +10,9 @@ import torch
 
 from ...data.mixing.mixer import Mixer, Premixed
 from ...data.utterance import AudioExample, Utterance
-from ...tokenizer.audio import resample
 from ...tokenizer.audio_tokenizer import AudioTokenizer
 from ...tokenizer.codecs.ts3_codec import TS3Codec, TS3CodecConfig, TS3CodecModel
+from ...tokenizer.waveform import resample
 from ..evaluation.baselines import Baseline, baseline_system, codec_baseline, fit_length, unchanged
 from ..evaluation.metrics.codec import codec_cost
 from ..evaluation.metrics.metric import RATE

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ...data.utterance import Utterance
-from ...tokenizer.audio import resample
+from ...tokenizer.waveform import resample
 from ..evaluation.baselines import Baseline, unchanged
 from ..evaluation.metrics.metric import RATE, EvalSample
 from ..evaluation.runner import System

@@ -11,16 +11,8 @@ import pytest
 import soundfile
 import torch
 
-from focallm.tokenizer.audio import (
-    is_batch,
-    load_audio,
-    read_audio,
-    read_header,
-    read_part,
-    resample,
-    to_mono_float,
-    write_audio,
-)
+from focallm.tokenizer.audio import load_audio, read_audio, read_header, read_part, write_audio
+from focallm.tokenizer.waveform import is_batch, resample, to_mono_float
 
 
 def tone(rate: int, seconds: float = 0.5, hz: float = 440.0) -> np.ndarray:
@@ -173,7 +165,7 @@ def test_any_file_name_can_be_read_and_written(tmp_path, monkeypatch, name):
 
 
 def test_a_narrow_band_is_mentioned_once(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("focallm.tokenizer.audio._warned_rates", {})
+    monkeypatch.setattr("focallm.tokenizer.waveform._warned_rates", {})
     for rate in (8000, 8000, 16000, 44100, 8000):
         soundfile.write(tmp_path / "a.wav", tone(rate), rate)
         with caplog.at_level(logging.WARNING, "focallm"):

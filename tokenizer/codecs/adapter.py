@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModel, AutoTokenizer, FeatureExtractionMixin, PreTrainedModel
 
-from ..auto_classes import NoTextTokenizer
-from ..codec import CodecDecoderOutput, CodecEncoderOutput, CodecStream
+from ..codec import CodecDecoderOutput, CodecEncoderOutput, CodecStream, NoTextTokenizer
 from ..focalcodec.layers import length_mask
 
 # Key of the model's config.json that stores how many codebooks are in use.

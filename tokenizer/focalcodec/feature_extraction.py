@@ -7,7 +7,7 @@ import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
-from ..audio import Waveform, resample_input, to_mono_float, with_rates
+from ..waveform import Waveform, resample_input, to_mono_float, with_rates
 
 logger = logging.get_logger(__name__)
 

@@ -16,8 +16,7 @@ from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
 from transformers.utils import ModelOutput
 
-from ..auto_classes import NoTextTokenizer
-from ..codec import CodecDecoderOutput, CodecEncoderOutput
+from ..codec import CodecDecoderOutput, CodecEncoderOutput, NoTextTokenizer
 from .blocks import DynamicTanh, FocalBlock
 from .checkpoint import convert_config, convert_state_dict, find_official, load_strictly, read_safetensors
 from .configuration import FocalCodecConfig

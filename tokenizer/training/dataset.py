@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..audio import Waveform, resample
+from ..waveform import Waveform, resample
 from .config import AugmentationConfig, StageConfig
 from .recordings import Recording, open_recordings
 

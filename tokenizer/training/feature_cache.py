@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..audio import Waveform, resample
 from ..files import whole_file, write_whole
 from ..focalcodec.modeling import FocalCodecModel
+from ..waveform import Waveform, resample
 from .config import CodecStageConfig
 from .dataset import AudioRates, Batch, draw_augmented
 from .recordings import Recording, to_16_bits

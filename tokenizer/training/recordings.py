@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio import Waveform, read_audio, read_header, read_part, resample, resample_input
+from ..audio import read_audio, read_header, read_part
 from ..files import printable
+from ..waveform import Waveform, resample, resample_input
 
 logger = logging.getLogger(__name__)
 

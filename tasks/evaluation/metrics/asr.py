@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ....tokenizer.audio import resample
+from ....tokenizer.waveform import resample
 from .metric import RATE, cut_at_pauses, device, has_sound, name_of, version
 
 PUBLISHED_ASR = "openai/whisper-small"

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....tokenizer.audio import resample
+from ....tokenizer.waveform import resample
 
 RATE = 16000  # Hz, the input rate of all pretrained evaluation models
 
