@@ -1,7 +1,9 @@
 """The installed package: every folder with code is listed, and missing extras are named."""
 
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,15 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(missing, mod
     code = f"import sys; sys.modules['{missing}'] = None; import {module}"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert f"{missing}: pip install 'focallm[{extra}]'" in result.stderr
+
+
+def test_no_dependency_brings_torchaudio():
+    """Its wheel on PyPI does not load beside a CPU wheel of torch, and then transformers does not load either."""
+    for requirement in metadata.requires("focallm"):
+        name = re.match(r"[\w.-]+", requirement).group()
+        try:
+            needed = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue  # of an extra that is not installed
+        for line in needed:
+            assert not line.startswith("torchaudio") or "extra ==" in line, name
