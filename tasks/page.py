@@ -14,31 +14,52 @@ from transformers.audio_utils import hertz_to_mel
 from ..tokenizer.cards import unescape
 from ..tokenizer.focalcodec.mel import log_mel
 
+# A wide table scrolls in its box, so that the page itself never does.
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+:root { color-scheme: light dark; --text: #222; --quiet: #5a5a5a; --line: #ccc; --box: #f1f1f1; --warn: #8a4b00 }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e4e4e4; --quiet: #a5a5a5; --line: #444; --box: #262626; --warn: #f0b35c }
+  body { background: #161616 }
+  a { color: #8ab4ff }
+}
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: var(--text) }
 section { margin: 2.5rem 0 }
 h2 { margin-bottom: .3rem }
 .row { display: flex; flex-wrap: wrap; gap: 1.5rem }
-figure { margin: 0; flex: 1 1 18rem }
-figcaption { font-weight: 600; margin-bottom: .3rem }
+figure { margin: 0; flex: 1 1 17rem; min-width: 0; max-width: 32rem }
+figure h3 { font-size: 1rem; margin: 0 0 .3rem }
+figcaption { font-size: .9rem; color: var(--quiet) }
+figcaption p { margin: .3rem 0 }
+figcaption .measured { color: var(--warn) }
 audio, img { width: 100%; display: block }
-code { background: #eee; padding: .2rem .4rem; border-radius: 3px }
-table { border-collapse: collapse; font-size: .9rem }
-td { border-bottom: 1px solid #ccc; padding: .3rem .6rem }
+pre { background: var(--box); padding: .4rem .6rem; border-radius: 3px; margin: .5rem 0 1rem }
+.scroll, pre { overflow-x: auto }
+table { border-collapse: collapse; font-size: .9rem; min-width: 44rem }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left; vertical-align: top }
 """
-
-
 _TICKS_HZ = (0, 500, 1000, 2000, 4000, 8000)
 _GRAY = "#808080"  # can be read on white and on black
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Audio (T,) with its rate in Hz and a title."""
+    """Audio with what is known about it.
+
+    Args:
+        title: Title above the player.
+        audio: (T,).
+        sampling_rate: In Hz.
+        said: The words that were said or shall be said; "" if they are not known.
+        heard: What a speech recognizer heard, or None without one.
+        measured: What was measured about such audio, a sentence without its period; "" for recordings.
+    """
 
     title: str
     audio: np.ndarray
     sampling_rate: int
+    said: str = ""
+    heard: str | None = None
+    measured: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,14 +72,15 @@ class Section:
     clips: list[Clip]
 
 
-def render_page(title: str, introduction: str, sections: list[Section], results: str) -> str:
+def render_page(title: str, introduction: list[str], sections: list[Section], results: str, docs: str | None) -> str:
     """Render a page that needs no other file and no network.
 
     Args:
         title: Title of the page.
-        introduction: Paragraph below the title.
+        introduction: Paragraphs below the title.
         sections: Sections of the page, in order.
         results: Markdown with paragraphs and tables, for the end of the page.
+        docs: Address of the documentation, or None if there is none on this machine.
 
     Returns:
         HTML.
@@ -70,13 +92,16 @@ def render_page(title: str, introduction: str, sections: list[Section], results:
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>',
         "<body>",
         f"<h1>{html.escape(title)}</h1>",
-        f"<p>{html.escape(introduction)}</p>",
     ]
+    for paragraph in introduction:
+        lines.append(f"<p>{html.escape(paragraph)}</p>")
+    if docs is not None:
+        lines.append(f'<p><a href="{html.escape(docs)}">Documentation</a></p>')
     for section in sections:
         lines += [
             f"<section><h2>{html.escape(section.title)}</h2>",
             f"<p>{html.escape(section.text)}</p>",
-            f"<p><code>{html.escape(section.command)}</code></p>",
+            f'<pre tabindex="0"><code>{html.escape(section.command)}</code></pre>',
             '<div class="row">',
         ]
         for clip in section.clips:
@@ -93,16 +118,25 @@ def render_page(title: str, introduction: str, sections: list[Section], results:
 
 
 def render_clip(clip: Clip) -> str:
-    """Render a player above a spectrogram. Both are embedded."""
+    """Render a player, a spectrogram, and what is known about the clip. Everything is embedded."""
     audio_file = io.BytesIO()
     soundfile.write(audio_file, clip.audio, clip.sampling_rate, format="WAV", subtype="PCM_16")
     title = html.escape(clip.title)
     image = spectrogram(clip.audio, clip.sampling_rate)
-    return (
-        f"<figure><figcaption>{title}</figcaption>"
-        f'<audio controls src="{_data_url("audio/wav", audio_file.getvalue())}"></audio>'
-        f'<img alt="spectrogram: {title}" src="{_data_url("image/png", image)}"></figure>'
-    )
+    lines = [
+        f"<figure><h3>{title}</h3>",
+        f'<audio controls aria-label="{title}" src="{_data_url("audio/wav", audio_file.getvalue())}"></audio>',
+        f'<img alt="spectrogram: {title}" src="{_data_url("image/png", image)}">',
+        "<figcaption>",
+    ]
+    if clip.said:
+        lines.append(f"<p>said: {html.escape(clip.said)}</p>")
+    if clip.heard is not None:
+        lines.append(f"<p>heard: {html.escape(clip.heard or '(no words)')}</p>")
+    if clip.measured:
+        lines.append(f'<p class="measured">measured: {html.escape(clip.measured)}</p>')
+    lines.append("</figcaption></figure>")
+    return "\n".join(lines)
 
 
 def spectrogram(audio: np.ndarray, sampling_rate: int) -> bytes:
@@ -144,14 +178,15 @@ def markdown_to_html(text: str) -> str:
 
 def _table_to_html(lines: list[str]) -> str:
     rows = []
-    for line in lines:
-        # The line of dashes separates the header from the rows.
-        if "---" in line:
-            continue
+    # The first line is the header, and a line of dashes follows it.
+    for line, tag in zip([lines[0], *lines[2:]], ["th", *["td"] * len(lines)], strict=False):
+        row = ""
         # A bar inside a cell has a backslash before it.
-        cells = re.split(r"(?<!\\)\|", line.removeprefix("|").removesuffix("|"))
-        rows.append("<tr>" + "".join(f"<td>{html.escape(unescape(cell.strip()))}</td>" for cell in cells) + "</tr>")
-    return f"<table>{''.join(rows)}</table>"
+        for cell in re.split(r"(?<!\\)\|", line.removeprefix("|").removesuffix("|")):
+            row += f"<{tag}>{html.escape(unescape(cell.strip()))}</{tag}>"
+        rows.append(f"<tr>{row}</tr>")
+    # A box that scrolls must be reachable with the keyboard.
+    return f'<div class="scroll" tabindex="0"><table>{"".join(rows)}</table></div>'
 
 
 def _data_url(media_type: str, content: bytes) -> str:

@@ -237,8 +237,13 @@ def test_demo_writes_everything_it_names(monkeypatch, capsys, tmp_path):
     assert page.count("<audio controls") == page.count("<img ") == sum(counts.values())
     assert set(re.findall(r'(?:src|href)="([a-z]+:)', page)) == {"data:"}  # nothing from elsewhere
     assert all(f"<code>focallm {command}" in page for command in ("encode", "speak", "enhance", "separate"))
-    assert "ord error rate" in page
     assert all(harm("mini", task) in page and harm("mini", task) in output for task in ("se", "ss"))
+    assert page.count("Metrics:") == 1
+    assert page.count("<p>said:") == sum(counts.values())
+    # The gate has no recognizer, and then the page says how to get one.
+    assert page.count("<p>heard:") == sum(counts.values()) or "pip install" in page
+    (docs,) = re.findall(r'<a href="(.*?)">Documentation', page)
+    assert (tmp_path / docs).is_file()
 
 
 def test_benchmark_prints_a_table(monkeypatch, capsys):
