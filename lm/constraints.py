@@ -5,7 +5,8 @@ follows one item through its phases. K codebooks.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -18,9 +19,9 @@ from .vocabulary import Vocabulary
 StopReason = Literal["end", "max_length", "constraint"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class IdRange:
-    """A contiguous range of ids.
+    """A contiguous range of ids of one vocabulary.
 
     Args:
         start: first id.
@@ -30,7 +31,7 @@ class IdRange:
 
     start: int
     stop: int
-    banned_ids: Tensor | None = None
+    banned_ids: Tensor | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def allowed_ranges(vocabulary: Vocabulary, kinds: set[str]) -> dict[str, tuple[I
     return ranges
 
 
+@lru_cache(maxsize=1)
 def _text_range(vocabulary: Vocabulary) -> IdRange:
     """Return the ids of the base vocabulary that stand for text, without its special tokens."""
     tokenizer = vocabulary.tokenizer

@@ -1,8 +1,11 @@
 """Decoders: run a causal LM one id at a time, with a cache.
 
 `prefill` lets a model read a batch of prompts and returns a decoder. A decoder gives logits of the next ids, reads the
-ids that were chosen, and drops rows that are finished. `LlamaDecoder` writes the step of Llama-shaped models out and is
-several times faster on a CPU; `CausalDecoder` runs every other model.
+ids that were chosen, reads the prompts of rows that join, and drops rows that are finished. `LlamaDecoder` writes the
+step of Llama-shaped models out and is several times faster on a CPU; `CausalDecoder` runs every other model.
+
+All rows end at the same column of the cache, so shorter ones are padded on the left. Where a row stands in its own
+sequence is its position, which does not depend on the padding.
 
 B rows, L prompt length, H hidden width, V vocabulary size, d width of an attention head.
 """
@@ -16,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 _LLAMA_SHAPED = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -43,12 +47,13 @@ class PromptBatch:
     positions: Tensor
     restart_ids: frozenset[int] = frozenset()
 
-    def position_of(self, ids: Sequence[int], next_position: Tensor) -> Tensor:
-        """Return the positions (B,) of the chosen ids: the next ones, or 0 for restart ids."""
-        if self.restart_ids.isdisjoint(ids):
-            return next_position
-        restarts = torch.tensor([i in self.restart_ids for i in ids], device=next_position.device)
-        return next_position.masked_fill(restarts, 0)
+
+def _positions_of(ids: Sequence[int], next_position: Tensor, restart_ids: frozenset[int]) -> Tensor:
+    """Return the positions (B,) of the chosen ids: the next ones, or 0 for restart ids."""
+    if restart_ids.isdisjoint(ids):
+        return next_position
+    restarts = torch.tensor([i in restart_ids for i in ids], device=next_position.device)
+    return next_position.masked_fill(restarts, 0)
 
 
 def prefill(model: PreTrainedModel, prompts: PromptBatch, max_new_ids: int) -> "LlamaDecoder | CausalDecoder":
@@ -87,16 +92,41 @@ class CausalDecoder:
 
     def __init__(self, model: PreTrainedModel, prompts: PromptBatch) -> None:
         self._model = model
-        self._prompts = prompts
-        self._mask = prompts.mask
-        self._cache: Any = None
+        self._restart_ids = prompts.restart_ids
         self._forward_arguments = inspect.signature(model.forward).parameters
+        self._mask = prompts.mask  # (B, columns of the cache)
+        self._cache: Any = None
         self._run(prompts.positions, inputs_embeds=prompts.embeddings)
         self._next_position = prompts.positions[:, -1] + 1  # (B,)
 
+    def join(self, prompts: PromptBatch, max_new_ids: int) -> None:
+        """Read more prompts, whose rows follow the present ones.
+
+        Args:
+            prompts: of the new rows.
+            max_new_ids: maximum number of ids that will follow them; this decoder does not need it.
+
+        Raises:
+            ValueError: the model keeps something else than keys and values, which cannot be padded.
+        """
+        if not self._has_columns:
+            raise ValueError(
+                f"{type(self._model).__name__} keeps more than keys and values of what it has read, so prompts cannot "
+                "join its batch: call generate instead"
+            )
+        others = CausalDecoder(self._model, prompts)
+        self._mask = _join_rows(self._mask[..., None], others._mask[..., None], 0)[..., 0]
+        for layer, other in zip(self._cache.layers, others._cache.layers, strict=True):
+            layer.keys = _join_rows(layer.keys, other.keys, 0)
+            layer.values = _join_rows(layer.values, other.values, 0)
+            if layer.is_sliding:
+                layer.cumulative_length = self._mask.shape[1]
+        self._next_position = torch.cat([self._next_position, others._next_position])
+        self._logits = torch.cat([self._logits, others._logits])
+
     def step(self, ids: Sequence[int]) -> None:
         """Read the id that was chosen for each row."""
-        position = self._prompts.position_of(ids, self._next_position)
+        position = _positions_of(ids, self._next_position, self._restart_ids)
         self._mask = F.pad(self._mask, (0, 1), value=1)
         self._run(position[:, None], input_ids=torch.tensor(ids, device=self._mask.device)[:, None])
         self._next_position = position + 1
@@ -106,11 +136,29 @@ class CausalDecoder:
         return self._logits[list(rows), start:stop]
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop all other rows."""
-        index = torch.tensor(rows, device=self._mask.device)
+        """Drop all other rows, and the columns that are padding in all rows that stay."""
+        index = torch.tensor(rows, dtype=torch.long, device=self._mask.device)
         self._mask = self._mask[index]
         self._next_position = self._next_position[index]
+        self._logits = self._logits[index]
         self._cache.batch_select_indices(index)
+        if not self._has_columns:
+            return
+        num_padding = int(self._mask.argmax(1).min()) if rows else self._mask.shape[1]
+        self._mask = self._mask[:, num_padding:]
+        for layer in self._cache.layers:
+            num_columns = self._mask.shape[1]
+            if layer.is_sliding:
+                layer.cumulative_length = num_columns
+                num_columns = min(num_columns, layer.sliding_window - 1)
+            start = layer.keys.shape[-2] - num_columns
+            layer.keys = layer.keys[:, :, start:]
+            layer.values = layer.values[:, :, start:]
+
+    @property
+    def _has_columns(self) -> bool:
+        """Whether the whole cache is keys and values in columns, which can be padded and dropped."""
+        return {type(layer) for layer in self._cache.layers} <= {DynamicLayer, DynamicSlidingWindowLayer}
 
     def _run(self, positions: Tensor, **inputs: Tensor) -> None:
         arguments: dict[str, Any] = {**inputs, "attention_mask": self._mask, "use_cache": True, CACHE: self._cache}
@@ -202,8 +250,8 @@ class LlamaDecoder:
 
     def __init__(self, model: PreTrainedModel, prompts: PromptBatch, max_new_ids: int) -> None:
         body: Any = model.model
-        mask = prompts.mask
-        self._prompts = prompts
+        self._body = body
+        self._restart_ids = prompts.restart_ids
         self._embedding = body.embed_tokens.weight
         self._head = model.lm_head
         self._norm = body.norm.weight
@@ -211,28 +259,63 @@ class LlamaDecoder:
         self._layers = [_Layer.from_model(layer) for layer in body.layers]
         # Columns of the head by range of ids, copied when they are first needed.
         self._head_columns: dict[tuple[int, int], Tensor] = {}
+        self._rotations = self._rotate(0)
+        self._read(prompts, max_new_ids)
 
-        output = body(
-            inputs_embeds=prompts.embeddings, attention_mask=mask, position_ids=prompts.positions, use_cache=True
+    def _read(self, prompts: PromptBatch, max_new_ids: int) -> None:
+        """Let the model read the prompts, whose rows replace the present ones."""
+        length = prompts.mask.shape[1]
+        output = self._body(
+            inputs_embeds=prompts.embeddings,
+            attention_mask=prompts.mask,
+            position_ids=prompts.positions,
+            use_cache=True,
         )
         self._hidden = output.last_hidden_state[:, -1]  # (B, H)
-        self._length = mask.shape[1]  # of the cache, in positions
+        self._length = length  # of the cache, in columns
+        self._num_padding = (prompts.mask == 0).sum(1)  # (B,)
+        self._is_padded = bool(self._num_padding.any())
         self._next_position = prompts.positions[:, -1] + 1  # (B,)
         layer_caches = []
         for layer in getattr(output, CACHE).layers:
             layer_caches.append(torch.stack([layer.keys, layer.values]))
-        # (layers, 2, B, key heads, positions, d)
+        # (layers, 2, B, key heads, columns, d)
         self._cache = _grow(torch.stack(layer_caches), min(max_new_ids, _CACHE_GROWTH))
-        self._mask = None
-        if not mask.all():
-            # (B, 1, 1, positions), true for all that is still to come
-            self._mask = _grow(mask.bool()[:, None, None, :, None], max_new_ids, True)[..., 0]
+        if length + max_new_ids > len(self._rotations):
+            self._rotations = self._rotate(length + max_new_ids)
 
-        positions = torch.arange(mask.shape[1] + max_new_ids, device=mask.device)
-        cos, sin = body.rotary_emb(prompts.embeddings, positions[None])
-        self._rotations = torch.stack([cos[0], sin[0]], dim=1)[:, :, None]  # (positions, 2, 1, d)
+    def _rotate(self, num_positions: int) -> Tensor:
+        """Return cosine and sine of every position (positions, 2, 1, d)."""
+        positions = torch.arange(num_positions, device=self._embedding.device)
+        cos, sin = self._body.rotary_emb(self._embedding, positions[None])
+        rotations = torch.stack([cos[0], sin[0]], dim=1)[:, :, None]
         # With this sign a rotation is a roll by half a head.
-        self._rotations[:, 1, :, : cos.shape[-1] // 2] *= -1
+        rotations[:, 1, :, : cos.shape[-1] // 2] *= -1
+        return rotations
+
+    @torch.inference_mode()
+    def join(self, prompts: PromptBatch, max_new_ids: int) -> None:
+        """Read more prompts, whose rows follow the present ones.
+
+        Args:
+            prompts: of the new rows.
+            max_new_ids: maximum number of ids that will follow them.
+        """
+        hidden = self._hidden
+        next_position = self._next_position
+        num_padding = self._num_padding
+        cache = self._cache[..., : self._length, :]
+        self._read(prompts, max_new_ids)
+        new_cache = self._cache[..., : self._length, :]
+        width = max(cache.shape[-2], self._length)
+        self._hidden = torch.cat([hidden, self._hidden])
+        self._next_position = torch.cat([next_position, self._next_position])
+        self._num_padding = torch.cat(
+            [num_padding + (width - cache.shape[-2]), self._num_padding + (width - self._length)]
+        )
+        self._is_padded = bool(self._num_padding.any())
+        self._cache = _join_rows(cache, new_cache, 2, min(max_new_ids, _CACHE_GROWTH))
+        self._length = width
 
     @torch.inference_mode()
     def step(self, ids: Sequence[int]) -> None:
@@ -240,10 +323,14 @@ class LlamaDecoder:
         if self._length == self._cache.shape[-2]:
             self._cache = _grow(self._cache, _CACHE_GROWTH)
         x = F.embedding(torch.tensor(ids, device=self._embedding.device), self._embedding)
-        position = self._prompts.position_of(ids, self._next_position)
+        position = _positions_of(ids, self._next_position, self._restart_ids)
         cos, sin = self._rotations[position].unbind(1)
+        mask = None
+        if self._is_padded:
+            columns = torch.arange(self._length + 1, device=position.device)
+            mask = (columns >= self._num_padding[:, None])[:, None, None]  # (B, 1, 1, columns)
         for layer, cache in zip(self._layers, self._cache, strict=True):
-            x = self._attend(x, layer, cache, cos, sin)
+            x = self._attend(x, layer, cache, cos, sin, mask)
             h = F.rms_norm(x, x.shape[1:], layer.mlp_norm, self._eps)
             gate, up = layer.gate_up(h).chunk(2, dim=-1)
             x = x + layer.down(F.silu(gate) * up)
@@ -251,7 +338,7 @@ class LlamaDecoder:
         self._length += 1
         self._next_position = position + 1
 
-    def _attend(self, x: Tensor, layer: _Layer, cache: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def _attend(self, x: Tensor, layer: _Layer, cache: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
         """Run the attention of a layer, (B, H) -> (B, H), and add its keys and values to the cache."""
         B = len(x)
         num_key_heads = cache.shape[2]
@@ -268,27 +355,31 @@ class LlamaDecoder:
         # Heads that share a key are the queries of one attention.
         q = qk[:, :-num_key_heads].reshape(B, num_key_heads, -1, d)
         keys, values = cache[:, :, :, : self._length + 1]
-        mask = None if self._mask is None else self._mask[..., : self._length + 1]
         attended = F.scaled_dot_product_attention(q, keys, values, mask)
         return x + layer.out(attended.reshape(B, -1))
 
     @torch.inference_mode()
     def logits(self, rows: Sequence[int], start: int, stop: int) -> Tensor:
-        """Return logits (len(rows), stop - start) of the ids from `start` up to `stop`, exclusive; rows must ascend."""
+        """Return logits (len(rows), stop - start) of the ids from `start` up to `stop`, exclusive."""
         if (start, stop) not in self._head_columns:
             self._head_columns[start, stop] = _input_major(self._head.weight[start:stop].t())
-        # Ascending rows, as many as there are, are all rows in order.
-        hidden = self._hidden if len(rows) == len(self._hidden) else self._hidden[list(rows)]
+        is_all = list(rows) == list(range(len(self._hidden)))
+        hidden = self._hidden if is_all else self._hidden[list(rows)]
         bias = None if self._head.bias is None else self._head.bias[start:stop]
         return _Projection([self._head_columns[start, stop]], bias)(hidden)
 
+    @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop all other rows."""
-        index = torch.tensor(rows, device=self._next_position.device)
+        """Drop all other rows, and the columns that are padding in all rows that stay."""
+        index = torch.tensor(rows, dtype=torch.long, device=self._next_position.device)
+        self._hidden = self._hidden[index]
         self._next_position = self._next_position[index]
-        self._cache = self._cache[:, :, index]
-        if self._mask is not None:
-            self._mask = self._mask[index]
+        num_padding = self._num_padding[index]
+        num_dropped = int(num_padding.min()) if rows else self._length
+        self._num_padding = num_padding - num_dropped
+        self._is_padded = bool(self._num_padding.any())
+        self._cache = self._cache[..., num_dropped:, :][:, :, index]
+        self._length -= num_dropped
 
 
 def _input_major(matrix: Tensor) -> Tensor:
@@ -296,8 +387,29 @@ def _input_major(matrix: Tensor) -> Tensor:
     return matrix.contiguous() if matrix.device.type == "cpu" else matrix
 
 
-def _grow(cache: Tensor, num_positions: int, value: float | None = None) -> Tensor:
-    """Append positions to the last but one dimension, with a value or uninitialized."""
-    shape = (*cache.shape[:-2], num_positions, cache.shape[-1])
-    added = cache.new_empty(shape) if value is None else cache.new_full(shape, value)
+def _grow(cache: Tensor, num_columns: int) -> Tensor:
+    """Append uninitialized columns, the last but one dimension."""
+    added = cache.new_empty((*cache.shape[:-2], num_columns, cache.shape[-1]))
     return torch.cat([cache, added], dim=-2)
+
+
+def _join_rows(first: Tensor, second: Tensor, dim: int, room: int = 0) -> Tensor:
+    """Join the rows of two caches, padded on the left with zeros to equally many columns.
+
+    Args:
+        first: columns are the last but one dimension.
+        second: as `first`.
+        dim: dimension of the rows.
+        room: columns to add on the right.
+    """
+    width = max(first.shape[-2], second.shape[-2])
+    shape = list(first.shape)
+    shape[dim] += second.shape[dim]
+    shape[-2] = width + room
+    joined = first.new_zeros(shape)
+    start = 0
+    for cache in (first, second):
+        rows = joined.narrow(dim, start, cache.shape[dim])
+        rows[..., width - cache.shape[-2] : width, :] = cache
+        start += cache.shape[dim]
+    return joined

@@ -1,12 +1,12 @@
 """Constrained generation with a causal LM: only valid ids, within length limits. B rows, L length in ids, V ids.
 
-Each step asks the decoding constraints of all items what may follow, samples one id for each item, records it, and lets
-the model read it. Each item depends only on its own prompt and seed, except where rounding decides (docs/tasks.md).
+A `RunningBatch` asks in each step the decoding constraints of all its items what may follow, samples one id for each
+item, records it, and lets the model read it. Items join and leave between steps. Each depends only on its own prompt
+and seed, except where rounding decides (docs/tasks.md).
 """
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import torch
@@ -15,9 +15,10 @@ from transformers import PreTrainedModel
 
 from .constraints import Choice, DecodingConstraint, IdRange, StopReason, allowed_ranges
 from .decoding import CausalDecoder, LlamaDecoder, PromptBatch, prefill
-from .features import aligned_positions, embed, language_model, max_positions, positions_from_mask, restart_ids
+from .features import aligned_positions, embed, language_model, positions_from_mask, restart_ids
+from .prompt_checks import check_prompt
 from .sampling import Sampling, likeliest_bits, sample
-from .templates import Phase, Prompt
+from .templates import Prompt
 from .vocabulary import Vocabulary
 
 # Prompts in a batch: more would be faster on some machines, and exceed the memory of others.
@@ -34,11 +35,13 @@ class Generation:
         stop_reason: "end" if the model closed its output; "max_length" if a span reached its maximum length (in aligned
             speech: if all units did); "constraint" if the prompt fixed every length.
         num_spans_at_max: how many spans (in aligned speech: units) reached their maximum length.
+        unit_lengths: in aligned speech, number of codes of each unit.
     """
 
     spans: tuple[Tensor, ...]
     stop_reason: StopReason
     num_spans_at_max: int = 0
+    unit_lengths: tuple[int, ...] = ()
 
     @property
     def codes(self) -> Tensor:
@@ -46,39 +49,17 @@ class Generation:
         return self.spans[0]
 
 
-def as_prompt(
-    prompt: Prompt | Sequence[int] | Tensor, length: tuple[int, int] | None, model: PreTrainedModel, end_id: int
-) -> Prompt:
-    """Return a `Prompt` unchanged; turn plain ids into a prompt for one span of codes.
+@dataclass(frozen=True)
+class CodeChunk:
+    """Codes of a stream.
 
     Args:
-        prompt: a prompt or (L,) ids.
-        length: minimum and maximum number of ids to write, for plain ids only. By default the maximum is what the
-            positions of the model allow.
-        model: the model that will read the prompt.
-        end_id: the id that closes the span.
-
-    Raises:
-        ValueError: the prompt is a text, holds ids outside of the vocabulary, or comes with an empty length window or
-            with a length that it states itself.
+        codes: as the codec's `decode` takes them. The last chunk of aligned speech may have none.
+        unit_lengths: in aligned speech, number of codes of each unit that ended since the previous chunk.
     """
-    if isinstance(prompt, str):
-        raise ValueError("a prompt is a list of ids, found a text: make a prompt with Template.prompt")
-    if isinstance(prompt, Prompt):
-        if length is not None:
-            raise ValueError("a Prompt already states its lengths: pass length to Template.prompt instead")
-        return prompt
-    ids = list(map(int, prompt))
-    vocab_size = model.config.get_text_config().vocab_size
-    for i in ids:
-        if not 0 <= i < vocab_size:
-            raise ValueError(
-                f"ids are rows of the vocabulary, 0 to {vocab_size - 1}, found {i}: it may belong to another model"
-            )
-    min_length, max_length = length or (1, max_positions(model) - len(ids))
-    if not 1 <= min_length <= max_length:
-        raise ValueError(f"length needs 1 <= min_length <= max_length audio ids, found {(min_length, max_length)}")
-    return Prompt(ids, (Phase("codes", min_length, max_length, end_id),))
+
+    codes: list[int]
+    unit_lengths: tuple[int, ...] = ()
 
 
 def generate(
@@ -87,220 +68,283 @@ def generate(
     """Write the output of each prompt, several at a time.
 
     Raises:
-        ValueError: there are not as many seeds as prompts, a prompt and its longest output exceed the model's
-            positions, guidance is on and a prompt has no unconditional ids, or the model gives logits that are not
-            finite.
+        ValueError: there are not as many seeds as prompts, `check_prompt` refuses a prompt, or the model gives logits
+            that are not finite.
     """
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts need as many seeds, or one for all, found {len(seeds)}")
     generations: list[Generation] = []
     for start in range(0, len(prompts), _BATCH_SIZE):
-        batch = slice(start, start + _BATCH_SIZE)
-        generations += _generate_batch(model, vocabulary, prompts[batch], sampling, seeds[batch])
+        items = []
+        for i in range(start, min(start + _BATCH_SIZE, len(prompts))):
+            items.append(Item(prompts[i], sampling, seeds[i], vocabulary))
+        for _ in _steps(model, vocabulary, items):
+            pass
+        generations += [item.generation() for item in items]
     return generations
-
-
-def _generate_batch(
-    model: PreTrainedModel, vocabulary: Vocabulary, prompts: Sequence[Prompt], sampling: Sampling, seeds: Sequence[int]
-) -> list[Generation]:
-    constraints = _constraints(vocabulary, prompts)
-    for _ in _steps(model, vocabulary, prompts, constraints, sampling, seeds):
-        pass
-    return [_generation(constraint, vocabulary) for constraint in constraints]
 
 
 def stream(
     model: PreTrainedModel, vocabulary: Vocabulary, prompt: Prompt, sampling: Sampling, seed: int, chunk: int
-) -> Generator[list[int], None, Generation]:
+) -> Generator[CodeChunk, None, Generation]:
     """Like `generate` for one prompt, but yield the codes of its first span of codes in chunks as they are written."""
-    (constraint,) = _constraints(vocabulary, [prompt])
-    first = 0
-    while prompt.phases[first].kind != "codes":
-        first += 1
-    # Each unit of aligned speech is a phase, but all units are one stream of codes.
-    last = first
-    while prompt.phases[last].forced_ids:
-        last += 1
-    num_sent = 0
-    for _ in _steps(model, vocabulary, [prompt], [constraint], sampling, [seed]):
-        ids = list(chain.from_iterable(constraint.spans[first : last + 1]))
-        is_closed = constraint.done or len(constraint.spans) > last + 1
-        while len(ids) - num_sent >= chunk or (is_closed and len(ids) > num_sent):
-            yield vocabulary.codes(ids[num_sent : num_sent + chunk])
-            num_sent += chunk
-    return _generation(constraint, vocabulary)
+    item = Item(prompt, sampling, seed, vocabulary)
+    for _ in _steps(model, vocabulary, [item]):
+        yield from item.take_chunks(chunk)
+    return item.generation()
 
 
-def _constraints(vocabulary: Vocabulary, prompts: Sequence[Prompt]) -> list[DecodingConstraint]:
-    kinds: set[str] = set()
-    for prompt in prompts:
-        for phase in prompt.phases:
-            kinds.add(phase.kind)
-    # Items share the range objects, so that equal choices compare equal.
-    ranges = allowed_ranges(vocabulary, kinds)
-    return [DecodingConstraint(prompt.phases, ranges) for prompt in prompts]
-
-
-def _generation(constraint: DecodingConstraint, vocabulary: Vocabulary) -> Generation:
-    offsets = {"codes": vocabulary.audio_offset, "text": 0}
-    spans = []
-    for kind, ids in constraint.merged_spans():
-        spans.append(torch.tensor(ids, dtype=torch.long) - offsets[kind])
-    return Generation(tuple(spans), constraint.stop_reason, constraint.num_spans_at_max)
-
-
-@dataclass
-class _Item:
-    """One item of the batch: its constraint and its source of random numbers."""
-
-    constraint: DecodingConstraint
-    generator: np.random.Generator
-
-
-@torch.no_grad()
-def _steps(
-    model: PreTrainedModel,
-    vocabulary: Vocabulary,
-    prompts: Sequence[Prompt],
-    constraints: Sequence[DecodingConstraint],
-    sampling: Sampling,
-    seeds: Sequence[int],
-) -> Iterator[None]:
-    """Run the generation loop, and yield after each id that the items wrote. Finished items leave the batch."""
-    is_guided = sampling.guidance > 1
-    _check_prompts(model, prompts, is_guided)
-    items = []
-    for constraint, seed in zip(constraints, seeds, strict=True):
-        # A generator takes no negative seed.
-        items.append(_Item(constraint, np.random.default_rng(int(seed) % 2**64)))
+def _steps(model: PreTrainedModel, vocabulary: Vocabulary, items: list["Item"]) -> Iterator[None]:
+    """Run the generation loop, and yield after each id that the items wrote."""
     was_training = model.training
     model.eval()
     try:
-        decoder = _prefill(model, vocabulary, prompts, is_guided)
-        while True:
-            ids = []
-            for item, chosen_id in zip(items, _choose(decoder, items, sampling), strict=True):
-                ids.append(item.constraint.append(chosen_id))
+        batch = RunningBatch(model, vocabulary)
+        batch.join(items)
+        while batch.items:
+            batch.write()
+            for item in items:
+                if item.error is not None:
+                    raise item.error
             yield
-            unfinished = [row for row, item in enumerate(items) if not item.constraint.done]
-            if not unfinished:
-                return
-            if len(unfinished) < len(items):
-                decoder.keep(_with_unconditional(unfinished, len(items), is_guided))
-                items = [items[row] for row in unfinished]
-                ids = [ids[row] for row in unfinished]
-            decoder.step(ids * 2 if is_guided else ids)
+            batch.read()
     finally:
         model.train(was_training)
 
 
-def _with_unconditional(rows: list[int], batch_size: int, is_guided: bool) -> list[int]:
-    """Add the rows of the unconditional prompts, which come after those of all prompts."""
-    return rows + [row + batch_size for row in rows] if is_guided else rows
+class Item:
+    """One prompt whose output is being written.
+
+    Args:
+        prompt: the prompt.
+        sampling: how ids are sampled.
+        seed: of the sampling.
+        vocabulary: of the model.
+
+    Attributes:
+        constraint: what was written so far, and what may follow.
+        generator: source of random numbers.
+        rows: its rows in the decoder: that of the prompt and, with guidance, that of the unconditional prompt.
+        next_id: the id that the model has to read next.
+        error: why no more can be written.
+        is_cancelled: whether nothing more is wanted.
+    """
+
+    def __init__(self, prompt: Prompt, sampling: Sampling, seed: int, vocabulary: Vocabulary) -> None:
+        self.prompt = prompt
+        self.sampling = sampling
+        kinds = {phase.kind for phase in prompt.phases}
+        self.constraint = DecodingConstraint(prompt.phases, allowed_ranges(vocabulary, kinds))
+        # A generator takes no negative seed.
+        self.generator = np.random.default_rng(int(seed) % 2**64)
+        self.rows: list[int] = []
+        self.next_id = -1
+        self.error: ValueError | None = None
+        self.is_cancelled = False
+        self._vocabulary = vocabulary
+        # The spans to stream: the first one of codes. Each unit of aligned speech is a span, but all are one stream.
+        kinds_in_order = [phase.kind for phase in prompt.phases]
+        self._span = kinds_in_order.index("codes") if "codes" in kinds_in_order else 0
+        self._last_span = self._span
+        while prompt.phases[self._last_span].forced_ids:
+            self._last_span += 1
+        self._num_taken = 0  # ids of the present span
+        self._pending: list[int] = []
+        self._unit_lengths: list[int] = []
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing more will be written."""
+        return self.constraint.done or self.is_cancelled or self.error is not None
+
+    def take_chunks(self, size: int) -> Iterator[CodeChunk]:
+        """Yield the codes that were written and not yet yielded, `size` at a time; at the end of the span the rest."""
+        spans = self.constraint.spans
+        while self._span <= self._last_span:
+            span = spans[self._span]
+            self._pending += span[self._num_taken :]
+            self._num_taken = len(span)
+            is_closed = self.constraint.done or len(spans) > self._span + 1
+            if not is_closed:
+                break
+            if self.prompt.phases[self._span].timed:
+                self._unit_lengths.append(len(span))
+            self._span += 1
+            self._num_taken = 0
+        is_complete = self._span > self._last_span
+        while len(self._pending) >= size or (is_complete and (self._pending or self._unit_lengths)):
+            yield CodeChunk(self._vocabulary.codes(self._pending[:size]), tuple(self._unit_lengths))
+            self._pending = self._pending[size:]
+            self._unit_lengths = []
+
+    def generation(self) -> Generation:
+        """Return what was written."""
+        offsets = {"codes": self._vocabulary.audio_offset, "text": 0}
+        spans = []
+        for kind, ids in self.constraint.merged_spans():
+            spans.append(torch.tensor(ids, dtype=torch.long) - offsets[kind])
+        unit_lengths = []
+        for phase, span in zip(self.prompt.phases, self.constraint.spans, strict=False):
+            if phase.timed:
+                unit_lengths.append(len(span))
+        constraint = self.constraint
+        return Generation(tuple(spans), constraint.stop_reason, constraint.num_spans_at_max, tuple(unit_lengths))
 
 
-def _check_prompts(model: PreTrainedModel, prompts: Sequence[Prompt], is_guided: bool) -> None:
-    limit = max_positions(model)
-    for prompt in prompts:
-        if not prompt.ids:
-            raise ValueError("a prompt needs at least one id: make it with a template, which opens the target")
-        if len(prompt.ids) + prompt.max_new_ids > limit:
-            raise ValueError(
-                f"a prompt of {len(prompt.ids)} ids and up to {prompt.max_new_ids} ids after it exceed the model's "
-                f"{limit} positions: shorten the prompt, or lower the maximum length"
-            )
-        if is_guided and prompt.unconditional is None:
-            raise ValueError("guidance needs a prompt with unconditional ids: make it with a template")
+class RunningBatch:
+    """Items whose steps the model runs together. Items join and leave between steps.
 
+    Args:
+        model: a causal LM, which must not be trained meanwhile.
+        vocabulary: of the model.
 
-def _prefill(
-    model: PreTrainedModel, vocabulary: Vocabulary, prompts: Sequence[Prompt], is_guided: bool
-) -> LlamaDecoder | CausalDecoder:
-    """Let the model read all prompts, padded on the left; with guidance, B rows of unconditional prompts follow."""
-    rows = [prompt.ids for prompt in prompts]
-    if is_guided:
-        rows += [prompt.unconditional or [] for prompt in prompts]
-    width = max(map(len, rows))
-    pad_id = vocabulary.control("pad")
-    padded_rows = []
-    masks = []
-    for row in rows:
-        num_padding = width - len(row)
-        padded_rows.append([pad_id] * num_padding + row)
-        masks.append([0] * num_padding + [1] * len(row))
-    ids = torch.tensor(padded_rows, device=model.device)
-    mask = torch.tensor(masks, device=model.device)
-    features = []
-    max_new_ids = 0
-    for prompt in prompts:
-        max_new_ids = max(max_new_ids, prompt.max_new_ids)
-        if prompt.features is not None:
-            features.append(prompt.features)
-    restarts = restart_ids(model)
-    batch = PromptBatch(
-        embeddings=embed(model, ids, torch.cat(features) if features else None),
-        mask=mask,
-        positions=aligned_positions(ids, positions_from_mask(mask), restarts),
-        restart_ids=frozenset(restarts),
-    )
-    return prefill(language_model(model), batch, max_new_ids)
+    Attributes:
+        items: those that take part in the next step.
+    """
 
+    def __init__(self, model: PreTrainedModel, vocabulary: Vocabulary) -> None:
+        self.items: list[Item] = []
+        self._model = model
+        self._vocabulary = vocabulary
+        self._decoder: LlamaDecoder | CausalDecoder | None = None
 
-# Choosing the next ids: group items by what they may write, compute the logits of those ids, sample, look up the ids.
+    @torch.no_grad()
+    def join(self, items: Sequence[Item]) -> None:
+        """Let the model read the prompts of some items, which then take part in every step.
 
+        Raises:
+            ValueError: `check_prompt` refuses a prompt, the features of one do not fit to it or to the model, or the
+                model can take no items between steps. The items that run already are not affected.
+        """
+        # Unconditional prompts come after all prompts.
+        ids = []
+        unconditional_ids = []
+        features = []
+        max_new_ids = 0
+        for item in items:
+            check_prompt(self._model, item.prompt, item.sampling.guidance > 1)
+            ids.append(item.prompt.ids)
+            if item.sampling.guidance > 1:
+                unconditional_ids.append(item.prompt.unconditional or [])
+            if item.prompt.features is not None:
+                features.append(item.prompt.features)
+            max_new_ids = max(max_new_ids, item.prompt.max_new_ids)
+        prompts = self._pad(ids + unconditional_ids, torch.cat(features) if features else None)
+        first_row = sum(len(item.rows) for item in self.items)
+        if self._decoder is None:
+            self._decoder = prefill(language_model(self._model), prompts, max_new_ids)
+        else:
+            self._decoder.join(prompts, max_new_ids)
+        unconditional_row = first_row + len(items)
+        for row, item in enumerate(items, start=first_row):
+            item.rows = [row]
+            if item.sampling.guidance > 1:
+                item.rows.append(unconditional_row)
+                unconditional_row += 1
+        self.items += items
 
-def _choose(decoder: LlamaDecoder | CausalDecoder, items: Sequence[_Item], sampling: Sampling) -> list[int]:
-    """Return the next id of each item."""
-    ids = [-1] * len(items)
-    for choice, rows in _group_rows(items).items():
+    def _pad(self, rows: Sequence[Sequence[int]], features: Tensor | None) -> PromptBatch:
+        """Embed the ids of prompts, padded on the left."""
+        width = max(map(len, rows))
+        pad_id = self._vocabulary.control("pad")
+        padded_rows = []
+        masks = []
+        for row in rows:
+            num_padding = width - len(row)
+            padded_rows.append([pad_id] * num_padding + list(row))
+            masks.append([0] * num_padding + [1] * len(row))
+        ids = torch.tensor(padded_rows, device=self._model.device)
+        mask = torch.tensor(masks, device=self._model.device)
+        restarts = restart_ids(self._model)
+        return PromptBatch(
+            embeddings=embed(self._model, ids, features),
+            mask=mask,
+            positions=aligned_positions(ids, positions_from_mask(mask), restarts),
+            restart_ids=frozenset(restarts),
+        )
+
+    @torch.no_grad()
+    def write(self) -> None:
+        """Let each item write one id. An item for which that fails gets an `error`."""
+        # One operation serves all items that may write the same ids.
+        groups: dict[tuple[Choice, Sampling], list[Item]] = {}
+        for item in self.items:
+            groups.setdefault((item.constraint.choice(), item.sampling), []).append(item)
+        for (choice, sampling), items in groups.items():
+            try:
+                self._write(choice, sampling, items)
+            except ValueError:
+                # Only some of them are at fault. Nothing was sampled yet.
+                for item in items:
+                    try:
+                        self._write(choice, sampling, [item])
+                    except ValueError as error:
+                        item.error = error
+
+    def read(self) -> None:
+        """Let the items that are finished leave, and the model read what the others wrote."""
+        if not self.items:
+            return
+        assert self._decoder is not None
+        remaining = [item for item in self.items if not item.is_finished]
+        if len(remaining) < len(self.items):
+            kept_rows: list[int] = []
+            for item in remaining:
+                kept_rows += item.rows
+            kept_rows.sort()
+            self._decoder.keep(kept_rows)
+            for item in remaining:
+                item.rows = [kept_rows.index(row) for row in item.rows]
+            self.items = remaining
+        if not remaining:
+            # Only a `LlamaDecoder` is worth keeping, since it has copied the weights.
+            if isinstance(self._decoder, CausalDecoder):
+                self._decoder = None
+            return
+        ids = [0] * sum(len(item.rows) for item in remaining)
+        for item in remaining:
+            for row in item.rows:
+                ids[row] = item.next_id
+        with torch.no_grad():
+            self._decoder.step(ids)
+
+    # Writing: compute the logits of the ids that are allowed, sample, look up the ids.
+
+    def _write(self, choice: Choice, sampling: Sampling, items: Sequence[Item]) -> None:
+        """Write the next id of items that may write the same ids."""
         if choice.id_range is None:
             assert choice.closing_id is not None
-            chosen = [choice.closing_id] * len(rows)
+            ids = [choice.closing_id] * len(items)
         else:
-            logits = _allowed_logits(decoder, choice, choice.id_range, rows, len(items), sampling.guidance)
-            columns = _sample_columns(logits, choice, choice.id_range, [items[row] for row in rows], sampling)
-            chosen = _to_ids(columns, choice, choice.id_range)
-        for row, chosen_id in zip(rows, chosen, strict=True):
-            ids[row] = chosen_id
-    return ids
+            logits = self._allowed_logits(choice, choice.id_range, sampling.guidance, items)
+            columns = _sample_columns(logits, choice, choice.id_range, items, sampling)
+            ids = _to_ids(columns, choice, choice.id_range)
+        for item, chosen_id in zip(items, ids, strict=True):
+            item.next_id = item.constraint.append(chosen_id)
 
-
-def _group_rows(items: Sequence[_Item]) -> dict[Choice, list[int]]:
-    """Group the rows that may write the same ids, so that one operation serves all of them."""
-    groups: dict[Choice, list[int]] = {}
-    for row, item in enumerate(items):
-        groups.setdefault(item.constraint.choice(), []).append(row)
-    return groups
-
-
-def _allowed_logits(
-    decoder: LlamaDecoder | CausalDecoder,
-    choice: Choice,
-    id_range: IdRange,
-    rows: list[int],
-    batch_size: int,
-    guidance: float,
-) -> Tensor:
-    """Return (len(rows), V) logits of a range's ids and, in a last column, of the closing id where it is allowed."""
-    is_guided = guidance > 1
-    read_rows = _with_unconditional(rows, batch_size, is_guided)
-    logits = decoder.logits(read_rows, id_range.start, id_range.stop)
-    if choice.closing_id is not None:
-        closing = decoder.logits(read_rows, choice.closing_id, choice.closing_id + 1)
-        logits = torch.cat([logits, closing], dim=-1)
-    if is_guided:
-        conditional, unconditional = logits.chunk(2)
-        logits = unconditional + guidance * (conditional - unconditional)
-    if id_range.banned_ids is None:
-        return logits
-    banned = id_range.banned_ids
-    if choice.closing_id is not None:
-        banned = torch.cat([banned, torch.zeros(1, dtype=torch.bool)])
-    return logits.masked_fill(banned.to(logits.device), -torch.inf)
+    def _allowed_logits(self, choice: Choice, id_range: IdRange, guidance: float, items: Sequence[Item]) -> Tensor:
+        """Return (B, V) logits of a range's ids and, in a last column, of the closing id where it is allowed."""
+        assert self._decoder is not None
+        rows = [item.rows[0] for item in items]
+        if guidance > 1:
+            rows += [item.rows[1] for item in items]
+        logits = self._decoder.logits(rows, id_range.start, id_range.stop)
+        if choice.closing_id is not None:
+            closing = self._decoder.logits(rows, choice.closing_id, choice.closing_id + 1)
+            logits = torch.cat([logits, closing], dim=-1)
+        if guidance > 1:
+            conditional, unconditional = logits.chunk(2)
+            logits = unconditional + guidance * (conditional - unconditional)
+        if id_range.banned_ids is None:
+            return logits
+        banned = id_range.banned_ids
+        if choice.closing_id is not None:
+            banned = torch.cat([banned, torch.zeros(1, dtype=torch.bool)])
+        return logits.masked_fill(banned.to(logits.device), -torch.inf)
 
 
 def _sample_columns(
-    logits: Tensor, choice: Choice, id_range: IdRange, items: Sequence[_Item], sampling: Sampling
+    logits: Tensor, choice: Choice, id_range: IdRange, items: Sequence[Item], sampling: Sampling
 ) -> list[int]:
     """Sample one column of the logits (B, V) for each item."""
     closing_column = id_range.stop - id_range.start

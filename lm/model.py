@@ -23,7 +23,7 @@ from ..tokenizer.hub import push_folder, trusts_remote_code
 from . import lora
 from .embeddings import EmbeddingInit, adapt_to_vocabulary, add_projector, check_init, init_from_codes
 from .features import language_model
-from .generation import Generation, as_prompt, generate, stream
+from .generation import CodeChunk, Generation, generate, stream
 from .info import SpeechLMInfo
 from .loading import (
     PACKAGED_MODELS,
@@ -42,6 +42,7 @@ from .loading import (
     write_processor,
 )
 from .lora import LoRA
+from .prompt_checks import as_prompt, check_prompt, check_streamable
 from .sampling import Sampling
 from .templates import Prompt
 from .vocabulary import Vocabulary, load_text_tokenizer
@@ -340,13 +341,10 @@ class SpeechLM:
         Raises:
             ValueError: as in `generation.generate`, a prompt is invalid, or the sampling needs another codec.
         """
-        sampling = self._check_sampling(sampling or Sampling())
-        end_id = self.vocabulary.control("end")
         is_batch = isinstance(prompt, list | tuple) and any(isinstance(item, Prompt) for item in prompt)
         items: Any = prompt if is_batch else [prompt]
-        prompts = [as_prompt(item, length, self.model, end_id) for item in items]
-        for item in prompts:
-            self.info.check_prompt(item)
+        sampling = sampling or Sampling()
+        prompts = self.check_prompts(items, sampling, length)
         seeds: Any = [seed] * len(prompts) if isinstance(seed, Integral) else seed
         generations = generate(self.model, self.vocabulary, prompts, sampling, seeds)
         return generations if is_batch else generations[0]
@@ -368,15 +366,41 @@ class SpeechLM:
         Raises:
             ValueError: as in `generate`, or the prompt has no span of codes.
         """
-        if chunk < 1:
-            raise ValueError(f"chunk must be at least 1 code, found {chunk}")
-        prompt = as_prompt(prompt, None, self.model, self.vocabulary.control("end"))
-        self.info.check_prompt(prompt)
-        if all(phase.kind != "codes" for phase in prompt.phases):
-            raise ValueError("this prompt asks only for text, and only codes can be streamed: call generate instead")
-        return stream(self.model, self.vocabulary, prompt, self._check_sampling(sampling or Sampling()), seed, chunk)
+        sampling = sampling or Sampling()
+        prompts = self.check_prompts([prompt], sampling)
+        check_streamable(prompts, chunk)
+        return _codes_of(stream(self.model, self.vocabulary, prompts[0], sampling, seed, chunk))
 
-    def _check_sampling(self, sampling: Sampling) -> Sampling:
+    def check_prompts(
+        self, prompts: Sequence[Any], sampling: Sampling, length: tuple[int, int] | None = None
+    ) -> list[Prompt]:
+        """Return prompts as `generate` needs them.
+
+        Args:
+            prompts: as in `generate`, but always several.
+            sampling: how ids will be sampled.
+            length: as in `generate`.
+
+        Raises:
+            ValueError: a prompt is invalid, too long for the model or would make it babble, or the sampling needs
+                another codec.
+        """
         if sampling.bitwise and not self.code_bits:
             raise ValueError("sampling: bitwise needs a codec whose codes are bits (FocalCodec): leave it out")
-        return sampling
+        checked = []
+        for item in prompts:
+            prompt = as_prompt(item, length, self.model, self.vocabulary.control("end"))
+            self.info.check_prompt(prompt)
+            check_prompt(self.model, prompt, sampling.guidance > 1)
+            checked.append(prompt)
+        return checked
+
+
+def _codes_of(chunks: Generator[CodeChunk, None, Generation]) -> Generator[list[int], None, Generation]:
+    while True:
+        try:
+            chunk = next(chunks)
+        except StopIteration as stop:
+            return stop.value
+        if chunk.codes:
+            yield chunk.codes

@@ -1,6 +1,6 @@
 """Speech in pieces: models learn from short recordings, so they speak a long text piece by piece."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
@@ -11,10 +11,12 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from ..data.phonemes import split_units
 from .constraints import StopReason
-from .generation import Generation
+from .generation import CodeChunk, Generation, stream
 from .model import SpeechLM
 from .sampling import Sampling, generation_defaults
 from .templates import MAX_REFERENCE_S, Prompt, Template
+
+Generate = Callable[..., list[Generation]]
 
 MAX_UNITS = 120  # in a piece, about ten seconds
 RETRIES = 2  # further attempts at a piece that did not end
@@ -45,12 +47,12 @@ def aligned_prompts(lm: SpeechLM, template: Template, text: str, **inputs: Any) 
 
 
 def generate_pieces(
-    lm: SpeechLM, prompts_of_texts: Sequence[list[Prompt]], sampling: Sampling, seeds: Sequence[int]
+    generate: Generate, prompts_of_texts: Sequence[list[Prompt]], sampling: Sampling, seeds: Sequence[int]
 ) -> list[tuple[Generation, int]]:
     """Speak several texts in one batch, and retry pieces that did not end with other seeds.
 
     Args:
-        lm: the model.
+        generate: the method of the model, or of a `ContinuousBatch`.
         prompts_of_texts: the pieces of each text.
         sampling: how ids are sampled.
         seeds: of each text.
@@ -63,7 +65,7 @@ def generate_pieces(
     for text_prompts, seed in zip(prompts_of_texts, seeds, strict=True):
         prompts += text_prompts
         piece_seeds += [seed] * len(text_prompts)
-    attempts = iter(_generate_with_retries(lm, prompts, sampling, piece_seeds))
+    attempts = iter(_generate_with_retries(generate, prompts, sampling, piece_seeds))
     speeches = []
     for text_prompts in prompts_of_texts:
         best_attempts = []
@@ -76,17 +78,41 @@ def generate_pieces(
     return speeches
 
 
+def stream_pieces(
+    lm: SpeechLM, prompts: Sequence[Prompt], sampling: Sampling, seed: int, chunk: int
+) -> Generator[CodeChunk, None, list[Generation]]:
+    """Generate the pieces of a text one after the other, and yield their codes as they are written.
+
+    Args:
+        lm: the model.
+        prompts: the pieces.
+        sampling: how ids are sampled.
+        seed: of each piece.
+        chunk: number of codes to yield at a time; the last chunk of a piece may be smaller.
+
+    Returns:
+        A generator of chunks, whose return value has the generation of each piece.
+    """
+    generations = []
+    for prompt in lm.check_prompts(prompts, sampling):
+        generation = yield from stream(lm.model, lm.vocabulary, prompt, sampling, seed, chunk)
+        generations.append(generation)
+    return generations
+
+
 def join_pieces(pieces: Sequence[Generation]) -> Generation:
     """Join the pieces of a text to one generation, which stopped at "max_length" if one of them did."""
     codes = []
     stop_reason: StopReason = "end"
     num_spans_at_max = 0
+    unit_lengths: list[int] = []
     for piece in pieces:
         codes.append(piece.codes)
         num_spans_at_max += piece.num_spans_at_max
         if piece.stop_reason == "max_length":
             stop_reason = "max_length"
-    return Generation((torch.cat(codes),), stop_reason, num_spans_at_max)
+        unit_lengths += piece.unit_lengths
+    return Generation((torch.cat(codes),), stop_reason, num_spans_at_max, tuple(unit_lengths))
 
 
 def _quality(attempt: Generation) -> tuple[bool, int]:
@@ -95,7 +121,7 @@ def _quality(attempt: Generation) -> tuple[bool, int]:
 
 
 def _generate_with_retries(
-    lm: SpeechLM, prompts: list[Prompt], sampling: Sampling, seeds: list[int]
+    generate: Generate, prompts: list[Prompt], sampling: Sampling, seeds: list[int]
 ) -> list[list[Generation]]:
     """Return all attempts at each prompt."""
     attempts: list[list[Generation]] = [[] for _ in prompts]
@@ -106,7 +132,7 @@ def _generate_with_retries(
         if not unfinished:
             break
         attempt_seeds = [seeds[i] + attempt * _SEED_STEP for i in unfinished]
-        generations = lm.generate([prompts[i] for i in unfinished], sampling=sampling, seed=attempt_seeds)
+        generations = generate([prompts[i] for i in unfinished], sampling=sampling, seed=attempt_seeds)
         still_unfinished = []
         for i, generation in zip(unfinished, generations, strict=True):
             attempts[i].append(generation)
@@ -163,8 +189,9 @@ class AlignedGeneration:
             prompts.append(aligned_prompts(lm, self._template, **self._rows[i // copies]))
             seeds.append(seed + i % copies)
         sampling = sampling or generation_defaults(self._template, lm.code_bits)
+        speeches = generate_pieces(lm.generate, prompts, sampling, seeds)
         sequences = []
-        for prompt_ids, (speech, _) in zip(input_ids, generate_pieces(lm, prompts, sampling, seeds), strict=True):
+        for prompt_ids, (speech, _) in zip(input_ids, speeches, strict=True):
             new_ids = [*lm.vocabulary.audio_ids(speech.codes.tolist()), lm.vocabulary.control("end")]
             sequences.append(torch.cat([prompt_ids, torch.tensor(new_ids, device=prompt_ids.device)]))
         padded = pad_sequence(sequences, batch_first=True, padding_value=lm.vocabulary.control("pad"))

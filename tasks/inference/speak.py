@@ -8,9 +8,10 @@ from typing import Any, overload
 
 import numpy as np
 
-from ...lm.generation import Generation
+from ...lm.continuous_batching import ContinuousBatch
+from ...lm.generation import CodeChunk, Generation
 from ...lm.model import SpeechLM
-from ...lm.pieces import aligned_prompts, generate_pieces, join_pieces
+from ...lm.pieces import aligned_prompts, generate_pieces, join_pieces, stream_pieces
 from ...lm.sampling import Sampling, generation_defaults
 from ...lm.templates import Prompt, Template
 from ...tokenizer.chunk_decoder import ChunkDecoder
@@ -39,6 +40,7 @@ def speak(
     sampling_rate: int | None = None,
     sampling: Sampling | None = None,
     seed: int = 0,
+    generator: ContinuousBatch | None = None,
 ) -> SpeechResult | list[SpeechResult]:
     """Speak a text, or several texts in one batch.
 
@@ -55,6 +57,9 @@ def speak(
         sampling: How tokens are sampled; by default as suits the model.
         seed: Seed of the sampling; the same seed gives the same speech. Greedy sampling, the default of "mini", does
             not depend on it.
+        generator: A batch of the same model whose steps this call shares with others, in other threads:
+            `batch = ContinuousBatch(lm); speak(text, model=lm, generator=batch)`. The speech is the same. The call
+            waits for a row, and speaks several texts one after the other.
 
     Returns:
         Audio (T,). `stop_reason` is "end", or "max_length" if every attempt reached the longest duration that the text
@@ -68,6 +73,7 @@ def speak(
     texts = [text] if isinstance(text, str) else text
     check_request(texts, reference, reference_text)
     lm = open_model(model)
+    _check_generator(lm, generator)
     start_time = time.perf_counter()
     voice_values = voice_fields(lm, voice, reference, reference_text, sampling_rate)
     sampling = sampling or default_sampling(lm, by_reference=reference is not None)
@@ -76,7 +82,8 @@ def speak(
     codes = []
     stop_reasons = []
     stats = []
-    for speech, num_attempts in generate_pieces(lm, prompts, sampling, [seed] * len(texts)):
+    generate = lm.generate if generator is None else generator.generate
+    for speech, num_attempts in generate_pieces(generate, prompts, sampling, [seed] * len(texts)):
         codes.append(speech.codes)
         stop_reasons.append(speech.stop_reason)
         stats.append({"attempts": num_attempts, "num_spans_at_max": speech.num_spans_at_max})
@@ -99,6 +106,7 @@ def stream_speech(
     sampling: Sampling | None = None,
     seed: int = 0,
     chunk_s: float = 0.25,
+    generator: ContinuousBatch | None = None,
 ) -> "SpeechStream":
     """Speak a text chunk by chunk: `for chunk in stream_speech("Good morning, everyone."): play(chunk)`.
 
@@ -114,15 +122,19 @@ def stream_speech(
         sampling: As in `speak`.
         seed: As in `speak`.
         chunk_s: Duration of a chunk in seconds. Shorter chunks come sooner and cost more time in all.
+        generator: A batch of the same model whose steps this stream shares with others, in other threads:
+            `stream_speech(text, model=lm, generator=batch)`. The first `next` raises a `BatchFullError` if too many
+            requests wait. Closing the iterator frees the row.
 
     Raises:
         ValueError: As in `speak`, or `chunk_s` is not positive.
     """
     check_request([text], reference, reference_text)
     lm = open_model(model)
+    _check_generator(lm, generator)
     voice_values = voice_fields(lm, voice, reference, reference_text, sampling_rate)
     sampling = sampling or default_sampling(lm, by_reference=reference is not None)
-    return SpeechStream(lm, speech_prompts(lm, text, voice_values), sampling, seed, chunk_s)
+    return SpeechStream(lm, speech_prompts(lm, text, voice_values), sampling, seed, chunk_s, generator)
 
 
 class SpeechStream:
@@ -131,7 +143,15 @@ class SpeechStream:
     With a causal codec the chunks are exactly what decoding at once gives; for others see `tokenizer.chunk_decoder`.
     """
 
-    def __init__(self, lm: SpeechLM, prompts: list[Prompt], sampling: Sampling, seed: int, chunk_s: float) -> None:
+    def __init__(
+        self,
+        lm: SpeechLM,
+        prompts: list[Prompt],
+        sampling: Sampling,
+        seed: int,
+        chunk_s: float,
+        generator: ContinuousBatch | None = None,
+    ) -> None:
         if chunk_s <= 0:
             raise ValueError(f"chunk_s, the duration of a chunk, must be positive, found {chunk_s}")
         self.sampling_rate = lm.audio_tokenizer.output_sampling_rate
@@ -140,6 +160,7 @@ class SpeechStream:
         self._sampling = sampling
         self._seed = seed
         self._chunk_s = chunk_s
+        self._generator = generator
         self._generations: list[Generation] = []
         self._result: SpeechResult | None = None
 
@@ -176,19 +197,25 @@ class SpeechStream:
     def _decode_chunks(self) -> Iterator[np.ndarray]:
         """Decode the codes of all prompts as one stream."""
         decoder = ChunkDecoder(self._lm.audio_tokenizer)
-        for ids in self._generate_chunks():
-            yield decoder.push(ids)
+        for chunk in self._generate_chunks():
+            yield decoder.push(chunk.codes)
         yield decoder.finish()
 
-    def _generate_chunks(self) -> Iterator[list[int]]:
+    def _generate_chunks(self) -> Iterator[CodeChunk]:
         """Generate the codes of one prompt after the other, and keep the finished generations."""
         tokenizer = self._lm.audio_tokenizer
         chunk_frames = max(1, round(self._chunk_s * tokenizer.frame_rate))
         chunk_size = chunk_frames * tokenizer.num_codebooks
-        self._generations = []
-        for prompt in self._prompts:
-            generation = yield from self._lm.stream(prompt, sampling=self._sampling, seed=self._seed, chunk=chunk_size)
-            self._generations.append(generation)
+        if self._generator is None:
+            chunks = stream_pieces(self._lm, self._prompts, self._sampling, self._seed, chunk_size)
+        else:
+            chunks = self._generator.stream(self._prompts, self._sampling, self._seed, chunk_size)
+        self._generations = yield from chunks
+
+
+def _check_generator(lm: SpeechLM, generator: ContinuousBatch | None) -> None:
+    if generator is not None and generator.lm is not lm:
+        raise ValueError("generator is a batch of another model: pass the same one to both, model=generator.lm")
 
 
 def check_request(texts: list[str], reference: Any = None, reference_text: str | None = None) -> None:

@@ -146,9 +146,14 @@ def test_streamed_codes_equal_those_of_generate(vocabulary):
     for one, seed, whole in zip(prompts, (3, 4), both, strict=True):
         (alone,) = generate(model, vocabulary, [one], Sampling(), [seed])
         assert torch.equal(alone.codes, whole.codes)  # batch or alone
-        pieces = list(stream(model, vocabulary, one, Sampling(), seed, chunk=3))
+        chunks = list(stream(model, vocabulary, one, Sampling(), seed, chunk=3))
+        pieces = [chunk.codes for chunk in chunks if chunk.codes]
         assert [code for piece in pieces for code in piece] == whole.codes.tolist()
         assert all(len(piece) == 3 for piece in pieces[:-1])
+        unit_lengths = [length for chunk in chunks for length in chunk.unit_lengths]
+        assert tuple(unit_lengths) == whole.unit_lengths
+        assert len(unit_lengths) == len(one.phases)
+        assert sum(unit_lengths) == len(whole.codes)
 
 
 def test_openings_contain_every_unit_once(vocabulary):

@@ -1,5 +1,7 @@
 """Decoders give, one id at a time, the logits of transformers for the whole sequence."""
 
+import random
+
 import pytest
 import torch
 from transformers import (
@@ -154,3 +156,48 @@ def test_logits_of_selected_rows():
         assert type(reader) is kind
         every = reader.logits([0, 1, 2], 10, 20)
         assert torch.allclose(reader.logits([0, 2], 10, 20), every[[0, 2]], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*FAST, *SLOW])
+@torch.no_grad()
+def test_rows_that_join_and_leave_do_not_change_the_others(name, monkeypatch):
+    """Random joins and departures, also of all rows, against a forward of each whole sequence."""
+    monkeypatch.setattr(decoding, "_CACHE_GROWTH", 4)
+    model = made({**FAST, **SLOW}[name])
+    choices = random.Random(0)
+
+    def prompts(lengths):
+        rows = [torch.randint(1, 96, (n,)).tolist() for n in lengths]
+        width = max(lengths)
+        padded = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        return rows, PromptBatch(model.get_input_embeddings()(padded), mask, positions_from_mask(mask))
+
+    rows, batch = prompts([3, 9])
+    reader = prefill(model, batch, 40)
+    most = 0
+    for step in range(40):
+        if step == 20:
+            rows = []
+            reader.keep([])
+        if step in (2, 7, 20, 25) or choices.random() < 0.2:
+            new_rows, batch = prompts(choices.choices(range(1, 12), k=choices.randint(1, 3)))
+            reader.join(batch, 40)
+            rows += new_rows
+        most = max(most, len(rows))
+        found = reader.logits(range(len(rows)), 5, 90)
+        expected = torch.stack([model(torch.tensor([row])).logits[0, -1, 5:90] for row in rows])
+        assert torch.allclose(found, expected, atol=2e-4), step
+        # Rows also leave before they outgrow the positions of the model.
+        kept = [i for i, row in enumerate(rows) if choices.random() < 0.9 and len(row) < 30]
+        if len(kept) < len(rows):
+            rows = [rows[i] for i in kept]
+            reader.keep(kept)
+        if not rows:
+            rows, batch = prompts([4])
+            reader.join(batch, 40)
+        drawn = torch.randint(1, 96, (len(rows),)).tolist()
+        for row, chosen in zip(rows, drawn, strict=True):
+            row.append(chosen)
+        reader.step(drawn)
+    assert most > 3

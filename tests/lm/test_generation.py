@@ -233,7 +233,7 @@ def test_every_sequence_is_valid_for_any_logits(items, sizes, seed, sampling):
         for item in items
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "_prefill", lambda *_: Scripted(vocabulary, len(items), seed))
+        patch.setattr(machine, "prefill", lambda *_: Scripted(vocabulary, len(items), seed))
         results = generate(biased(vocabulary, 0), vocabulary, prompts, sampling, range(len(items)))
     offsets = [sum(sizes[:k]) for k in range(frame)]
     text = set(range(len(vocabulary))) - {vocabulary.tokenizer.unk_token_id}
@@ -344,7 +344,7 @@ def test_a_stream_yields_the_codes_of_generate(vocabulary, length, chunk):
 
 def test_a_stream_does_not_wait_for_the_end(vocabulary, monkeypatch):
     steps = []
-    monkeypatch.setattr(machine, "_prefill", lambda *_: Counting(vocabulary, 1, 0))
+    monkeypatch.setattr(machine, "prefill", lambda *_: Counting(vocabulary, 1, 0))
 
     class Counting(Scripted):
         def step(self, ids) -> None:

@@ -61,7 +61,7 @@ class Writer:
         )
         fixed = all(phase.min_length == phase.max_length for phase in prompt.phases)
         reason = "constraint" if fixed else self.reasons.pop(0) if self.reasons else "end"
-        return SimpleNamespace(spans=spans, codes=spans[0], stop_reason=reason, num_spans_at_max=0)
+        return SimpleNamespace(spans=spans, codes=spans[0], stop_reason=reason, num_spans_at_max=0, unit_lengths=())
 
 
 @pytest.fixture
