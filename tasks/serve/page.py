@@ -17,7 +17,7 @@ from ..inference.enhance import add_input
 from ..inference.measured import harm
 from ..inference.result import SpeechResult
 from ..inference.speak import can_speak_as
-from .page_parts import encode_chunk, errors_shown, picture, report, sound, stream_player
+from .page_parts import encode_chunk, mistake, picture, report, sound, stream_player
 from .page_tasks import Limits, PageTasks, Recording, collected_warnings
 
 try:
@@ -30,10 +30,12 @@ _CSS = """
 .word { display: inline-block; margin: 0 .7rem .4rem 0 }
 .word small { display: block; opacity: .65 }
 .player-status { min-height: 1.4em; margin: 0; opacity: .8 }
+.mistake { color: var(--error-text-color) }
 #ids textarea { font-family: var(--font-mono) }
 """
 # A file of the longest recording: stereo, 32 bits, 96 kHz, 30 s.
 _MAX_FILE_SIZE = "25mb"
+_MIN_WIDTH = 320  # of a column in pixels; narrow screens show one column
 _CACHE_S = 3600  # how long recordings and results stay on the disk of the server
 # One request at a time: two would share the processor, and each would take twice as long.
 _EVENT: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
@@ -99,7 +101,7 @@ def _speak_tab(tasks: PageTasks) -> None:
     if can_speak_as(lm, by_reference=True):
         reference_fields = lm.info.template("zero-shot-aligned", "zero-shot").fields
     with gr.Row():
-        with gr.Column(min_width=320):
+        with gr.Column(min_width=_MIN_WIDTH):
             text = gr.Textbox(
                 SENTENCES[0], label="Text", lines=3, max_length=tasks.limits.characters, elem_id="speak-text"
             )
@@ -117,28 +119,32 @@ def _speak_tab(tasks: PageTasks) -> None:
             with gr.Row():
                 button = gr.Button("Speak", variant="primary", elem_id="speak-button")
                 stop = gr.Button("Stop", elem_id="stop-button")
-        with gr.Column(min_width=320):
+        with gr.Column(min_width=_MIN_WIDTH):
             player = stream_player()
-            speech = gr.Audio(label="Speech", interactive=False, buttons=["download"], elem_id="speech")
+            speech = _sound_output("Speech", "speech")
             status = gr.Markdown(elem_id="speak-status")
             words = gr.HTML(elem_id="words")
 
-    def speak(*inputs: Any) -> Iterator[tuple[Any, ...]]:
-        with errors_shown(), collected_warnings() as warnings:
-            stream = tasks.speak(*inputs)
-        state: dict[str, Any] = {"run": uuid.uuid4().hex, "rate": stream.sampling_rate, "chunks": []}
-        yield state, None, "", ""
+    def speak(*inputs: Any) -> Iterator[dict[Any, Any]]:
+        value: dict[str, Any] = {"run": uuid.uuid4().hex, "chunks": []}
+        yield {player: value, speech: None, words: "", status: ""}
+        try:
+            with collected_warnings() as warnings:
+                stream = tasks.speak(*inputs)
+        except (ValueError, OSError) as error:
+            yield {status: mistake(error)}
+            return
         for chunk in stream:
             # gradio compares what was sent with what follows, so the list is a new one.
-            state = {**state, "chunks": [*state["chunks"], encode_chunk(chunk)]}
-            yield state, gr.skip(), gr.skip(), gr.skip()
+            value = {**value, "rate": stream.sampling_rate, "chunks": [*value["chunks"], encode_chunk(chunk)]}
+            yield {player: value}
         result = stream.result
-        yield gr.skip(), sound(result.audio, result.sampling_rate), report(result, warnings), ""
+        yield {speech: sound(result.audio, result.sampling_rate), status: report(result, warnings)}
 
     event = button.click(
         speak,
         [text, voice, reference, reference_text, temperature, seed],
-        [player, speech, status, words],
+        [player, speech, words, status],
         show_progress="hidden",
         **_EVENT,
     )
@@ -146,122 +152,156 @@ def _speak_tab(tasks: PageTasks) -> None:
 
 
 def _enhance_tab(tasks: PageTasks) -> None:
-    caveat = _caveat(tasks.models["se"], "se")
     with gr.Row():
-        with gr.Column(min_width=320):
+        with gr.Column(min_width=_MIN_WIDTH):
             recording = _recording_input("Noisy recording", noisy_sample)
-            before = gr.HTML()
             button = gr.Button("Enhance", variant="primary", elem_id="enhance-button")
-        with gr.Column(min_width=320):
-            enhanced = gr.Audio(label="Enhanced", interactive=False, buttons=["download"], elem_id="enhanced")
-            gr.Markdown(caveat)
+            status = gr.Markdown(elem_id="enhance-status")
+        with gr.Column(min_width=_MIN_WIDTH):
+            enhanced = _sound_output("Enhanced", "enhanced")
+            dry = gr.Slider(0, 1, 0, step=0.05, label="Share of the noisy recording in the sound", elem_id="dry")
+            gr.Markdown(_caveat(tasks.models["se"], "se"))
+    with gr.Row():
+        with gr.Column(min_width=_MIN_WIDTH):
+            before = gr.HTML()
+        with gr.Column(min_width=_MIN_WIDTH):
             after = gr.HTML()
-            dry = gr.Slider(0, 1, 0, step=0.05, label="Share of the recording in the sound", elem_id="dry")
-            status = gr.Markdown()
     state = gr.State(None, time_to_live=_CACHE_S)
 
-    def run(path: str | None, dry: float) -> tuple[Any, ...]:
-        with errors_shown(), collected_warnings() as warnings:
+    def run(path: str | None, dry: float) -> dict[Any, Any]:
+        with collected_warnings() as warnings:
             noisy = tasks.read(path)
             result = tasks.enhance(noisy)
-        mixed, picture_after = mix((noisy, result), dry)
-        picture_before = picture(noisy.audio, noisy.sampling_rate, "noisy recording")
-        return picture_before, mixed, picture_after, report(result, warnings), (noisy, result)
+        return {
+            before: picture(noisy.audio, noisy.sampling_rate, "noisy"),
+            status: report(result, warnings),
+            state: (noisy, result),
+            **mix((noisy, result), dry),
+        }
 
-    def mix(both: tuple[Recording, SpeechResult] | None, dry: float) -> tuple[Any, Any]:
-        if both is None:
-            return gr.skip(), gr.skip()
-        noisy, result = both
+    def mix(noisy_and_enhanced: tuple[Recording, SpeechResult] | None, dry: float) -> dict[Any, Any]:
+        if noisy_and_enhanced is None:
+            return {after: None}
+        noisy, result = noisy_and_enhanced
         mixed = add_input(result, noisy.audio, noisy.sampling_rate, dry)
-        return sound(mixed.audio, mixed.sampling_rate), picture(mixed.audio, mixed.sampling_rate, "enhanced")
+        return {
+            enhanced: sound(mixed.audio, mixed.sampling_rate),
+            after: picture(mixed.audio, mixed.sampling_rate, "enhanced"),
+        }
 
-    button.click(run, [recording, dry], [before, enhanced, after, status, state], **_EVENT)
+    _connect(button, run, [recording, dry], [before, enhanced, after, state], status)
     dry.release(mix, [state, dry], [enhanced, after], **_QUICK)
 
 
 def _separate_tab(tasks: PageTasks) -> None:
     max_speakers = tasks.models["ss"].info.max_speakers or 2
+    outputs: list[Any] = []
     with gr.Row():
-        with gr.Column(min_width=320):
+        with gr.Column(min_width=_MIN_WIDTH):
             recording = _recording_input("Recording of several speakers", mixture_sample)
-            before = gr.HTML()
             num_speakers = gr.Radio(
                 list(range(2, max_speakers + 1)), value=2, label="Number of speakers", visible=max_speakers > 2
             )
             button = gr.Button("Separate", variant="primary", elem_id="separate-button")
-        with gr.Column(min_width=320):
-            outputs: list[Any] = []
-            for i in range(1, max_speakers + 1):
-                outputs.append(
-                    gr.Audio(label=f"Speaker {i}", interactive=False, buttons=["download"], elem_id=f"speaker-{i}")
-                )
-                outputs.append(gr.HTML())
+            status = gr.Markdown(elem_id="separate-status")
+            before = gr.HTML()
+        with gr.Column(min_width=_MIN_WIDTH):
             gr.Markdown(_caveat(tasks.models["ss"], "ss"))
-            status = gr.Markdown()
+            for i in range(1, max_speakers + 1):
+                outputs += [_sound_output(f"Speaker {i}", f"speaker-{i}"), gr.HTML()]
 
-    def run(path: str | None, num_speakers: int) -> tuple[Any, ...]:
-        with errors_shown(), collected_warnings() as warnings:
+    def run(path: str | None, num_speakers: int) -> dict[Any, Any]:
+        with collected_warnings() as warnings:
             mixture = tasks.read(path)
             result = tasks.separate(mixture, num_speakers)
         values: list[Any] = []
         for i, audio in enumerate(result.audio, 1):
             values += [sound(audio, result.sampling_rate), picture(audio, result.sampling_rate, f"speaker {i}")]
         values += [None] * (len(outputs) - len(values))
-        return picture(mixture.audio, mixture.sampling_rate, "mixture"), *values, report(result, warnings)
+        return {
+            before: picture(mixture.audio, mixture.sampling_rate, "mixture"),
+            status: report(result, warnings),
+            **dict(zip(outputs, values, strict=True)),
+        }
 
-    button.click(run, [recording, num_speakers], [before, *outputs, status], **_EVENT)
+    _connect(button, run, [recording, num_speakers], [before, *outputs], status)
 
 
 def _convert_tab(tasks: PageTasks) -> None:
     with gr.Row():
-        with gr.Column(min_width=320):
+        with gr.Column(min_width=_MIN_WIDTH):
             recording = _recording_input("Recording to convert", lambda: read_audio(SAMPLE))
             voice = _recording_input("Recording of the voice", lambda: read_audio(OTHER_SPEAKER))
             button = gr.Button("Convert", variant="primary", elem_id="convert-button")
-        with gr.Column(min_width=320):
-            converted = gr.Audio(label="Converted", interactive=False, buttons=["download"], elem_id="converted")
+        with gr.Column(min_width=_MIN_WIDTH):
+            converted = _sound_output("Converted", "converted")
             after = gr.HTML()
-            status = gr.Markdown()
+            status = gr.Markdown(elem_id="convert-status")
 
-    def run(path: str | None, voice_path: str | None) -> tuple[Any, ...]:
-        with errors_shown(), collected_warnings() as warnings:
+    def run(path: str | None, voice_path: str | None) -> dict[Any, Any]:
+        with collected_warnings() as warnings:
             result = tasks.convert(tasks.read(path), tasks.read(voice_path, "recording of the voice"))
-        audio, rate = result.audio, result.sampling_rate
-        return sound(audio, rate), picture(audio, rate, "converted"), report(result, warnings)
+        return {
+            converted: sound(result.audio, result.sampling_rate),
+            after: picture(result.audio, result.sampling_rate, "converted"),
+            status: report(result, warnings),
+        }
 
-    button.click(run, [recording, voice], [converted, after, status], **_EVENT)
+    _connect(button, run, [recording, voice], [converted, after], status)
 
 
 def _tokens_tab(tasks: PageTasks) -> None:
     codec = tasks.codec
     with gr.Row():
-        with gr.Column(min_width=320):
+        with gr.Column(min_width=_MIN_WIDTH):
             recording = _recording_input("Recording", lambda: read_audio(SAMPLE))
             encode_button = gr.Button("Encode", variant="primary", elem_id="encode-button")
-        with gr.Column(min_width=320):
-            rates = gr.Markdown()
+        with gr.Column(min_width=_MIN_WIDTH):
             ids = gr.Textbox(label="Token ids", lines=6, max_lines=12, elem_id="ids")
-            decode_button = gr.Button("Decode", elem_id="decode-button")
-            decoded = gr.Audio(label="Decoded", interactive=False, buttons=["download"], elem_id="decoded")
+            decode_button = gr.Button("Decode these ids", elem_id="decode-button")
+            decoded = _sound_output("Decoded", "decoded")
+            status = gr.Markdown(elem_id="tokens-status")
 
-    def encode(path: str | None) -> tuple[Any, ...]:
-        with errors_shown():
-            wave = tasks.read(path)
-            found = tasks.encode(wave)
+    def encode(path: str | None) -> dict[Any, Any]:
+        wave = tasks.read(path)
+        text = " ".join(map(str, tasks.encode(wave)))
         seconds = len(wave.audio) / wave.sampling_rate
-        text = (
-            f"**{len(found)} ids** for {seconds:.2f} s: {codec.tokens_per_second:g} per second, "
-            f"{codec.bits_per_second:.0f} bit/s; the recording has {16 * wave.sampling_rate / 1000:g} kbit/s at 16 bits"
+        rate = 16 * wave.sampling_rate / 1000
+        sentence = f"The recording lasts {seconds:.2f} s and has {rate:g} kbit/s as 16-bit samples."
+        values = decode(text)
+        return {**values, ids: text, status: f"{values[status]} {sentence}"}
+
+    def decode(text: str) -> dict[Any, Any]:
+        result = tasks.decode(text)
+        sentence = (
+            f"**{result.stats['tokens']} ids**, {codec.tokens_per_second:g} for each second, "
+            f"**{codec.bits_per_second:.0f} bit/s**."
         )
-        return " ".join(map(str, found)), text, *decode(" ".join(map(str, found)))
+        return {decoded: sound(result.audio, result.sampling_rate), status: sentence}
 
-    def decode(text: str) -> tuple[Any, ...]:
-        with errors_shown():
-            result = tasks.decode(text)
-        return (sound(result.audio, result.sampling_rate),)
+    _connect(encode_button, encode, [recording], [ids, decoded], status)
+    _connect(decode_button, decode, [ids], [decoded], status)
 
-    encode_button.click(encode, recording, [ids, rates, decoded], **_EVENT)
-    decode_button.click(decode, ids, decoded, **_EVENT)
+
+def _connect(
+    button: gr.Button,
+    task: Callable[..., dict[Any, Any]],
+    inputs: list[Any],
+    outputs: list[Any],
+    status: gr.Markdown,
+) -> None:
+    """Run a task on a click. A mistake of the visitor empties the outputs and appears as a sentence in the status.
+
+    Any other error is a bug: gradio logs its traceback, and shows the word Error.
+    """
+
+    def run(*values: Any) -> dict[Any, Any]:
+        try:
+            return task(*values)
+        except (ValueError, OSError) as error:
+            return {**dict.fromkeys(outputs), status: mistake(error)}
+
+    button.click(run, inputs, [*outputs, status], **_EVENT)
 
 
 def _recording_input(label: str, sample: Callable[[], tuple[np.ndarray, int]]) -> gr.Audio:
@@ -270,6 +310,11 @@ def _recording_input(label: str, sample: Callable[[], tuple[np.ndarray, int]]) -
     button = gr.Button("Use an example", size="sm")
     button.click(lambda: sound(*sample()), None, recording, **_QUICK)
     return recording
+
+
+def _sound_output(label: str, elem_id: str) -> gr.Audio:
+    """Add a player of a result."""
+    return gr.Audio(label=label, interactive=False, buttons=["download"], elem_id=elem_id)
 
 
 def _caveat(lm: SpeechLM, task: str) -> str:

@@ -2,8 +2,7 @@
 
 import base64
 import html
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +75,7 @@ def report(result: SpeechResult, warnings: Sequence[str] = ()) -> str:
     return "\n\n".join(lines)
 
 
-@contextmanager
-def errors_shown() -> Iterator[None]:
-    """Show mistakes of a visitor as one sentence. Any other error is a bug and keeps its traceback, in the log."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        sentence = str(error)
-        raise gr.Error(html.escape(sentence[:1].upper() + sentence[1:]), print_exception=False) from None
+def mistake(error: Exception) -> str:
+    """Return what a visitor did wrong as one sentence, in Markdown."""
+    sentence = str(error)
+    return f'<span class="mistake">{html.escape(sentence[:1].upper() + sentence[1:])}.</span>'
