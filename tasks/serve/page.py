@@ -16,7 +16,7 @@ from ..demo import OTHER_SPEAKER, SAMPLE, SENTENCES, mixture_sample, noisy_sampl
 from ..inference.enhance import add_input
 from ..inference.measured import harm
 from ..inference.result import SpeechResult
-from ..inference.speak import can_speak_as
+from ..inference.speak import can_speak_as, default_sampling
 from .page_parts import encode_chunk, mistake, picture, report, sound, stream_player
 from .page_tasks import Limits, PageTasks, Recording, collected_warnings
 
@@ -31,12 +31,14 @@ _CSS = """
 .word small { display: block; opacity: .65 }
 .player-status { min-height: 1.4em; margin: 0; opacity: .8 }
 .mistake { color: var(--error-text-color) }
+@media (max-width: 480px) { button[role=tab] { padding: 0 .4rem; font-size: .9rem } }
 #ids textarea { font-family: var(--font-mono) }
 """
 # A file of the longest recording: stereo, 32 bits, 96 kHz, 30 s.
 _MAX_FILE_SIZE = "25mb"
 _MIN_WIDTH = 320  # of a column in pixels; narrow screens show one column
-_CACHE_S = 3600  # how long recordings and results stay on the disk of the server
+_STATE_S = 3600  # how long a result can be mixed with its input
+_CACHE_S = (600, 3000)  # every ten minutes, files that are older than 50 minutes are deleted
 # One request at a time: two would share the processor, and each would take twice as long.
 _EVENT: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 _QUICK: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -72,7 +74,7 @@ def build_page(models: Mapping[str, SpeechLM], generator: Any = None, limits: Li
     """
     tasks = PageTasks(models, generator, limits or Limits())
     # Without analytics, gradio asks no other machine.
-    with gr.Blocks(title="focallm", analytics_enabled=False, delete_cache=(_CACHE_S, _CACHE_S)) as page:
+    with gr.Blocks(title="focallm", analytics_enabled=False, delete_cache=_CACHE_S) as page:
         gr.Markdown(
             "# focallm\n"
             f"Speech as {tasks.codec.tokens_per_second:g} tokens per second. Recordings may last up to "
@@ -97,6 +99,7 @@ def build_page(models: Mapping[str, SpeechLM], generator: Any = None, limits: Li
 
 def _speak_tab(tasks: PageTasks) -> None:
     lm = tasks.models["tts"]
+    has_voices = can_speak_as(lm, by_reference=False)
     reference_fields = ()
     if can_speak_as(lm, by_reference=True):
         reference_fields = lm.info.template("zero-shot-aligned", "zero-shot").fields
@@ -105,15 +108,20 @@ def _speak_tab(tasks: PageTasks) -> None:
             text = gr.Textbox(
                 SENTENCES[0], label="Text", lines=3, max_length=tasks.limits.characters, elem_id="speak-text"
             )
-            voice = gr.Dropdown(list(lm.info.voices), label="Voice", visible=bool(lm.info.voices))
-            with gr.Accordion("Speak in the voice of a recording", open=False, visible=bool(reference_fields)):
+            voice = gr.Dropdown(list(lm.info.voices), label="Voice", visible=has_voices)
+            with gr.Accordion("Speak in the voice of a recording", open=not has_voices, visible=bool(reference_fields)):
                 reference = gr.Audio(
                     label="Recording of a voice; its first seconds are used", type="filepath", buttons=[]
                 )
                 reference_text = gr.Textbox(label="What is said in it", visible="reference_text" in reference_fields)
             with gr.Row():
                 temperature = gr.Slider(
-                    0, 1.2, 0, step=0.1, label="Temperature", info="above 0, each seed speaks differently"
+                    0,
+                    1.2,
+                    default_sampling(lm, by_reference=not has_voices).temperature,
+                    step=0.1,
+                    label="Temperature",
+                    info="above 0, each seed speaks differently",
                 )
                 seed = gr.Number(0, label="Seed", precision=0)
             with gr.Row():
@@ -131,13 +139,13 @@ def _speak_tab(tasks: PageTasks) -> None:
         try:
             with collected_warnings() as warnings:
                 stream = tasks.speak(*inputs)
+            for chunk in stream:
+                # gradio compares what was sent with what follows, so the list is a new one.
+                value = {**value, "rate": stream.sampling_rate, "chunks": [*value["chunks"], encode_chunk(chunk)]}
+                yield {player: value}
         except (ValueError, OSError) as error:
             yield {status: mistake(error)}
             return
-        for chunk in stream:
-            # gradio compares what was sent with what follows, so the list is a new one.
-            value = {**value, "rate": stream.sampling_rate, "chunks": [*value["chunks"], encode_chunk(chunk)]}
-            yield {player: value}
         result = stream.result
         yield {speech: sound(result.audio, result.sampling_rate), status: report(result, warnings)}
 
@@ -163,10 +171,10 @@ def _enhance_tab(tasks: PageTasks) -> None:
             gr.Markdown(_caveat(tasks.models["se"], "se"))
     with gr.Row():
         with gr.Column(min_width=_MIN_WIDTH):
-            before = gr.HTML()
+            before = gr.HTML(elem_id="before-picture")
         with gr.Column(min_width=_MIN_WIDTH):
-            after = gr.HTML()
-    state = gr.State(None, time_to_live=_CACHE_S)
+            after = gr.HTML(elem_id="after-picture")
+    state = gr.State(None, time_to_live=_STATE_S)
 
     def run(path: str | None, dry: float) -> dict[Any, Any]:
         with collected_warnings() as warnings:

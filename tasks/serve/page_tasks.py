@@ -8,14 +8,13 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...lm.model import SpeechLM
-from ...lm.sampling import Sampling
 from ...tokenizer import AudioTokenizer
 from ...tokenizer.audio import Waveform, read_audio, read_header
 from ..inference.convert import convert
@@ -23,7 +22,7 @@ from ..inference.enhance import enhance
 from ..inference.inputs import open_model
 from ..inference.result import SpeechResult
 from ..inference.separate import separate
-from ..inference.speak import SpeechStream, can_speak_as, stream_speech
+from ..inference.speak import SpeechStream, can_speak_as, default_sampling, stream_speech
 
 _MIN_S = 0.1  # of a recording
 _SILENT_PEAK = 1e-3  # 60 dB below full scale, where a recording has only noise
@@ -91,7 +90,7 @@ class PageTasks:
         return Recording(audio, rate)
 
     def speak(
-        self, text: str, voice: str, reference: str | None, reference_text: str, temperature: float, seed: float
+        self, text: str, voice: str | None, reference: str | None, reference_text: str, temperature: float, seed: int
     ) -> SpeechStream:
         """Begin to speak a text.
 
@@ -112,6 +111,9 @@ class PageTasks:
             raise ValueError(
                 f"the text has {len(text)} characters, and this page takes up to {self.limits.characters}: shorten it"
             )
+        lm = self.models["tts"]
+        if reference is None and not can_speak_as(lm, by_reference=False):
+            raise ValueError("this model speaks in the voice of a recording: record a voice, or choose a file")
         options: dict[str, Any] = {"voice": voice}
         if reference is not None:
             recording = self.read(reference, "recording of the voice")
@@ -122,9 +124,8 @@ class PageTasks:
             }
         if self.generator is not None:
             options["generator"] = self.generator
-        if temperature > 0:
-            options["sampling"] = Sampling(temperature, top_p=0.9)
-        return stream_speech(text, self.models["tts"], seed=int(seed), **options)
+        sampling = replace(default_sampling(lm, by_reference=reference is not None), temperature=temperature)
+        return stream_speech(text, lm, sampling=sampling, seed=seed, **options)
 
     def enhance(self, recording: Recording) -> SpeechResult:
         """Enhance a recording."""
@@ -177,6 +178,10 @@ def load_models(model: str | Path = "mini") -> dict[str, SpeechLM]:
 
     Args:
         model: mini, a folder or a hub id.
+
+    Raises:
+        OSError: There is no such model.
+        ValueError: The model was trained for other tasks.
     """
     if str(model) == "mini":
         rewriter = open_model(model, "se")
@@ -189,6 +194,11 @@ def load_models(model: str | Path = "mini") -> dict[str, SpeechLM]:
     for task in ("se", "ss"):
         if names & {task, f"{task}-features"}:
             models[task] = lm
+    if not models:
+        raise ValueError(
+            f"the page needs a model that speaks, enhances or separates, found one for {', '.join(sorted(names))}: "
+            "name another with --model"
+        )
     return models
 
 

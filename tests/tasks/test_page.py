@@ -1,48 +1,270 @@
-"""The page of `focallm demo`: what stands beside a sound, and what is safe to show."""
+"""The page: each handler with tiny random models, and the whole page in a browser."""
 
-import io
+import base64
+import itertools
+import logging
+import threading
+from dataclasses import replace
 
-import matplotlib.image
 import numpy as np
 import pytest
-from transformers.audio_utils import hertz_to_mel
 
-from focallm.tasks.page import Clip, Section, markdown_to_html, render_clip, render_page, spectrogram
+from focallm.lm.loading import PACKAGED_MODELS
+from focallm.tasks.demo import SAMPLE, mixture_sample, noisy_sample
+from focallm.tokenizer import read_audio, write_audio
 
+gradio = pytest.importorskip("gradio")
+
+from focallm.tasks.serve.page import build_page  # noqa: E402
+from focallm.tasks.serve.page_tasks import Limits, PageTasks, collected_warnings, load_models  # noqa: E402
+
+TEXT = "ann bob"
 RATE = 16000
-TONE = 0.1 * np.sin(2 * np.pi * 1000 * np.arange(2 * RATE) / RATE).astype(np.float32)
 
 
-def test_beside_a_clip_is_what_was_said_what_was_heard_and_what_was_measured():
-    clip = Clip("spoken", TONE, RATE, said="Good <morning>.", heard="Could <warning>.", measured="word error rate 12 %")
-    figure = render_clip(clip)
-    assert "<p>said: Good &lt;morning&gt;.</p>" in figure
-    assert "<p>heard: Could &lt;warning&gt;.</p>" in figure
-    assert '<p class="measured">measured: word error rate 12 %</p>' in figure
+@pytest.fixture(scope="module")
+def models(speech_lm):
+    rewriter = speech_lm("se-features", "ss-features")
+    return {"tts": speech_lm("tts", "zero-shot"), "se": rewriter, "ss": rewriter}
 
 
-def test_a_clip_without_a_recognizer_claims_nothing_about_what_was_heard():
-    assert "heard" not in render_clip(Clip("spoken", TONE, RATE, said="Good morning."))
-    assert "<p>heard: (no words)</p>" in render_clip(Clip("spoken", TONE, RATE, heard=""))
+@pytest.fixture(scope="module")
+def page(models):
+    return build_page(models, limits=Limits(seconds=3.0, characters=20))
 
 
-def test_a_tone_is_drawn_at_its_frequency():
-    image = matplotlib.image.imread(io.BytesIO(spectrogram(TONE, RATE)))
-    x = round(0.4 * image.shape[1])  # crosses no label
-    rows = np.flatnonzero(image[:, x, 3] > 0)  # what is not transparent
-    column = image[rows[0] : rows[-1], x, :3].sum(axis=1)
-    height = 1 - column.argmax() / len(column)
-    assert height == pytest.approx(hertz_to_mel(1000, "slaney") / hertz_to_mel(RATE / 2, "slaney"), abs=0.03)
+@pytest.fixture
+def recording(tmp_path):
+    """A file with a second of speech."""
+    audio, rate = read_audio(SAMPLE, RATE)
+    write_audio(tmp_path / "voice.wav", audio[:rate], rate)
+    return str(tmp_path / "voice.wav")
 
 
-def test_a_table_scrolls_in_a_box_and_keeps_escaped_bars():
-    table = markdown_to_html("| | rate |\n|---|---|\n| a \\| b | 1 |")
-    assert table.startswith('<div class="scroll" tabindex="0"><table>')
-    assert "<th>rate</th>" in table
-    assert "<td>a | b</td><td>1</td>" in table
+def handler(page, elem_id: str, event: str = "click"):
+    """The function behind a button, whose results have the `elem_id` or the class of components as keys."""
+
+    def name(component) -> str:
+        return component.elem_id or type(component).__name__
+
+    for function in page.fns.values():
+        for target, target_event in function.targets:
+            if page.blocks[target].elem_id == elem_id and target_event == event and function.fn:
+                return lambda *inputs: named(function.fn(*inputs), name)
+    raise AssertionError(f"nothing happens at {event} of {elem_id}")
 
 
-def test_a_page_links_to_the_documentation_only_if_there_is_one():
-    sections = [Section("Codec", "text", "focallm encode", [])]
-    assert '<a href="../docs/index.md">' in render_page("demo", [], sections, "", "../docs/index.md")
-    assert "<a " not in render_page("demo", [], sections, "", None)
+def named(result, name):
+    if isinstance(result, dict):
+        return {name(component): value for component, value in result.items()}
+    return ({name(component): value for component, value in item.items()} for item in result)
+
+
+def speak(page, text=TEXT, voice="ann", reference=None, reference_text="", temperature=1.0, seed=0):
+    return list(handler(page, "speak-button")(text, voice, reference, reference_text, temperature, seed))
+
+
+def test_speech_arrives_in_chunks_that_are_the_whole(page):
+    first, *chunks, last = speak(page)
+    assert first["player"]["chunks"] == []
+    rate, audio = last["speech"]
+    sent = [np.frombuffer(base64.b64decode(chunk), "<i2") for chunk in chunks[-1]["player"]["chunks"]]
+    assert rate == chunks[-1]["player"]["rate"] == RATE
+    assert len(sent) == len(chunks) > 1
+    np.testing.assert_array_equal(np.concatenate(sent), audio)
+    assert "stop reason" in last["speak-status"]
+    assert "first sound after" in last["speak-status"]
+
+
+def test_a_seed_repeats_speech(page):
+    one, same, other = (speak(page, seed=seed)[-1]["speech"][1] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert len(one) != len(other) or (one != other).any()
+
+
+def test_speech_has_the_voice_of_a_recording(page, recording):
+    own_voice = speak(page)[-1]["speech"][1]
+    imitated = speak(page, reference=recording, reference_text="ann")[-1]["speech"][1]
+    assert len(own_voice) != len(imitated) or (own_voice != imitated).any()
+
+
+def test_visitors_do_not_mix_their_speech(page):
+    def final(steps):
+        return [step for step in steps if "speech" in step][-1]["speech"][1]
+
+    alone = [speak(page, seed=seed) for seed in (0, 1)]
+    visits = [handler(page, "speak-button")(TEXT, "ann", None, "", 1.0, seed) for seed in (0, 1)]
+    # Each visitor reads a step in turn.
+    steps = list(itertools.zip_longest(*visits, fillvalue={}))
+    for i in (0, 1):
+        np.testing.assert_array_equal(final([pair[i] for pair in steps]), final(alone[i]))
+
+
+def test_enhanced_speech_is_as_long_as_the_recording_and_mixes_with_it(page, recording):
+    result = handler(page, "enhance-button")(recording, 0.0)
+    assert result["before-picture"] != result["after-picture"]
+    assert "spectrogram: enhanced" in result["after-picture"]
+    wet = result["enhanced"][1]
+    noisy, _ = read_audio(recording)
+    assert len(wet) == len(noisy)
+
+    mix = handler(page, "dry", "release")
+    np.testing.assert_array_equal(mix(result["State"], 0.0)["enhanced"][1], wet)
+    np.testing.assert_allclose(mix(result["State"], 1.0)["enhanced"][1] / 32767, noisy, atol=1e-4)
+    half = mix(result["State"], 0.5)["enhanced"][1]
+    np.testing.assert_allclose(half / 32767, (noisy + wet / 32767) / 2, atol=1e-4)
+
+
+def test_the_slider_waits_for_a_recording(page):
+    assert "enhanced" not in handler(page, "dry", "release")(None, 0.5)
+
+
+def test_speakers_are_separated(page, recording):
+    result = handler(page, "separate-button")(recording, 2)
+    first, second = result["speaker-1"][1], result["speaker-2"][1]
+    assert len(first) == len(second) == RATE
+    assert (first != second).any()
+
+
+def test_a_recording_is_converted(page, recording, tmp_path):
+    audio, rate = read_audio(SAMPLE)
+    write_audio(tmp_path / "other.wav", audio[-rate:], rate)
+    result = handler(page, "convert-button")(recording, str(tmp_path / "other.wav"))
+    assert len(result["converted"][1]) == RATE
+    assert "constraint" in result["convert-status"]
+
+
+def test_tokens_are_shown_and_decoded_again(page, models, recording):
+    encoded = handler(page, "encode-button")(recording)
+    codec = models["tts"].audio_tokenizer
+    ids = codec(recording)["input_ids"][0].tolist()
+    assert encoded["ids"] == " ".join(map(str, ids))
+    assert f"{codec.bits_per_second:.0f} bit/s" in encoded["tokens-status"]
+    decoded = handler(page, "decode-button")
+    np.testing.assert_array_equal(decoded(encoded["ids"])["decoded"][1], encoded["decoded"][1])
+    # As Python or a token file would print them.
+    np.testing.assert_array_equal(decoded(str(ids))["decoded"][1], encoded["decoded"][1])
+    assert (decoded(" ".join(map(str, ids[::-1])))["decoded"][1] != encoded["decoded"][1]).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"text": "  "}, "There is no text"),
+        ({"text": 21 * "a"}, "The text has 21 characters, and this page takes up to 20"),
+        ({"text": "привет"}, "cannot spell"),
+        ({"reference": "missing.wav"}, "There is no audio file missing.wav"),
+    ],
+)
+def test_a_mistake_in_speech_is_a_sentence(page, options, sentence):
+    *_, last = speak(page, **options)
+    assert sentence in last["speak-status"]
+    assert last["speak-status"].count("<") == 2
+    assert "speech" not in last
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (None, "There is no recording"),
+        (lambda path: write_audio(path, np.zeros(RATE), RATE), "The recording is silent"),
+        (lambda path: write_audio(path, np.ones(800), RATE), "lasts only 50 ms"),
+        (lambda path: write_audio(path, np.ones(4 * RATE), RATE), "lasts 4.0 s, and this page takes up to 3 s"),
+        (lambda path: path.write_bytes(b"....ftypM4A ...."), "Input.wav is AAC or MP4"),
+        (lambda path: path.write_bytes(b"<b>Hello, this is a text</b>"), "Input.wav is not audio that can be read"),
+    ],
+)
+@pytest.mark.parametrize("button", ["enhance", "separate", "convert", "encode"])
+def test_a_wrong_recording_is_a_sentence(page, tmp_path, button, make, sentence):
+    path = None
+    if make is not None:
+        make(tmp_path / "input.wav")
+        path = str(tmp_path / "input.wav")
+    others = {"enhance": [0.0], "separate": [2], "convert": [None], "encode": []}
+    result = handler(page, f"{button}-button")(path, *others[button])
+    (status,) = (value for name, value in result.items() if name.endswith("-status"))
+    assert sentence in status
+    assert str(tmp_path) not in status
+    # One line, whose only tags are those of the sentence.
+    assert "\n" not in status
+    assert status.count("<") == 2
+    assert not any(value for name, value in result.items() if not name.endswith("-status"))
+
+
+@pytest.mark.parametrize("ids", ["", "1 2 x", "1 -2", "1 99999", "1 " * 200])
+def test_wrong_ids_are_a_sentence(page, ids):
+    result = handler(page, "decode-button")(ids)
+    assert "mistake" in result["tokens-status"]
+    assert result["decoded"] is None
+
+
+def test_a_bug_is_not_shown_as_a_mistake(models, recording, monkeypatch):
+    def fail(*_):
+        raise KeyError("secret")
+
+    monkeypatch.setattr(PageTasks, "enhance", fail)
+    with pytest.raises(KeyError):
+        handler(build_page(models), "enhance-button")(recording, 0.0)
+
+
+def test_warnings_of_other_visitors_are_not_shown():
+    logger = logging.getLogger("focallm.tasks")
+    other = threading.Thread(target=logger.warning, args=["another's"])
+    with collected_warnings() as warnings:
+        other.start()
+        other.join()
+        logger.warning("one's own")
+    logger.warning("later")
+    assert warnings == ["one's own"]
+
+
+def test_the_examples_are_recordings(page):
+    examples = [function.fn for function in page.fns.values() if function.fn and not function.inputs]
+    assert len(examples) == 5
+    for example in examples:
+        rate, audio = example()
+        assert rate == RATE
+        assert np.abs(audio).max() > 1000
+    for sample in (noisy_sample, mixture_sample):
+        audio, rate = sample()
+        assert rate < len(audio) < 5 * rate
+
+
+def test_what_was_measured_stands_beside_the_sound(models):
+    shown = str(build_page(models).get_config_file())
+    assert "word error rate" not in shown
+    lm = models["se"]
+    lm.model.config.name_or_path = str(PACKAGED_MODELS["mini-rewriting"])
+    try:
+        shown = str(build_page(models).get_config_file())
+    finally:
+        lm.model.config.name_or_path = ""
+    assert "(enhanced), so its output is harder to understand than its input" in shown
+    assert "(separated), so its output is harder to understand than its input" in shown
+
+
+def test_the_page_has_tabs_for_what_the_models_can_do(page, models, speech_lm, tmp_path):
+    def tabs(page):
+        return [block.label for block in page.blocks.values() if isinstance(block, gradio.Tab)]
+
+    assert tabs(page) == ["Speak", "Enhance", "Separate", "Convert", "Tokens"]
+    assert tabs(build_page({"se": models["se"]})) == ["Enhance", "Convert", "Tokens"]
+    speech_lm("tts").save_pretrained(tmp_path / "speaks")
+    assert list(load_models(tmp_path / "speaks")) == ["tts"]
+    speech_lm("asr").save_pretrained(tmp_path / "listens")
+    with pytest.raises(ValueError, match="found one for asr"):
+        load_models(tmp_path / "listens")
+
+
+def test_a_model_that_only_imitates_asks_for_a_recording(models, recording, speech_lm):
+    lm = speech_lm("zero-shot")
+    lm.info = replace(lm.info, voices=())
+    page = build_page({"tts": lm})
+    *_, last = speak(page, voice=None)
+    assert "record a voice" in last["speak-status"]
+    *_, last = speak(page, voice=None, reference=recording, reference_text="ann")
+    assert len(last["speech"][1]) > 0
+
+
+def test_the_page_adds_no_public_address(page):
+    assert {function.api_visibility for function in page.fns.values()} == {"private"}
