@@ -99,8 +99,8 @@ def run_demo(audio: Path | None, out: Path, progress: bool = False) -> str:
 
 def _read_results() -> str:
     """Return the records of the packaged models as Markdown, with the line about the metrics once if they share it."""
-    blocks = []
-    metrics = []
+    blocks: list[str] = []
+    metrics: list[str] = []
     for folder in PACKAGED_MODELS.values():
         for block in (folder / MEASURED).read_text(encoding="utf-8").strip().split("\n\n"):
             (metrics if block.startswith("Metrics:") else blocks).append(block)

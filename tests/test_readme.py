@@ -1,33 +1,64 @@
-"""The README and the pages of docs/ are executed: their Python, and their commands on a small corpus."""
+"""README.md and the pages of docs/ are executed: the blocks of a page run in their order, on a small corpus.
 
+- `bash`: `focallm` runs in this process, with recipes that take seconds and metrics that need nothing else. A command
+  that ends with & runs in a process of its own until the end of the page. Blocks that prepare data of others (scripts,
+  packages of the system) are only parsed.
+- `python` runs with nothing but its own imports and the few names of `NAMES`.
+- A block with a title, such as ```yaml title="recipe.yaml", is a file.
+"""
+
+import argparse
+import ast
 import json
 import re
+import runpy
 import shlex
 import shutil
+import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from accelerate.commands.launch import launch_command_parser
+from setuptools.config.pyprojecttoml import read_configuration
 
 from focallm.tasks import speak
 from focallm.tasks.cli import commands as cli
+from focallm.tasks.cli.parser import parse_arguments
 from focallm.tasks.demo import OTHER_SPEAKER, SAMPLE, SENTENCES
 from focallm.tokenizer import AudioTokenizer, read_audio, write_audio
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)(?: title=\"(.*?)\")?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# What prepares data of others, or comes from their packages: only parsed.
+PREPARATION = ("python scripts/", "apt-get ", "pip download ")
+# Programs that other tests, or the gate itself, run.
+ELSEWHERE = ("focallm demo", "focallm app", "pytest", "mkdocs build --strict", ".ci/run")
+# In place of what takes hours or a download.
+QUICK = {
+    r"configs/(lm/[\w.]+|mini/speech)\.yaml": str(FIXTURES / "quick_lm.yaml"),
+    r"configs/codec/mini\.yaml": str(FIXTURES / "codec_chain.yaml"),
+    r"lucadellalib/focalcodec_25hz": "folder",
+    r"--scorers offline": "--scorers mel",
+    r" --baselines": "",
+}
 
 
-def find_blocks(language: str) -> list:
-    """Page and text of all code blocks of a language, as parameters of a test with names such as `tasks.md-1`."""
-    blocks = []
-    for page in PAGES:
-        found = re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
-        blocks += [pytest.param(page.stem, block, id=f"{page.name}-{i}") for i, block in enumerate(found, 1)]
-    return blocks
+def page_name(page: Path) -> str:
+    """README, tokenizer, reference-lm and so on."""
+    return "-".join(page.relative_to(ROOT).with_suffix("").parts).removeprefix("docs-")
+
+
+def find_blocks(page: Path) -> list[tuple[str, str, str]]:
+    """Language, title and text of the blocks of a page."""
+    return BLOCK.findall(page.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -40,56 +71,137 @@ def place(tmp_path_factory, codec, tiny_codec):
     write_audio(folder / "b.flac", audio[: rate // 2], rate)
     AudioTokenizer(codec("tiny_50hz_causal")).save_pretrained(folder / "folder")
     AudioTokenizer(tiny_codec("mimi")).save_pretrained(folder / "mimi")
-    for corpus, count in (("speech", 8), ("heldout", 2)):
+    for corpus, count in (("speech", 8), ("recordings", 8), ("common_voice", 8), ("heldout", 2)):
         (folder / corpus).mkdir()
         rows = []
         for i in range(count):
             write_audio(folder / corpus / f"{i}.wav", audio[: rate // 2 + 1000 * i], rate)
             speaker = ("ann", "bob", "eve")[i % 3]
-            rows.append({"id": str(i), "audio": f"{i}.wav", "text": "Good morning, everyone.", "speaker": speaker})
+            text = "sentence" if corpus == "common_voice" else "text"
+            rows.append({"id": str(i), "audio": f"{i}.wav", text: "Good morning, everyone.", "speaker": speaker})
         (folder / corpus / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "noise").mkdir()
     write_audio(folder / "noise" / "hiss.wav", np.random.default_rng(0).normal(0, 0.1, rate).astype(np.float32), rate)
     AudioTokenizer(codec("mel")).save_pretrained(folder / "runs" / "ablation" / "focal" / "model")
     (folder / "configs").symlink_to(ROOT / "configs")
     for page in PAGES[1:]:
-        shutil.copytree(folder, folder.parent / page.stem, symlinks=True)
+        shutil.copytree(folder, folder.parent / page_name(page), symlinks=True)
     return folder.parent
 
 
-@pytest.mark.parametrize(("page", "block"), find_blocks("python"))
-def test_python(page, block, place, monkeypatch):
-    monkeypatch.chdir(place / page)
+@pytest.mark.parametrize("page", [page for page in PAGES if find_blocks(page)], ids=page_name)
+def test_the_blocks_of_a_page_run_in_order(page, place, monkeypatch):
+    monkeypatch.chdir(place / page_name(page))
+    servers = []
+    try:
+        for number, (language, title, text) in enumerate(find_blocks(page), 1):
+            if title:
+                Path(title).write_text(text)
+            elif language == "json":
+                json.loads(text)
+            elif language == "yaml":
+                yaml.safe_load(text)
+            elif language == "python":
+                exec(compile(text, f"{page.name}, block {number}", "exec"), names())
+            elif language == "bash":
+                run_script(text, servers, monkeypatch)
+            else:
+                assert language in ("text", "csv"), f"{page.name}, block {number}: who runs {language}?"
+    finally:
+        for server in servers:
+            server.terminate()
+            server.wait(30)
+
+
+def names() -> dict:
+    """What a block of Python may use without making it."""
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 6400)).astype(np.float32)) * 0.1
-    names = {
+    return {
         "waveform": noise,
         "padding_mask": torch.ones_like(noise, dtype=torch.bool),
         "features_of_another_speaker": torch.randn(1, 20, 32),
     }
-    exec(compile(block, "README.md", "exec"), names)
 
 
-@pytest.mark.parametrize(("page", "script"), find_blocks("bash")[1:])
-def test_commands(page, script, place, monkeypatch):
-    """All but the two of the installation; with recipes that take seconds, and metrics that need nothing else.
+def run_script(script: str, servers: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the lines of a script, or only parse them."""
+    only_parse = any(word in script for word in PREPARATION)
+    for line in script.replace("\\\n", " ").splitlines():
+        commands = re.split(r"\s+#\s", f" {line}")[0].split("&&")
+        for command in filter(None, map(str.strip, commands)):
+            if not command.startswith("#"):
+                run_command(command, only_parse, servers, monkeypatch)
 
-    In this process, as the installed script calls them: a process for each would spend its time on imports.
-    """
-    monkeypatch.chdir(place / page)
-    lines = [line.split("#")[0].strip() for line in script.replace("\\\n", " ").splitlines()]
-    for line in filter(None, lines):
-        quick = re.sub(r"configs/(lm/\w+|mini/speech)\.yaml", str(FIXTURES / "quick_lm.yaml"), line)
-        quick = quick.replace("configs/codec/mini.yaml", str(FIXTURES / "codec_chain.yaml"))
-        words = shlex.split(quick.replace("--scorers offline", "--scorers mel").replace(" --baselines", ""))
-        assert words[0] == "focallm"
+
+def run_command(command: str, only_parse: bool, servers: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run one command of a page."""
+    if command.startswith(ELSEWHERE):
+        return
+    for pattern, replacement in QUICK.items():
+        command = re.sub(pattern, replacement, command)
+    words = shlex.split(command)
+    while re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        monkeypatch.setenv(*words.pop(0).split("="))
+    if words[:2] == ["accelerate", "launch"]:
+        launch_command_parser().parse_args(words[2:])
+        words = ["focallm", *words[words.index("focallm.tasks") + 1 :]]
+        only_parse = True  # test_train.py and test_codec_training.py run several processes
+    if words[:2] == ["pip", "install"]:
+        check_extras(command)
+    elif words[0] == "python":
+        parse_script(ROOT / words[1], words[2:], monkeypatch)
+    elif words[0] == "focallm" and words[-1] == "&":
+        servers.append(start_server(words[1:-1]))
+    elif words[0] == "focallm" and only_parse:
+        parse_arguments(cli.COMMANDS[words[1]], words[1], words[2:])
+    elif words[0] == "focallm":
         monkeypatch.setattr(sys, "argv", words)
         cli.main()
-        if "--out" in words:
-            assert len(read_audio(place / page / words[words.index("--out") + 1])[0]) > 0
+        if "--out" in words and words[words.index("--out") + 1].endswith(".wav"):
+            assert len(read_audio(words[words.index("--out") + 1])[0]) > 0
+    elif words[0] == "curl":
+        subprocess.run(["bash", "-c", command], check=True)
+    else:
+        assert command.startswith(PREPARATION), f"who runs {command!r}?"
+
+
+def check_extras(command: str) -> None:
+    """The extras that a page installs exist."""
+    known = read_configuration(ROOT / "pyproject.toml", expand=False)["project"]["optional-dependencies"]
+    for extras in re.findall(r"(?:focallm|\.)\[(.*?)\]", command):
+        assert set(extras.split(",")) <= set(known), command
+
+
+def parse_script(path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the parser of a script see its arguments, and stop there."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(parser: argparse.ArgumentParser) -> None:
+        parse(parser)
+        raise StopIteration
+
+    monkeypatch.setattr(sys, "argv", [str(path), *words])
+    with monkeypatch.context() as context:
+        context.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+        with pytest.raises(StopIteration):
+            runpy.run_path(str(path), run_name="__main__")
+
+
+def start_server(words: list[str]) -> subprocess.Popen:
+    """Start a command that serves, and wait until it answers."""
+    server = subprocess.Popen([sys.executable, "-m", "focallm.tasks", *words])
+    port = int(words[words.index("--port") + 1]) if "--port" in words else 8000
+    for _ in range(600):
+        assert server.poll() is None, f"focallm {shlex.join(words)} ended"
+        with socket.socket() as connection:
+            if connection.connect_ex(("127.0.0.1", port)) == 0:
+                return server
+        time.sleep(0.1)
+    raise AssertionError(f"focallm {shlex.join(words)} does not answer at port {port}")
 
 
 def test_the_first_block_is_the_two_set_up_commands():
-    block = find_blocks("bash")[0].values[1]
+    block = next(text for language, _, text in find_blocks(ROOT / "README.md") if language == "bash")
     assert re.findall(r"^(.*?)\s+#", block, re.MULTILINE) == [
         "pip install -e . && focallm demo",
         "pip install -e '.[test]' && pytest",
@@ -100,6 +212,33 @@ def test_the_first_block_is_the_two_set_up_commands():
 def test_links_lead_to_files(page):
     for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
         assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_files_that_are_named_exist(page):
+    """Pages of the site cannot link to files outside docs/, so they name them."""
+    for name in re.findall(
+        r"`((?:configs|data|lm|notebooks|scripts|tasks|tests|tokenizer)/[\w./-]+)`", page.read_text()
+    ):
+        assert (ROOT / name).exists(), name
+
+
+def test_every_message_of_the_troubleshooting_page_is_in_the_code():
+    """Up to what differs from case to case, which the page writes as …"""
+    messages = []
+    for folder in ("tokenizer", "data", "lm", "tasks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    messages.append(
+                        "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                    )
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    messages.append(node.value)
+    code = "\n".join(" ".join(message.split()) for message in messages)
+    quoted = re.findall(r"^### (`+ ?)(.*?) ?`+$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(quoted) >= 25
+    assert [message for _, message in quoted if message not in code] == []
 
 
 def test_the_recognizer_hears_every_sentence_right():
