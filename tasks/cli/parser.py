@@ -2,7 +2,8 @@
 
 A parameter without a default is a positional argument. Any other is an option: `top_p: float = 0.9` is `--top-p FLOAT`,
 `quiet: bool = False` is `--quiet` and `--no-quiet`, `data: list[Path] | None = None` is `--data PATH [PATH ...]`. A
-keyword-only parameter without a default is a required option.
+keyword-only parameter without a default is a required option. A list without a default, `models: list[str]`, is any
+number of positional arguments.
 """
 
 import argparse
@@ -131,6 +132,8 @@ def _add_argument(parser: argparse.ArgumentParser, parameter: inspect.Parameter,
         # For a positional argument, the name says more than the type, but less than a list of choices.
         if "choices" not in settings:
             settings["metavar"] = parameter.name.upper()
+        if settings.get("nargs") == "+":
+            settings["nargs"] = "*"
         parser.add_argument(parameter.name, **settings)
 
 
