@@ -1,1 +1,1 @@
-"""Measure the speed of a codec and of a language model on this machine."""
+"""Measure the speed of a codec, a language model and a server on this machine."""

@@ -156,27 +156,36 @@ def tables(
 
 
 def benchmark(
-    what: Literal["codec", "lm"],
+    what: Literal["codec", "lm", "serve"],
     model: str | None = None,
     threads: int = 2,
     batch: int = 1,
     tokens: int = 500,
+    concurrency: str = "1,4,16",
+    requests: int = 8,
 ) -> str:
-    """Measure the speed of a codec or a language model on this machine.
+    """Measure the speed of a codec, a language model or a server on this machine.
 
     Args:
-        what: codec measures speed and memory; lm compares the speed of generation with that of transformers.
-        model: mini, a folder or a hub id. The default is mini for lm, and for codec focalcodec_50hz: the full-size
-            configuration with random weights.
-        threads: Number of CPU threads.
+        what: codec measures speed and memory; lm compares the speed of generation with that of transformers; serve
+            starts a server and measures what its clients see.
+        model: mini, a folder or a hub id. The default is mini for lm and serve, and for codec focalcodec_50hz: the
+            full-size configuration with random weights.
+        threads: Number of CPU threads, for codec and lm.
         batch: Batch size, for lm.
         tokens: Number of codes to generate for each item, for lm.
+        concurrency: Numbers of clients at the same time, for serve.
+        requests: Number of requests of each client, for serve.
     """
     if what == "codec":
         from ..benchmarks.codec import benchmark_codec
 
         # Speed does not depend on the weights, so the full-size codec needs no download.
         return benchmark_codec(model or "focalcodec_50hz", threads)
+    if what == "serve":
+        from ..benchmarks.serve import benchmark_serve
+
+        return benchmark_serve(model or "mini", concurrency, requests)
     from ..benchmarks.lm import benchmark_lm
 
     return benchmark_lm(model or "mini", batch, tokens, threads)

@@ -9,7 +9,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from ...tokenizer.audio import Waveform, read_audio, read_header
+from ...tokenizer.audio import read_audio, read_header
+from ...tokenizer.waveform import Waveform
 from .errors import ApiError
 
 AudioFormat = Literal["wav", "flac", "opus", "mp3", "pcm"]

@@ -99,8 +99,9 @@ class Guard:
         if self.api_key is None or not path.startswith(_KEY_PATHS):
             return
         sent = headers.get("authorization", "").removeprefix("Bearer ")
-        # A comparison that stops at the first difference would tell how much of a guess is right.
-        if not hmac.compare_digest(sent.encode(), self.api_key.encode()):
+        # A comparison that stops at the first difference would tell how much of a guess is right. Headers are decoded
+        # as Latin-1, whatever the client sent.
+        if not hmac.compare_digest(sent.encode("latin-1"), self.api_key.encode()):
             raise ApiError(
                 401,
                 "the server has a key, and this request has none or another one: send Authorization: Bearer KEY",

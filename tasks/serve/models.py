@@ -25,15 +25,15 @@ class ServedModel:
 
     Args:
         name: What requests call it.
-        source: A name in the package, a folder or a hub id.
         lm: The model.
         batch: Speaks the texts of all requests together, if the model speaks.
+        warnings: By task, a sentence about the harm that was measured.
     """
 
     name: str
-    source: str
     lm: SpeechLM
-    batch: ContinuousBatch | None = None
+    batch: ContinuousBatch | None
+    warnings: dict[str, str]
 
     @property
     def tasks(self) -> list[str]:
@@ -58,10 +58,20 @@ class ServedModel:
         """Whether the model speaks in the voice of a recording, without its transcript."""
         return can_speak_as(self.lm, by_reference=True) and "zero-shot-aligned" in self.lm.info.tasks
 
-    def warning(self, task: str) -> str:
-        """Return a sentence about the harm that was measured for "enhance" or "separate", otherwise ""."""
-        names = {"enhance": "se", "separate": "ss"}
-        return harm(self.source, names[task]) if task in names else ""
+
+def prepare_model(name: str, source: str | Path, lm: SpeechLM, max_running: int = 16) -> ServedModel:
+    """Prepare a loaded model for requests.
+
+    Args:
+        name: What requests call it.
+        source: Where it comes from: a name in the package, a folder or a hub id.
+        lm: The model.
+        max_running: How many texts it speaks at the same time.
+    """
+    can_speak = not set(TASK_TEMPLATES["speech"]).isdisjoint(lm.info.tasks)
+    batch = ContinuousBatch(lm, max_rows=max_running) if can_speak else None
+    warnings = {"enhance": harm(source, "se"), "separate": harm(source, "ss")}
+    return ServedModel(name, lm, batch, warnings)
 
 
 def load_models(sources: list[str], max_running: int) -> dict[str, ServedModel]:
@@ -81,11 +91,7 @@ def load_models(sources: list[str], max_running: int) -> dict[str, ServedModel]:
         name = name or default_name(location)
         if name in models:
             raise ValueError(f"two models are called {name}: name one of them, as in focallm serve {name}-2={location}")
-        lm = SpeechLM.from_pretrained(location)
-        model = ServedModel(name, location, lm)
-        if "speech" in model.tasks:
-            model = ServedModel(name, location, lm, ContinuousBatch(lm, max_rows=max_running))
-        models[name] = model
+        models[name] = prepare_model(name, location, SpeechLM.from_pretrained(location), max_running)
     return models
 
 

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 
 from ...lm.sampling import Sampling
-from ...tokenizer.audio import resample
+from ...tokenizer.waveform import resample
 from ..inference.convert import convert
 from ..inference.enhance import enhance
 from ..inference.inputs import join_references, load_waves
@@ -192,9 +192,8 @@ async def create_transformation(
 
     content = await while_connected(request, service.run(work))
     headers = {}
-    warning = served.warning(task)
-    if warning:
-        headers["X-Focallm-Warning"] = warning
+    if served.warnings.get(task):
+        headers["X-Focallm-Warning"] = served.warnings[task]
     return Response(content, media_type=MEDIA_TYPES[audio_format], headers=headers)
 
 

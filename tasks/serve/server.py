@@ -80,7 +80,8 @@ def get_model(request: Request, model_id: str) -> ModelDescription:
     return _describe(request, models[model_id])
 
 
-@router.api_route("/health", methods=["GET", "HEAD"], responses=_ERRORS)
+@router.head("/health", include_in_schema=False)
+@router.get("/health", responses=_ERRORS)
 def health(request: Request) -> Health:
     """Tell a load balancer whether the server takes requests."""
     service = service_of(request)

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from ...tokenizer.audio import Waveform
+from ...lm.continuous_batching import BatchFullError, CancelledError
+from ...tokenizer.waveform import Waveform
 from ..inference.result import SpeechResult
 from ..inference.speak import stream_speech
 from .errors import ApiError
@@ -202,8 +203,8 @@ def _speak(job: SpeechJob, put: Callable[[Any], None], stopped: threading.Event)
             reference,
             sampling_rate=rate,
             seed=job.seed,
-            speed=job.speed,
             generator=job.model.batch,
+            **({} if job.speed == 1 else {"speed": job.speed}),
         )
         chunks = iter(stream)
         try:
@@ -216,6 +217,13 @@ def _speak(job: SpeechJob, put: Callable[[Any], None], stopped: threading.Event)
         put(stream.result)
     except ValueError as error:
         put(ApiError(400, str(error), "input"))
+    except BatchFullError:
+        # Visitors of the page speak with the same batch.
+        put(
+            ApiError(429, "the server is busy: try again in a second", code="server_busy", headers={"Retry-After": "1"})
+        )
+    except CancelledError:
+        put(ApiError(503, "the server stops", code="server_stops"))
     except Exception as error:
         put(error)
 

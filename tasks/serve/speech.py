@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import Receive, Scope, Send
 
-from ...tokenizer.audio import Waveform
+from ...tokenizer.waveform import Waveform
 from ..inference.result import SpeechResult
 from .audio_formats import MEDIA_TYPES, AudioEncoder, AudioFormat, encode_audio
 from .errors import ApiError, ErrorBody, error_body
@@ -124,7 +124,7 @@ _AUDIO = {media_type: {"schema": {"type": "string", "format": "binary"}} for med
 
 @router.post(
     "/v1/audio/speech",
-    response_class=SpeechResponse,
+    response_class=StreamingResponse,
     responses={
         200: {"content": {**_AUDIO, "text/event-stream": {"schema": {"type": "string"}}}, "description": "Speech."},
         "4XX": {"model": ErrorBody},
@@ -274,7 +274,7 @@ def _event(kind: str, **fields: Any) -> bytes:
 def usage(speech: Speech) -> dict[str, int]:
     """Return the number of tokens that were read and written: phonemes or pieces of text, and codes."""
     lm = speech.job.model.lm
-    num_read = len(speech.result.phonemes) or len(lm.vocabulary.text_ids(speech.job.text))
+    num_read = len(getattr(speech.result, "phonemes", ())) or len(lm.vocabulary.text_ids(speech.job.text))
     num_written = int(speech.result.stats["tokens"])
     return {"input_tokens": num_read, "output_tokens": num_written, "total_tokens": num_read + num_written}
 
@@ -283,10 +283,12 @@ def timestamps(result: SpeechResult, granularities: list[Literal["word", "phonem
     """Return when each word or phoneme is spoken, in seconds, as far as it was asked for."""
     lists: dict[str, Any] = {}
     if "word" in granularities:
-        lists["words"] = [{"word": item.text, "start": item.start_s, "end": item.end_s} for item in result.words]
+        lists["words"] = [
+            {"word": item.text, "start": item.start_s, "end": item.end_s} for item in getattr(result, "words", ())
+        ]
     if "phoneme" in granularities:
         phonemes = []
-        for item in result.phonemes:
+        for item in getattr(result, "phonemes", ()):
             phonemes.append({"phoneme": item.text, "start": item.start_s, "end": item.end_s})
         lists["phonemes"] = phonemes
     return lists

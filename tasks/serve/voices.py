@@ -6,8 +6,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ...tokenizer.audio import Waveform, read_audio, write_audio
+from ...tokenizer.audio import read_audio, write_audio
 from ...tokenizer.files import write_whole
+from ...tokenizer.waveform import Waveform
 
 # Names that are safe as names of files, in URLs and in headers.
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,9 @@ import pytest
 from focallm.lm import SpeechLM
 from focallm.tokenizer import write_audio
 
-pytest.importorskip("fastapi")
-pytest.importorskip("prometheus_client")
-pytest.importorskip("openai")
-pytest.importorskip("websockets")
+# All these tests need the extra serve and its clients.
+_NEEDED = ("fastapi", "prometheus_client", "openai", "websockets", "schemathesis")
+collect_ignore_glob = [] if all(map(find_spec, _NEEDED)) else ["test_*.py"]
 
 TASKS = ("tts", "zero-shot", "se", "ss", "asr")
 TEXT = "ann nona bob an on bonna ban"  # words of letters that the tiny model knows
@@ -38,30 +38,41 @@ def recording(tmp_path_factory) -> bytes:
     return path.read_bytes()
 
 
-@pytest.fixture
-def make_client(tiny_folder, tmp_path):
-    """`make_client(api_key=..., limits=...)` is a client of an application in this process."""
+@pytest.fixture(scope="session")
+def tiny_lm(tiny_folder) -> SpeechLM:
+    """The same model, loaded."""
+    return SpeechLM.from_pretrained(tiny_folder)
+
+
+@contextlib.contextmanager
+def application_client(lm: SpeechLM, voices: Path, source: str | Path, **options):
+    """Serve a model in this process, and yield a client."""
     from fastapi.testclient import TestClient
 
-    from focallm.lm.continuous_batching import ContinuousBatch
-    from focallm.tasks.serve.models import ServedModel
+    from focallm.tasks.serve.models import prepare_model
     from focallm.tasks.serve.server import create_app
 
-    lm = SpeechLM.from_pretrained(tiny_folder)
+    models = {"tiny": prepare_model("tiny", source, lm)}
+    with TestClient(create_app(models, voices, **options), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def make_client(tiny_lm, tiny_folder, tmp_path):
+    """`make_client(api_key=..., limits=...)` is a client of an application of its own."""
     with contextlib.ExitStack() as stack:
 
-        def make(source: str = str(tiny_folder), **options) -> TestClient:
-            models = {"tiny": ServedModel("tiny", source, lm, ContinuousBatch(lm))}
-            app = create_app(models, tmp_path / "voices", **options)
-            return stack.enter_context(TestClient(app, raise_server_exceptions=False))
+        def make(source: str | Path = tiny_folder, **options):
+            return stack.enter_context(application_client(tiny_lm, tmp_path / "voices", source, **options))
 
         yield make
 
 
-@pytest.fixture
-def client(make_client):
+@pytest.fixture(scope="session")
+def client(tiny_lm, tiny_folder, tmp_path_factory):
     """A client of an application without a key."""
-    return make_client()
+    with application_client(tiny_lm, tmp_path_factory.mktemp("client") / "voices", tiny_folder) as shared:
+        yield shared
 
 
 class ServerProcess:

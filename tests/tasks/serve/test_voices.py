@@ -31,7 +31,8 @@ def test_a_voice_is_stored_listed_read_and_deleted(store):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "../up", "a/b", "a\\b", "/etc/passwd", "a.b", "a\n", "a\r\nX: 1", "é", "a" * 65, "-a", "a\0"]
+    "name",
+    ["", ".", "..", "../up", "a/b", "a\\b", "/etc/passwd", "a.b", "a\n", "a\r\nX: 1", "é", "a" * 65, "-a", "a\0"],
 )
 def test_names_that_could_be_paths_or_headers_are_refused(store, name):
     with pytest.raises(VoiceError, match="name"):
