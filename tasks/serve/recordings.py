@@ -19,8 +19,7 @@ from ..inference.transcribe import transcribe
 from .audio_formats import MEDIA_TYPES, AudioFormat, encode_audio, read_recording
 from .errors import ApiError, ErrorBody
 from .limits import while_connected
-from .models import ServedModel, find_model
-from .service import Service, service_of
+from .service import ServedModel, Service, find_model, service_of
 from .voices import Voice, VoiceError
 
 router = APIRouter()

@@ -27,8 +27,7 @@ from ...lm.model import SpeechLM
 from . import recordings, speech, speech_session
 from .errors import ApiError, ErrorBody, add_error_handlers
 from .limits import Guard
-from .models import ServedModel, first_model, load_models
-from .service import Limits, Service, service_of
+from .service import Limits, ServedModel, Service, first_model, load_models, service_of
 
 logger = logging.getLogger(__name__)
 

@@ -1,33 +1,155 @@
 """What the routes share: the models, the voices, the places, and the threads that do the work."""
 
 import asyncio
-import logging
-import threading
-import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import Request
 
-from ...lm.continuous_batching import BatchFullError, CancelledError
-from ...tokenizer.waveform import Waveform
-from ..inference.result import SpeechResult
-from ..inference.speak import stream_speech
+from ...lm.continuous_batching import ContinuousBatch
+from ...lm.loading import PACKAGED_MODELS
+from ...lm.model import SpeechLM
+from ..inference.measured import harm
 from .errors import ApiError
 from .limits import Places
 from .metrics import Metrics
-from .models import ServedModel
 from .voices import VoiceStore
-
-logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 # Recordings that are processed at the same time. A model needs all cores for one of them.
 _MAX_RECORDINGS = 2
+# What the routes call the tasks -> templates of which a model needs one.
+TASK_TEMPLATES = {
+    "speech": ("tts-aligned", "tts", "zero-shot-aligned", "zero-shot"),
+    "transcription": ("asr",),
+    "enhance": ("se-features", "se"),
+    "separate": ("ss-features", "ss"),
+}
+_WORDS = {
+    "speech": "speech from text",
+    "transcription": "transcription (asr)",
+    "enhance": "enhancement (se)",
+    "separate": "separation (ss)",
+    "convert": "voice conversion (vc)",
+}
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A loaded model.
+
+    Args:
+        name: What requests call it.
+        lm: The model.
+        batch: Speaks the texts of all requests together, if the model speaks.
+        warnings: By task, a sentence about the harm that was measured.
+    """
+
+    name: str
+    lm: SpeechLM
+    batch: ContinuousBatch | None
+    warnings: dict[str, str]
+
+    @property
+    def tasks(self) -> list[str]:
+        """What the model can be used for: names in `TASK_TEMPLATES`, and "convert"."""
+        tasks = []
+        for task, templates in TASK_TEMPLATES.items():
+            if not set(templates).isdisjoint(self.lm.info.tasks):
+                tasks.append(task)
+        # Without a model for it, the features of the codec convert voices, see `inference.convert`.
+        codec = self.lm.audio_tokenizer.codec
+        if "vc" in self.lm.info.tasks or getattr(codec, "feature_dim", None) is not None:
+            tasks.append("convert")
+        return tasks
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether the model knows when it speaks each phoneme."""
+        return self.lm.info.longest_unit_s is not None
+
+    @property
+    def imitates(self) -> bool:
+        """Whether the model speaks in the voice of a recording, without its transcript."""
+        return "zero-shot-aligned" in self.lm.info.tasks
+
+
+def prepare_model(name: str, source: str | Path, lm: SpeechLM, max_running: int = 16) -> ServedModel:
+    """Prepare a loaded model for requests.
+
+    Args:
+        name: What requests call it.
+        source: Where it comes from: a name in the package, a folder or a hub id.
+        lm: The model.
+        max_running: How many texts it speaks at the same time.
+    """
+    can_speak = not set(TASK_TEMPLATES["speech"]).isdisjoint(lm.info.tasks)
+    batch = ContinuousBatch(lm, max_rows=max_running) if can_speak else None
+    warnings = {"enhance": harm(source, "se"), "separate": harm(source, "ss")}
+    return ServedModel(name, lm, batch, warnings)
+
+
+def load_models(sources: list[str], max_running: int) -> dict[str, ServedModel]:
+    """Load models.
+
+    Args:
+        sources: Names in the package, folders or hub ids, each also as NAME=SOURCE. By default those in the package.
+        max_running: How many texts a model speaks at the same time.
+
+    Raises:
+        ValueError: Two models have the same name.
+        OSError: There is no such model.
+    """
+    models: dict[str, ServedModel] = {}
+    for source in sources or list(PACKAGED_MODELS):
+        name, _, location = source.rpartition("=")
+        name = name or default_name(location)
+        if name in models:
+            raise ValueError(f"two models are called {name}: name one of them, as in focallm serve {name}-2={location}")
+        models[name] = prepare_model(name, location, SpeechLM.from_pretrained(location), max_running)
+    return models
+
+
+def default_name(source: str) -> str:
+    """Return the name of a model: of a folder its last part, or, of a folder `model`, the one of the training run."""
+    path = Path(source)
+    if source in PACKAGED_MODELS or not path.exists():
+        return source
+    path = path.resolve()
+    return path.parent.name if path.name == "model" else path.name
+
+
+def first_model(models: dict[str, ServedModel], task: str) -> ServedModel | None:
+    """Return the first model that can be used for a task, if there is one."""
+    return next((model for model in models.values() if task in model.tasks), None)
+
+
+def find_model(models: dict[str, ServedModel], name: str, task: str) -> ServedModel:
+    """Return a model by name.
+
+    Args:
+        models: The loaded models.
+        name: From a request.
+        task: What the request asks for, as in `ServedModel.tasks`.
+
+    Raises:
+        ApiError: No model has the name, or it was not trained for the task.
+    """
+    if name not in models:
+        raise ApiError(
+            404, f"no model is called {name!r}; this server has {', '.join(models)}", "model", "model_not_found"
+        )
+    model = models[name]
+    if task not in model.tasks:
+        others = [other.name for other in models.values() if task in other.tasks]
+        hint = f"use {' or '.join(others)}" if others else "no model of this server was; focallm train makes one"
+        raise ApiError(
+            400, f"the model {name} was not trained for {_WORDS[task]}: {hint}", "model", "model_not_trained_for_task"
+        )
+    return model
 
 
 @dataclass(frozen=True)
@@ -56,27 +178,6 @@ class Limits:
             raise ValueError(f"max_waiting cannot be negative, found {self.max_waiting}")
 
 
-@dataclass(frozen=True)
-class SpeechJob:
-    """A text that a client wants to hear.
-
-    Args:
-        model: The model.
-        text: The text.
-        voice: Name of a voice of the model.
-        reference: Recording (T,) of another voice and its rate in Hz.
-        speed: How many times faster than usual.
-        seed: Seed of the sampling.
-    """
-
-    model: ServedModel
-    text: str
-    voice: str | None = None
-    reference: tuple[Waveform, int] | None = None
-    speed: float = 1.0
-    seed: int = 0
-
-
 class Service:
     """Does the work of the routes in threads.
 
@@ -97,14 +198,14 @@ class Service:
         self.sessions: set[Any] = set()
         # Set when the server has been told to stop.
         self.draining = asyncio.Event()
-        self._threads = ThreadPoolExecutor(limits.max_running + _MAX_RECORDINGS, "focallm-serve")
+        self.threads = ThreadPoolExecutor(limits.max_running + _MAX_RECORDINGS, "focallm-serve")
 
     def close(self) -> None:
         """End all work."""
         for model in self.models.values():
             if model.batch is not None:
                 model.batch.close()
-        self._threads.shutdown(cancel_futures=True)
+        self.threads.shutdown(cancel_futures=True)
 
     async def run(self, work: Callable[[], _T]) -> _T:
         """Process a recording in a thread when there is a place.
@@ -116,116 +217,20 @@ class Service:
             ApiError: The queue is full, the work failed because of what the client sent, or took too long.
         """
         async with self.recording_places.take():
-            future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+            future = asyncio.get_running_loop().run_in_executor(self.threads, work)
             try:
                 return await asyncio.wait_for(asyncio.shield(future), self.limits.timeout_s)
             except asyncio.TimeoutError:
-                raise self._too_slow() from None
+                raise self.too_slow() from None
             except ValueError as error:
                 raise ApiError(400, str(error)) from None
             finally:
                 # A thread cannot be stopped, and its place is not free before it ends.
                 await asyncio.wait([future])
 
-    def _too_slow(self) -> ApiError:
+    def too_slow(self) -> ApiError:
+        """Return the error for a request that takes too long."""
         return ApiError(503, f"the request took more than {self.limits.timeout_s:g} s", code="timeout")
-
-
-class Speech:
-    """Speech that is made chunk by chunk for one client.
-
-    Args:
-        service: The service.
-        job: What to speak.
-    """
-
-    def __init__(self, service: Service, job: SpeechJob) -> None:
-        self.job = job
-        self.sampling_rate = job.model.lm.audio_tokenizer.output_sampling_rate
-        self._service = service
-        self._result: SpeechResult | None = None
-
-    @property
-    def result(self) -> SpeechResult:
-        """The whole speech, after the last chunk."""
-        assert self._result is not None
-        return self._result
-
-    async def chunks(self) -> AsyncGenerator[Waveform, None]:
-        """Wait for a place and yield chunks (T,). Closing the generator gives the place back.
-
-        Raises:
-            ApiError: The queue is full, the model cannot speak the text, or the time is over.
-        """
-        service = self._service
-        start = time.monotonic()
-        items: asyncio.Queue[Any] = asyncio.Queue()
-        stopped = threading.Event()
-        has_begun = False
-        loop = asyncio.get_running_loop()
-
-        def put(item: Any) -> None:
-            # The loop is closed if the server had no time left to wait for this thread.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(items.put_nowait, item)
-
-        async with service.speech_places.take():
-            future = loop.run_in_executor(service._threads, _speak, self.job, put, stopped)
-            try:
-                while self._result is None:
-                    remaining_s = start + service.limits.timeout_s - time.monotonic()
-                    item = await asyncio.wait_for(items.get(), remaining_s)
-                    if isinstance(item, Exception):
-                        raise item
-                    if isinstance(item, SpeechResult):
-                        self._result = item
-                        continue
-                    if not has_begun:
-                        has_begun = True
-                        service.metrics.time_to_first_audio.observe(time.monotonic() - start)
-                    service.metrics.audio_seconds.inc(len(item) / self.sampling_rate)
-                    yield item
-            except asyncio.TimeoutError:
-                raise service._too_slow() from None
-            finally:
-                stopped.set()
-                await asyncio.wait([future])
-
-
-def _speak(job: SpeechJob, put: Callable[[Any], None], stopped: threading.Event) -> None:
-    """Speak in a thread: put chunks and then the result, or else the error, until the client goes away."""
-    reference, rate = job.reference or (None, None)
-    try:
-        stream = stream_speech(
-            job.text,
-            job.model.lm,
-            job.voice,
-            reference,
-            sampling_rate=rate,
-            seed=job.seed,
-            generator=job.model.batch,
-            **({} if job.speed == 1 else {"speed": job.speed}),
-        )
-        chunks = iter(stream)
-        try:
-            for chunk in chunks:
-                put(chunk)
-                if stopped.is_set():
-                    return
-        finally:
-            chunks.close()
-        put(stream.result)
-    except ValueError as error:
-        put(ApiError(400, str(error), "input"))
-    except BatchFullError:
-        # Visitors of the page speak with the same batch.
-        put(
-            ApiError(429, "the server is busy: try again in a second", code="server_busy", headers={"Retry-After": "1"})
-        )
-    except CancelledError:
-        put(ApiError(503, "the server stops", code="server_stops"))
-    except Exception as error:
-        put(error)
 
 
 def service_of(request: Request) -> Service:

@@ -14,40 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import Receive, Scope, Send
 
 from ...tokenizer.waveform import Waveform
-from ..inference.result import SpeechResult
 from .audio_formats import MEDIA_TYPES, AudioEncoder, AudioFormat, encode_audio
 from .errors import ApiError, ErrorBody, error_body
 from .limits import while_connected
-from .models import ServedModel, find_model
-from .service import Service, Speech, SpeechJob, service_of
+from .service import Service, service_of
+from .speech_job import MAX_CHARACTERS, Speech, SpeechJob, SpeechOptions, VoiceId, make_job, timestamps, usage
 
 router = APIRouter()
 
-MAX_CHARACTERS = 4096
 MAX_BATCH = 32
-_NUM_NAMES = 8  # voices that an error names
-
-
-class VoiceId(BaseModel):
-    """A voice by its id."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    id: str
-
-
-class SpeechOptions(BaseModel):
-    """How a text is spoken. The fields have the names of OpenAI; `seed` is an addition."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    model: str
-    voice: str | VoiceId | None = None
-    response_format: AudioFormat = "mp3"
-    speed: float = Field(1.0, ge=0.5, le=2.0, allow_inf_nan=False)
-    seed: int = Field(0, ge=0, lt=2**63)
-    instructions: str | None = Field(None, max_length=MAX_CHARACTERS)
-    timestamp_granularities: list[Literal["word", "phoneme"]] = Field([], max_length=2)
 
 
 class SpeechRequest(SpeechOptions):
@@ -181,56 +156,6 @@ async def create_speech_batch(request: Request, body: BatchRequest) -> BatchResp
     )
 
 
-def make_job(service: Service, options: SpeechOptions, text: str) -> SpeechJob:
-    """Check what a client asks for.
-
-    Raises:
-        ApiError: There is no such model or voice, or the model cannot do it.
-    """
-    model = find_model(service.models, options.model, "speech")
-    if options.instructions:
-        raise ApiError(400, "no model of this server follows instructions: leave them out", "instructions")
-    if not text.strip():
-        raise ApiError(400, "the text is empty: give at least one word", "input")
-    if options.speed != 1 and not model.is_aligned:
-        raise ApiError(
-            400,
-            f"the model {model.name} does not control how long it speaks a phoneme, so its speed cannot be changed: "
-            "use a model trained for tts-aligned, or leave out speed",
-            "speed",
-        )
-    if options.timestamp_granularities and not model.is_aligned:
-        raise ApiError(
-            400,
-            f"the model {model.name} does not know when it speaks which word: use a model trained for tts-aligned",
-            "timestamp_granularities",
-        )
-    name = options.voice.id if isinstance(options.voice, VoiceId) else options.voice
-    if name is None or name in model.lm.info.voices:
-        return SpeechJob(model, text, name, None, options.speed, options.seed)
-    return SpeechJob(model, text, None, _uploaded_voice(service, model, name), options.speed, options.seed)
-
-
-def _uploaded_voice(service: Service, model: ServedModel, name: str) -> tuple[Waveform, int]:
-    """Read the recording of an uploaded voice."""
-    if service.voices.find(name) is None:
-        known = ", ".join(model.lm.info.voices[:_NUM_NAMES])
-        raise ApiError(
-            400,
-            f"no voice is called {name!r}; the model {model.name} has {known or 'none'} and so on, and "
-            "GET /v1/audio/voices lists them all",
-            "voice",
-            "voice_not_found",
-        )
-    if not model.imitates:
-        raise ApiError(400, f"the model {model.name} cannot speak in the voice of a recording", "voice")
-    try:
-        return service.voices.read(name)
-    except (OSError, ValueError):
-        # Another client has just deleted it.
-        raise ApiError(400, f"there is no voice {name!r} any more", "voice", "voice_not_found") from None
-
-
 async def encoded(
     speech: Speech, first: Waveform, chunks: AsyncGenerator[Waveform, None], audio_format: AudioFormat
 ) -> AsyncGenerator[bytes, None]:
@@ -269,29 +194,6 @@ async def _events(
 
 def _event(kind: str, **fields: Any) -> bytes:
     return f"data: {json.dumps({'type': kind, **fields})}\n\n".encode()
-
-
-def usage(speech: Speech) -> dict[str, int]:
-    """Return the number of tokens that were read and written: phonemes or pieces of text, and codes."""
-    lm = speech.job.model.lm
-    num_read = len(getattr(speech.result, "phonemes", ())) or len(lm.vocabulary.text_ids(speech.job.text))
-    num_written = int(speech.result.stats["tokens"])
-    return {"input_tokens": num_read, "output_tokens": num_written, "total_tokens": num_read + num_written}
-
-
-def timestamps(result: SpeechResult, granularities: list[Literal["word", "phoneme"]]) -> dict[str, Any]:
-    """Return when each word or phoneme is spoken, in seconds, as far as it was asked for."""
-    lists: dict[str, Any] = {}
-    if "word" in granularities:
-        lists["words"] = [
-            {"word": item.text, "start": item.start_s, "end": item.end_s} for item in getattr(result, "words", ())
-        ]
-    if "phoneme" in granularities:
-        phonemes = []
-        for item in getattr(result, "phonemes", ()):
-            phonemes.append({"phoneme": item.text, "start": item.start_s, "end": item.end_s})
-        lists["phonemes"] = phonemes
-    return lists
 
 
 async def _speak_all(service: Service, jobs: list[SpeechJob | ApiError], body: BatchRequest) -> list[BatchResult]:

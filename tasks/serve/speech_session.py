@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from ...tokenizer.files import printable
 from .audio_formats import AudioEncoder, AudioFormat
 from .errors import ApiError, from_validation
-from .service import Service, Speech
-from .speech import MAX_CHARACTERS, SpeechOptions, make_job, timestamps, usage
+from .service import Service
+from .speech_job import MAX_CHARACTERS, Speech, SpeechOptions, make_job, timestamps, usage
 
 router = APIRouter()
 

@@ -49,8 +49,8 @@ def application_client(lm: SpeechLM, voices: Path, source: str | Path, **options
     """Serve a model in this process, and yield a client."""
     from fastapi.testclient import TestClient
 
-    from focallm.tasks.serve.models import prepare_model
     from focallm.tasks.serve.server import create_app
+    from focallm.tasks.serve.service import prepare_model
 
     models = {"tiny": prepare_model("tiny", source, lm)}
     with TestClient(create_app(models, voices, **options), raise_server_exceptions=False) as client:
