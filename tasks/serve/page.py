@@ -31,7 +31,7 @@ _CSS = """
 .word small { display: block; opacity: .65 }
 .player-status { min-height: 1.4em; margin: 0; opacity: .8 }
 .mistake { color: var(--error-text-color) }
-@media (max-width: 480px) { button[role=tab] { padding: 0 .4rem; font-size: .9rem } }
+@media (max-width: 480px) { .tab-container button { padding: 0 4px; font-size: 14px } }
 #ids textarea { font-family: var(--font-mono) }
 """
 # A file of the longest recording: stereo, 32 bits, 96 kHz, 30 s.
@@ -162,7 +162,7 @@ def _speak_tab(tasks: PageTasks) -> None:
 def _enhance_tab(tasks: PageTasks) -> None:
     with gr.Row():
         with gr.Column(min_width=_MIN_WIDTH):
-            recording = _recording_input("Noisy recording", noisy_sample)
+            recording = _recording_input("Noisy recording", noisy_sample, "noisy-recording")
             button = gr.Button("Enhance", variant="primary", elem_id="enhance-button")
             status = gr.Markdown(elem_id="enhance-status")
         with gr.Column(min_width=_MIN_WIDTH):
@@ -312,9 +312,9 @@ def _connect(
     button.click(run, inputs, [*outputs, status], **_EVENT)
 
 
-def _recording_input(label: str, sample: Callable[[], tuple[np.ndarray, int]]) -> gr.Audio:
+def _recording_input(label: str, sample: Callable[[], tuple[np.ndarray, int]], elem_id: str | None = None) -> gr.Audio:
     """Add an input for a recording, from the microphone or a file, and a button that fills in a bundled one."""
-    recording = gr.Audio(label=label, type="filepath", buttons=[])
+    recording = gr.Audio(label=label, type="filepath", buttons=[], elem_id=elem_id)
     button = gr.Button("Use an example", size="sm")
     button.click(lambda: sound(*sample()), None, recording, **_QUICK)
     return recording

@@ -1,19 +1,40 @@
 """The page: each handler with tiny random models, and the whole page in a browser."""
 
 import base64
+import contextlib
+import io
 import itertools
+import json
 import logging
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
 import threading
+import time
+import urllib.parse
+import urllib.request
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from focallm.lm.loading import PACKAGED_MODELS
+from focallm.tasks import stream_speech
+from focallm.tasks.cli.serving import app
 from focallm.tasks.demo import SAMPLE, mixture_sample, noisy_sample
 from focallm.tokenizer import read_audio, write_audio
 
 gradio = pytest.importorskip("gradio")
+
+try:
+    from selenium import webdriver
+    from selenium.common.exceptions import StaleElementReferenceException
+except ImportError:
+    webdriver = None
 
 from focallm.tasks.serve.page import build_page  # noqa: E402
 from focallm.tasks.serve.page_tasks import Limits, PageTasks, collected_warnings, load_models  # noqa: E402
@@ -266,5 +287,257 @@ def test_a_model_that_only_imitates_asks_for_a_recording(models, recording, spee
     assert len(last["speech"][1]) > 0
 
 
+def test_the_command_serves_what_a_model_can_do(speech_lm, tmp_path, monkeypatch, capsys):
+    launched = {}
+
+    def launch(self, **options):
+        launched.update(options, page=self)
+        return None, "http://127.0.0.1:7999/", None
+
+    monkeypatch.setattr(gradio.Blocks, "launch", launch)
+    monkeypatch.setattr(gradio.Blocks, "block_thread", lambda self: None)
+    speech_lm("tts").save_pretrained(tmp_path / "model")
+    app(str(tmp_path / "model"), port=7999, max_characters=3)
+    assert "http://127.0.0.1:7999/" in capsys.readouterr().out
+    assert (launched["server_name"], launched["server_port"]) == ("127.0.0.1", 7999)
+    *_, last = speak(launched["page"], text="anna")
+    assert "takes up to 3" in last["speak-status"]
+
+
 def test_the_page_adds_no_public_address(page):
     assert {function.api_visibility for function in page.fns.values()} == {"private"}
+
+
+# The whole page, in a headless Chromium.
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 120
+# Runs a program that may talk to this machine only.
+OFFLINE = """
+import runpy, socket, sys
+
+def refuse(address):
+    if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        raise SystemExit(f"asked {address[0]}")
+
+def connect(self, address, original=socket.socket.connect):
+    refuse(address)
+    return original(self, address)
+
+def getaddrinfo(host, *arguments, original=socket.getaddrinfo, **options):
+    refuse((host,))
+    return original(host, *arguments, **options)
+
+socket.socket.connect, socket.getaddrinfo = connect, getaddrinfo
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Address of the Space, run unchanged in a process that reaches no other machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # What Spaces set, except for the port.
+    variables = {**os.environ, "GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port)}
+    log = (tmp_path_factory.mktemp("space") / "log").open("w+")
+    program = [sys.executable, "-c", OFFLINE, str(ROOT / "configs" / "space" / "app.py")]
+    server = subprocess.Popen(program, env=variables, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while "Running on" not in Path(log.name).read_text():
+            assert server.poll() is None, Path(log.name).read_text()
+            assert time.monotonic() < deadline, "the server does not start"
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/"
+        assert server.poll() is None
+        assert "Traceback" not in Path(log.name).read_text()
+    finally:
+        server.terminate()
+        server.wait()
+        log.close()
+
+
+class Visitor:
+    """A headless browser on the page. Its microphone hears beeps."""
+
+    def __init__(self, address: str, width: int = 1280, dark: bool = False) -> None:
+        self.address = address
+        options = webdriver.ChromeOptions()
+        options.binary_location = shutil.which("chromium")
+        for switch in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-background-networking"):
+            options.add_argument(f"--{switch}")
+        for switch in ("device", "ui"):
+            options.add_argument(f"--use-fake-{switch}-for-media-stream")
+        options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+        service = webdriver.ChromeService(shutil.which("chromedriver"))
+        self.driver = webdriver.Chrome(options, service)
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        if dark:
+            scheme = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+            self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+        self.driver.get(address)
+        self.wait(lambda: self.find("#speak-button"))
+
+    def find(self, selector: str):
+        """The visible elements that a CSS selector matches."""
+        return [element for element in self.driver.find_elements("css selector", selector) if element.is_displayed()]
+
+    def wait(self, condition):
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            with contextlib.suppress(StaleElementReferenceException):
+                if found := condition():
+                    return found
+            assert time.monotonic() < deadline, self.driver.find_element("tag name", "body").text
+            time.sleep(0.2)
+
+    def click(self, selector: str, text: str | None = None) -> None:
+        def target():
+            return [element for element in self.find(selector) if text is None or element.text == text]
+
+        element = self.wait(target)[0]
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+
+    def text(self, selector: str) -> str:
+        return self.wait(lambda: [element.text for element in self.find(selector) if element.text])[0]
+
+    def sound(self, elem_id: str) -> tuple[np.ndarray, int]:
+        """Decode the file that the page offers for download."""
+        link = self.wait(lambda: self.driver.find_elements("css selector", f"#{elem_id} a[download]"))[0]
+        with urllib.request.urlopen(link.get_attribute("href")) as response:
+            return read_audio(io.BytesIO(response.read()))
+
+    def hosts(self) -> set[str]:
+        """The machines that the page asked for something."""
+        hosts = set()
+        for entry in self.driver.get_log("performance"):
+            message = json.loads(entry["message"])["message"]
+            if message["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated"):
+                url = message["params"].get("request", message["params"])["url"]
+                if not url.startswith(("data:", "blob:")):
+                    hosts.add(urllib.parse.urlsplit(url).hostname)
+        return hosts
+
+
+@pytest.fixture
+def visit(address):
+    visitors = []
+
+    def start(**options) -> Visitor:
+        visitors.append(Visitor(address, **options))
+        return visitors[-1]
+
+    yield start
+    errors = []
+    hosts = set()
+    for visitor in visitors:
+        hosts |= visitor.hosts()
+        errors += [entry for entry in visitor.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        visitor.driver.quit()
+    assert hosts == {"127.0.0.1"}
+    assert not errors
+
+
+browser_test = pytest.mark.skipif(
+    webdriver is None or not shutil.which("chromium") or not shutil.which("chromedriver"),
+    reason="needs selenium, chromium and chromedriver",
+)
+
+
+@pytest.mark.slow
+@browser_test
+def test_a_typed_text_is_heard_while_it_is_generated(visit):
+    visitor = visit()
+    # Record what the browser plays.
+    visitor.driver.execute_script("""
+        window.played = [];
+        const start = AudioBufferSourceNode.prototype.start;
+        AudioBufferSourceNode.prototype.start = function (time) {
+            window.played.push([time, this.buffer.length]);
+            return start.call(this, time);
+        };
+    """)
+    box = visitor.find("#speak-text textarea")[0]
+    box.clear()
+    box.send_keys("The cat sat on the mat, and the dog looked at it.")
+    visitor.click("#speak-button")
+    visitor.wait(lambda: "first sound" in visitor.text(".player-status"))
+    assert "stop reason" in visitor.text("#speak-status")
+
+    audio, rate = visitor.sound("speech")
+    stream = stream_speech("The cat sat on the mat, and the dog looked at it.")
+    expected = np.concatenate(list(stream))
+    assert rate == stream.sampling_rate
+    np.testing.assert_allclose(audio, expected.clip(-1, 1), atol=1e-4)
+    played = visitor.driver.execute_script("return window.played")
+    assert sum(length for _, length in played) == len(audio)
+    # Each chunk begins where the one before ended, or later.
+    for (time_, length), (next_time, _) in itertools.pairwise(played):
+        assert next_time >= time_ + length / rate - 1e-6
+
+
+@pytest.mark.slow
+@browser_test
+def test_two_visitors_at_once_hear_their_own_texts(visit):
+    texts = ["Good morning.", "They went to the market to buy some bread."]
+    visitors = [visit(), visit()]
+    for visitor, text in zip(visitors, texts, strict=True):
+        box = visitor.find("#speak-text textarea")[0]
+        box.clear()
+        box.send_keys(text)
+    for visitor in visitors:
+        visitor.click("#speak-button")
+    for visitor, text in zip(visitors, texts, strict=True):
+        audio, _ = visitor.sound("speech")
+        np.testing.assert_allclose(audio, np.concatenate(list(stream_speech(text))).clip(-1, 1), atol=1e-4)
+
+
+@pytest.mark.slow
+@browser_test
+def test_an_uploaded_recording_is_enhanced_and_mixed(visit, tmp_path):
+    noisy, rate = noisy_sample()
+    write_audio(tmp_path / "noisy.wav", noisy, rate)
+    visitor = visit()
+    visitor.click("button[role=tab]", "Enhance")
+    visitor.click("#enhance-button")
+    assert visitor.text("#enhance-status .mistake").startswith("There is no recording")
+
+    upload = visitor.driver.find_elements("css selector", "#noisy-recording input[type=file]")[0]
+    upload.send_keys(str(tmp_path / "noisy.wav"))
+    visitor.wait(lambda: visitor.find("#noisy-recording [aria-label=Clear]"))
+    visitor.click("#enhance-button")
+    visitor.wait(lambda: len(visitor.find("img.spectrogram")) == 2)
+    wet, _ = visitor.sound("enhanced")
+    assert len(wet) == len(noisy)
+    assert "harder to understand" in visitor.driver.find_element("tag name", "body").text
+
+    number = visitor.find("#dry input[type=number]")[0]
+    number.clear()
+    number.send_keys("1\t")
+    visitor.wait(lambda: np.abs(visitor.sound("enhanced")[0] - noisy).max() < 1e-3)
+
+
+@pytest.mark.slow
+@browser_test
+def test_a_narrow_dark_page_takes_the_microphone(visit):
+    visitor = visit(width=390, dark=True)
+    tabs = [element.text for element in visitor.find("button[role=tab]")]
+    assert tabs == ["Speak", "Enhance", "Separate", "Convert", "Tokens"]
+    for tab in tabs:
+        visitor.click("button[role=tab]", tab)
+        assert visitor.driver.execute_script("return document.documentElement.scrollWidth") == 390
+    visitor.click("[aria-label='Record audio']")
+    visitor.click("button.record-button")
+    time.sleep(2)
+    visitor.click("button.stop-button")
+    visitor.wait(lambda: visitor.find("[aria-label=Play]"))
+    visitor.click("#encode-button")
+    ids = visitor.wait(lambda: visitor.find("#ids textarea")[0].get_attribute("value")).split()
+    assert f"{len(ids)} ids" in visitor.text("#tokens-status")
+    assert abs(len(visitor.sound("decoded")[0]) / RATE - len(ids) / 50) < 0.05
+    background = visitor.driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", background)[:3])) < 50
