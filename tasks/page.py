@@ -37,7 +37,7 @@ pre { background: var(--box); padding: .4rem .6rem; border-radius: 3px; margin: 
 table { border-collapse: collapse; font-size: .9rem; min-width: 44rem }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left; vertical-align: top }
 """
-_TICKS_HZ = (0, 500, 1000, 2000, 4000, 8000)
+_TICKS_HZ = (0.0, 500.0, 1000.0, 2000.0, 4000.0, 8000.0)
 _GRAY = "#808080"  # can be read on white and on black
 
 
@@ -148,12 +148,12 @@ def spectrogram(audio: np.ndarray, sampling_rate: int) -> bytes:
     figure = Figure(figsize=(4.5, 2), layout="constrained")
     axes = figure.subplots()
     # The bands have equal distances on the mel scale, not in Hz.
-    top = hertz_to_mel(sampling_rate / 2, mel_scale="slaney")
+    top = float(hertz_to_mel(sampling_rate / 2, mel_scale="slaney"))
     extent = (0.0, len(audio) / sampling_rate, 0.0, top)
     axes.imshow(mel.T.numpy(), origin="lower", aspect="auto", extent=extent, vmin=-9, vmax=1, cmap="magma")
     frequencies = [frequency for frequency in _TICKS_HZ if frequency <= sampling_rate / 2]
-    positions = [hertz_to_mel(float(frequency), mel_scale="slaney") for frequency in frequencies]
-    axes.set_yticks(positions, [str(frequency) for frequency in frequencies])
+    positions = [float(hertz_to_mel(frequency, mel_scale="slaney")) for frequency in frequencies]
+    axes.set_yticks(positions, [f"{frequency:g}" for frequency in frequencies])
     axes.set_xlabel("time, s", color=_GRAY)
     axes.set_ylabel("frequency, Hz", color=_GRAY)
     axes.tick_params(colors=_GRAY)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...lm.continuous_batching import BatchFullError, ContinuousBatch
 from ...lm.model import SpeechLM
 from ...tokenizer.audio import read_audio
 from ..demo import OTHER_SPEAKER, SAMPLE, SENTENCES, mixture_sample, noisy_sample
@@ -64,7 +65,9 @@ def page_options() -> dict[str, Any]:
     }
 
 
-def build_page(models: Mapping[str, SpeechLM], generator: Any = None, limits: Limits | None = None) -> gr.Blocks:
+def build_page(
+    models: Mapping[str, SpeechLM], generator: ContinuousBatch | None = None, limits: Limits | None = None
+) -> gr.Blocks:
     """Build the page.
 
     Args:
@@ -144,18 +147,20 @@ def _speak_tab(tasks: PageTasks) -> None:
                 value = {**value, "rate": stream.sampling_rate, "chunks": [*value["chunks"], encode_chunk(chunk)]}
                 yield {player: value}
         except (ValueError, OSError) as error:
-            yield {status: mistake(error)}
+            yield {status: mistake(str(error))}
+            return
+        except BatchFullError:
+            yield {status: mistake("too many others wait for the model: try again in a moment")}
             return
         result = stream.result
         yield {speech: sound(result.audio, result.sampling_rate), status: report(result, warnings)}
 
-    event = button.click(
-        speak,
-        [text, voice, reference, reference_text, temperature, seed],
-        [player, speech, words, status],
-        show_progress="hidden",
-        **_EVENT,
-    )
+    options = {**_EVENT, "show_progress": "hidden"}
+    if tasks.generator is not None:
+        # The batch of the server speaks several texts at once.
+        options.update(concurrency_id="speech", concurrency_limit=tasks.generator.max_rows)
+    inputs = [text, voice, reference, reference_text, temperature, seed]
+    event = button.click(speak, inputs, [player, speech, words, status], **options)
     stop.click(None, cancels=event, **_QUICK)
 
 
@@ -176,7 +181,7 @@ def _enhance_tab(tasks: PageTasks) -> None:
             after = gr.HTML(elem_id="after-picture")
     state = gr.State(None, time_to_live=_STATE_S)
 
-    def run(path: str | None, dry: float) -> dict[Any, Any]:
+    def run(path: str | None, dry: float | None) -> dict[Any, Any]:
         with collected_warnings() as warnings:
             noisy = tasks.read(path)
             result = tasks.enhance(noisy)
@@ -187,18 +192,20 @@ def _enhance_tab(tasks: PageTasks) -> None:
             **mix((noisy, result), dry),
         }
 
-    def mix(noisy_and_enhanced: tuple[Recording, SpeechResult] | None, dry: float) -> dict[Any, Any]:
+    def mix(noisy_and_enhanced: tuple[Recording, SpeechResult] | None, dry: float | None) -> dict[Any, Any]:
         if noisy_and_enhanced is None:
             return {after: None}
         noisy, result = noisy_and_enhanced
-        mixed = add_input(result, noisy.audio, noisy.sampling_rate, dry)
+        # The field of the slider may be empty.
+        mixed = add_input(result, noisy.audio, noisy.sampling_rate, dry or 0.0)
         return {
             enhanced: sound(mixed.audio, mixed.sampling_rate),
             after: picture(mixed.audio, mixed.sampling_rate, "enhanced"),
         }
 
     _connect(button, run, [recording, dry], [before, enhanced, after, state], status)
-    dry.release(mix, [state, dry], [enhanced, after], **_QUICK)
+    # Of the values that the slider passes on its way, only the last one counts.
+    dry.input(mix, [state, dry], [enhanced, after], trigger_mode="always_last", **_QUICK)
 
 
 def _separate_tab(tasks: PageTasks) -> None:
@@ -307,7 +314,7 @@ def _connect(
         try:
             return task(*values)
         except (ValueError, OSError) as error:
-            return {**dict.fromkeys(outputs), status: mistake(error)}
+            return {**dict.fromkeys(outputs), status: mistake(str(error))}
 
     button.click(run, inputs, [*outputs, status], **_EVENT)
 

@@ -75,7 +75,6 @@ def report(result: SpeechResult, warnings: Sequence[str] = ()) -> str:
     return "\n\n".join(lines)
 
 
-def mistake(error: Exception) -> str:
-    """Return what a visitor did wrong as one sentence, in Markdown."""
-    sentence = str(error)
+def mistake(sentence: str) -> str:
+    """Return a sentence about what went wrong as Markdown."""
     return f'<span class="mistake">{html.escape(sentence[:1].upper() + sentence[1:])}.</span>'

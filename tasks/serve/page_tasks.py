@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ...lm.continuous_batching import ContinuousBatch
 from ...lm.model import SpeechLM
 from ...tokenizer import AudioTokenizer
 from ...tokenizer.audio import Waveform, read_audio, read_header
@@ -55,7 +56,7 @@ class PageTasks:
     """
 
     models: Mapping[str, SpeechLM]
-    generator: Any = None
+    generator: ContinuousBatch | None = None
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -90,7 +91,13 @@ class PageTasks:
         return Recording(audio, rate)
 
     def speak(
-        self, text: str, voice: str | None, reference: str | None, reference_text: str, temperature: float, seed: int
+        self,
+        text: str,
+        voice: str | None,
+        reference: str | None,
+        reference_text: str,
+        temperature: float | None,
+        seed: int | None,
     ) -> SpeechStream:
         """Begin to speak a text.
 
@@ -111,6 +118,8 @@ class PageTasks:
             raise ValueError(
                 f"the text has {len(text)} characters, and this page takes up to {self.limits.characters}: shorten it"
             )
+        if temperature is None or seed is None:
+            raise ValueError("temperature and seed are numbers: type them")
         lm = self.models["tts"]
         if reference is None and not can_speak_as(lm, by_reference=False):
             raise ValueError("this model speaks in the voice of a recording: record a voice, or choose a file")

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from focallm.lm.continuous_batching import BatchFullError, ContinuousBatch
 from focallm.lm.loading import PACKAGED_MODELS
 from focallm.tasks import stream_speech
 from focallm.tasks.cli.serving import app
@@ -33,6 +34,7 @@ gradio = pytest.importorskip("gradio")
 try:
     from selenium import webdriver
     from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.webdriver.common.keys import Keys
 except ImportError:
     webdriver = None
 
@@ -121,6 +123,19 @@ def test_visitors_do_not_mix_their_speech(page):
         np.testing.assert_array_equal(final([pair[i] for pair in steps]), final(alone[i]))
 
 
+def test_visitors_share_the_batch_of_a_server(page, models, monkeypatch):
+    expected = speak(page)[-1]["speech"][1]
+
+    def refuse(*_):
+        raise BatchFullError("16 requests run and 64 wait")
+
+    with ContinuousBatch(models["tts"], max_rows=2) as batch:
+        page = build_page(models, batch)
+        np.testing.assert_array_equal(speak(page)[-1]["speech"][1], expected)
+        monkeypatch.setattr(batch, "stream", refuse)
+        assert "too many others wait" in speak(page)[-1]["speak-status"].lower()
+
+
 def test_enhanced_speech_is_as_long_as_the_recording_and_mixes_with_it(page, recording):
     result = handler(page, "enhance-button")(recording, 0.0)
     assert result["before-picture"] != result["after-picture"]
@@ -129,7 +144,7 @@ def test_enhanced_speech_is_as_long_as_the_recording_and_mixes_with_it(page, rec
     noisy, _ = read_audio(recording)
     assert len(wet) == len(noisy)
 
-    mix = handler(page, "dry", "release")
+    mix = handler(page, "dry", "input")
     np.testing.assert_array_equal(mix(result["State"], 0.0)["enhanced"][1], wet)
     np.testing.assert_allclose(mix(result["State"], 1.0)["enhanced"][1] / 32767, noisy, atol=1e-4)
     half = mix(result["State"], 0.5)["enhanced"][1]
@@ -137,7 +152,7 @@ def test_enhanced_speech_is_as_long_as_the_recording_and_mixes_with_it(page, rec
 
 
 def test_the_slider_waits_for_a_recording(page):
-    assert "enhanced" not in handler(page, "dry", "release")(None, 0.5)
+    assert "enhanced" not in handler(page, "dry", "input")(None, 0.5)
 
 
 def test_speakers_are_separated(page, recording):
@@ -175,6 +190,7 @@ def test_tokens_are_shown_and_decoded_again(page, models, recording):
         ({"text": 21 * "a"}, "The text has 21 characters, and this page takes up to 20"),
         ({"text": "привет"}, "cannot spell"),
         ({"reference": "missing.wav"}, "There is no audio file missing.wav"),
+        ({"seed": None}, "Temperature and seed are numbers"),
     ],
 )
 def test_a_mistake_in_speech_is_a_sentence(page, options, sentence):
@@ -515,9 +531,7 @@ def test_an_uploaded_recording_is_enhanced_and_mixed(visit, tmp_path):
     assert len(wet) == len(noisy)
     assert "harder to understand" in visitor.driver.find_element("tag name", "body").text
 
-    number = visitor.find("#dry input[type=number]")[0]
-    number.clear()
-    number.send_keys("1\t")
+    visitor.find("#dry input[type=range]")[0].send_keys(Keys.END)
     visitor.wait(lambda: np.abs(visitor.sound("enhanced")[0] - noisy).max() < 1e-3)
 
 
