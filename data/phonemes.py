@@ -62,8 +62,18 @@ def text_to_units(text: str, pronounce: Callable[[str], str]) -> list[str]:
         if part in PAUSES:
             units.append(part)
         else:
-            units += _UNIT.findall(f"{WORD_START}{pronounce(part)}")
+            units += word_units(pronounce(part))
     return units
+
+
+def word_units(phonemes: str) -> list[str]:
+    """Return the units of a word. The first one begins with "▁"."""
+    return _UNIT.findall(f"{WORD_START}{phonemes}")
+
+
+def starts_word(unit: str) -> bool:
+    """Return whether a unit is the first one of a word."""
+    return unit.startswith(WORD_START) and unit != WORD_START
 
 
 def split_units(units: Sequence[str], max_units: int) -> list[list[str]]:

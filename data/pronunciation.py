@@ -64,7 +64,16 @@ _VOWEL = re.compile("[aeiouæɑɔɛɜɪʊʌ]")
 
 
 def read_text(text: str, lexicon: Lexicon, guess: Callable[[list[str]], Lexicon] | None = None) -> list[str]:
-    """Return the phonemes of a text as units (see `phonemes.text_to_units`).
+    """Return the phonemes of a text as units (see `phonemes.text_to_units`); arguments as in `pronounce_words`.
+
+    Raises:
+        ValueError: The text has no word, or mainly words that cannot be read.
+    """
+    return text_to_units(text, pronounce_words(text, lexicon, guess).__getitem__)
+
+
+def pronounce_words(text: str, lexicon: Lexicon, guess: Callable[[list[str]], Lexicon] | None = None) -> Lexicon:
+    """Return the phonemes of each word of a text; none for words that are left out.
 
     Words that the lexicon lacks are looked up without accents and the ending of the genitive. Others are pronounced by
     their letters if the lexicon is English, and as the model guesses otherwise: letters gave 20 % wrong phonemes in
@@ -77,7 +86,7 @@ def read_text(text: str, lexicon: Lexicon, guess: Callable[[list[str]], Lexicon]
         guess: returns the phonemes that a model guesses for words; None for a model that has not learned it.
 
     Raises:
-        ValueError: The text has no word, or mainly words that cannot be read.
+        ValueError: The text has mainly words that cannot be read.
     """
     words = list(dict.fromkeys(part for part in split_spoken(text) if part not in PAUSES))
     scripts = _scripts_of({word[0] for word in lexicon})
@@ -110,7 +119,7 @@ def read_text(text: str, lexicon: Lexicon, guess: Callable[[list[str]], Lexicon]
         logger.warning("%s cannot be spoken and is left out: write it out in words", symbols)
     if unknown:
         phonemes.update(_guess_words(unknown, lexicon, guess))
-    return text_to_units(text, phonemes.__getitem__)
+    return phonemes
 
 
 def _guess_words(words: list[str], lexicon: Lexicon, guess: Callable[[list[str]], Lexicon] | None) -> Lexicon:

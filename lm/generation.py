@@ -229,6 +229,11 @@ class RunningBatch:
             if item.prompt.features is not None:
                 features.append(item.prompt.features)
             max_new_ids = max(max_new_ids, item.prompt.max_new_ids)
+        widths = {item.shape[1:] for item in features}
+        if len(widths) > 1:
+            raise ValueError(
+                f"the features of prompts have different shapes, {sorted(widths)}: take those of one codec"
+            )
         prompts = self._pad(ids + unconditional_ids, torch.cat(features) if features else None)
         first_row = sum(len(item.rows) for item in self.items)
         if self._decoder is None:

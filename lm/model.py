@@ -15,7 +15,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..data.pronunciation import read_text
+from ..data.phonemes import split_spoken, text_to_units, word_units
+from ..data.pronunciation import pronounce_words
 from ..tokenizer.audio_tokenizer import AudioTokenizer
 from ..tokenizer.configs import errors_named
 from ..tokenizer.files import whole_files
@@ -291,7 +292,20 @@ class SpeechLM:
         Raises:
             ValueError: the text has no word, or mainly words that the model cannot read.
         """
-        return read_text(text, self.lexicon, self._guess_phonemes if "pronounce" in self.info.tasks else None)
+        return self.read(text)[0]
+
+    def read(self, text: str) -> tuple[list[str], list[str]]:
+        """Return the phonemes of a text, as `units` does, and its words as they are spoken.
+
+        Every word has a first phoneme, which begins with "▁". Words that are left out do not count.
+        """
+        guess = self._guess_phonemes if "pronounce" in self.info.tasks else None
+        phonemes = pronounce_words(text, self.lexicon, guess)
+        words = []
+        for part in split_spoken(text):
+            if word_units(phonemes.get(part, "")):
+                words.append(part)
+        return text_to_units(text, phonemes.__getitem__), words
 
     def _guess_phonemes(self, words: list[str]) -> dict[str, str]:
         """Return the phonemes of words as the model spells them."""

@@ -1,6 +1,7 @@
 """Speech in pieces: models learn from short recordings, so they speak a long text piece by piece."""
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from ..data.phonemes import split_units
+from ..data.phonemes import split_units, starts_word
 from .constraints import StopReason
 from .generation import CodeChunk, Generation, stream
 from .model import SpeechLM
@@ -40,9 +41,13 @@ def aligned_prompts(lm: SpeechLM, template: Template, text: str, **inputs: Any) 
     for segment in template.segments[:-1]:
         if segment.control == "reference" and segment.kind == "codes":
             inputs[segment.field] = inputs[segment.field][:max_reference]
+    units, words = lm.read(text)
     prompts = []
-    for units in split_units(lm.units(text), MAX_UNITS):
-        prompts.append(template.prompt(lm.vocabulary, lm.unit_window(), units=units, **inputs))
+    for piece in split_units(units, MAX_UNITS):
+        prompt = template.prompt(lm.vocabulary, lm.unit_window(), units=piece, **inputs)
+        num_words = sum(map(starts_word, piece))
+        prompts.append(replace(prompt, words=tuple(words[:num_words])))
+        words = words[num_words:]
     return prompts
 
 

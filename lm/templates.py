@@ -98,12 +98,16 @@ class Prompt:
         phases: the spans to write, in order.
         features: (N, D), one for each `<|feature|>` in `ids`.
         unconditional: the ids with all input segments empty, for classifier-free guidance.
+        units: of an aligned text, one for each phase.
+        words: that are spoken in the units of an aligned text, in order.
     """
 
     ids: list[int]
     phases: tuple[Phase, ...]
     features: Tensor | None = None
     unconditional: list[int] | None = None
+    units: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     @property
     def max_new_ids(self) -> int:
@@ -217,6 +221,7 @@ class Template:
             phases=tuple(phases),
             features=self._features(inputs, empty=False) if self.uses_features else None,
             unconditional=self._prefix(vocabulary, inputs, empty=True) + start,
+            units=tuple(inputs["units"]) if kind == "aligned" else (),
         )
 
     def _prefix(self, vocabulary: Vocabulary, row: dict[str, Any], empty: bool) -> list[int]:

@@ -20,6 +20,8 @@ def speak(
     temperature: float | None = None,
     top_p: float | None = None,
     seed: int = 0,
+    speed: float = 1.0,
+    timestamps: Path | None = None,
 ) -> str | None:
     """Read a text aloud.
 
@@ -35,14 +37,18 @@ def speak(
         top_p: Sample from the most probable tokens that together have this probability. The default depends on the
             model.
         seed: Seed of the sampling.
+        speed: How many times faster to speak, 0.5 to 2. For models of aligned speech, such as mini.
+        timestamps: JSON file to write as well, with the start and end of each word and phoneme in seconds. For models
+            of aligned speech.
     """
     check_audio_suffix(out)
     from ...lm.sampling import Sampling
     from ..inference.inputs import open_model
     from ..inference.speak import check_request, default_sampling, stream_speech
     from ..inference.speak import speak as speak_text
+    from ..inference.timestamps import write_timestamps
 
-    check_request([text], reference, reference_text)
+    check_request([text], reference, reference_text, speed)
     lm = open_model(model)
     # A sampling option replaces the model's default sampling as a whole.
     options = {}
@@ -53,14 +59,18 @@ def speak(
     sampling = Sampling(**options) if options else default_sampling(lm, by_reference=reference is not None)
 
     if str(out) != "-":
-        result = speak_text(text, lm, voice, reference, reference_text, None, sampling, seed)
+        result = speak_text(text, lm, voice, reference, reference_text, None, sampling, seed, speed)
+        if timestamps is not None:
+            write_timestamps(timestamps, result.words, result.phonemes)
         return f"{save(result, out)}, {result.stats['attempts']} attempt(s), voice {result.stats['voice']}"
 
-    stream = stream_speech(text, lm, voice, reference, reference_text, None, sampling, seed)
+    stream = stream_speech(text, lm, voice, reference, reference_text, None, sampling, seed, speed=speed)
     for piece in stream:
         # aplay and other players read 16-bit little-endian integers.
         sys.stdout.buffer.write((piece.clip(-1, 1) * 32767).astype("<i2").tobytes())
         sys.stdout.buffer.flush()
+    if timestamps is not None:
+        write_timestamps(timestamps, stream.result.words, stream.result.phonemes)
     # The standard output holds samples, so the statistics go to the standard error.
     delay = stream.result.stats["time_to_first_audio_s"]
     print(f"{summary('-', stream.result)}, first audio after {delay:.2f} s, {stream.sampling_rate} Hz", file=sys.stderr)

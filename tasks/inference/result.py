@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...lm.generation import StopReason
 from ...tokenizer.audio import write_audio
+from .timestamps import Timestamp
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,12 +24,16 @@ class SpeechResult:
         stop_reason: "end" if the model ended by itself, "max_length" if it reached the longest length that was allowed,
             and "constraint" if the input determined the length.
         stats: Number of generated tokens, duration in seconds, and the time that the generation took.
+        words: When each word is spoken; empty unless the model aligns text and speech.
+        phonemes: The same for phonemes and pauses, which cover the audio.
     """
 
     audio: np.ndarray
     sampling_rate: int
     stop_reason: StopReason
     stats: dict[str, Any] = field(default_factory=dict)
+    words: list[Timestamp] = field(default_factory=list)
+    phonemes: list[Timestamp] = field(default_factory=list)
 
     def __repr__(self) -> str:
         num_speakers = f"num_speakers={len(self.audio)}, " if self.audio.ndim == 2 else ""

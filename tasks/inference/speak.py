@@ -18,6 +18,8 @@ from ...tokenizer.chunk_decoder import ChunkDecoder
 from ..definitions import TASKS
 from .inputs import encode_ids, join_references, load_waves, open_model
 from .result import SpeechResult, speech_results
+from .speed import SpeedChange, change_speed
+from .timestamps import Timestamp, phoneme_timestamps, word_timestamps
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ def speak(
     sampling_rate: int | None = None,
     sampling: Sampling | None = None,
     seed: int = 0,
+    speed: float = 1.0,
     generator: ContinuousBatch | None = None,
 ) -> SpeechResult | list[SpeechResult]:
     """Speak a text, or several texts in one batch.
@@ -57,6 +60,8 @@ def speak(
         sampling: How tokens are sampled; by default as suits the model.
         seed: Seed of the sampling; the same seed gives the same speech. Greedy sampling, the default of "mini", does
             not depend on it.
+        speed: How many times faster than the model would speak, 0.5 to 2; see `SpeedChange`. Other speeds than 1 need a
+            model that aligns text and speech.
         generator: A batch of the same model whose steps this call shares with others, in other threads:
             `batch = ContinuousBatch(lm); speak(text, model=lm, generator=batch)`. The speech is the same. The call
             waits for a row, and speaks several texts one after the other.
@@ -71,28 +76,35 @@ def speak(
             without its transcript, or the model was trained for other tasks.
     """
     texts = [text] if isinstance(text, str) else text
-    check_request(texts, reference, reference_text)
+    check_request(texts, reference, reference_text, speed)
     lm = open_model(model)
-    _check_generator(lm, generator)
+    _check_model(lm, generator, speed, by_reference=reference is not None)
     start_time = time.perf_counter()
     voice_values = voice_fields(lm, voice, reference, reference_text, sampling_rate)
     sampling = sampling or default_sampling(lm, by_reference=reference is not None)
 
     prompts = [speech_prompts(lm, item, voice_values) for item in texts]
+    tokenizer = lm.audio_tokenizer
     codes = []
+    spoken = []
     stop_reasons = []
+    unit_lengths = []
     stats = []
     generate = lm.generate if generator is None else generator.generate
     for speech, num_attempts in generate_pieces(generate, prompts, sampling, [seed] * len(texts)):
         codes.append(speech.codes)
+        spoken_codes, spoken_lengths = change_speed(speech.codes, speech.unit_lengths, speed, tokenizer.num_codebooks)
+        spoken.append(spoken_codes)
+        unit_lengths.append(spoken_lengths)
         stop_reasons.append(speech.stop_reason)
         stats.append({"attempts": num_attempts, "num_spans_at_max": speech.num_spans_at_max})
 
-    tokenizer = lm.audio_tokenizer
-    audios = tokenizer.batch_decode(codes)
+    audios = tokenizer.batch_decode(spoken)
     results = speech_results(start_time, codes, audios, tokenizer.output_sampling_rate, stop_reasons)
-    for result, item_stats in zip(results, stats, strict=True):
-        result.stats.update(item_stats, voice=voice_values.get("speaker", "of the reference"))
+    for i, result in enumerate(results):
+        result.stats.update(stats[i], voice=voice_values.get("speaker", "of the reference"))
+        result.phonemes.extend(phoneme_timestamps(prompts[i], unit_lengths[i], tokenizer.tokens_per_second))
+        result.words.extend(word_timestamps(prompts[i], result.phonemes))
     return results[0] if isinstance(text, str) else results
 
 
@@ -106,6 +118,7 @@ def stream_speech(
     sampling: Sampling | None = None,
     seed: int = 0,
     chunk_s: float = 0.25,
+    speed: float = 1.0,
     generator: ContinuousBatch | None = None,
 ) -> "SpeechStream":
     """Speak a text chunk by chunk: `for chunk in stream_speech("Good morning, everyone."): play(chunk)`.
@@ -122,6 +135,7 @@ def stream_speech(
         sampling: As in `speak`.
         seed: As in `speak`.
         chunk_s: Duration of a chunk in seconds. Shorter chunks come sooner and cost more time in all.
+        speed: As in `speak`.
         generator: A batch of the same model whose steps this stream shares with others, in other threads:
             `stream_speech(text, model=lm, generator=batch)`. The first `next` raises a `BatchFullError` if too many
             requests wait. Closing the iterator frees the row.
@@ -129,12 +143,12 @@ def stream_speech(
     Raises:
         ValueError: As in `speak`, or `chunk_s` is not positive.
     """
-    check_request([text], reference, reference_text)
+    check_request([text], reference, reference_text, speed)
     lm = open_model(model)
-    _check_generator(lm, generator)
+    _check_model(lm, generator, speed, by_reference=reference is not None)
     voice_values = voice_fields(lm, voice, reference, reference_text, sampling_rate)
     sampling = sampling or default_sampling(lm, by_reference=reference is not None)
-    return SpeechStream(lm, speech_prompts(lm, text, voice_values), sampling, seed, chunk_s, generator)
+    return SpeechStream(lm, speech_prompts(lm, text, voice_values), sampling, seed, chunk_s, speed, generator)
 
 
 class SpeechStream:
@@ -150,6 +164,7 @@ class SpeechStream:
         sampling: Sampling,
         seed: int,
         chunk_s: float,
+        speed: float = 1.0,
         generator: ContinuousBatch | None = None,
     ) -> None:
         if chunk_s <= 0:
@@ -160,8 +175,10 @@ class SpeechStream:
         self._sampling = sampling
         self._seed = seed
         self._chunk_s = chunk_s
+        self._speed = speed
         self._generator = generator
         self._generations: list[Generation] = []
+        self._unit_lengths: list[int] = []
         self._result: SpeechResult | None = None
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -182,6 +199,8 @@ class SpeechStream:
         self._result = results[0]
         self._result.stats["num_spans_at_max"] = speech.num_spans_at_max
         self._result.stats["time_to_first_audio_s"] = first_audio_time - start_time
+        self._result.phonemes.extend(self.phonemes)
+        self._result.words.extend(self.words)
 
     @property
     def result(self) -> SpeechResult:
@@ -194,17 +213,34 @@ class SpeechStream:
             raise ValueError("the stream has not ended: iterate over it to the end first")
         return self._result
 
+    @property
+    def phonemes(self) -> list[Timestamp]:
+        """When the phonemes are spoken that were generated so far, which may be ahead of the chunks."""
+        return phoneme_timestamps(self._prompts, self._unit_lengths, self._lm.audio_tokenizer.tokens_per_second)
+
+    @property
+    def words(self) -> list[Timestamp]:
+        """When the words are spoken that were generated so far."""
+        return word_timestamps(self._prompts, self.phonemes)
+
     def _decode_chunks(self) -> Iterator[np.ndarray]:
         """Decode the codes of all prompts as one stream."""
         decoder = ChunkDecoder(self._lm.audio_tokenizer)
+        change = None if self._speed == 1 else SpeedChange(self._speed, self._lm.audio_tokenizer.num_codebooks)
+        self._unit_lengths = []
         for chunk in self._generate_chunks():
-            yield decoder.push(chunk.codes)
+            if change is None:
+                codes, unit_lengths = chunk.codes, chunk.unit_lengths
+            else:
+                codes, unit_lengths = change.push(chunk.codes, chunk.unit_lengths)
+            self._unit_lengths += unit_lengths
+            yield decoder.push(codes)
         yield decoder.finish()
 
     def _generate_chunks(self) -> Iterator[CodeChunk]:
         """Generate the codes of one prompt after the other, and keep the finished generations."""
         tokenizer = self._lm.audio_tokenizer
-        chunk_frames = max(1, round(self._chunk_s * tokenizer.frame_rate))
+        chunk_frames = max(1, round(self._chunk_s * self._speed * tokenizer.frame_rate))
         chunk_size = chunk_frames * tokenizer.num_codebooks
         if self._generator is None:
             chunks = stream_pieces(self._lm, self._prompts, self._sampling, self._seed, chunk_size)
@@ -213,17 +249,28 @@ class SpeechStream:
         self._generations = yield from chunks
 
 
-def _check_generator(lm: SpeechLM, generator: ContinuousBatch | None) -> None:
+def _check_model(lm: SpeechLM, generator: ContinuousBatch | None, speed: float, by_reference: bool) -> None:
+    """Refuse what does not fit to a model."""
     if generator is not None and generator.lm is not lm:
         raise ValueError("generator is a batch of another model: pass the same one to both, model=generator.lm")
+    if speed != 1 and _speech_template(lm, by_reference).target.kind != "aligned":
+        raise ValueError(
+            f"speed is {speed}, and this model does not know which frames belong to which phoneme, so it speaks at "
+            "speed 1 only: use a model that aligns text and speech (focallm train tts-aligned)"
+        )
 
 
-def check_request(texts: list[str], reference: Any = None, reference_text: str | None = None) -> None:
+def check_request(
+    texts: list[str], reference: Any = None, reference_text: str | None = None, speed: float = 1.0
+) -> None:
     """Find mistakes in what `speak` gets before a model is loaded.
 
     Raises:
-        ValueError: There is no text, an empty one, or the transcript of a reference that is missing.
+        ValueError: There is no text, an empty one, or the transcript of a reference that is missing; or the speed is
+            not between 0.5 and 2.
     """
+    if not 0.5 <= speed <= 2:
+        raise ValueError(f"speed lies between 0.5 (half as fast) and 2 (twice as fast), found {speed}")
     if not texts:
         raise ValueError("speak needs at least one text, found none")
     for text in texts:

@@ -1,6 +1,9 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
+from focallm.lm.continuous_batching import ContinuousBatch
 from focallm.tasks import speak, stream_speech
 
 
@@ -38,3 +41,26 @@ def test_invalid_arguments_are_explained(speech_lm):
         stream_speech("hi", lm, chunk_s=0)
     with pytest.raises(ValueError, match="iterate over it to the end"):
         _ = stream_speech("hi", lm).result
+
+
+def test_speech_of_a_shared_batch_is_the_same(speech_lm, monkeypatch):
+    monkeypatch.setattr("focallm.lm.pieces.RETRIES", 0)
+    lm = speech_lm("tts", codec_name="tiny_50hz_causal")
+    texts = ["hello there", "ho", "hum and hum"]
+    with ContinuousBatch(lm, max_rows=2) as batch, ThreadPoolExecutor(3) as threads:
+
+        def stream(text):
+            return np.concatenate(list(stream_speech(text, lm, seed=2, generator=batch)))
+
+        for text, audio in zip(texts, threads.map(stream, texts), strict=True):
+            np.testing.assert_allclose(audio, speak(text, lm, seed=2).audio, atol=1e-4)
+        both = speak(texts, lm, seed=2, generator=batch)
+        for found, alone in zip(both, speak(texts, lm, seed=2), strict=True):
+            np.testing.assert_allclose(found.audio, alone.audio, atol=1e-5)
+        # An iterator that is closed gives its row to others.
+        iterator = iter(stream_speech("hello there", lm, generator=batch))
+        next(iterator)
+        iterator.close()
+        assert len(speak("ho", lm, generator=batch).audio) > 0
+        with pytest.raises(ValueError, match="a batch of another model"):
+            speak("ho", speech_lm("tts"), generator=batch)
