@@ -34,8 +34,8 @@ ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)(?: title=\"(.*?)\")?\n(.*?)^```", re.DOTALL | re.MULTILINE)
-# What prepares data of others, or comes from their packages: only parsed.
-PREPARATION = ("python scripts/", "apt-get ", "pip download ")
+# What prepares data of others, comes from their packages, or downloads a model: only parsed.
+PREPARATION = ("python scripts/", "apt-get ", "pip download ", "lucadellalib/")
 # Pages whose examples another test runs, with a server.
 OTHER_PAGES = {"serve": "tests/tasks/serve/test_serve_docs.py"}
 # Extras that the examples of a page need.
@@ -46,7 +46,6 @@ ELSEWHERE = ("focallm demo", "focallm app", "pytest", "mkdocs build --strict", "
 QUICK = {
     r"configs/(lm/[\w.]+|mini/speech)\.yaml": str(FIXTURES / "quick_lm.yaml"),
     r"configs/codec/mini\.yaml": str(FIXTURES / "codec_chain.yaml"),
-    r"lucadellalib/focalcodec_25hz": "folder",
     r"--scorers offline": "--scorers mel",
     r" --baselines": "",
 }
@@ -72,7 +71,7 @@ def place(tmp_path_factory, codec, tiny_codec):
     write_audio(folder / "b.flac", audio[: rate // 2], rate)
     AudioTokenizer(codec("tiny_50hz_causal")).save_pretrained(folder / "folder")
     AudioTokenizer(tiny_codec("mimi")).save_pretrained(folder / "mimi")
-    for corpus, count in (("speech", 8), ("recordings", 8), ("common_voice", 8), ("heldout", 2)):
+    for corpus, count in (("speech", 8), ("common_voice", 8), ("heldout", 2)):
         (folder / corpus).mkdir()
         rows = []
         for i in range(count):
@@ -131,7 +130,9 @@ def run_script(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
         commands = re.split(r"\s+#\s", f" {line}")[0].split("&&")
         for command in filter(None, map(str.strip, commands)):
             if not command.startswith("#"):
-                run_command(command, only_parse, monkeypatch)
+                # Variables in front of a command apply to it alone.
+                with monkeypatch.context() as context:
+                    run_command(command, only_parse, context)
 
 
 def run_command(command: str, only_parse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,11 +181,10 @@ def parse_script(path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) 
         raise StopIteration
 
     monkeypatch.setattr(sys, "argv", [str(path), *words])
-    with monkeypatch.context() as context:
-        context.syspath_prepend(path.parent)
-        context.setattr(argparse.ArgumentParser, "parse_args", parse_only)
-        with pytest.raises(StopIteration):
-            runpy.run_path(str(path), run_name="__main__")
+    monkeypatch.syspath_prepend(path.parent)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    with pytest.raises(StopIteration):
+        runpy.run_path(str(path), run_name="__main__")
 
 
 def test_the_first_block_is_the_two_set_up_commands():
