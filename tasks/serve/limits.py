@@ -4,8 +4,7 @@ import asyncio
 import hmac
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -201,27 +200,35 @@ class Places:
             headers={"Retry-After": str(seconds)},
         )
 
-    @asynccontextmanager
-    async def take(self) -> AsyncIterator[None]:
-        """Wait for a place, and give it back at the end.
+    async def acquire(self, timeout_s: float) -> None:
+        """Wait for a place. Whoever gets one calls `release` at the end.
+
+        Args:
+            timeout_s: Longest time to wait.
 
         Raises:
-            ApiError: The queue is full.
+            ApiError: The queue is full, or the time is over.
         """
         self.check_room()
         self.waiting += 1
         try:
-            await self._free.acquire()
+            await asyncio.wait_for(self._free.acquire(), timeout_s)
+        except asyncio.TimeoutError:
+            raise too_slow(timeout_s) from None
         finally:
             self.waiting -= 1
         self.running += 1
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.running -= 1
-            self._free.release()
-            self._mean_s += 0.1 * (time.monotonic() - start - self._mean_s)
+
+    def release(self, seconds: float) -> None:
+        """Give a place back after so many seconds."""
+        self.running -= 1
+        self._free.release()
+        self._mean_s += 0.1 * (seconds - self._mean_s)
+
+
+def too_slow(timeout_s: float) -> ApiError:
+    """Return the error for a request that takes too long."""
+    return ApiError(503, f"the request took more than {timeout_s:g} s", code="timeout")
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, _T]) -> _T:

@@ -32,6 +32,7 @@ from .service import Limits, ServedModel, Service, first_model, load_models, ser
 logger = logging.getLogger(__name__)
 
 _HEADER_S = 10.0  # longest time from a connection to the end of the headers of its first request
+_UNREAD_S = 60  # longest time that a client may read nothing
 _MAX_MESSAGE = 1 << 20  # bytes of a message in a WebSocket
 _ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}}
 
@@ -248,11 +249,15 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """HTTP that closes connections whose first request does not come."""
+    """HTTP that closes connections whose first request does not come, or whose client does not read."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to wait for a request."""
         super().connection_made(transport)
+        # Linux closes a connection that takes no data for so long.
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            connection = transport.get_extra_info("socket")
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _UNREAD_S)
         self.loop.call_later(_HEADER_S, self._close_if_unused)
 
     def _close_if_unused(self) -> None:

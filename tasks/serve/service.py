@@ -1,6 +1,7 @@
 """What the routes share: the models, the voices, the places, and the threads that do the work."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from ...lm.loading import PACKAGED_MODELS
 from ...lm.model import SpeechLM
 from ..inference.measured import harm
 from .errors import ApiError
-from .limits import Places
+from .limits import Places, too_slow
 from .metrics import Metrics
 from .voices import VoiceStore
 
@@ -198,14 +199,14 @@ class Service:
         self.sessions: set[Any] = set()
         # Set when the server has been told to stop.
         self.draining = asyncio.Event()
-        self.threads = ThreadPoolExecutor(limits.max_running + _MAX_RECORDINGS, "focallm-serve")
+        self._threads = ThreadPoolExecutor(limits.max_running + _MAX_RECORDINGS, "focallm-serve")
 
     def close(self) -> None:
         """End all work."""
         for model in self.models.values():
             if model.batch is not None:
                 model.batch.close()
-        self.threads.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
 
     async def run(self, work: Callable[[], _T]) -> _T:
         """Process a recording in a thread when there is a place.
@@ -216,21 +217,30 @@ class Service:
         Raises:
             ApiError: The queue is full, the work failed because of what the client sent, or took too long.
         """
-        async with self.recording_places.take():
-            future = asyncio.get_running_loop().run_in_executor(self.threads, work)
-            try:
-                return await asyncio.wait_for(asyncio.shield(future), self.limits.timeout_s)
-            except asyncio.TimeoutError:
-                raise self.too_slow() from None
-            except ValueError as error:
-                raise ApiError(400, str(error)) from None
-            finally:
-                # A thread cannot be stopped, and its place is not free before it ends.
-                await asyncio.wait([future])
+        timeout_s = self.limits.timeout_s
+        await self.recording_places.acquire(timeout_s)
+        future = self.start(work, self.recording_places)
+        try:
+            # A thread cannot be stopped, so that it goes on, and keeps its place, if nobody waits any more.
+            return await asyncio.wait_for(asyncio.shield(future), timeout_s)
+        except asyncio.TimeoutError:
+            raise too_slow(timeout_s) from None
+        except ValueError as error:
+            raise ApiError(400, str(error)) from None
 
-    def too_slow(self) -> ApiError:
-        """Return the error for a request that takes too long."""
-        return ApiError(503, f"the request took more than {self.limits.timeout_s:g} s", code="timeout")
+    def start(self, work: Callable[[], _T], places: Places) -> "asyncio.Future[_T]":
+        """Start a thread, and give its place back when it ends."""
+        start = time.monotonic()
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+        def end(future: "asyncio.Future[_T]") -> None:
+            places.release(time.monotonic() - start)
+            # Python warns of errors that nobody takes, such as those of a client that has gone away.
+            if not future.cancelled():
+                future.exception()
+
+        future.add_done_callback(end)
+        return future
 
 
 def service_of(request: Request) -> Service:

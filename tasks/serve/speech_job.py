@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +17,7 @@ from ..inference.result import SpeechResult
 from ..inference.speak import stream_speech
 from .audio_formats import AudioFormat
 from .errors import ApiError
+from .limits import too_slow
 from .service import ServedModel, Service, find_model
 
 MAX_CHARACTERS = 4096
@@ -145,7 +147,6 @@ class Speech:
         start = time.monotonic()
         items: asyncio.Queue[Any] = asyncio.Queue()
         stopped = threading.Event()
-        has_begun = False
         loop = asyncio.get_running_loop()
 
         def put(item: Any) -> None:
@@ -153,31 +154,39 @@ class Speech:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(items.put_nowait, item)
 
-        async with service.speech_places.take():
-            future = loop.run_in_executor(service.threads, _speak, self.job, put, stopped)
-            try:
-                while self._result is None:
-                    remaining_s = start + service.limits.timeout_s - time.monotonic()
-                    item = await asyncio.wait_for(items.get(), remaining_s)
-                    if isinstance(item, Exception):
-                        raise item
-                    if isinstance(item, SpeechResult):
-                        self._result = item
-                        continue
-                    if not has_begun:
-                        has_begun = True
-                        service.metrics.time_to_first_audio.observe(time.monotonic() - start)
-                    service.metrics.audio_seconds.inc(len(item) / self.sampling_rate)
-                    yield item
-            except asyncio.TimeoutError:
-                raise service.too_slow() from None
-            finally:
-                stopped.set()
-                await asyncio.wait([future])
+        timeout_s = service.limits.timeout_s
+        await service.speech_places.acquire(timeout_s)
+        # The thread does not wait for a client that reads slowly, and gives its place back when it has spoken.
+        service.start(partial(_speak, self.job, put, stopped, start + timeout_s), service.speech_places)
+        has_begun = False
+        try:
+            while self._result is None:
+                item = await items.get()
+                if item is None:
+                    raise too_slow(timeout_s)
+                if isinstance(item, Exception):
+                    raise item
+                if isinstance(item, SpeechResult):
+                    self._result = item
+                    continue
+                if not has_begun:
+                    has_begun = True
+                    service.metrics.time_to_first_audio.observe(time.monotonic() - start)
+                service.metrics.audio_seconds.inc(len(item) / self.sampling_rate)
+                yield item
+        finally:
+            stopped.set()
 
 
-def _speak(job: SpeechJob, put: Callable[[Any], None], stopped: threading.Event) -> None:
-    """Speak in a thread: put chunks and then the result, or else the error, until the client goes away."""
+def _speak(job: SpeechJob, put: Callable[[Any], None], stopped: threading.Event, deadline: float) -> None:
+    """Speak in a thread until the client goes away.
+
+    Args:
+        job: What to speak.
+        put: Takes the chunks, and then the result or the error, or None if it is late.
+        stopped: Set when the client has gone away.
+        deadline: Monotonic time at which it is late.
+    """
     reference, rate = job.reference or (None, None)
     try:
         stream = stream_speech(
@@ -195,6 +204,9 @@ def _speak(job: SpeechJob, put: Callable[[Any], None], stopped: threading.Event)
             for chunk in chunks:
                 put(chunk)
                 if stopped.is_set():
+                    return
+                if time.monotonic() > deadline:
+                    put(None)
                     return
         finally:
             chunks.close()

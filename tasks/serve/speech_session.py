@@ -24,7 +24,7 @@ router = APIRouter()
 MAX_SESSION_CHARACTERS = 32 * MAX_CHARACTERS
 _IDLE_S = 60.0  # longest time between two messages of a client
 _CLOSE_POLICY = 1008
-_CLOSE_RESTART = 1012
+_CLOSE_GOING_AWAY = 1001
 _CLOSE_BUSY = 1013
 # A period after these ends no sentence.
 _ABBREVIATIONS = r"(?<!\bMr\.)(?<!\bMrs\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bSt\.)(?<!\bvs\.)(?<!\b[A-Z]\.)"
@@ -99,7 +99,7 @@ class _Session:
                 listener.cancel()
                 self._end_input()
             await speaker
-            await self._websocket.close(_CLOSE_RESTART if stop.done() else 1000)
+            await self._websocket.close(_CLOSE_GOING_AWAY if stop.done() else 1000)
         finally:
             for task in (listener, speaker, stop):
                 task.cancel()

@@ -222,21 +222,25 @@ def test_places_are_taken_in_turn_and_given_back():
         order = []
 
         async def use(number: int) -> None:
-            async with places.take():
-                order.append(number)
-                await asyncio.sleep(0)
+            await places.acquire(60)
+            order.append(number)
+            await asyncio.sleep(0)
+            places.release(1.0)
 
         await asyncio.gather(use(1), use(2))
         assert (places.running, places.waiting) == (0, 0)
-        async with places.take():
-            waiting = asyncio.create_task(use(3))
-            await asyncio.sleep(0)
-            with pytest.raises(ApiError, match="1 requests run and 1 wait"):
-                await use(4)
-            # One that goes away while it waits makes room.
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
-            places.check_room()
+        await places.acquire(60)
+        waiting = asyncio.create_task(use(3))
+        await asyncio.sleep(0)
+        with pytest.raises(ApiError, match="1 requests run and 1 wait"):
+            await use(4)
+        # One that goes away while it waits makes room, and so does one that waits too long.
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        with pytest.raises(ApiError, match="took more than"):
+            await places.acquire(0.001)
+        places.check_room()
+        assert (places.running, places.waiting) == (1, 0)
         return order
 
     assert asyncio.run(take_all()) == [1, 2]
