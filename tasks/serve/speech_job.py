@@ -202,12 +202,12 @@ def _speak(job: SpeechJob, put: Callable[[Any], None], stopped: threading.Event,
         chunks = iter(stream)
         try:
             for chunk in chunks:
-                put(chunk)
                 if stopped.is_set():
                     return
                 if time.monotonic() > deadline:
                     put(None)
                     return
+                put(chunk)
         finally:
             chunks.close()
         put(stream.result)

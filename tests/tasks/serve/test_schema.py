@@ -40,7 +40,7 @@ def check_all(server, mode: GenerationMode, examples: int) -> None:
         # A path without parameters and body cannot be called wrongly.
         with suppress(Unsatisfiable):
             check()
-    assert len(checked) == (11 if mode is GenerationMode.POSITIVE else 7)
+    assert len(checked) == (11 if mode is GenerationMode.POSITIVE else 5)
 
 
 @pytest.mark.parametrize("mode", GenerationMode)
