@@ -18,7 +18,7 @@ from ..inference.enhance import add_input
 from ..inference.measured import harm
 from ..inference.result import SpeechResult
 from ..inference.speak import can_speak_as, default_sampling
-from .page_parts import encode_chunk, mistake, picture, report, sound, stream_player
+from .page_parts import encode_chunk, mistake, picture, report, sound, stream_player, words_in_time
 from .page_tasks import Limits, PageTasks, Recording, collected_warnings
 
 try:
@@ -117,6 +117,9 @@ def _speak_tab(tasks: PageTasks) -> None:
                     label="Recording of a voice; its first seconds are used", type="filepath", buttons=[]
                 )
                 reference_text = gr.Textbox(label="What is said in it", visible="reference_text" in reference_fields)
+            # Only a model that aligns text and speech knows how long each phoneme should last.
+            is_aligned = any(template.target.kind == "aligned" for template in lm.info.templates)
+            speed = gr.Slider(0.5, 2, 1, step=0.1, label="Speed", visible=is_aligned, elem_id="speed")
             with gr.Row():
                 temperature = gr.Slider(
                     0,
@@ -153,13 +156,17 @@ def _speak_tab(tasks: PageTasks) -> None:
             yield {status: mistake("too many others wait for the model: try again in a moment")}
             return
         result = stream.result
-        yield {speech: sound(result.audio, result.sampling_rate), status: report(result, warnings)}
+        yield {
+            speech: sound(result.audio, result.sampling_rate),
+            words: words_in_time(result.words),
+            status: report(result, warnings),
+        }
 
     options = {**_EVENT, "show_progress": "hidden"}
     if tasks.generator is not None:
         # The batch of the server speaks several texts at once.
         options.update(concurrency_id="speech", concurrency_limit=tasks.generator.max_rows)
-    inputs = [text, voice, reference, reference_text, temperature, seed]
+    inputs = [text, voice, reference, reference_text, speed, temperature, seed]
     event = button.click(speak, inputs, [player, speech, words, status], **options)
     stop.click(None, cancels=event, **_QUICK)
 

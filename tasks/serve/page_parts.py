@@ -4,11 +4,11 @@ import base64
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..inference.result import SpeechResult
+from ..inference.timestamps import Timestamp
 from ..page import spectrogram
 
 try:
@@ -50,7 +50,7 @@ def picture(audio: np.ndarray, sampling_rate: int, title: str) -> str:
     return f'<img class="spectrogram" alt="spectrogram: {html.escape(title)}" src="data:image/png;base64,{content}">'
 
 
-def words_in_time(words: Sequence[Any]) -> str:
+def words_in_time(words: Sequence[Timestamp]) -> str:
     """Return words with their times as HTML."""
     spans = []
     for word in words:

@@ -96,6 +96,7 @@ class PageTasks:
         voice: str | None,
         reference: str | None,
         reference_text: str,
+        speed: float | None,
         temperature: float | None,
         seed: int | None,
     ) -> SpeechStream:
@@ -106,6 +107,7 @@ class PageTasks:
             voice: One of the model's voices, unless there is a reference.
             reference: File of a recording of the voice to imitate.
             reference_text: What is said in it, for models that need that.
+            speed: How many times faster than the model would speak.
             temperature: Of the sampling; 0 is greedy.
             seed: Of the sampling.
 
@@ -118,19 +120,19 @@ class PageTasks:
             raise ValueError(
                 f"the text has {len(text)} characters, and this page takes up to {self.limits.characters}: shorten it"
             )
-        if temperature is None or seed is None:
-            raise ValueError("temperature and seed are numbers: type them")
+        if speed is None or temperature is None or seed is None:
+            raise ValueError("speed, temperature and seed are numbers: type them")
         lm = self.models["tts"]
         if reference is None and not can_speak_as(lm, by_reference=False):
             raise ValueError("this model speaks in the voice of a recording: record a voice, or choose a file")
-        options: dict[str, Any] = {"voice": voice}
-        if reference is not None:
+        options: dict[str, Any] = {"speed": speed}
+        if reference is None:
+            options["voice"] = voice
+        else:
             recording = self.read(reference, "recording of the voice")
-            options = {
-                "reference": recording.audio,
-                "sampling_rate": recording.sampling_rate,
-                "reference_text": reference_text.strip() or None,
-            }
+            options["reference"] = recording.audio
+            options["sampling_rate"] = recording.sampling_rate
+            options["reference_text"] = reference_text.strip() or None
         if self.generator is not None:
             options["generator"] = self.generator
         sampling = replace(default_sampling(lm, by_reference=reference is not None), temperature=temperature)

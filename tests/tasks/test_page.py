@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from focallm.lm import SpeechLM
 from focallm.lm.continuous_batching import BatchFullError, ContinuousBatch
 from focallm.lm.loading import PACKAGED_MODELS
 from focallm.tasks import stream_speech
@@ -83,8 +84,8 @@ def named(result, name):
     return ({name(component): value for component, value in item.items()} for item in result)
 
 
-def speak(page, text=TEXT, voice="ann", reference=None, reference_text="", temperature=1.0, seed=0):
-    return list(handler(page, "speak-button")(text, voice, reference, reference_text, temperature, seed))
+def speak(page, text=TEXT, voice="ann", reference=None, reference_text="", speed=1.0, temperature=1.0, seed=0):
+    return list(handler(page, "speak-button")(text, voice, reference, reference_text, speed, temperature, seed))
 
 
 def test_speech_arrives_in_chunks_that_are_the_whole(page):
@@ -111,12 +112,24 @@ def test_speech_has_the_voice_of_a_recording(page, recording):
     assert len(own_voice) != len(imitated) or (own_voice != imitated).any()
 
 
+def test_words_have_times_and_follow_the_speed(recording):
+    page = build_page({"tts": SpeechLM.from_pretrained("mini")})
+    normal = speak(page, "Good morning.", None)[-1]
+    fast = speak(page, "Good morning.", None, speed=2.0)[-1]
+    assert re.findall(r">(\w+)<", normal["words"]) == re.findall(r">(\w+)<", fast["words"]) == ["good", "morning"]
+    times = [float(time) for time in re.findall(r"[\d.]+(?= to| s)", normal["words"])]
+    rate, audio = normal["speech"]
+    assert times == sorted(times)
+    assert times[-1] <= len(audio) / rate
+    assert len(fast["speech"][1]) < 0.7 * len(audio)
+
+
 def test_visitors_do_not_mix_their_speech(page):
     def final(steps):
         return [step for step in steps if "speech" in step][-1]["speech"][1]
 
     alone = [speak(page, seed=seed) for seed in (0, 1)]
-    visits = [handler(page, "speak-button")(TEXT, "ann", None, "", 1.0, seed) for seed in (0, 1)]
+    visits = [handler(page, "speak-button")(TEXT, "ann", None, "", 1.0, 1.0, seed) for seed in (0, 1)]
     # Each visitor reads a step in turn.
     steps = list(itertools.zip_longest(*visits, fillvalue={}))
     for i in (0, 1):
@@ -190,7 +203,7 @@ def test_tokens_are_shown_and_decoded_again(page, models, recording):
         ({"text": 21 * "a"}, "The text has 21 characters, and this page takes up to 20"),
         ({"text": "привет"}, "cannot spell"),
         ({"reference": "missing.wav"}, "There is no audio file missing.wav"),
-        ({"seed": None}, "Temperature and seed are numbers"),
+        ({"seed": None}, "Speed, temperature and seed are numbers"),
     ],
 )
 def test_a_mistake_in_speech_is_a_sentence(page, options, sentence):
@@ -489,6 +502,9 @@ def test_a_typed_text_is_heard_while_it_is_generated(visit):
     expected = np.concatenate(list(stream))
     assert rate == stream.sampling_rate
     np.testing.assert_allclose(audio, expected.clip(-1, 1), atol=1e-4)
+    words = visitor.text("#words")
+    assert [word.text for word in stream.result.words] == re.findall("[a-z']+(?=\n)", words)
+    assert f"{stream.result.words[-1].end_s:.2f} s" in words
     played = visitor.driver.execute_script("return window.played")
     assert sum(length for _, length in played) == len(audio)
     # Each chunk begins where the one before ended, or later.
