@@ -30,6 +30,7 @@ def test_the_list_of_packages_is_complete():
         ("tabulate", "focallm.tasks.paper.rendering", "eval"),
         ("psutil", "focallm.tasks.benchmarks.codec", "eval"),
         ("tensorboard", "focallm.tokenizer.training.logging", "train"),
+        ("onnxscript", "focallm.tasks.export.onnx", "export"),
     ],
 )
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(missing, module, extra):

@@ -58,7 +58,8 @@ def log_mel(waveform: Tensor, sampling_rate: int, n_fft: int, hop_length: int, b
         (B, ceil((T - past) / hop_length), bands)
     """
     # Pad so that window i is centered on hop i and the last sample is inside a hop.
-    frames = -(-(waveform.shape[1] - past) // hop_length)
+    # Not -(-T // hop): division in ONNX rounds toward zero.
+    frames = (waveform.shape[1] - past + hop_length - 1) // hop_length
     left = 0 if past else (n_fft - hop_length) // 2
     padded = F.pad(waveform, (left, (frames - 1) * hop_length + n_fft - left - waveform.shape[1]))
     window = torch.hann_window(n_fft, device=waveform.device)

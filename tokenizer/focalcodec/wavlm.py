@@ -96,6 +96,9 @@ class ConvFeatureExtractor(nn.Module):
 
     def forward(self, waveform: Tensor, lengths: Tensor | None, state: StreamState | None) -> Tensor:
         """(B, T_samples) -> (B, T, D), computed in pieces to save memory, with the same result as in one piece."""
+        # A graph for another program has no loop over pieces.
+        if torch.compiler.is_compiling():
+            return self._run_blocks(waveform, lengths, state)
         frames_at_a_time = _PIECE_CPU if waveform.device.type == "cpu" else _PIECE_GPU
         step = max(8, frames_at_a_time // len(waveform)) * self.hop_length
         outputs = []
@@ -141,8 +144,8 @@ class ConvBlock(nn.Module):
         """(B, T, in_dim) -> (B, T', out_dim)"""
         if state is not None:
             x = state.extend(self, x, self.kernel_size - 1)
-        elif x.shape[1] < self.kernel_size:  # even a single sample must yield a frame
-            x = F.pad(x, (0, 0, 0, self.kernel_size - x.shape[1]))
+        else:  # even a single sample must yield a frame
+            x = F.pad(x, (0, 0, 0, torch.sym_max(self.kernel_size - x.shape[1], 0)))
         return F.gelu(self.norm(self.conv(x.mT).mT))
 
 
@@ -242,13 +245,7 @@ class GatedAttention(nn.Module):
             key, value = self._cache(key, value, state)
         past = key.shape[2] - T
         attended = torch.empty_like(query)
-        reach = self.config.window_size + T if self.config.causal else T
-        block = max(1, _BIAS_ENTRIES // (B * heads * min(past + T, reach)))
-        for i in range(0, T, block):
-            rows = slice(i, min(i + block, T))
-            # Columns are counted from the first new frame, so those of cached keys are negative.
-            first = max(int(begin[:, rows].min()), -past)
-            last = int(end[:, rows].max())
+        for rows, first, last in self._blocks(begin, end, past):
             columns = torch.arange(first, last, device=x.device)
             visible = (columns >= begin[:, rows, None]) & (columns < end[:, rows, None])  # (B, rows, columns)
             scores = gate[:, :, rows] * _toeplitz(bias, rows, first, last)
@@ -260,6 +257,22 @@ class GatedAttention(nn.Module):
                 attn_mask=scores.masked_fill(~visible[:, None], -torch.inf),
             )
         return self.out_proj(attended.transpose(1, 2).reshape(B, T, D))
+
+    def _blocks(self, begin: Tensor, end: Tensor, past: int) -> Iterator[tuple[slice, int, int]]:
+        """Yield blocks of new frames with the range of columns, from first to last, that they may attend to.
+
+        Columns are counted from the first new frame, so those of cached keys are negative.
+        """
+        B, T = begin.shape
+        # A graph for another program has no loop over blocks.
+        if torch.compiler.is_compiling():
+            yield slice(0, T), -past, T
+            return
+        reach = self.config.window_size + T if self.config.causal else T
+        block = max(1, _BIAS_ENTRIES // (B * self.config.num_heads * min(past + T, reach)))
+        for i in range(0, T, block):
+            rows = slice(i, min(i + block, T))
+            yield rows, max(int(begin[:, rows].min()), -past), int(end[:, rows].max())
 
     def _gate(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, H, T, 1)"""
@@ -281,12 +294,9 @@ class GatedAttention(nn.Module):
         window = self.config.window_size
         # The cache holds the newest frames of each stream; it is not full at the start of a stream.
         cached = state.position.clamp(max=window - chunk)[:, None]  # (B, 1)
-        # A frame sees all of its own chunk, but no later chunk.
-        if T <= chunk:
-            end = (cached + new).expand(-1, T)
-        else:
-            index = torch.arange(T, device=device)
-            end = torch.minimum((cached + chunk + index) // chunk * chunk, cached + new)
+        # A frame sees all of its own chunk, but no later chunk. The position is at the start of a chunk.
+        index = torch.arange(T, device=device)
+        end = torch.minimum((cached + chunk + index) // chunk * chunk, cached + new)
         return (end - window).clamp(min=0) - cached, end - cached
 
     def _cache(self, key: Tensor, value: Tensor, state: StreamState) -> tuple[Tensor, Tensor]:
@@ -302,5 +312,8 @@ class GatedAttention(nn.Module):
 def _toeplitz(bias: Tensor, rows: slice, first: int, last: int) -> Tensor:
     """Build rows of the Toeplitz matrix M[i, j] = bias(j - i), columns first <= j < last: (H, rows, last - first)."""
     zero = bias.shape[1] // 2  # index of distance 0
+    if torch.compiler.is_compiling():
+        columns = torch.arange(first, last, device=bias.device)
+        return bias[:, zero + columns - torch.arange(rows.start, rows.stop, device=bias.device)[:, None]]
     windows = bias.unfold(1, last - first, 1)  # a view: window w holds the distances from w - zero on
     return windows[:, zero + first - torch.arange(rows.start, rows.stop, device=bias.device)]

@@ -79,8 +79,9 @@ class WhisperEncoder(nn.Module):
         """waveform (B, T_samples), lengths (B,) in samples -> (B, T, D); frames of padding are zero."""
         assert state is None, "Whisper is not causal"
         B, size = waveform.shape
-        frames = int(self.num_frames(torch.tensor(size)))
-        if frames <= self.config.max_frames:
+        frames = -(-size // self.config.hop_length)
+        # A graph for another program has one window.
+        if torch.compiler.is_compiling() or frames <= self.config.max_frames:
             return self._encode(waveform, lengths)
         # A window yields its middle; the first one also its beginning, and the last one of an item also its end. So the
         # windows of an item do not depend on the length of the others.
@@ -189,7 +190,8 @@ def log_mel(waveform: Tensor, lengths: Tensor | None, bands: int) -> Tensor:
     waveform = waveform.float()
     if lengths is not None:
         waveform = zero_padding(waveform[..., None], length_mask(lengths, waveform.shape[1]))[..., 0]
-    size = -(-waveform.shape[1] // (2 * _MEL_HOP)) * 2 * _MEL_HOP
+    # Not -(-T // hop): division in ONNX rounds toward zero.
+    size = (waveform.shape[1] + 2 * _MEL_HOP - 1) // (2 * _MEL_HOP) * 2 * _MEL_HOP
     waveform = F.pad(waveform, (0, size - waveform.shape[1] + _N_FFT // 2))
     waveform = F.pad(waveform, (_N_FFT // 2, 0), mode="reflect")
     window = torch.hann_window(_N_FFT, device=waveform.device)
