@@ -42,6 +42,8 @@ OTHER_PAGES = {"serve": "tests/tasks/serve/test_serve_docs.py"}
 EXTRAS = {"app": ("gradio",), "export": ("onnx", "onnxscript", "onnxruntime", "gguf")}
 # Programs that other tests, or the gate itself, run.
 ELSEWHERE = ("focallm demo", "focallm app", "pytest", "mkdocs build --strict", ".ci/run")
+# Exports to ONNX take minutes.
+SLOW_PAGES = ("export",)
 # In place of what takes hours or a download.
 QUICK = {
     r"configs/(lm/[\w.]+|mini/speech)\.yaml": str(FIXTURES / "quick_lm.yaml"),
@@ -89,7 +91,17 @@ def place(tmp_path_factory, codec, tiny_codec):
     return folder.parent
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if find_blocks(page)], ids=page_name)
+def pages_with_blocks() -> list:
+    """Pages as parameters of a test, with the mark of the slow ones."""
+    pages = []
+    for page in PAGES:
+        if find_blocks(page):
+            marks = [pytest.mark.slow] if page_name(page) in SLOW_PAGES else []
+            pages.append(pytest.param(page, id=page_name(page), marks=marks))
+    return pages
+
+
+@pytest.mark.parametrize("page", pages_with_blocks())
 def test_the_blocks_of_a_page_run_in_order(page, place, monkeypatch):
     name = page_name(page)
     if name in OTHER_PAGES:
