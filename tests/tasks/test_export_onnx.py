@@ -20,7 +20,6 @@ import torch
 
 from focallm.data.phonemes import split_units
 from focallm.lm import LengthWindow, SpeechLM, Vocabulary
-from focallm.lm.pieces import generate_pieces
 from focallm.tasks import speak
 from focallm.tasks.cli import commands as cli
 from focallm.tasks.definitions import TEMPLATES
@@ -52,9 +51,11 @@ def export(source, out, *options):
 
 def codes_of(lm, text, voice):
     """Return the codes that `speak` decodes by default."""
+    codes = []
     prompts = speech_prompts(lm, text, {"speaker": voice})
-    speech, _ = generate_pieces(lm, [prompts], default_sampling(lm, by_reference=False), [0])[0]
-    return speech.codes.tolist()
+    for generation in lm.generate(prompts, sampling=default_sampling(lm, by_reference=False)):
+        codes += generation.codes.tolist()
+    return codes
 
 
 def noise(num_samples):
