@@ -502,9 +502,9 @@ def test_a_typed_text_is_heard_while_it_is_generated(visit):
     expected = np.concatenate(list(stream))
     assert rate == stream.sampling_rate
     np.testing.assert_allclose(audio, expected.clip(-1, 1), atol=1e-4)
-    words = visitor.text("#words")
-    assert [word.text for word in stream.result.words] == re.findall("[a-z']+(?=\n)", words)
-    assert f"{stream.result.words[-1].end_s:.2f} s" in words
+    words = [element.text.split("\n") for element in visitor.find("#words .word")]
+    assert [word for word, _ in words] == [word.text for word in stream.result.words]
+    assert words[-1][1].endswith(f"{stream.result.words[-1].end_s:.2f} s")
     played = visitor.driver.execute_script("return window.played")
     assert sum(length for _, length in played) == len(audio)
     # Each chunk begins where the one before ended, or later.
