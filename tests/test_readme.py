@@ -39,7 +39,7 @@ PREPARATION = ("python scripts/", "apt-get ", "pip download ", "lucadellalib/")
 # Pages whose examples another test runs, with a server.
 OTHER_PAGES = {"serve": "tests/tasks/serve/test_serve_docs.py"}
 # Extras that the examples of a page need.
-EXTRAS = {"app": ("gradio",), "export": ("onnx", "onnxscript", "onnxruntime", "gguf")}
+EXTRAS = {"app": ("gradio",), "export": ("onnx", "onnxscript", "onnxruntime")}
 # Programs that other tests, or the gate itself, run.
 ELSEWHERE = ("focallm demo", "focallm app", "pytest", "mkdocs build --strict", ".ci/run")
 # Exports to ONNX take minutes.
