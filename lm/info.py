@@ -54,6 +54,29 @@ def text_window(seconds: float) -> tuple[int, int]:
     return 0, 20 + round(TEXT_RATE * seconds)
 
 
+# What to call, by the control of the first segment that is read.
+_CALLS = {
+    "voice": "focallm.speak(text, model=lm)",
+    "text": "focallm.speak(text, model=lm)",
+    "reference": "focallm.speak(text, reference=audio, model=lm)",
+    "noisy": "focallm.enhance(audio, model=lm)",
+    "mixture": "focallm.separate(audio, model=lm)",
+    "source": "focallm.convert(audio, reference, model=lm)",
+}
+
+
+def _call(template: Template) -> str | None:
+    """Return the function of the package for a task; None for tasks that are part of others, and tasks of recipes."""
+    first = template.segments[0]
+    if template.target.kind == "text":
+        return "focallm.transcribe(audio, model=lm)" if first.kind in ("codes", "features") else None
+    if len(template.segments) == 1 and first.kind == "codes":
+        return "focallm.continue_speech(audio, model=lm)"
+    if first.field == "reference_text":
+        return "focallm.speak(text, reference=audio, reference_text=transcript, model=lm)"
+    return _CALLS.get(first.control)
+
+
 @dataclass(frozen=True)
 class SpeechLMInfo:
     """Description of a speech LM, saved as `speech_lm.json`.
@@ -96,6 +119,21 @@ class SpeechLMInfo:
     def __post_init__(self) -> None:
         if self.longest_unit_s is not None and not 0 < self.longest_unit_s < _MAX_PACE_S:
             raise ValueError(f"longest_unit_s must lie between 0 and {_MAX_PACE_S}, found {self.longest_unit_s}")
+
+    @property
+    def calls(self) -> list[str]:
+        """The functions of the package that the tasks of the model are for, such as `focallm.speak(text, model=lm)`."""
+        calls = dict.fromkeys(map(_call, self.templates))
+        return [call for call in calls if call]
+
+    @property
+    def reads_plain_text(self) -> bool:
+        """Whether `pipeline("text-to-speech")` of transformers can speak with the model: it reads just a text."""
+        for template in self.templates:
+            kinds = [segment.kind for segment in template.segments[:-1] if segment.control != "voice"]
+            if kinds == ["text"] and template.target.kind == "codes":
+                return True
+        return False
 
     @property
     def writes_only_aligned_speech(self) -> bool:

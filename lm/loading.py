@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import GENERATION_CONFIG_NAME, PROCESSOR_NAME
 
-from ..tokenizer import cards, hub
+from ..tokenizer import hub
 from ..tokenizer.audio_tokenizer import AudioTokenizer
 from ..tokenizer.config_checks import check_sizes, config_errors
 from ..tokenizer.configs import brief, errors_named, read_json
@@ -36,6 +36,12 @@ _WEIGHTS = Path(__file__).parent / "weights"
 # Weights that come with the package, by name.
 PACKAGED_MODELS = {"mini": _WEIGHTS / "mini", "mini-rewriting": _WEIGHTS / "mini-rewriting"}
 LEXICON_FILE = "lexicon.json"  # phonemes by word
+# Opens the processor for `AutoProcessor` where this package is installed but was not imported.
+_PROCESSOR_MODULE = "focallm_processor"
+_PROCESSOR_CODE = '''"""The processor of a speech language model is in the package focallm: pip install focallm."""
+
+from focallm.lm import SpeechLMProcessor  # noqa: F401
+'''
 CODEC_FOLDER = "audio_tokenizer"  # of a copy of the codec, relative to the folder of the LM
 # Maximum duration of what plain `generate` of transformers writes.
 _MAX_DURATION_S = 30.0
@@ -248,6 +254,7 @@ def write_processor(
     vocabulary.save(folder)
     if audio_tokenizer is not None and config["info"]["audio_tokenizer"] == CODEC_FOLDER:
         audio_tokenizer.save_pretrained(folder / CODEC_FOLDER)
+    write_whole(folder / f"{_PROCESSOR_MODULE}.py", _PROCESSOR_CODE.encode())
     write_whole(folder / PROCESSOR_NAME, json.dumps(config, indent=1).encode())
 
 
@@ -257,6 +264,7 @@ def processor_config(
     """Return the content of processor_config.json."""
     return {
         "processor_class": "SpeechLMProcessor",
+        "auto_map": {"AutoProcessor": f"{_PROCESSOR_MODULE}.SpeechLMProcessor"},
         "feature_extractor": feature_extractor.to_dict(),
         "codebook_sizes": list(vocabulary.codebook_sizes),
         "info": asdict(info),
@@ -305,25 +313,3 @@ def check_finite(weights: Mapping[str, Tensor]) -> None:
     name = first_not_finite(weights)
     if name:
         raise ValueError(f"{name} is not finite, so the model is not saved: its training diverged; use a checkpoint")
-
-
-def write_lm_card(
-    folder: Path, causal_lm: PreTrainedModel, info: SpeechLMInfo, audio_tokenizer: AudioTokenizer, weights: str
-) -> None:
-    """Write a README.md, unless the folder has one.
-
-    Args:
-        folder: of the LM.
-        causal_lm: the LM.
-        info: of the LM.
-        audio_tokenizer: its codec.
-        weights: what the file of weights holds.
-    """
-    facts = {
-        "weights": f"{weights}, {type(causal_lm).__name__}",
-        "tasks": ", ".join(info.tasks) or "none yet",
-        "codec": f"{info.audio_tokenizer}, {audio_tokenizer.tokens_per_second:g} tokens per second",
-        "parameters": f"{causal_lm.num_parameters() / 1e6:.1f} M",
-    }
-    usage = "focallm.lm.SpeechLM.from_pretrained(folder)"
-    cards.write_first_card(folder, "A speech language model", facts, usage)

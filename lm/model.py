@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME
 
 from ..data.phonemes import split_spoken, text_to_units, word_units
 from ..data.pronunciation import pronounce_words
@@ -21,9 +22,11 @@ from ..tokenizer.audio_tokenizer import AudioTokenizer
 from ..tokenizer.configs import errors_named
 from ..tokenizer.files import whole_files
 from ..tokenizer.hub import push_folder, trusts_remote_code
+from ..tokenizer.remote_code import write_remote_code
 from . import lora
+from .card import write_lm_card
 from .embeddings import EmbeddingInit, adapt_to_vocabulary, add_projector, check_init, init_from_codes
-from .features import language_model
+from .features import SpeechLMForConditionalGeneration, language_model
 from .generation import CodeChunk, Generation, generate, stream
 from .info import SpeechLMInfo
 from .loading import (
@@ -39,7 +42,6 @@ from .loading import (
     read_lexicon,
     write_generation_config,
     write_info,
-    write_lm_card,
     write_processor,
 )
 from .lora import LoRA
@@ -199,6 +201,10 @@ class SpeechLM:
         folder = Path(folder)
         with whole_files(folder) as temporary:
             self.model.save_pretrained(temporary, state_dict=weights)
+            if isinstance(self.model, SpeechLMForConditionalGeneration):
+                classes = dict.fromkeys(("AutoModel", "AutoModelForCausalLM"), "SpeechLMForConditionalGeneration")
+                classes["AutoConfig"] = "SpeechLMConfig"
+                write_remote_code(temporary, CONFIG_NAME, SpeechLMForConditionalGeneration, classes)
             write_generation_config(temporary, self.model, self.vocabulary, self.audio_tokenizer, self.info)
             self._save_common_files(temporary)
         write_lm_card(folder, language_model(self.model), self.info, self.audio_tokenizer, "whole")

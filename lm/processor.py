@@ -217,9 +217,10 @@ class SpeechLMProcessor(ProcessorMixin):
                 )
             fitting = [wanted] if wanted in fitting else []
         if not fitting:
+            advice = f". Its tasks have functions: {', '.join(self.info.calls)}" if self.info.calls else ""
             raise ValueError(
                 f"{task or 'no task of this model'} reads exactly {', '.join(sorted(names)) or 'nothing'}: "
-                f"{'; '.join(descriptions) or 'it was trained for none'}"
+                f"{'; '.join(descriptions) or 'it was trained for none'}{advice}"
             )
         return fitting[0]
 

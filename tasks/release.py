@@ -9,9 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from ..lm import SpeechLM
+from ..lm.card import lm_licenses, lm_limits, lm_metadata, lm_usage
 from ..lm.loading import is_speech_lm
 from ..tokenizer import AudioTokenizer
-from ..tokenizer.cards import code_block, escape, front_matter, table_row, write_card
+from ..tokenizer.cards import (
+    code_block,
+    escape,
+    front_matter,
+    license_section,
+    section,
+    table_row,
+    write_card,
+)
+from ..tokenizer.codec_card import CODEC_METADATA, codec_limits, codec_usage
 from ..tokenizer.configs import read_json
 from ..tokenizer.files import remove_leftovers
 from ..tokenizer.json_lines import read_json_lines
@@ -22,6 +32,7 @@ from .inference.measured import MEASURED
 
 logger = logging.getLogger(__name__)
 
+_NO_RESULTS = "Unknown: no measurement was given to the command that wrote this card."
 _PAUSE = 10  # a gap of so many median gaps in a log means that the run was interrupted
 
 
@@ -72,7 +83,7 @@ def release_codec(recipe: Path, run: Path, out: Path, license: str, evaluations:
     data = read_json(run / "data.json")
     parameters = sum(p.numel() for p in tokenizer.codec.parameters())
     lines = [
-        *front_matter({"license": license, "library_name": "focallm", "pipeline_tag": "audio-to-audio"}),
+        *front_matter({"license": license, **CODEC_METADATA}),
         f"# {escape(out.name)}: a speech codec",
         "",
         f"{type(tokenizer.codec).__name__}: {tokenizer.sampling_rate} Hz speech <-> {tokenizer.frame_rate:g} tokens/s, "
@@ -114,6 +125,11 @@ def release_codec(recipe: Path, run: Path, out: Path, license: str, evaluations:
         )
     for record in evaluations:
         lines += ["", f"## Results: {_title(record)}", "", table_of_record(record, [tokenizer.codec], seed)]
+    if not evaluations:
+        lines += section("Results", _NO_RESULTS)
+    lines += codec_usage(tokenizer.codec)
+    lines += license_section({"weights": license, "training recordings": "see the table of training data"})
+    lines += codec_limits(tokenizer.codec)
     write_card(out / "README.md", lines)
 
 
@@ -139,11 +155,8 @@ def release_lm(recipe: Path, run: Path, out: Path, license: str, evaluations: Se
 
     values = read_json(run / "recipe.json")
     tasks = [source["template"]["name"] for source in values["sources"]]
-    # A model of several tasks is listed under the one that most users look for.
-    speaks = any(task.startswith(("tts", "zero-shot")) for task in tasks)
-    tag = "text-to-speech" if speaks else "audio-to-audio"
     lines = [
-        *front_matter({"license": license, "library_name": "transformers", "pipeline_tag": tag}),
+        *front_matter({"license": license, **lm_metadata(lm.info)}),
         f"# {escape(out.name)}: a speech language model",
         "",
         _architecture(lm, out / "model.safetensors"),
@@ -170,8 +183,10 @@ def release_lm(recipe: Path, run: Path, out: Path, license: str, evaluations: Se
         f"{last['step']} updates, {float(last['epoch']):.1f} epochs, seed {values['seed']}; validation loss "
         f"{float(last['eval_loss']):.3f} nats per target id.",
     ]
-    if results:
-        lines += ["", "## Results", "", *results[:-1]]
+    lines += section("Results", *(results[:-1] or [_NO_RESULTS]))
+    lines += lm_usage(lm.info)
+    lines += lm_licenses(license, values["base"] or "", lm.info.audio_tokenizer, out)
+    lines += lm_limits(lm.info, lm.audio_tokenizer)
     write_card(out / "README.md", lines)
 
 

@@ -17,14 +17,16 @@ from transformers import BatchFeature
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from .audio import load_audio
-from .cards import write_first_card
+from .cards import CARD
 from .codec import Codec
+from .codec_card import describe_codec
 from .codecs.auto import load_codec
 from .codecs.pattern import CodePattern
 from .files import first_not_finite, whole_files
 from .focalcodec.feature_extraction import FocalCodecFeatureExtractor
 from .hub import push_folder
 from .long_audio import MAX_WHOLE_S, decode_long, encode_long
+from .remote_code import write_remote_code
 from .waveform import Waveform, with_rates
 
 Ids = Tensor | NDArray[np.integer] | Sequence[int]
@@ -52,18 +54,9 @@ class AudioTokenizer:
 
     def __repr__(self) -> str:
         name = self.codec.pretrained_model.name_or_path
-        return f"AudioTokenizer({type(self.codec).__name__} {name!r}: {', '.join(list(self._describe().values())[1:])})"
-
-    def _describe(self) -> dict[str, str]:
-        sizes = sorted(set(self.codebook_sizes))
-        codes = " or ".join(str(size) for size in sizes)
-        return {
-            "codec": type(self.codec).__name__,
-            "audio": f"{self.sampling_rate} Hz -> {self.output_sampling_rate} Hz",
-            "rate": f"{self.frame_rate:g} frames/s",
-            "codes": f"{self.num_codebooks} codebook{'s' if self.num_codebooks > 1 else ''} of {codes} codes",
-            "bits": f"{self.bits_per_second:.0f} bit/s",
-        }
+        facts = describe_codec(self.codec)
+        codec = facts.pop("codec")
+        return f"AudioTokenizer({codec} {name!r}: {', '.join(facts.values())})"
 
     @classmethod
     def from_pretrained(
@@ -87,7 +80,10 @@ class AudioTokenizer:
         return cls(load_codec(source, num_codebooks, **kwargs))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that `from_pretrained` and the Auto classes of transformers can open.
+        """Write a folder that `from_pretrained` and the Auto classes of transformers can open, with a model card.
+
+        The folder also holds the code of the codec: with `trust_remote_code=True`, transformers opens it without this
+        package.
 
         Raises:
             OSError: There is a file of this name.
@@ -104,10 +100,14 @@ class AudioTokenizer:
             )
         with whole_files(folder) as temporary:
             self.codec.save_pretrained(temporary)
+            # The owner of the folder may have edited the card in it.
+            if (folder / CARD).exists():
+                (temporary / CARD).unlink()
             # Some adapters have already saved the feature extractor that transformers has for their codec.
             if not (temporary / FEATURE_EXTRACTOR_NAME).exists():
                 self.feature_extractor.save_pretrained(temporary)
-        write_first_card(folder, "A speech codec", self._describe(), "focallm.AudioTokenizer.from_pretrained(folder)")
+                classes = {"AutoFeatureExtractor": "FocalCodecFeatureExtractor"}
+                write_remote_code(temporary, FEATURE_EXTRACTOR_NAME, type(self.codec), classes)
 
     def push_to_hub(self, repo: str, **kwargs: Any) -> str:
         """Upload what `save_pretrained` writes to the Hugging Face hub; see `hub.push_folder`."""

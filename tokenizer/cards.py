@@ -8,6 +8,11 @@ import yaml
 
 from .files import write_whole
 
+CARD = "README.md"
+PLACE = "OWNER/NAME"  # stands for the model in a snippet; `hub.push_folder` fills in the repository
+UNKNOWN = "unknown"  # the hub knows a license of this name
+CODE_LICENSE = "Apache-2.0"
+
 # Characters that begin code, links, HTML, emphasis or a cell of a table. An underscore inside a word begins nothing.
 _SPECIAL = re.compile(r"([\\`*<>|&\[\]~$]|(?<![^\W_])_|_(?![^\W_]))")
 
@@ -44,26 +49,66 @@ def write_card(path: Path, lines: list[str]) -> None:
     write_whole(path, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
 
 
-def write_first_card(folder: Path, title: str, facts: dict[str, Any], usage: str) -> None:
-    """Write the README.md of weights that are not published yet, unless there is one, which its owner may have edited.
+def section(title: str, *lines: str) -> list[str]:
+    """Return the lines of a section, with an empty line in front."""
+    return ["", f"## {title}", "", *lines]
+
+
+def usage_section(*snippets: str) -> list[str]:
+    """Return the section that shows Python code, in which `OWNER/NAME` stands for the model."""
+    lines = section("Use", f"Replace `{PLACE}` by this folder or its hub id.")
+    for snippet in snippets:
+        lines += ["", "```python", *snippet.strip("\n").split("\n"), "```"]
+    return lines
+
+
+def license_section(licenses: dict[str, str]) -> list[str]:
+    """Return the section of licenses.
+
+    Args:
+        licenses: what is licensed, and its license or `UNKNOWN`. The code of this package is added.
+    """
+    rows = [table_row(what, license) for what, license in licenses.items()]
+    return section("Licenses", "| what | license |", "|---|---|", table_row("code of focallm", CODE_LICENSE), *rows)
+
+
+def license_of(source: str | Path) -> str:
+    """Return the license that the card of a model states, if the model is a folder here, or else `UNKNOWN`."""
+    path = Path(source, CARD)
+    if not path.is_file():
+        return UNKNOWN
+    block = re.match(r"---\n(.*?)\n---\n", path.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    try:
+        values = yaml.safe_load(block[1]) if block else None
+    except yaml.YAMLError:
+        return UNKNOWN
+    return str(values.get("license", UNKNOWN)) if isinstance(values, dict) else UNKNOWN
+
+
+def write_first_card(
+    folder: Path, title: str, metadata: dict[str, Any], facts: dict[str, str], body: list[str]
+) -> None:
+    """Write the card of weights that are not released yet, unless there is one, which its owner may have edited.
 
     Args:
         folder: of the weights.
         title: of the card.
-        facts: table of what is known about them.
-        usage: a line of Python that loads them.
+        metadata: for the hub, besides the license, which is unknown.
+        facts: table of what is known about the weights.
+        body: the sections for use, licenses and limits. Training data and results are unknown.
     """
-    path = folder / "README.md"
+    path = folder / CARD
     if path.exists():
         return
-    lines = front_matter({"library_name": "focallm", "license": "unknown", "tags": ["speech", "audio"]})
+    lines = front_matter({"license": UNKNOWN, **metadata})
     lines += [f"# {escape(title)}", "", "| | |", "|---|---|"]
-    lines += [table_row(name, str(value)) for name, value in facts.items()]
+    lines += [table_row(name, value) for name, value in facts.items()]
+    lines += section("Training data", "Unknown: it is not recorded with these weights.")
+    lines += section("Results", "Unknown: no measurement is recorded with these weights.")
     lines += [
+        *body,
         "",
-        f"Load it with `{usage}`.",
-        "",
-        "Before publishing, replace the license above by one that the licenses of the weights it was made from and of "
-        "the training recordings permit, and report what was measured.",
+        "Before publishing, replace what is unknown, above all the license: name one that the licenses of the weights "
+        "it was made from and of the training recordings permit.",
     ]
     write_card(path, lines)

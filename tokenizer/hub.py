@@ -15,6 +15,8 @@ from typing import Any
 from huggingface_hub import HfApi, constants, get_session, snapshot_download
 from transformers.utils import cached_file
 
+from .cards import CARD, PLACE
+
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # The environment variable by which `focallm --trust-remote-code` reaches every process of a command.
 TRUST_VARIABLE = "FOCALLM_TRUST_REMOTE_CODE"
@@ -183,4 +185,7 @@ def push_folder(save: Callable[[Path], None], repo: str, **kwargs: Any) -> str:
     api.create_repo(repo, private=kwargs.pop("private", None), exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         save(Path(folder))
+        card = Path(folder, CARD)
+        if card.is_file():
+            card.write_text(card.read_text(encoding="utf-8").replace(PLACE, repo), encoding="utf-8")
         return str(api.upload_folder(repo_id=repo, folder_path=folder, **kwargs))

@@ -17,7 +17,8 @@ import numpy as np
 from ...lm.continuous_batching import ContinuousBatch
 from ...lm.model import SpeechLM
 from ...tokenizer import AudioTokenizer
-from ...tokenizer.audio import Waveform, read_audio, read_header
+from ...tokenizer.audio import read_audio, read_header
+from ...tokenizer.waveform import Waveform
 from ..inference.convert import convert
 from ..inference.enhance import enhance
 from ..inference.inputs import open_model

@@ -152,7 +152,10 @@ def test_a_card_is_written_once(codec, tmp_path):
     lm = SpeechLM.from_config("tiny", codec)
     lm.save_pretrained(tmp_path)
     card = tmp_path / "README.md"
-    assert "| tasks | none yet |" in card.read_text()
+    text = card.read_text()
+    assert "| tasks | none yet |" in text
+    assert text.count("nknown: ") == 2  # training data and results
+    assert "| weights | unknown |" in text
     card.write_text("mine")
     lm.save_pretrained(tmp_path)
     assert card.read_text() == "mine"

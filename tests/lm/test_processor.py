@@ -148,6 +148,10 @@ def test_the_inputs_choose_the_task(processor, audio_tokenizer):
     [
         ({}, "reads exactly nothing"),
         ({"text": "a", "audio": SECOND}, "reads exactly audio, text: tts reads voice, text; "),
+        (
+            {"text": "a", "audio": SECOND},
+            r"functions: focallm.speak\(text, model=lm\), ",
+        ),
         ({"text": "a", "task": "se"}, "se reads exactly text"),
         ({"text": "a", "task": "asr"}, "not for asr"),
         ({"text": "a", "voice": "eve"}, "no voice is called 'eve': this model knows ann, bob"),
@@ -234,6 +238,52 @@ def test_the_saved_generation_config_does_not_limit_our_generation(folder, audio
     assert SpeechLM.from_pretrained(folder).model.generation_config.suppress_tokens is None
     make_lm(audio_tokenizer, ("asr",)).save_pretrained(tmp_path)
     assert json.loads((tmp_path / "generation_config.json").read_text()).get("suppress_tokens") is None
+
+
+PIPELINE = """
+from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
+speak = pipeline("text-to-speech", model={folder!r}, trust_remote_code=True)
+assert len(speak("hi", generate_kwargs=dict(max_new_tokens=4, min_new_tokens=4))["audio"]) == 4 * 320
+"""
+FEATURES = """
+import sys
+sys.modules.update(dict.fromkeys(["focallm", "peft"]))
+import torch
+from transformers import AutoModelForCausalLM, AutoProcessor
+torch.set_num_threads(1)
+inputs = torch.load({inputs!r}, weights_only=True)
+model = AutoModelForCausalLM.from_pretrained({folder!r}, trust_remote_code=True)
+torch.save(model(**inputs).logits, {inputs!r} + ".logits")
+try:
+    AutoProcessor.from_pretrained({folder!r}, trust_remote_code=True)
+except ImportError as error:
+    assert "pip install focallm" in str(error)
+else:
+    raise AssertionError("this processor is not ours")
+"""
+
+
+def run_python(code: str, modules: object) -> None:
+    environment = {**os.environ, "HF_MODULES_CACHE": str(modules), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_a_pipeline_finds_the_processor_in_the_package_that_nobody_imported(folder, tmp_path):
+    run_python(PIPELINE.format(folder=str(folder)), tmp_path)
+
+
+def test_a_model_of_features_opens_without_this_package(audio_tokenizer, tmp_path):
+    lm = make_lm(audio_tokenizer, ("se-features",), feature_size=audio_tokenizer.codec.feature_dim)
+    lm.save_pretrained(tmp_path / "lm")
+    inputs = SpeechLMProcessor.from_lm(lm)(audio=SECOND[:4000], return_tensors="pt")
+    torch.save(dict(inputs), tmp_path / "inputs.pt")
+    run_python(FEATURES.format(folder=str(tmp_path / "lm"), inputs=str(tmp_path / "inputs.pt")), tmp_path)
+    logits = torch.load(tmp_path / "inputs.pt.logits")
+    with torch.no_grad():
+        assert torch.allclose(logits, lm.model(**inputs).logits, atol=1e-5)
+    speaks = pipeline("text-to-speech", model=str(tmp_path / "lm"))
+    with pytest.raises(ValueError, match=r"Its tasks have functions: focallm\.enhance\(audio, model=lm\)"):
+        speaks("hi")
 
 
 def test_the_folder_opens_in_plain_transformers_without_our_code(folder):

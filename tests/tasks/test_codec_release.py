@@ -133,6 +133,8 @@ def test_the_card_holds_what_the_run_recorded(run, corpus, tmp_path):
     assert text in card
     assert f"`{summarize_corpus(items)['sha256']}`" in card
     assert card.startswith("---\nlicense: cc0-1.0\n")
+    assert "| weights | cc0-1.0 |" in card
+    assert "Unknown: no measurement" not in card
     assert "\nFocalCodecModel: 16000 Hz speech <-> " in card
     assert "| not named | CC0 | 2 | 4 | 0.00 |" in card
     for stage in ("teacher", "quantizer", "decoder", "adversarial"):
@@ -147,7 +149,8 @@ def test_what_killed_processes_left_is_not_released(run, tmp_path):
         (out / name).touch()
     release(CHAIN, run, out, "cc0-1.0", [], seed=0)
     names = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
-    assert {path.name for path in out.rglob("*") if path.is_file()} == names
+    # Besides the code with which transformers opens the folder.
+    assert {path.name for path in out.rglob("*") if path.is_file() and path.suffix != ".py"} == names
 
 
 def test_the_card_says_where_parts_came_from_that_the_run_did_not_begin(run, corpus, tmp_path):

@@ -270,7 +270,7 @@ def test_bad_ids_are_reported_in_one_sentence(tok, ids, options, words):
 
 def test_saves_and_loads(tok, tmp_path):
     tok.save_pretrained(tmp_path / "codec")
-    assert sorted(path.name for path in (tmp_path / "codec").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "codec").iterdir() if path.suffix != ".py") == [
         "README.md",
         "config.json",
         "model.safetensors",

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModel, AutoTokenizer, FeatureExtractionMixin, PreTrainedModel
+from transformers.utils import CONFIG_NAME
 
 from ..codec import CodecDecoderOutput, CodecEncoderOutput, CodecStream, NoTextTokenizer
+from ..codec_card import write_codec_card
 from ..focalcodec.layers import length_mask
+from ..remote_code import write_remote_code
 
 # Key of the model's config.json that stores how many codebooks are in use.
 USED_CODEBOOKS_KEY = "used_codebooks"
@@ -60,6 +63,12 @@ class NativeModel(PreTrainedModel):
     """The base class of models whose architecture is in this package. Subclasses set `config_class`."""
 
     main_input_name = "waveform"
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write config, weights and the code that transformers needs to open them without this package."""
+        super().save_pretrained(save_directory, **kwargs)
+        classes = {"AutoConfig": type(self.config).__name__, "AutoModel": type(self).__name__}
+        write_remote_code(Path(save_directory), CONFIG_NAME, type(self), classes)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Do nothing: constructors initialize the weights, and loading is strict, so that none is left to be drawn."""
@@ -112,6 +121,7 @@ class CodecAdapter(nn.Module):
         """Write the model and its feature extractor; transformers can open the folder, too."""
         self.model.save_pretrained(folder)
         self.make_feature_extractor().save_pretrained(folder)
+        write_codec_card(folder, self)
 
     @property
     def pretrained_model(self) -> PreTrainedModel:

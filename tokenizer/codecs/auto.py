@@ -36,11 +36,11 @@ _OFFICIAL = {
 _CONFIG_NAMES = ("config.json", "model_config.json")  # the first one found is used; the second is that of Stable Codec
 # The name of the published weights of SemantiCodec, which the package of its authors downloads.
 _SEMANTICODEC = "semanticodec"
-# Weights inside this package, by their names.
-_BUNDLED = {"mini": Path(__file__).parent.parent / "weights" / "mini"}
+# Folders of the weights inside this package, by their names.
+BUNDLED = {"mini": Path(__file__).parent.parent / "weights" / "mini"}
 
 # Names that need no folder and no hub id.
-CODEC_NAMES = (*_BUNDLED, _SEMANTICODEC)
+CODEC_NAMES = (*BUNDLED, _SEMANTICODEC)
 
 
 def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: Any) -> Codec:
@@ -51,8 +51,8 @@ def load_codec(source: str | Path, num_codebooks: int | None = None, **kwargs: A
         ValueError: The codec is unknown or does not have that many codebooks, or its weights are damaged.
     """
     source = str(source)
-    if source in _BUNDLED:
-        folder = _BUNDLED[source]
+    if source in BUNDLED:
+        folder = BUNDLED[source]
         if not folder.is_dir():
             raise OSError(
                 f"this installation has no bundled weights at {folder}: install focallm again, or name a folder"

@@ -19,6 +19,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..codec_card import write_codec_card
 from ..focalcodec.checkpoint import read_config
 from ..hub import HUB_ARGUMENTS
 from .adapter import CodecAdapter, CodecConfig
@@ -168,6 +169,7 @@ class SemantiCodec(CodecAdapter):
         """Write the options, but not the weights: the package can only read its own files, and downloads them again."""
         self.model.config.save_pretrained(folder)
         self.make_feature_extractor().save_pretrained(folder)
+        write_codec_card(folder, self)
 
     def num_tokens(self, num_samples: Tensor | int) -> Tensor:
         """Return the number of frames for a number of samples, in whole patches. A full last patch adds another one."""

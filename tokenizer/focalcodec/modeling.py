@@ -6,6 +6,7 @@ B batch, T samples, N tokens, K bits per token, D feature width. Tensors between
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +15,12 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProces
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
 from transformers.models.auto.modeling_auto import AutoModelForAudioTokenization
-from transformers.utils import ModelOutput
+from transformers.utils import CONFIG_NAME, ModelOutput
 
 from ..codec import CodecDecoderOutput, CodecEncoderOutput, NoTextTokenizer
+from ..codec_card import write_codec_card
+from ..hub import push_folder
+from ..remote_code import write_remote_code
 from .blocks import DynamicTanh, FocalBlock
 from .checkpoint import convert_config, convert_state_dict, find_official, load_strictly, read_safetensors
 from .configuration import FocalCodecConfig
@@ -103,6 +107,21 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
             return cls(config if isinstance(config, FocalCodecConfig) else FocalCodecConfig.from_dict(config))
 
         return load_strictly(super().from_pretrained, source, args, kwargs, converted, build)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write config, weights, a model card, and the code with which transformers opens them without this package."""
+        super().save_pretrained(save_directory, **kwargs)
+        classes = {
+            "AutoConfig": "FocalCodecConfig",
+            "AutoModel": "FocalCodecModel",
+            "AutoModelForAudioTokenization": "FocalCodecModel",
+        }
+        write_remote_code(Path(save_directory), CONFIG_NAME, FocalCodecModel, classes)
+        write_codec_card(save_directory, self)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:  # type: ignore[override]
+        """Upload what `save_pretrained` writes to the Hugging Face hub; see `hub.push_folder`."""
+        return push_folder(self.save_pretrained, repo_id, **kwargs)
 
     @property
     def pretrained_model(self) -> "FocalCodecModel":
