@@ -29,7 +29,6 @@ def test_the_list_of_packages_is_complete():
     [
         ("tabulate", "focallm.tasks.paper.rendering", "eval"),
         ("psutil", "focallm.tasks.benchmarks.codec", "eval"),
-        ("tensorboard", "focallm.tokenizer.training.logging", "train"),
         ("onnxscript", "focallm.tasks.export.onnx", "export"),
     ],
 )

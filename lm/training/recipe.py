@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from transformers import TrainingArguments, set_seed
 
 from ...tokenizer import AudioTokenizer
+from ...tokenizer.training.trackers import check_tracker
 from ..embeddings import EmbeddingInit
 from ..features import max_positions
 from ..lora import LoRA
@@ -170,6 +170,8 @@ def training_arguments(recipe: LMRecipe, run: Path, quiet: bool = False) -> Trai
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,
         "disable_tqdm": quiet,
+        "project": "focallm",
+        "run_name": run.name,
     }
     for event in ("eval", "save"):
         # A number of steps without a strategy would be ignored.
@@ -185,10 +187,8 @@ def training_arguments(recipe: LMRecipe, run: Path, quiet: bool = False) -> Trai
         "logging_nan_inf_filter": False,
     }
     arguments = TrainingArguments(**{**defaults, **recipe.trainer, **reserved})
-    if "tensorboard" in (arguments.report_to or []) and find_spec("tensorboard") is None:
-        raise ImportError(
-            "training logs need tensorboard: pip install 'focallm[train]', or set trainer.report_to to []"
-        )
+    for tracker in arguments.report_to or []:
+        check_tracker(tracker)
     return arguments
 
 

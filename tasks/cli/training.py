@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 
 def tokenize(
@@ -81,6 +82,7 @@ def train(
     recipe: Path | None = None,
     codec: str = "mini",
     base: str | None = None,
+    report_to: Literal["tensorboard", "wandb", "trackio", "none"] | None = None,
     quiet: bool = False,
 ) -> str | None:
     """Train a language model on a token store. If interrupted, the same command continues.
@@ -94,17 +96,24 @@ def train(
             default is a small model.
         codec: Codec that made the token store.
         base: Model to start from, instead of that of the recipe: mini, a folder or a hub id.
+        report_to: Experiment tracker that gets the metrics, instead of that of the recipe (by default tensorboard).
         quiet: Hide the progress bar.
     """
     from ..training.train_lm import first_process, train_task
 
-    message = train_task(task, store, run, recipe, codec, quiet, base)
+    message = train_task(task, store, run, recipe, codec, quiet, base, report_to)
     # Under `accelerate launch`, one process reports.
     return message if first_process() else None
 
 
 def train_codec(
-    recipe: Path, corpus: Path, run: Path, only: str | None = None, asr: str | None = None, quiet: bool = False
+    recipe: Path,
+    corpus: Path,
+    run: Path,
+    only: str | None = None,
+    asr: str | None = None,
+    report_to: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard",
+    quiet: bool = False,
 ) -> str:
     """Train a codec. If interrupted, the same command continues.
 
@@ -116,11 +125,12 @@ def train_codec(
         only: Train only the stage of this name. The stages that it builds on must be trained already.
         asr: Folder of a Whisper model for faster-whisper. With it, evaluations report the word error rate and the
             speaker similarity.
+        report_to: Experiment tracker that gets the metrics. Audio and spectrograms go to tensorboard only.
         quiet: Hide the progress bar.
     """
     from ..training.train_codec import train_stages
 
-    return train_stages(recipe, corpus, run, only, asr, quiet)
+    return train_stages(recipe, corpus, run, only, asr, quiet, report_to)
 
 
 def release(

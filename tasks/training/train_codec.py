@@ -10,11 +10,20 @@ from ...tokenizer.configs import read_json
 from ...tokenizer.files import write_whole
 from ...tokenizer.runs import locked
 from ...tokenizer.training.config import read_stages, result_folder
+from ...tokenizer.training.trackers import Tracker, check_tracker
 from ...tokenizer.training.trainer import train_codec
 from ..evaluation.metrics import Resemblyzer, load_asr
 
 
-def train_stages(recipe: Path, corpus: Path, run: Path, only: str | None, asr: str | None, quiet: bool) -> str:
+def train_stages(
+    recipe: Path,
+    corpus: Path,
+    run: Path,
+    only: str | None,
+    asr: str | None,
+    quiet: bool,
+    report_to: Tracker = "tensorboard",
+) -> str:
     """Train all stages of a recipe, or only one; see `focallm train-codec --help` for the arguments.
 
     Returns:
@@ -24,7 +33,9 @@ def train_stages(recipe: Path, corpus: Path, run: Path, only: str | None, asr: s
         OSError: Another process trains in the same folder.
         ValueError: As in `read_stages` and `train_codec`; or there is no stage `only`, or the run was trained on
             another corpus.
+        ImportError: The package of the tracker is missing.
     """
+    check_tracker(report_to)
     # The recipe is read first, because listing a corpus can take minutes.
     stages = read_stages(recipe, run)
     if only is not None:
@@ -40,7 +51,7 @@ def train_stages(recipe: Path, corpus: Path, run: Path, only: str | None, asr: s
     embed = Resemblyzer().vector if asr else None
     for folder, config in stages.items():
         with locked(folder):
-            train_codec(config, paths, folder, quiet, texts, transcribe, embed)
+            train_codec(config, paths, folder, quiet, texts, transcribe, embed, report_to)
     result = result_folder(folder, config)
     if config.stage == "teacher":
         return f"{result} holds the teacher: name it as teacher.folder of a quantizer, decoder or joint stage"

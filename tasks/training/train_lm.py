@@ -17,6 +17,7 @@ from ...lm.training.samples import CountWordErrors
 from ...lm.training.trainer import train
 from ...tokenizer import AudioTokenizer
 from ...tokenizer.configs import load_config
+from ...tokenizer.training.trackers import Tracker
 from ..definitions import find_task
 from ..evaluation.metrics import load_asr, word_counter
 from .task_data import TaskData, read_task_data
@@ -32,6 +33,7 @@ def train_task(
     codec: str,
     quiet: bool = False,
     base: str | None = None,
+    report_to: Tracker | None = None,
 ) -> str:
     """Train a model for a task, and write it to `run/model`.
 
@@ -43,6 +45,7 @@ def train_task(
         codec: The codec that made the store.
         quiet: Show no preview and no progress bar.
         base: The model to start from, instead of that of the recipe.
+        report_to: The experiment tracker, instead of that of the recipe.
 
     Returns:
         One line about the result, and a command to try the model.
@@ -54,6 +57,8 @@ def train_task(
     recipe = load_config(LMRecipe, recipe_path) if recipe_path else LMRecipe()
     if base:
         recipe = replace(recipe, base=base)
+    if report_to:
+        recipe = replace(recipe, trainer={**recipe.trainer, "report_to": report_to})
     count_word_errors = load_word_error_counter(recipe.evaluate.asr) if recipe.evaluate.asr else None
     audio_tokenizer = AudioTokenizer.from_pretrained(codec)
 

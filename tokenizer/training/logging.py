@@ -1,4 +1,4 @@
-"""Logs of a run: log.jsonl, TensorBoard with audio and spectrograms, and loss curves. T samples."""
+"""Logs of a run: log.jsonl, an experiment tracker, and loss curves. T samples."""
 
 import csv
 import io
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import Accelerator
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -15,41 +16,57 @@ from ..files import write_whole
 from ..focalcodec.mel import log_mel
 from ..json_lines import append_json_line, read_json_lines
 from .stages import StageOutput
-
-try:
-    from torch.utils.tensorboard import SummaryWriter
-except ImportError:
-    raise ImportError("codec training needs tensorboard: pip install 'focallm[train]'") from None
+from .trackers import Tracker
 
 LOG = "log.jsonl"
 _NUM_SAMPLES = 3  # number of recordings that are written to TensorBoard
 
 
 class RunLogger:
-    """Writes into the folder of a run.
+    """Writes into the folder of a run, and to an experiment tracker.
+
+    Only the main process writes. TensorBoard also gets audio and spectrograms.
 
     Args:
         folder: folder of the run.
         sampling_rate: rate of decoded audio in Hz.
-        silent: whether to write nothing, as in all processes but the main one.
+        accelerator: made with `log_with` for the tracker.
+        tracker: where metrics go besides `log.jsonl`.
+        description: what the tracker shows of the run, such as its recipe.
     """
 
-    def __init__(self, folder: Path, sampling_rate: int, silent: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        sampling_rate: int,
+        accelerator: Accelerator,
+        tracker: Tracker = "none",
+        description: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.sampling_rate = sampling_rate
-        self.board = None if silent else SummaryWriter(str(folder / "tensorboard"))
+        self.accelerator = accelerator
+        self.board: Any = None
+        if tracker == "none":
+            return
+        # accelerate makes the name of the project the name of TensorBoard's folder.
+        project = "tensorboard" if tracker == "tensorboard" else "focallm"
+        # The names of the run and of its stage.
+        options = {} if tracker == "tensorboard" else {tracker: {"name": "/".join(folder.absolute().parts[-2:])}}
+        accelerator.init_trackers(project, dict(description or {}), options)
+        if tracker == "tensorboard" and accelerator.is_main_process:
+            self.board = accelerator.get_tracker("tensorboard", unwrap=True)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Write metrics to `log.jsonl` and to TensorBoard."""
-        if self.board is None:
+        """Write metrics to `log.jsonl` and to the tracker."""
+        if not self.accelerator.is_main_process:
             return
         values = {name: float(value) for name, value in metrics.items()}
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+        self.accelerator.log(values, step=step)
         append_json_line(self.folder / LOG, {"step": step, "time": round(time.time(), 1), **values})
 
     def write_samples(self, step: int, outputs: Sequence[StageOutput]) -> None:
-        """Write audio and images of the first recordings: the output above its target."""
+        """Write audio and images of the first recordings to TensorBoard: the output above its target."""
         if self.board is None:
             return
         for i, output in enumerate(outputs[:_NUM_SAMPLES]):
@@ -63,9 +80,11 @@ class RunLogger:
                 self.board.add_image(f"{i}/features", image, step, dataformats="HW")
 
     def close(self) -> None:
-        """Close the files of TensorBoard and draw the loss curves."""
-        if self.board is not None:
-            self.board.close()
+        """End the run of the tracker and draw the loss curves."""
+        # `Accelerator.end_training` would also disconnect the processes, which go on with the next stage.
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+        if self.accelerator.is_main_process:
             write_curves(self.folder)
 
     def _spectrogram(self, waveform: Tensor) -> Tensor:

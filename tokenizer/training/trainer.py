@@ -27,6 +27,7 @@ from .losses import weighted_sum
 from .optimization import Schedule, WeightAverage
 from .stages import CodecStage, Stage, TeacherStage, audio_rates
 from .teacher import Teacher
+from .trackers import Tracker, check_tracker
 from .validation import EmbedFunction, TranscribeFunction, Validation
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ def train_codec(
     texts: Sequence[str | None] | None = None,
     asr: TranscribeFunction | None = None,
     embed: EmbedFunction | None = None,
+    report_to: Tracker = "tensorboard",
 ) -> FocalCodecModel | Teacher:
     """Train one stage on audio files. Saves its model in `folder/model`, next to logs and the checkpoint.
 
@@ -55,6 +57,7 @@ def train_codec(
         texts: transcript of each file. Stage teacher uses the files that have one, and saves `folder/teacher`.
         asr: function that transcribes audio, to report how many words decoding changes (dWER).
         embed: function that computes speaker embeddings, to report the similarity of decoded voices.
+        report_to: experiment tracker that gets the metrics.
 
     Returns:
         The trained model with the weights of the last step; the saved model, which has the averaged weights if any,
@@ -62,11 +65,18 @@ def train_codec(
 
     Raises:
         ValueError: The folder holds a run of another recipe, there are too few files, or the training diverges.
+        ImportError: The package of the tracker is missing.
     """
+    check_tracker(report_to)
     has_gpu = torch.cuda.is_available()
     # On a CPU, accelerate connects several processes only if it is asked to use the CPU.
     use_cpu = not has_gpu and not torch.backends.mps.is_available()
-    accelerator = Accelerator(cpu=use_cpu, mixed_precision="bf16" if config.bf16 and has_gpu else "no")
+    accelerator = Accelerator(
+        cpu=use_cpu,
+        mixed_precision="bf16" if config.bf16 and has_gpu else "no",
+        log_with=None if report_to == "none" else report_to,
+        project_dir=folder,
+    )
     result = result_folder(folder, config)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +102,7 @@ def train_codec(
             )  # fmt: skip
     codebook_size = 0 if isinstance(stage, TeacherStage) else stage.model.config.codebook_size
     validation = Validation(eval_dataset, rates.output, codebook_size, asr, embed)
-    run_logger = RunLogger(folder, rates.output, silent=not accelerator.is_main_process)
+    run_logger = RunLogger(folder, rates.output, accelerator, report_to, {"stage": config.stage})
     trainer = Trainer(config, stage, accelerator, train_dataset, validation, run_logger)
     trainer.restore()
     trainer.train(quiet)
