@@ -1,6 +1,8 @@
 """GGUF files hold the model: other readers compute the same logits, and llama.cpp writes the same ids."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from focallm.lm import Sampling, SpeechLM, Vocabulary
 from focallm.tasks.export.gguf import SPEECH_KEY, export_gguf, interleave_halves
 
 gguf = pytest.importorskip("gguf")
+ROOT = Path(__file__).parents[3]
 # Grouped heads of a width that does not follow from the others, where a wrong order of rows shows.
 LLAMA = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
 
@@ -94,28 +97,21 @@ def test_bad_options_are_explained(folder, options, message):
         export_gguf(str(folder / "lm"), folder / options.get("out", "b.gguf"), options.get("dtype", "float32"))
 
 
-def test_llama_cpp_writes_the_same_ids(folder, audio_tokenizer):
+def test_llama_cpp_writes_the_same_ids(audio_tokenizer, plain_lm, tmp_path, monkeypatch):
+    """Runs the client of docs/export.md."""
     llama_cpp = pytest.importorskip("llama_cpp")
-    export_gguf(str(folder / "lm"), folder / "a.gguf")
-    lm = SpeechLM.from_pretrained(folder / "lm")
-    llama = llama_cpp.Llama(str(folder / "a.gguf"), n_ctx=256, n_threads=1, verbose=False)
-    speech = json.loads(llama.metadata[SPEECH_KEY])
-    offset = speech["audio_offset"]
+    monkeypatch.chdir(tmp_path)
+    lm = plain_lm({**LLAMA, "intermediate_size": 48})
+    lm.save_pretrained("my_lm")
+    export_gguf("my_lm", Path("my_lm.gguf"))
+    (client,) = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
+    names = {}
+    exec(compile(client, "export.md", "exec"), names)
     template = lm.info.template("tts")
-    for text in ("hello there", "a", "the sea"):
-        prompt = template.prompt(lm.vocabulary, (40, 40), text=text, speaker="ann")
-        expected = lm.generate(prompt, sampling=Sampling(temperature=0)).codes.tolist()
-
-        def allow(ids, scores):
-            allowed = np.full_like(scores, -np.inf)
-            allowed[offset : offset + 8192] = scores[offset : offset + 8192]
-            return allowed
-
-        found = []
-        for i in llama.generate(prompt.ids, temp=0.0, logits_processor=llama_cpp.LogitsProcessorList([allow])):
-            found.append(i - offset)
-            if len(found) == 40:
-                break
-        assert found == expected
-        assert llama.detokenize([offset + found[0]]).decode() == f"<|audio_{found[0]}|>"
-        assert len(audio_tokenizer.decode(found)) == 40 * 320
+    prompt = template.prompt(lm.vocabulary, (1, 100), text="hello there", speaker="ann")
+    assert names["prompt"] == prompt.ids
+    expected = lm.generate(prompt, sampling=Sampling(temperature=0)).codes
+    assert names["ids"] == lm.vocabulary.audio_ids(expected)
+    assert len(names["audio"]) == 320 * len(expected)
+    llama = llama_cpp.Llama("my_lm.gguf", vocab_only=True, verbose=False)
+    assert llama.detokenize([lm.vocabulary.audio_offset + 7]).decode() == "<|audio_7|>"
