@@ -6,11 +6,11 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..tokenizer.audio_tokenizer import AudioTokenizer
-from ..tokenizer.cards import PLACE, UNKNOWN, license_of, license_section, section, usage_section, write_first_card
+from ..tokenizer.cards import UNKNOWN, license_of, license_section, section, usage_section, write_first_card
 from ..tokenizer.codecs.auto import BUNDLED
-from ..tokenizer.hub import is_hub_id
+from ..tokenizer.hub import PLACE, is_hub_id
 from .info import SpeechLMInfo
-from .loading import PACKAGED_MODELS
+from .packaged import PACKAGED_MODELS
 
 _TAGS = ["speech", "focalcodec", "focallm"]
 _LOAD = f"""

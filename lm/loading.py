@@ -29,12 +29,10 @@ from . import lora
 from .embeddings import adapt_to_vocabulary, set_special_ids
 from .features import max_positions
 from .info import INFO_FILE, SpeechLMInfo
+from .packaged import PACKAGED_MODELS
 from .sampling import Sampling
 from .vocabulary import Vocabulary
 
-_WEIGHTS = Path(__file__).parent / "weights"
-# Weights that come with the package, by name.
-PACKAGED_MODELS = {"mini": _WEIGHTS / "mini", "mini-rewriting": _WEIGHTS / "mini-rewriting"}
 LEXICON_FILE = "lexicon.json"  # phonemes by word
 # Opens the processor for `AutoProcessor` where this package is installed but was not imported.
 _PROCESSOR_MODULE = "focallm_processor"

@@ -17,14 +17,13 @@ from transformers import BatchFeature
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from .audio import load_audio
-from .cards import CARD
 from .codec import Codec
 from .codec_card import describe_codec
 from .codecs.auto import load_codec
 from .codecs.pattern import CodePattern
 from .files import first_not_finite, whole_files
 from .focalcodec.feature_extraction import FocalCodecFeatureExtractor
-from .hub import push_folder
+from .hub import CARD, push_folder
 from .long_audio import MAX_WHOLE_S, decode_long, encode_long
 from .remote_code import write_remote_code
 from .waveform import Waveform, with_rates

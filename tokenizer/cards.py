@@ -7,9 +7,8 @@ from typing import Any
 import yaml
 
 from .files import write_whole
+from .hub import CARD, PLACE
 
-CARD = "README.md"
-PLACE = "OWNER/NAME"  # stands for the model in a snippet; `hub.push_folder` fills in the repository
 UNKNOWN = "unknown"  # the hub knows a license of this name
 CODE_LICENSE = "Apache-2.0"
 

@@ -3,9 +3,9 @@
 import math
 from pathlib import Path
 
-from .cards import PLACE, UNKNOWN, license_section, section, usage_section, write_first_card
+from .cards import UNKNOWN, license_section, section, usage_section, write_first_card
 from .codec import Codec
-from .hub import is_hub_id
+from .hub import PLACE, is_hub_id
 
 CODEC_METADATA = {
     "library_name": "focallm",

@@ -15,11 +15,11 @@ from typing import Any
 from huggingface_hub import HfApi, constants, get_session, snapshot_download
 from transformers.utils import cached_file
 
-from .cards import CARD, PLACE
-
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # The environment variable by which `focallm --trust-remote-code` reaches every process of a command.
 TRUST_VARIABLE = "FOCALLM_TRUST_REMOTE_CODE"
+CARD = "README.md"
+PLACE = "OWNER/NAME"  # stands for the repository in a card, until one is known
 _PATIENCE_S = 3  # for the first answer of the hub; its own library tries for more than a minute
 
 

@@ -11,8 +11,8 @@ from focallm.lm import SpeechLM, SpeechLMInfo
 from focallm.lm.card import lm_licenses, lm_usage
 from focallm.tasks import definitions
 from focallm.tokenizer import AudioTokenizer
-from focallm.tokenizer.cards import PLACE, license_of
-from focallm.tokenizer.hub import push_folder
+from focallm.tokenizer.cards import license_of
+from focallm.tokenizer.hub import PLACE, push_folder
 
 
 @pytest.mark.parametrize("name", sorted(set(definitions.TASKS) - {"text", "pronounce"}))

@@ -247,7 +247,14 @@ assert len(speak("hi", generate_kwargs=dict(max_new_tokens=4, min_new_tokens=4))
 """
 FEATURES = """
 import sys
-sys.modules.update(dict.fromkeys(["focallm", "peft"]))
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name == "focallm":
+            raise ModuleNotFoundError("No module named 'focallm'")
+
+sys.meta_path.insert(0, Missing())
+sys.modules["peft"] = None
 import torch
 from transformers import AutoModelForCausalLM, AutoProcessor
 torch.set_num_threads(1)
