@@ -10,7 +10,15 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForTextToWaveform,
+    Cache,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -219,6 +227,8 @@ class SpeechLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
 AutoConfig.register(SpeechLMConfig.model_type, SpeechLMConfig, exist_ok=True)
 AutoModelForCausalLM.register(SpeechLMConfig, SpeechLMForConditionalGeneration, exist_ok=True)
+# For `pipeline("text-to-speech")`.
+AutoModelForTextToWaveform.register(SpeechLMConfig, SpeechLMForConditionalGeneration, exist_ok=True)
 
 
 def without_peft(model: nn.Module) -> PreTrainedModel:

@@ -202,7 +202,8 @@ class SpeechLM:
         with whole_files(folder) as temporary:
             self.model.save_pretrained(temporary, state_dict=weights)
             if isinstance(self.model, SpeechLMForConditionalGeneration):
-                classes = dict.fromkeys(("AutoModel", "AutoModelForCausalLM"), "SpeechLMForConditionalGeneration")
+                auto_classes = ("AutoModel", "AutoModelForCausalLM", "AutoModelForTextToWaveform")
+                classes = dict.fromkeys(auto_classes, "SpeechLMForConditionalGeneration")
                 classes["AutoConfig"] = "SpeechLMConfig"
                 write_remote_code(temporary, CONFIG_NAME, SpeechLMForConditionalGeneration, classes)
             write_generation_config(temporary, self.model, self.vocabulary, self.audio_tokenizer, self.info)

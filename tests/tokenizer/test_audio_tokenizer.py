@@ -304,7 +304,7 @@ def test_the_auto_classes_open_the_folder(tok, tmp_path):
 
 
 def test_mini_is_the_folder_in_the_package(tok, tmp_path, monkeypatch):
-    monkeypatch.setitem(loading._BUNDLED, "mini", tmp_path / "mini")
+    monkeypatch.setitem(loading.BUNDLED, "mini", tmp_path / "mini")
     with pytest.raises(OSError, match="no bundled weights"):
         AudioTokenizer.from_pretrained()
     tok.save_pretrained(tmp_path / "mini")

@@ -35,16 +35,16 @@ def make_unexportable_lm(audio_tokenizer: AudioTokenizer, kind: str) -> SpeechLM
     if kind == "aligned":
         return make_plain_lm(audio_tokenizer, "tiny", ("tts-aligned",))
     if kind == "features":
-        size = audio_tokenizer.codec.feature_dim
-        return make_plain_lm(audio_tokenizer, "tiny", ("se-features",), feature_size=size)
+        return make_plain_lm(audio_tokenizer, "tiny", ("se-features",), feature_size=16)
     lm = make_plain_lm(audio_tokenizer, "tiny")
     config = GPT2Config(vocab_size=lm.vocabulary.padded_size, n_embd=32, n_layer=1, n_head=2)
     return SpeechLM(GPT2LMHeadModel(config), lm.vocabulary, audio_tokenizer, lm.info)
 
 
 @pytest.fixture(scope="session")
-def audio_tokenizer(codec: Callable) -> AudioTokenizer:
-    return AudioTokenizer(codec("tiny_50hz"))
+def audio_tokenizer(tiny_codec: Callable) -> AudioTokenizer:
+    """A codec of few codes, because a large vocabulary takes long to build."""
+    return AudioTokenizer(tiny_codec("ts3_codec"))
 
 
 @pytest.fixture(scope="session")

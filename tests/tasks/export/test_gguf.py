@@ -37,8 +37,8 @@ def test_another_reader_finds_the_same_model(folder, dtype):
     lm = SpeechLM.from_pretrained(folder / "lm")
     again = AutoModelForCausalLM.from_pretrained(folder, gguf_file=f"{dtype}.gguf", dtype=torch.float32)
     ids = torch.arange(60, 90)[None]
-    tolerance = 1e-5 if dtype == "float32" else 1e-2
-    assert torch.allclose(logits(again.eval(), ids), logits(lm.model, ids), atol=tolerance)
+    difference = (logits(again.eval(), ids) - logits(lm.model, ids)).abs().max()
+    assert difference < 1e-4 if dtype == "float32" else 1e-4 < difference < 0.1
 
 
 def test_another_architecture_keeps_the_order_of_its_rows(audio_tokenizer, tmp_path, plain_lm):
@@ -67,7 +67,7 @@ def test_every_id_has_a_name_and_the_vocabulary_is_described(folder):
     assert fields["tokenizer.ggml.eos_token_id"].contents() == vocabulary.control("end")
     assert json.loads(fields[SPEECH_KEY].contents()) == {
         "audio_offset": vocabulary.audio_offset,
-        "codebook_sizes": [8192],
+        "codebook_sizes": [64],
         "end_id": vocabulary.control("end"),
     }
 
@@ -112,6 +112,6 @@ def test_llama_cpp_writes_the_same_ids(audio_tokenizer, plain_lm, tmp_path, monk
     assert names["prompt"] == prompt.ids
     expected = lm.generate(prompt, sampling=Sampling(temperature=0)).codes
     assert names["ids"] == lm.vocabulary.audio_ids(expected)
-    assert len(names["audio"]) == 320 * len(expected)
+    assert len(names["audio"]) == audio_tokenizer.codec.config.samples_per_token * len(expected)
     llama = llama_cpp.Llama("my_lm.gguf", vocab_only=True, verbose=False)
     assert llama.detokenize([lm.vocabulary.audio_offset + 7]).decode() == "<|audio_7|>"
