@@ -240,11 +240,6 @@ def test_the_saved_generation_config_does_not_limit_our_generation(folder, audio
     assert json.loads((tmp_path / "generation_config.json").read_text()).get("suppress_tokens") is None
 
 
-PIPELINE = """
-from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
-speak = pipeline("text-to-speech", model={folder!r}, trust_remote_code=True)
-assert len(speak("hi", generate_kwargs=dict(max_new_tokens=4, min_new_tokens=4))["audio"]) == 4 * 320
-"""
 FEATURES = """
 import sys
 
@@ -275,10 +270,6 @@ def run_python(code: str, modules: object) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
-def test_a_pipeline_finds_the_processor_in_the_package_that_nobody_imported(folder, tmp_path):
-    run_python(PIPELINE.format(folder=str(folder)), tmp_path)
-
-
 def test_a_model_of_features_opens_without_this_package(audio_tokenizer, tmp_path):
     lm = make_lm(audio_tokenizer, ("se-features",), feature_size=audio_tokenizer.codec.feature_dim)
     lm.save_pretrained(tmp_path / "lm")
@@ -293,17 +284,21 @@ def test_a_model_of_features_opens_without_this_package(audio_tokenizer, tmp_pat
         speaks("hi")
 
 
-def test_the_folder_opens_in_plain_transformers_without_our_code(folder):
-    code = (
-        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer;"
-        f"model = AutoModelForCausalLM.from_pretrained({str(folder)!r});"
-        f"tokenizer = AutoTokenizer.from_pretrained({str(folder)!r});"
-        "ids = tokenizer('<|text|>hi<|speech|>', return_tensors='pt');"
-        "out = model.generate(**ids, max_new_tokens=5)[0, ids['input_ids'].shape[1]:];"
-        "assert '<|audio_' in tokenizer.decode(out, skip_special_tokens=True);"
-        "assert not [name for name in sys.modules if name.startswith('focallm')]"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def test_the_folder_opens_without_our_code_and_a_pipeline_finds_the_processor_in_the_package(folder, tmp_path):
+    code = f"""
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+folder = {str(folder)!r}
+model = AutoModelForCausalLM.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+ids = tokenizer("<|text|>hi<|speech|>", return_tensors="pt")
+out = model.generate(**ids, max_new_tokens=5)[0, ids["input_ids"].shape[1]:]
+assert "<|audio_" in tokenizer.decode(out, skip_special_tokens=True)
+assert not [name for name in sys.modules if name.startswith("focallm")]
+speak = pipeline("text-to-speech", model=folder, trust_remote_code=True)
+assert len(speak("hi", generate_kwargs=dict(max_new_tokens=4, min_new_tokens=4))["audio"]) == 4 * 320
+"""
+    run_python(code, tmp_path)
 
 
 def test_a_processor_from_the_hub_fetches_the_codec_of_the_same_revision(folder, processor, monkeypatch):

@@ -1,10 +1,13 @@
 """Training reports to experiment trackers."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
 from accelerate import Accelerator
+from accelerate.utils import LoggerType
 
 from focallm.lm.training.recipe import LMRecipe, training_arguments
 from focallm.tasks.training.train_codec import train_stages
@@ -40,6 +43,8 @@ def wandb(tmp_path, monkeypatch):
     (site / "wandb.py").write_text(WANDB)
     monkeypatch.syspath_prepend(site)
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    # accelerate looks for trackers when it is imported.
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [LoggerType.WANDB])
     import wandb
 
     return wandb
@@ -94,12 +99,24 @@ def test_tensorboard_keeps_its_folder_and_none_writes_none(tmp_path):
     assert any(path.name.startswith("events") for path in (tmp_path / "tensorboard" / "tensorboard").iterdir())
 
 
-def test_trackio_shows_the_run(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_trackio_keeps_the_metrics(tmp_path):
+    """In a process of its own, because trackio reads its folder from the environment when it is imported."""
     pytest.importorskip("trackio")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    folder = tmp_path / "mini" / "decoder"
-    folder.mkdir(parents=True)
-    logger = RunLogger(folder, 16000, Accelerator(cpu=True, log_with="trackio", project_dir=folder), "trackio")
-    logger.write(1, {"loss": 0.25})
-    logger.close()
+    code = """
+from pathlib import Path
+from accelerate import Accelerator
+from focallm.tokenizer.training.logging import RunLogger
+folder = Path("mini", "decoder")
+folder.mkdir(parents=True)
+logger = RunLogger(folder, 16000, Accelerator(cpu=True, log_with="trackio", project_dir=folder), "trackio")
+logger.write(1, {"loss": 0.25})
+logger.close()
+import trackio
+print(trackio.Api().runs("focallm")[0].name)
+"""
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "mini/decoder" in result.stdout
     assert any((tmp_path / "trackio").iterdir())
