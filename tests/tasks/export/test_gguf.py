@@ -104,7 +104,9 @@ def test_llama_cpp_writes_the_same_ids(audio_tokenizer, plain_lm, tmp_path, monk
     lm = plain_lm({**LLAMA, "intermediate_size": 48})
     lm.save_pretrained("my_lm")
     export_gguf("my_lm", Path("my_lm.gguf"))
-    (client,) = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
+    (client,) = re.findall(
+        r"```python title=\"llama_client.py\"\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL
+    )
     names = {}
     exec(compile(client, "export.md", "exec"), names)
     template = lm.info.template("tts")
