@@ -95,7 +95,7 @@ def write_lm_card(
         "codec": f"{info.audio_tokenizer}, {audio_tokenizer.tokens_per_second:g} tokens per second",
         "parameters": f"{causal_lm.num_parameters() / 1e6:.1f} M",
     }
-    base = causal_lm.config.name_or_path
+    base = causal_lm.config.name_or_path or ""
     body = [
         *lm_usage(info),
         *lm_licenses(UNKNOWN, base, info.audio_tokenizer, folder),

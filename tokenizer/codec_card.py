@@ -66,7 +66,7 @@ def codec_limits(codec: Codec) -> list[str]:
 
 def write_codec_card(folder: str | Path, codec: Codec) -> None:
     """Write the card of a codec, unless its folder has one."""
-    source = codec.pretrained_model.name_or_path
+    source = codec.pretrained_model.name_or_path or ""
     facts = describe_codec(codec)
     licenses = {"weights": UNKNOWN, "training recordings": UNKNOWN}
     # A path on the machine that saved them would tell others nothing.
