@@ -13,9 +13,9 @@ class SpeedChange:
     the speed, but at least one, spread evenly over its frames: some come twice, or are left out. So pitch and
     phonemes stay, whatever the speed.
 
-    The model itself cannot speak at any pace: scaling the lengths that it chooses changed durations by a factor of 0.83
-    at speed 2 and 1.64 at speed 0.5, since it waits for a sound to end before it closes a unit. Frames that it writes
-    in units of given lengths are harder to understand (docs/tasks.md).
+    The model itself does not speak at any pace: scaling the lengths that it chooses changed durations by a factor of
+    0.83 at speed 2 and 1.64 at speed 0.5, and frames that it writes for given lengths are harder to understand
+    (docs/tasks.md).
 
     Args:
         speed: 2 is twice as fast.
