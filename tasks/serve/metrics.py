@@ -1,5 +1,7 @@
 """What a server tells Prometheus: requests, times to the first sound, seconds of audio, places in use."""
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import Scope
 
@@ -19,7 +21,7 @@ class Metrics:
         self._places = places
         # Not the registry of the process, so that one process can hold several servers.
         self._registry = CollectorRegistry()
-        options = {"registry": self._registry, "namespace": "focallm"}
+        options: dict[str, Any] = {"registry": self._registry, "namespace": "focallm"}
         self._requests = Counter("requests", "Responses by path and status.", ["path", "status"], **options)
         self._running = Gauge("running", "Requests that have a place.", ["kind"], **options)
         self._waiting = Gauge("waiting", "Requests that wait for a place.", ["kind"], **options)

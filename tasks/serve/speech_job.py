@@ -196,8 +196,8 @@ def _speak(job: SpeechJob, put: Callable[[Any], None], stopped: threading.Event,
             reference,
             sampling_rate=rate,
             seed=job.seed,
+            speed=job.speed,
             generator=job.model.batch,
-            **({} if job.speed == 1 else {"speed": job.speed}),
         )
         chunks = iter(stream)
         try:
@@ -227,7 +227,7 @@ def _speak(job: SpeechJob, put: Callable[[Any], None], stopped: threading.Event,
 def usage(speech: Speech) -> dict[str, int]:
     """Return the number of tokens that were read and written: phonemes or pieces of text, and codes."""
     lm = speech.job.model.lm
-    num_read = len(getattr(speech.result, "phonemes", ())) or len(lm.vocabulary.text_ids(speech.job.text))
+    num_read = len(speech.result.phonemes) or len(lm.vocabulary.text_ids(speech.job.text))
     num_written = int(speech.result.stats["tokens"])
     return {"input_tokens": num_read, "output_tokens": num_written, "total_tokens": num_read + num_written}
 
@@ -236,12 +236,10 @@ def timestamps(result: SpeechResult, granularities: list[Literal["word", "phonem
     """Return when each word or phoneme is spoken, in seconds, as far as it was asked for."""
     lists: dict[str, Any] = {}
     if "word" in granularities:
-        lists["words"] = [
-            {"word": item.text, "start": item.start_s, "end": item.end_s} for item in getattr(result, "words", ())
-        ]
+        lists["words"] = [{"word": item.text, "start": item.start_s, "end": item.end_s} for item in result.words]
     if "phoneme" in granularities:
         phonemes = []
-        for item in getattr(result, "phonemes", ()):
+        for item in result.phonemes:
             phonemes.append({"phoneme": item.text, "start": item.start_s, "end": item.end_s})
         lists["phonemes"] = phonemes
     return lists

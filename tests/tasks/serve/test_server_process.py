@@ -71,6 +71,21 @@ def test_the_client_of_openai_speaks_and_streams(server):
         client.audio.speech.create(model="mini", voice="alloy", input=text)
 
 
+def test_an_aligned_model_knows_when_it_speaks_and_how_fast(server):
+    fields = {"model": "mini", "stream_format": "sse", "timestamp_granularities": ["word", "phoneme"]}
+    durations = []
+    for speed in (0.5, 1.0, 2.0):
+        lines = post_speech(server, "Good morning, everyone.", speed=speed, **fields).text.split("\n\n")
+        done = json.loads(lines[-2].removeprefix("data: "))
+        assert [word["word"] for word in done["words"]] == ["good", "morning", "everyone"]
+        assert done["usage"]["input_tokens"] == len(done["phonemes"])
+        ends = [0.0, *(phoneme["end"] for phoneme in done["phonemes"])]
+        # Phonemes follow each other without a gap.
+        assert [phoneme["start"] for phoneme in done["phonemes"]] == pytest.approx(ends[:-1])
+        durations.append(ends[-1])
+    assert durations[0] > 1.5 * durations[1] > 2 * durations[2]
+
+
 def test_the_client_of_openai_makes_a_voice_and_speaks_in_it(server):
     client = openai_client(server)
     sample = (ROOT / "tasks" / "samples" / "speaker.flac").read_bytes()
