@@ -96,6 +96,7 @@ class CausalDecoder:
         self._forward_arguments = inspect.signature(model.forward).parameters
         self._mask = prompts.mask  # (B, columns of the cache)
         self._cache: Any = None
+        self._logits: Tensor  # (B, V)
         self._run(prompts.positions, inputs_embeds=prompts.embeddings)
         self._next_position = prompts.positions[:, -1] + 1  # (B,)
 

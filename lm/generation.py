@@ -133,7 +133,7 @@ class Item:
     def __init__(self, prompt: Prompt, sampling: Sampling, seed: int, vocabulary: Vocabulary) -> None:
         self.prompt = prompt
         self.sampling = sampling
-        kinds = {phase.kind for phase in prompt.phases}
+        kinds: set[str] = {phase.kind for phase in prompt.phases}
         self.constraint = DecodingConstraint(prompt.phases, allowed_ranges(vocabulary, kinds))
         # A generator takes no negative seed.
         self.generator = np.random.default_rng(int(seed) % 2**64)

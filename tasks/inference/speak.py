@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, overload
 
@@ -181,7 +181,7 @@ class SpeechStream:
         self._unit_lengths: list[int] = []
         self._result: SpeechResult | None = None
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def __iter__(self) -> Generator[np.ndarray, None, None]:
         chunks: list[np.ndarray] = []
         start_time = time.perf_counter()
         first_audio_time = start_time

@@ -136,7 +136,8 @@ async def create_transcription(
 
     def recognize() -> Transcript:
         audio, rate = read_recording(file.file.read(), service.limits.max_recording_s, "file")
-        return transcribe(audio, served.lm, rate, Sampling(temperature))
+        transcript: Any = transcribe(audio, served.lm, rate, Sampling(temperature))
+        return transcript
 
     transcript = await while_connected(request, service.run(recognize))
     if response_format == "text":
@@ -206,14 +207,17 @@ def _transform(
 ) -> SpeechResult:
     max_s = service.limits.max_recording_s
     noisy, rate = read_recording(audio.file.read(), max_s, "audio")
+    result: Any
     if task == "enhance":
-        return enhance(noisy, served.lm, rate, **options)
-    if task == "separate":
-        return separate(noisy, served.lm, sampling_rate=rate, **options)
-    assert reference is not None
-    voice, voice_rate = read_recording(reference.file.read(), max_s, "reference")
-    # Both recordings are read at one rate.
-    return convert(noisy, resample(voice, voice_rate, rate), served.lm, sampling_rate=rate, **options)
+        result = enhance(noisy, served.lm, rate, **options)
+    elif task == "separate":
+        result = separate(noisy, served.lm, sampling_rate=rate, **options)
+    else:
+        assert reference is not None
+        voice, voice_rate = read_recording(reference.file.read(), max_s, "reference")
+        # Both recordings are read at one rate.
+        result = convert(noisy, resample(voice, voice_rate, rate), served.lm, sampling_rate=rate, **options)
+    return result
 
 
 def _options(params: dict[str, str]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class BatchResult(BaseModel):
 
     index: int
     status: Literal["success", "error"]
-    audio_data: str | None = Field(None, description="The audio file in base64.")
+    audio_data: str | None = Field(default=None, description="The audio file in base64.")
     media_type: str | None = None
     usage: dict[str, int] | None = None
     words: list[dict[str, Any]] | None = None
