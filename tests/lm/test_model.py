@@ -181,13 +181,13 @@ def test_many_prompts_are_generated_in_batches(codec, monkeypatch):
     prompts = [template.prompt(lm.vocabulary, (1, 9), speaker="a", text="abc"[: 1 + i % 3]) for i in range(5)]
     whole = lm.generate(prompts, seed=list(range(5)))
     monkeypatch.setattr("focallm.lm.generation._BATCH_SIZE", 2)
-    generate_batch = generation._generate_batch
+    steps = generation._steps
 
-    def count_prompts(lm, vocabulary, batch, *rest):
-        sizes.append(len(batch))
-        return generate_batch(lm, vocabulary, batch, *rest)
+    def count_prompts(model, vocabulary, items):
+        sizes.append(len(items))
+        return steps(model, vocabulary, items)
 
-    monkeypatch.setattr(generation, "_generate_batch", count_prompts)
+    monkeypatch.setattr(generation, "_steps", count_prompts)
     parts = lm.generate(prompts, seed=list(range(5)))
     assert sizes == [2, 2, 1]
     assert [answer.codes.tolist() for answer in parts] == [answer.codes.tolist() for answer in whole]

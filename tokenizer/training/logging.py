@@ -32,7 +32,7 @@ class RunLogger:
         sampling_rate: rate of decoded audio in Hz.
         accelerator: made with `log_with` for the tracker.
         tracker: where metrics go besides `log.jsonl`.
-        description: what the tracker shows of the run, such as its recipe.
+        description: what other trackers than TensorBoard show of the run, such as its recipe.
     """
 
     def __init__(
@@ -53,7 +53,9 @@ class RunLogger:
         project = "tensorboard" if tracker == "tensorboard" else "focallm"
         # The names of the run and of its stage.
         options = {} if tracker == "tensorboard" else {tracker: {"name": "/".join(folder.absolute().parts[-2:])}}
-        accelerator.init_trackers(project, dict(description or {}), options)
+        # TensorBoard would show the description as one more run for every start of this one.
+        config = None if tracker == "tensorboard" else dict(description or {})
+        accelerator.init_trackers(project, config, options)
         if tracker == "tensorboard" and accelerator.is_main_process:
             self.board = accelerator.get_tracker("tensorboard", unwrap=True)
 
