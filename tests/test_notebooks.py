@@ -6,10 +6,14 @@ from nbclient import NotebookClient
 
 # Packages of extras that a notebook needs.
 NEEDED = {"06_serve_and_export": ("fastapi", "openai", "onnxscript", "onnxruntime")}
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+SLOW = ("06_serve_and_export",)  # its parts are tested in tests/tasks
+NOTEBOOKS = []
+for path in sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb")):
+    marks = [pytest.mark.slow] if path.stem in SLOW else []
+    NOTEBOOKS.append(pytest.param(path, id=path.stem, marks=marks))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS)
 def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
     for module in NEEDED.get(path.stem, ()):
         pytest.importorskip(module)
