@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mkdocs.plugins import event_priority
+
 ROOT = Path(__file__).parent.parent
 COMMANDS = "{{ commands }}"  # in docs/reference/commands.md
 
 
+@event_priority(100)  # before mkdocstrings, which ignores a folder that does not exist yet
 def on_config(config: Any) -> None:
     """Copy the packages to where they are imported: `pyproject.toml` maps tokenizer/ to focallm.tokenizer and so on."""
     package = ROOT / "build" / "docs" / "focallm"
