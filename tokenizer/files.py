@@ -96,8 +96,13 @@ def whole_files(folder: Path) -> Iterator[Path]:
         for path in files:
             path.chmod(mode)
         if not folder.exists():
-            temporary.rename(folder)
-            return
+            try:
+                temporary.rename(folder)
+                return
+            except OSError:
+                # Another process may have written the folder meanwhile.
+                if not folder.exists():
+                    raise
         for path in files:
             target = folder / path.relative_to(temporary)
             target.parent.mkdir(parents=True, exist_ok=True)

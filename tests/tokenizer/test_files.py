@@ -91,3 +91,13 @@ def test_the_first_tensor_that_is_not_finite_is_named():
     assert first_not_finite(fine) is None
     for value in (torch.nan, torch.inf, -torch.inf):
         assert first_not_finite({**fine, "a": torch.zeros(2), "b": torch.tensor([0, value]).half()}) == "b"
+
+
+def test_two_processes_that_write_one_new_folder_both_end_well(tmp_path):
+    with whole_files(tmp_path / "model") as slow:
+        (slow / "weights").write_bytes(b"slow")
+        with whole_files(tmp_path / "model") as fast:
+            (fast / "weights").write_bytes(b"fast")
+            (fast / "card").write_bytes(b"fast")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == {"weights": b"slow", "card": b"fast"}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

