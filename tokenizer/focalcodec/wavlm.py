@@ -238,7 +238,7 @@ class GatedAttention(nn.Module):
         """x (B, T, D), bias (H, 2 reach - 1), mask (B, T) True where a frame is real -> (B, T, D)"""
         B, T, D = x.shape
         heads = self.config.num_heads
-        query, key, value = self.qkv_proj(x).view(B, T, 3, heads, -1).permute(2, 0, 3, 1, 4)  # (B, H, T, D / H) each
+        query, key, value = self.qkv_proj(x).view(B, T, 3, heads, D // heads).permute(2, 0, 3, 1, 4)  # (B, H, T, D / H) each
         gate = self._gate(x)
         begin, end = self._visible_columns(B, T, mask, state)
         if state is not None:
@@ -276,8 +276,8 @@ class GatedAttention(nn.Module):
 
     def _gate(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, H, T, 1)"""
-        B, T, _ = x.shape
-        x = x.view(B, T, self.config.num_heads, -1).transpose(1, 2)
+        B, T, D = x.shape
+        x = x.view(B, T, self.config.num_heads, D // self.config.num_heads).transpose(1, 2)
         a, b = self.gru_rel_pos_linear(x).view(*x.shape[:3], 2, 4).sum(-1).sigmoid().unbind(-1)
         return (a[..., None] * (b[..., None] * self.gru_rel_pos_const - 1) + 2).to(x.dtype)
 
