@@ -130,6 +130,10 @@ _DEFINITIONS = (
     ),
 )
 
+# Templates that speak: those of aligned speech are preferred.
+NAMED_VOICE_TASKS = ("tts-aligned", "tts")
+REFERENCE_TASKS = ("zero-shot-aligned", "zero-shot")
+
 TASKS = {definition.template.name: definition for definition in _DEFINITIONS}
 TEMPLATES = {name: definition.template for name, definition in TASKS.items()}
 

@@ -3,9 +3,9 @@
 import os
 
 from focallm.tasks.serve.page import build_page, page_options
-from focallm.tasks.serve.page_tasks import load_models
+from focallm.tasks.serve.page_tasks import load_page_models
 
-demo = build_page(load_models(os.environ.get("FOCALLM_MODEL", "mini")))
+demo = build_page(load_page_models(os.environ.get("FOCALLM_MODEL", "mini")))
 
 if __name__ == "__main__":
     demo.launch(**page_options())

@@ -64,9 +64,9 @@ def app(
         max_characters: Longest text that the page takes.
     """
     from ..serve.page import build_page, page_options
-    from ..serve.page_tasks import Limits, load_models
+    from ..serve.page_tasks import PageLimits, load_page_models
 
-    page = build_page(load_models(model), limits=Limits(max_seconds, max_characters))
+    page = build_page(load_page_models(model), limits=PageLimits(max_seconds, max_characters))
     _, url, _ = page.launch(server_name=host, server_port=port, quiet=True, prevent_thread_lock=True, **page_options())
     print(f"open {url} in a browser; Ctrl-C ends the server", flush=True)
     page.block_thread()

@@ -15,7 +15,7 @@ from ...lm.pieces import aligned_prompts, generate_pieces, join_pieces, stream_p
 from ...lm.sampling import Sampling, generation_defaults
 from ...lm.templates import Prompt, Template
 from ...tokenizer.chunk_decoder import ChunkDecoder
-from ..definitions import TASKS
+from ..definitions import NAMED_VOICE_TASKS, REFERENCE_TASKS, TASKS
 from .inputs import encode_ids, join_references, load_waves, open_model
 from .result import SpeechResult, speech_results
 from .speed import SpeedChange, change_speed
@@ -23,9 +23,6 @@ from .timestamps import Timestamp, phoneme_timestamps, word_timestamps
 
 logger = logging.getLogger(__name__)
 
-# Templates in the order of preference: those that align text and speech come first.
-_NAMED_VOICE_TASKS = ("tts-aligned", "tts")
-_REFERENCE_TASKS = ("zero-shot-aligned", "zero-shot")
 _MAX_TRANSCRIBED_S = 10.0  # of a reference with a transcript: models are trained on short ones
 
 
@@ -356,7 +353,7 @@ def speech_prompts(lm: SpeechLM, text: str, voice_values: dict[str, Any]) -> lis
 
 def can_speak_as(lm: SpeechLM, by_reference: bool) -> bool:
     """Return whether a model can speak in the voice of a reference, or else in named voices."""
-    names = _REFERENCE_TASKS if by_reference else _NAMED_VOICE_TASKS
+    names = REFERENCE_TASKS if by_reference else NAMED_VOICE_TASKS
     is_trained = any(template.name in names for template in lm.info.templates)
     return is_trained and (by_reference or bool(lm.info.voices))
 
@@ -368,7 +365,7 @@ def default_sampling(lm: SpeechLM, by_reference: bool) -> Sampling:
 
 def _speech_template(lm: SpeechLM, by_reference: bool) -> Template:
     """Return the template with which a model speaks; one that aligns text and speech if the model has it."""
-    return lm.info.template(*(_REFERENCE_TASKS if by_reference else _NAMED_VOICE_TASKS))
+    return lm.info.template(*(REFERENCE_TASKS if by_reference else NAMED_VOICE_TASKS))
 
 
 def _check_spelling(lm: SpeechLM, text: str) -> None:

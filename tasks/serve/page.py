@@ -1,7 +1,7 @@
 """The page: a tab for each task, for recordings and texts of visitors. It needs no network.
 
-`gr.mount_gradio_app(app, build_page(load_models()), path="/", **page_options())` mounts it in a server, and
-`build_page(load_models()).launch(**page_options())` serves it alone.
+`gr.mount_gradio_app(app, build_page(load_page_models()), path="/", **page_options())` mounts it in a server, and
+`build_page(load_page_models()).launch(**page_options())` serves it alone.
 """
 
 import uuid
@@ -19,7 +19,7 @@ from ..inference.measured import harm
 from ..inference.result import SpeechResult
 from ..inference.speak import can_speak_as, default_sampling
 from .page_parts import encode_chunk, mistake, picture, report, sound, stream_player, words_in_time
-from .page_tasks import Limits, PageTasks, Recording, collected_warnings
+from .page_tasks import PageLimits, PageTasks, Recording, collected_warnings
 
 try:
     import gradio as gr
@@ -66,16 +66,16 @@ def page_options() -> dict[str, Any]:
 
 
 def build_page(
-    models: Mapping[str, SpeechLM], generator: ContinuousBatch | None = None, limits: Limits | None = None
+    models: Mapping[str, SpeechLM], generator: ContinuousBatch | None = None, limits: PageLimits | None = None
 ) -> gr.Blocks:
     """Build the page.
 
     Args:
-        models: Task -> model, for the tasks "tts", "se" and "ss"; see `load_models`. Tasks that are missing get no tab.
+        models: Task -> model, as from `load_page_models`: "tts", "se" and "ss". Tasks that are missing get no tab.
         generator: The `ContinuousBatch` of a server, with which visitors share the model with other clients.
         limits: How much a visitor may send at once.
     """
-    tasks = PageTasks(models, generator, limits or Limits())
+    tasks = PageTasks(models, generator, limits or PageLimits())
     # Without analytics, gradio asks no other machine.
     with gr.Blocks(title="focallm", analytics_enabled=False, delete_cache=_CACHE_S) as page:
         gr.Markdown(

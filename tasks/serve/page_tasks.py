@@ -31,7 +31,7 @@ _SILENT_PEAK = 1e-3  # 60 dB below full scale, where a recording has only noise
 
 
 @dataclass(frozen=True)
-class Limits:
+class PageLimits:
     """How much a visitor may send at once: seconds of a recording, and characters of a text."""
 
     seconds: float = 30.0
@@ -58,7 +58,7 @@ class PageTasks:
 
     models: Mapping[str, SpeechLM]
     generator: ContinuousBatch | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: PageLimits = field(default_factory=PageLimits)
 
     @property
     def codec(self) -> AudioTokenizer:
@@ -185,7 +185,7 @@ class PageTasks:
             raise ValueError(f"the {noun} lasts only {1000 * seconds:.0f} ms: make it longer")
 
 
-def load_models(model: str | Path = "mini") -> dict[str, SpeechLM]:
+def load_page_models(model: str | Path = "mini") -> dict[str, SpeechLM]:
     """Load the model of each task. Tasks that share weights share the model.
 
     Args:

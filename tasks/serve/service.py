@@ -13,6 +13,7 @@ from fastapi import Request
 from ...lm.continuous_batching import ContinuousBatch
 from ...lm.loading import PACKAGED_MODELS
 from ...lm.model import SpeechLM
+from ..definitions import NAMED_VOICE_TASKS, REFERENCE_TASKS
 from ..inference.measured import harm
 from .errors import ApiError
 from .limits import Places, too_slow
@@ -24,7 +25,7 @@ _T = TypeVar("_T")
 _MAX_RECORDINGS = 2
 # What the routes call the tasks -> templates of which a model needs one.
 TASK_TEMPLATES = {
-    "speech": ("tts-aligned", "tts", "zero-shot-aligned", "zero-shot"),
+    "speech": NAMED_VOICE_TASKS + REFERENCE_TASKS,
     "transcription": ("asr",),
     "enhance": ("se-features", "se"),
     "separate": ("ss-features", "ss"),

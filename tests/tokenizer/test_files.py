@@ -99,5 +99,6 @@ def test_two_processes_that_write_one_new_folder_both_end_well(tmp_path):
         with whole_files(tmp_path / "model") as fast:
             (fast / "weights").write_bytes(b"fast")
             (fast / "card").write_bytes(b"fast")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == {"weights": b"slow", "card": b"fast"}
+    files = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    assert files == {"weights": b"slow", "card": b"fast"}
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

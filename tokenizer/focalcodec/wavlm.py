@@ -238,7 +238,8 @@ class GatedAttention(nn.Module):
         """x (B, T, D), bias (H, 2 reach - 1), mask (B, T) True where a frame is real -> (B, T, D)"""
         B, T, D = x.shape
         heads = self.config.num_heads
-        query, key, value = self.qkv_proj(x).view(B, T, 3, heads, D // heads).permute(2, 0, 3, 1, 4)  # (B, H, T, D / H) each
+        qkv = self.qkv_proj(x).view(B, T, 3, heads, D // heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, D / H) each
         gate = self._gate(x)
         begin, end = self._visible_columns(B, T, mask, state)
         if state is not None:
