@@ -23,7 +23,7 @@ def main() -> None:
     total = Density()
     for folder in FOLDERS:
         density = Density()
-        for path in sorted((ROOT / folder).rglob("*.py")):
+        for path in source_files(folder):
             density.add(path.read_text(encoding="utf-8"))
         total.update(density)
         print(f"{folder:10} {density}")
@@ -85,11 +85,16 @@ def is_nested(node: ast.AST) -> bool:
     return any(isinstance(child, COMPREHENSIONS) for child in ast.walk(node) if child is not node)
 
 
+def source_files(folder: str) -> list[Path]:
+    """Return the modules of a folder, without the copies beside the weights."""
+    return sorted(path for path in (ROOT / folder).rglob("*.py") if "weights" not in path.parts)
+
+
 def import_graph() -> dict[str, set[str]]:
     """Map each module to the modules of the package that it imports, by dotted names below `focallm`."""
     paths = {}
     for folder in FOLDERS:
-        for path in (ROOT / folder).rglob("*.py"):
+        for path in source_files(folder):
             paths[module_name(path)] = path
     graph: dict[str, set[str]] = {}
     for module, path in paths.items():

@@ -1,6 +1,9 @@
 """The included weights, which speak phoneme by phoneme, sound the same through transformers as through `speak`."""
 
+import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -105,3 +108,25 @@ def test_a_task_that_writes_text_is_refused(processor):
 def test_a_saved_processor_keeps_the_lexicon(lm, processor, tmp_path):
     processor.save_pretrained(tmp_path)
     assert AutoProcessor.from_pretrained(tmp_path).lexicon == lm.lexicon
+
+
+@pytest.mark.parametrize("name", PACKAGED_MODELS)
+def test_the_included_folders_hold_the_code_that_saved_ones_do(name, tmp_path):
+    folder = PACKAGED_MODELS[name]
+    SpeechLM.from_pretrained(str(folder)).save_pretrained(tmp_path / "saved")
+    for path in (tmp_path / "saved").glob("*.py"):
+        assert (folder / path.name).read_text() == path.read_text()
+    for file in ("config.json", "processor_config.json"):
+        saved, included = (json.loads((place / file).read_text()) for place in (tmp_path / "saved", folder))
+        assert saved.get("auto_map") == included.get("auto_map")
+
+
+def test_a_program_that_imports_transformers_alone_hears_the_text():
+    code = f"""
+from transformers import pipeline
+speaker = pipeline("text-to-speech", model={FOLDER!r}, trust_remote_code=True)
+sound = speaker({TEXT!r})
+print(sound["audio"].size / sound["sampling_rate"])
+"""
+    program = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(program.stdout.split()[-1]) == pytest.approx(speak(TEXT).stats["seconds"], abs=0.5)

@@ -1,0 +1,3 @@
+"""The processor of a speech language model is in the package focallm: pip install focallm."""
+
+from focallm.lm import SpeechLMProcessor  # noqa: F401
