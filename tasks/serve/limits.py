@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -30,6 +30,8 @@ _BODY_TYPES = {
 }
 # What needs the key. Load balancers ask for /health without one, and the page has a form for the key.
 _KEY_PATHS = ("/v1/", "/audio/", "/metrics", "/openapi.json")
+# An open page holds a request to this path as long as it is open.
+_HEARTBEAT = "/gradio_api/heartbeat/"
 _T = TypeVar("_T")
 
 
@@ -41,6 +43,7 @@ class Guard:
         api_key: What clients must send as `Authorization: Bearer KEY`, if anything.
         max_bytes: Longest body.
         count: Called with the scope and the status of each response.
+        draining: Is set when the server ends, which must not wait for open pages.
         upload_s: Longest time to receive a body.
     """
 
@@ -50,10 +53,12 @@ class Guard:
         api_key: str | None,
         max_bytes: int,
         count: Callable[[Scope, int], None],
+        draining: asyncio.Event,
         upload_s: float = UPLOAD_S,
     ) -> None:
         self.app = app
         self.count = count
+        self.draining = draining
         self.api_key = api_key
         self.max_bytes = max_bytes
         self.upload_s = upload_s
@@ -82,7 +87,26 @@ class Guard:
         if scope["type"] == "websocket":
             await self.app(scope, receive, send)
             return
-        await self.app(scope, self._limited(receive), send_with_id)
+        response = self.app(scope, self._limited(receive), send_with_id)
+        if scope["path"].startswith(_HEARTBEAT):
+            await self._until_draining(response, send)
+        else:
+            await response
+
+    async def _until_draining(self, response: Awaitable[None], send: Send) -> None:
+        """Send a response that has begun, and end it when the server ends."""
+        work = asyncio.ensure_future(response)
+        stop = asyncio.ensure_future(self.draining.wait())
+        try:
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            if work.cancel():
+                await asyncio.gather(work, return_exceptions=True)
+        if work.cancelled():
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        else:
+            work.result()
 
     def _check_origin(self, headers: Headers) -> None:
         """Refuse requests that a page of another site makes through the browser of a user."""

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _HEADER_S = 10.0  # longest time from a connection to the end of the headers of its first request
 _UNREAD_S = 60  # longest time that a client may read nothing
+_LOGIN = "The password is the key of this server; the user name may be any."
 _MAX_MESSAGE = 1 << 20  # bytes of a message in a WebSocket
 _ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}}
 
@@ -133,7 +134,11 @@ def create_app(
         mount_page(app, service, api_key)
     add_error_handlers(app)
     app.add_middleware(
-        Guard, api_key=api_key, max_bytes=round(service.limits.max_upload_mb * 2**20), count=service.metrics.count
+        Guard,
+        api_key=api_key,
+        max_bytes=round(service.limits.max_upload_mb * 2**20),
+        count=service.metrics.count,
+        draining=service.draining,
     )
     return app
 
@@ -173,7 +178,7 @@ def mount_page(app: FastAPI, service: Service, api_key: str | None) -> None:
     # The page takes all paths that nothing else takes, and programs need no HTML.
     for prefix in ("/v1", "/audio"):
         app.mount(prefix, _refuse_unknown)
-    gradio.mount_gradio_app(app, page, path="/", auth=auth, **page_options())
+    gradio.mount_gradio_app(app, page, path="/", auth=auth, auth_message=_LOGIN, **page_options())
 
 
 def serve(
@@ -245,6 +250,8 @@ class _Server(uvicorn.Server):
         deadline = time.monotonic() + (self.config.timeout_graceful_shutdown or 0)
         while service.sessions and time.monotonic() < deadline and not self.force_exit:
             await asyncio.sleep(0.05)
+        # What the sessions took is not given to the other requests once more.
+        self.config.timeout_graceful_shutdown = max(1, round(deadline - time.monotonic()))
         await super().shutdown(sockets)
 
 

@@ -190,7 +190,7 @@ def test_response_headers_hold_nothing_that_a_client_sent(server, recording):
 
 
 def test_a_stopped_server_finishes_what_it_speaks(tiny_folder, tmp_path):
-    with serving(tmp_path, f"tiny={tiny_folder}", "--drain-s", PATIENT_S) as server:
+    with serving(tmp_path, f"tiny={tiny_folder}", "--drain-s", 10 * PATIENT_S) as server:
         expected = post_speech(server, LONG_TEXT).content
         body = {"model": "tiny", "input": LONG_TEXT, "response_format": "pcm"}
         session = asyncio.run(_drain_while_streaming(server, body, expected))
@@ -199,12 +199,13 @@ def test_a_stopped_server_finishes_what_it_speaks(tiny_folder, tmp_path):
 
 
 async def _drain_while_streaming(server: ServerProcess, body: dict, expected: bytes) -> list:
-    """Send SIGTERM while a response and a session stream; return what the session got."""
+    """Send SIGTERM while a response and a session stream and a page is open; return what the session got."""
     kinds: list = []
     async with (
         httpx.AsyncClient(timeout=PATIENT_S) as client,
         websockets.connect(f"ws://{server.address}/v1/audio/speech/stream") as session,
         client.stream("POST", f"{server.url}/v1/audio/speech", json=body) as response,
+        client.stream("GET", f"{server.url}/gradio_api/heartbeat/page") as page,
     ):
         await session.send(json.dumps({"type": "session.config", "model": "tiny"}))
         await session.send(json.dumps({"type": "input.text", "text": TEXT}))
@@ -217,6 +218,8 @@ async def _drain_while_streaming(server: ServerProcess, body: dict, expected: by
         async for part in parts:
             content += part
         assert content == expected
+        # An open page does not keep the server, and its connection ends as it should.
+        await page.aread()
         # It ends when the server closes the connection as it should.
         async for message in session:
             if isinstance(message, str):
