@@ -5,6 +5,7 @@ import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
 ort.env.wasm.numThreads = 1;
 
 const PAUSES = { ",": ",", ";": ",", ":": ",", ".": ".", "!": ".", "?": "?" };
+const ABBREVIATION = /(?<![\p{L}\p{N}_])(?:\p{L}\.\p{L}(?![\p{L}\p{N}_])|(?:dr|mr|mrs|ms|prof|st|jr|sr|vs|etc)\.)/u;
 
 export class Speaker {
   /** Load the folder at a URL that ends with a slash. */
@@ -51,8 +52,11 @@ export class Speaker {
 
   /** Split a text into phonemes and pauses. */
   units(text) {
+    const words = text.toLowerCase().replaceAll("’", "'");
+    const abbreviation = words.match(ABBREVIATION);
+    if (abbreviation) throw new Error(`Found the abbreviation “${abbreviation[0]}”: write it in words.`);
     const units = ["▁"];
-    for (const part of text.toLowerCase().replaceAll("’", "'").match(/\p{L}+(?:'\p{L}+)*|[,;:.!?]|\S/gu) ?? []) {
+    for (const part of words.match(/\p{L}+(?:'\p{L}+)*|[,;:.!?]|\S/gu) ?? []) {
       if (!(part in PAUSES)) units.push(...`▁${this.pronounce(part)}`.match(/▁?ˈ?[^▁ˈ]/gu) ?? []);
       else if (units.length > 1 && !(units.at(-1) in PAUSES)) units.push(PAUSES[part]);
     }
@@ -65,6 +69,7 @@ export class Speaker {
     if (Object.hasOwn(this.lexicon, word)) return this.lexicon[word];
     if (/\p{N}/u.test(word)) throw new Error(`Found the digit ${word}: write numbers in words.`);
     if (/\p{L}/u.test(word)) throw new Error(`The lexicon lacks “${word}”: write it in words that it has.`);
+    if (/[\p{S}&@#%*/\\]/u.test(word)) throw new Error(`Found the sign ${word}: write it in words.`);
     return "";
   }
 

@@ -6,6 +6,7 @@ Needs only numpy and onnxruntime. `focallm export onnx` writes this program besi
 import argparse
 import json
 import re
+import unicodedata
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import onnxruntime
 
 PAUSES = {",": ",", ";": ",", ":": ",", ".": ".", "!": ".", "?": "?"}
+ABBREVIATION = r"\b(?:[^\W\d_]\.[^\W\d_]\b|(?:dr|mr|mrs|ms|prof|st|jr|sr|vs|etc)\.)"
 
 
 class Speaker:
@@ -47,8 +49,11 @@ class Speaker:
 
     def units(self, text: str) -> list[str]:
         """Split a text into phonemes and pauses."""
+        text = text.lower().replace("’", "'")
+        if found := re.search(ABBREVIATION, text):
+            raise ValueError(f"found the abbreviation {found[0]!r}: write it in words")
         units = ["▁"]
-        for part in re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*|[,;:.!?]|\S", text.lower().replace("’", "'")):
+        for part in re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*|[,;:.!?]|\S", text):
             if part not in PAUSES:
                 units += re.findall("▁?ˈ?[^▁ˈ]", f"▁{self.pronounce(part)}")
             elif len(units) > 1 and units[-1] not in PAUSES:
@@ -65,6 +70,8 @@ class Speaker:
             raise ValueError(f"found the digit {word}: write numbers in words")
         if word[0].isalpha():
             raise ValueError(f"the lexicon lacks {word!r}: write it in words that it has, or add it to lexicon.json")
+        if word in "&@#%*/\\" or unicodedata.category(word)[0] == "S":
+            raise ValueError(f"found the sign {word}: write it in words")
         return ""
 
     def pieces(self, units: list[str]) -> Iterator[list[str]]:
@@ -126,8 +133,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--voice")
     arguments = parser.parse_args()
-    speaker = Speaker(Path(__file__).parent)
-    samples = speaker.speak(arguments.text, arguments.voice)
+    try:
+        speaker = Speaker(Path(__file__).parent)
+        samples = speaker.speak(arguments.text, arguments.voice)
+    except ValueError as error:
+        parser.exit(1, f"{error}\n")
     with wave.open(str(arguments.out), "wb") as file:
         file.setparams((1, 2, speaker.codec["output_sampling_rate"], 0, "NONE", ""))
         file.writeframes((samples.clip(-1, 1) * 32767).astype("<i2").tobytes())

@@ -152,7 +152,16 @@ def test_the_program_needs_neither_torch_nor_focallm(lm, exported, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("A dog.", "lacks 'dog'"), ("Add 2.", "digit 2"), ("?!", "no word"), ("", "no word")]
+    ("text", "message"),
+    [
+        ("A dog.", "lacks 'dog'"),
+        ("Add 2.", "digit 2"),
+        ("A cab & a bee.", "sign &"),
+        ("Dr. Bee.", "abbreviation 'dr.'"),
+        ("A c.a.b.", "abbreviation 'c.a'"),
+        ("?!", "no word"),
+        ("", "no word"),
+    ],
 )
 def test_the_program_says_what_it_cannot_read(exported, text, message):
     with pytest.raises(ValueError, match=message):
