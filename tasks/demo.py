@@ -60,6 +60,8 @@ def run_demo(audio: Path | None, out: Path, progress: bool = False) -> str:
         "enhancement": enhancement_section,
         "separation": separation_section,
     }
+    if audio is not None:
+        _read_start(audio)  # a file that cannot be read is found before anything is written
     out.mkdir(parents=True, exist_ok=True)
     start_time = time.perf_counter()
     # Loaded once for all sections.

@@ -51,9 +51,13 @@ def release(recipe: Path, run: Path, out: Path, license: str, evaluations: Seque
         One line about the weights.
 
     Raises:
-        OSError: The run is not finished.
+        OSError: There is no such run, or it is not finished.
         ValueError: A record holds no results of these weights.
     """
+    if not run.is_dir():
+        raise FileNotFoundError(
+            f"there is no run at {run}: name the folder that `focallm train` or `train-codec` wrote"
+        )
     # What a killed process left would be uploaded with the folder.
     remove_leftovers(out)
     # A path that does not exist could be taken for a hub id.

@@ -101,3 +101,13 @@ def test_the_package_enhances_and_separates(run, tmp_path):
 def test_the_package_says_what_it_cannot_do(run):
     with pytest.raises(SystemExit, match="was trained for tts-aligned, zero-shot-aligned, pronounce, not for asr"):
         run("transcribe", str(SAMPLE))
+
+
+def test_the_demo_of_a_damaged_recording_writes_nothing(tmp_path, monkeypatch):
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    monkeypatch.setattr(
+        sys, "argv", ["focallm", "demo", "--audio", str(tmp_path / "a.wav"), "--out", str(tmp_path / "out")]
+    )
+    with pytest.raises(SystemExit, match=r"a\.wav"):
+        cli.main()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]

@@ -198,6 +198,12 @@ def test_a_record_of_other_weights_is_no_measurement_of_these(run, corpus, tmp_p
         release_codec(CHAIN, run, tmp_path / "tiny", "cc0-1.0", [record], seed=0)
 
 
+def test_a_run_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no run at .*nope: name the folder"):
+        release(CHAIN, tmp_path / "nope", tmp_path / "out", "cc0-1.0", [], seed=0)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_that_is_not_finished_is_not_released(tmp_path):
     with pytest.raises(OSError, match=r"not trained yet: .*teacher.*focallm train-codec"):
         release_codec(CHAIN, tmp_path, tmp_path / "out", "cc0-1.0", [], seed=0)
