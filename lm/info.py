@@ -10,8 +10,9 @@ from .templates import Prompt, Template
 INFO_FILE = "speech_lm.json"
 # Upper bound of the text ids per second of speech: the characters of very fast speech.
 TEXT_RATE = 30
-# Seconds that no character and no unit takes.
+# Seconds that no character and no unit takes, and speakers that no mixture has.
 _MAX_PACE_S = 1000
+_MAX_SPEAKERS = 100
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ class SpeechLMInfo:
     def __post_init__(self) -> None:
         if self.longest_unit_s is not None and not 0 < self.longest_unit_s < _MAX_PACE_S:
             raise ValueError(f"longest_unit_s must lie between 0 and {_MAX_PACE_S}, found {self.longest_unit_s}")
+        if self.max_speakers is not None and not 1 <= self.max_speakers <= _MAX_SPEAKERS:
+            raise ValueError(f"max_speakers must lie between 1 and {_MAX_SPEAKERS}, found {self.max_speakers}")
 
     @property
     def calls(self) -> list[str]:

@@ -130,6 +130,12 @@ FAULTS = {
     "no vocabulary": (lambda f: (f / "vocabulary.json").unlink(), r"holds no vocabulary\.json"),
     "empty description": (lambda f: (f / "speech_lm.json").write_text("{}"), "does not describe a speech LM"),
     "broken description": (lambda f: (f / "speech_lm.json").write_text("{"), "is not JSON"),
+    "negative speakers": (
+        lambda f: (f / "speech_lm.json").write_text(
+            json.dumps(json.loads((f / "speech_lm.json").read_text()) | {"max_speakers": -3})
+        ),
+        "max_speakers must lie between 1 and 100, found -3",
+    ),
     "other ids": (
         lambda f: (f / "vocabulary.json").write_text(json.dumps({"codebook_sizes": [32], "audio_offset": 1})),
         "renumbered",
