@@ -20,8 +20,8 @@ run = Path(sys.argv[1])
 with locked(run), whole_file(run / "a.bin") as a, whole_files(run / "model") as b, whole_files(run) as c:
     for path in (a, b / "w", c / "w"):
         path.write_bytes(b"half")
-    # A worker such as those that load data outlives its parent for some seconds.
-    if os.fork():
+    # A worker such as those that load data outlives its parent for some seconds. When it prints, it holds no lock.
+    if not os.fork():
         print("holds", flush=True)
     time.sleep(60)
 """
