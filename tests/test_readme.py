@@ -71,7 +71,8 @@ def place(tmp_path_factory, codec, tiny_codec):
     audio, rate = read_audio(SAMPLE)
     write_audio(folder / "a.wav", audio, rate)
     write_audio(folder / "b.flac", audio[: rate // 2], rate)
-    AudioTokenizer(codec("tiny_50hz_causal")).save_pretrained(folder / "folder")
+    for name in ("folder", "my_codec"):
+        AudioTokenizer(codec("tiny_50hz_causal")).save_pretrained(folder / name)
     AudioTokenizer(tiny_codec("mimi")).save_pretrained(folder / "mimi")
     for corpus, count in (("speech", 8), ("common_voice", 8), ("heldout", 2)):
         (folder / corpus).mkdir()
