@@ -41,7 +41,7 @@ class MixConfig:
     """How to turn clean speech into the input of a speech task.
 
     A range [low, high] is drawn from uniformly (`pitch` and `formants`: uniformly on a logarithmic scale). Levels of
-    speech are active levels, which ignore pauses: see `audio_effects.active_level_db`.
+    speech are active levels, which ignore pauses: see `noise.active_level_db`.
 
     Args:
         kind: "noisy", "mixture" (overlapping speakers) or "pitch_shifted" (changed pitch and formants).

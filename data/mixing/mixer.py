@@ -15,6 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from ...tokenizer.noise import (
+    active_level_db,
+    amplify,
+    babble_noise,
+    colored_noise,
+    cut_noise,
+    level_db,
+    modulated_noise,
+    onset_s,
+)
 from ...tokenizer.waveform import Waveform
 from ..utterance import AudioExample, Utterance
 from . import audio_effects as effects
@@ -103,7 +113,7 @@ class Mixer:
 
         # All signals get the same gain, so that the SNR and the level differences stay as drawn.
         gain_db = self._draw_gain_db(example, sampling_rate, rng)
-        target, input_audio, *others = [effects.amplify(signal, gain_db) for signal in example.signals]
+        target, input_audio, *others = [amplify(signal, gain_db) for signal in example.signals]
         mix = json.dumps(_round_floats({**details, "gain_db": gain_db}))
         is_held_out = utterance.id in self._held_out_ids
         return AudioExample(
@@ -139,7 +149,7 @@ class Mixer:
             start = 0
             if waves:
                 difference_db = _draw_uniform(self.config.level_difference_db, rng)
-                gain_db = effects.active_level_db(waves[0], rate) + difference_db - effects.active_level_db(wave, rate)
+                gain_db = active_level_db(waves[0], rate) + difference_db - active_level_db(wave, rate)
                 start = round(_draw_uniform(self.config.offset_s, rng) * rate)
             waves.append(wave)
             gains_db.append(gain_db)
@@ -149,9 +159,9 @@ class Mixer:
         speech = np.zeros(length, np.float32)
         tracks = []
         for source, wave, gain_db, start in zip(utterances, waves, gains_db, starts, strict=True):
-            audio = np.pad(effects.amplify(wave, gain_db), (start, length - start - len(wave)))
+            audio = np.pad(amplify(wave, gain_db), (start, length - start - len(wave)))
             speech += audio
-            tracks.append(_Track(source, audio, effects.onset_s(audio, rate), start / rate, gain_db))
+            tracks.append(_Track(source, audio, onset_s(audio, rate), start / rate, gain_db))
         # Sort by the first sound, not by the start of the recording, which may begin with silence.
         tracks.sort(key=lambda track: track.onset_s)
         details: MixDetails = {"utterances": [], "offsets_s": [], "onsets_s": [], "gains_db": []}
@@ -185,21 +195,21 @@ class Mixer:
             return speech
         noise, details["noise_id"] = self._draw_noise(kind, len(speech), sources, rate, rng)
         details["snr_db"] = _draw_uniform(self.config.snr_db, rng)
-        gain_db = effects.active_level_db(speech, rate) - details["snr_db"] - effects.level_db(noise)
-        return speech + effects.amplify(noise, gain_db)
+        gain_db = active_level_db(speech, rate) - details["snr_db"] - level_db(noise)
+        return speech + amplify(noise, gain_db)
 
     def _draw_noise(
         self, kind: str, length: int, sources: list[Utterance], rate: int, rng: np.random.Generator
     ) -> tuple[Waveform, str | list[str]]:
         """Return (length,) noise, and its color or the ids of its recordings."""
         if kind == "colored":
-            return effects.colored_noise(length, rate, rng)
+            return colored_noise(length, rate, rng)
         if kind == "modulated":
-            return effects.modulated_noise(length, rate, rng)
+            return modulated_noise(length, rate, rng)
         if kind == "recorded":
             indices = self._part_of(sources[0]).noise
             index = indices[int(rng.integers(len(indices)))]
-            return effects.cut_noise(self._read_noise(index, rate), length, rate, rng), self.noise[index].id
+            return cut_noise(self._read_noise(index, rate), length, rate, rng), self.noise[index].id
         lowest, highest = _NUM_BABBLE_VOICES
         waves = []
         ids = []
@@ -207,7 +217,7 @@ class Mixer:
             voice = self._draw_other_speaker(sources, rng)
             waves.append(_read_audible(voice, rate))
             ids.append(voice.id)
-        return effects.babble_noise(waves, length, rate, rng), ids
+        return babble_noise(waves, length, rate, rng), ids
 
     def _draw_utterances(self, utterance: Utterance, rng: np.random.Generator) -> list[Utterance]:
         """Return the utterances of a mixture, this one first and each of a different speaker."""
@@ -237,7 +247,7 @@ class Mixer:
         """Return the gain that brings the target to the level drawn, and no signal above full scale."""
         gain_db = 0.0
         if self.config.level_db is not None:
-            gain_db = _draw_uniform(self.config.level_db, rng) - effects.active_level_db(example.target, rate)
+            gain_db = _draw_uniform(self.config.level_db, rng) - active_level_db(example.target, rate)
         peak_db = 20 * np.log10(np.abs(example.signals).max())
         return min(gain_db, -float(peak_db))
 
@@ -329,7 +339,7 @@ class Premixed:
                     f"{source.audio} has {len(wave)} samples and {row.audio} {len(input_audio)} at {sampling_rate} Hz: "
                     "a source must be as long as the recording it is part of"
                 )
-            tracks.append(_Track(source, wave, effects.onset_s(wave, sampling_rate)))
+            tracks.append(_Track(source, wave, onset_s(wave, sampling_rate)))
         tracks.sort(key=lambda track: track.onset_s)
         mix: MixDetails = {"utterances": [], "onsets_s": []}
         for track in tracks:
@@ -369,7 +379,7 @@ def _read_audible(utterance: Utterance, rate: int) -> Waveform:
     """Read (T,), refusing silence. Errors name the recording, since an example may need several."""
     try:
         wave, _ = utterance.read(rate)
-        effects.active_level_db(wave, rate)
+        active_level_db(wave, rate)
     except ValueError as error:
         raise ValueError(f"{utterance.audio}: {error}") from None
     return wave

@@ -3,16 +3,8 @@
 import numpy as np
 import pytest
 
-from focallm.data.mixing.audio_effects import (
-    active_level_db,
-    colored_noise,
-    cut_noise,
-    level_db,
-    onset_s,
-    reverberate,
-    shift_pitch_and_formants,
-    time_stretch,
-)
+from focallm.data.mixing.audio_effects import reverberate, shift_pitch_and_formants, time_stretch
+from focallm.tokenizer.noise import active_level_db, colored_noise, cut_noise, level_db, onset_s
 
 RATE = 16000
 

@@ -19,18 +19,13 @@ import torch
 from datasets import load_dataset
 
 from focallm.data.corpus import read_corpus
-from focallm.data.mixing.audio_effects import (
-    active_level_db,
-    amplify,
-    level_db,
-    onset_s,
-)
 from focallm.data.mixing.mix_config import MixConfig
 from focallm.data.mixing.mixer import Mixer
 from focallm.data.mixing.split import connect, split_corpus
 from focallm.data.token_store import TokenStore, describe
 from focallm.data.tokenization import Encoder, tokenize_corpus
 from focallm.tokenizer import AudioTokenizer
+from focallm.tokenizer.noise import active_level_db, amplify, level_db, onset_s
 
 RATE = 16000
 COLORS = {"white", "pink", "brown"}

@@ -137,13 +137,13 @@ def test_augmentation_tilts_and_reverberates_within_full_scale():
     noise = rng.standard_normal(16000).astype(np.float32)
     bands = lambda x: [np.abs(np.fft.rfft(x))[a:b].mean() for a, b in ((60, 120), (6000, 8000))]  # noqa: E731
     ratios = [
-        np.divide(*bands(augment(noise, 16000, np.random.default_rng(i), AugmentationConfig(tilt_db=12.0))))
+        np.divide(*bands(augment(noise, 16000, np.random.default_rng(i), AugmentationConfig(tilt_db=12.0))[1]))
         for i in range(20)
     ]
     assert max(ratios) / min(ratios) > 10 ** (20 / 20)  # both directions
     click = np.zeros(16000, np.float32)
     click[0] = 1
-    wet = augment(click, 16000, np.random.default_rng(1), AugmentationConfig(reverb_probability=1.0))
+    _, wet = augment(click, 16000, np.random.default_rng(1), AugmentationConfig(reverb_probability=1.0))
     assert wet.dtype == np.float32
     assert np.abs(wet).max() <= 1
     early, late = (np.square(wet[a:b]).sum() for a, b in ((1, 800), (4000, 8000)))
@@ -161,9 +161,10 @@ def test_noise_of_a_folder_is_added_at_the_level_of_the_recipe(tmp_path):
     write_audio(tmp_path / "a.wav", (0.01 * rng.standard_normal(1000)).astype(np.float32), 16000)
     clip = (0.1 * rng.standard_normal(16000)).astype(np.float32)
     config = AugmentationConfig(noise=str(tmp_path), noise_probability=1.0, noise_snr_db=(10.0, 10.0))
-    plain = augment(clip, 16000, np.random.default_rng(1), AugmentationConfig())
-    noisy = augment(clip, 16000, np.random.default_rng(1), config)
+    _, plain = augment(clip, 16000, np.random.default_rng(1), AugmentationConfig())
+    clean, noisy = augment(clip, 16000, np.random.default_rng(1), config)
     scale = float(noisy @ plain / (plain @ plain))  # the random level of the clip
+    np.testing.assert_allclose(clean / scale, plain, atol=0.02)
     noise = noisy / scale - plain
     assert 10 * np.log10((plain**2).mean() / (noise**2).mean()) == pytest.approx(10, abs=0.5)
     with pytest.raises(ValueError, match="has no recordings"):

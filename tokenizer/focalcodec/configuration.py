@@ -10,6 +10,7 @@ from .parts import (
     DECODERS,
     ENCODERS,
     STACKS,
+    DenoisingConfig,
     FocalConfig,
     HiFiGANConfig,
     MelConfig,
@@ -45,8 +46,8 @@ class FocalCodecConfig(PreTrainedConfig):
     """Configuration of a FocalCodec; the defaults are those of the released 50 Hz model (arXiv 2502.04465).
 
     Args:
-        encoder: `{"type": "wavlm" | "whisper" | "mel", ...}` and the fields of `WavLMConfig`, `WhisperConfig` or
-            `MelConfig`.
+        encoder: `{"type": "wavlm" | "whisper" | "mel" | "denoising", ...}` and the fields of `WavLMConfig`,
+            `WhisperConfig`, `MelConfig` or `DenoisingConfig`.
         compressor: `{"type": "focal" | "conformer" | "amp" | "convnext" | "linear", ...}` (by default "focal") and the
             fields of `FocalConfig`, `ConformerConfig`, `AMPConfig`, `ConvNeXtConfig` or `LinearConfig`.
         quantizer: fields of `QuantizerConfig`.
@@ -79,7 +80,7 @@ class FocalCodecConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @property
-    def encoder_config(self) -> WavLMConfig | WhisperConfig | MelConfig:
+    def encoder_config(self) -> WavLMConfig | WhisperConfig | MelConfig | DenoisingConfig:
         """`encoder` as a dataclass."""
         return build_part("encoder", self.encoder, ENCODERS)
 
@@ -125,7 +126,7 @@ class FocalCodecConfig(PreTrainedConfig):
             return self.samples_per_token
         encoder = self.encoder_config
         decompressor = self.decompressor_config
-        assert not isinstance(encoder, WhisperConfig), "Whisper has no causal form"
+        assert isinstance(encoder, WavLMConfig | MelConfig), "Whisper has no causal form"
         # A chunk holds whole chunks of the encoder, whole tokens, and whole chunks of the refiner.
         refiner_chunk = 1
         if isinstance(decompressor, FocalConfig):
@@ -197,7 +198,7 @@ def _check_parts_fit(config: FocalCodecConfig) -> None:
         mismatches.append(
             f"encoder.sampling_rate is {encoder.sampling_rate} but sampling_rate is {config.sampling_rate}"
         )
-    if isinstance(encoder, WhisperConfig) and config.sampling_rate != 16000:
-        mismatches.append(f'encoder.type "whisper" reads 16000 Hz but sampling_rate is {config.sampling_rate}')
+    if isinstance(encoder, WhisperConfig | DenoisingConfig) and config.sampling_rate != 16000:
+        mismatches.append(f"Whisper in the encoder reads 16000 Hz but sampling_rate is {config.sampling_rate}")
     if mismatches:
         raise ValueError("the parts of this FocalCodec do not fit: " + "; ".join(mismatches))

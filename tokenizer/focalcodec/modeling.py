@@ -25,12 +25,13 @@ from .blocks import DynamicTanh, FocalBlock
 from .checkpoint import convert_config, convert_state_dict, find_official, load_strictly, read_safetensors
 from .configuration import FocalCodecConfig
 from .decoders import HiFiGAN, Vocos, WaveNeXt
+from .denoising import DenoisingEncoder
 from .feature_extraction import FocalCodecFeatureExtractor
 from .inputs import check_tokens, check_waveforms
 from .knn import match_features
 from .layers import ConvNeXtBlock, Snake, StreamState, length_mask
 from .mel import MelEncoder
-from .parts import HiFiGANConfig, MelConfig, VocosConfig, WaveNeXtConfig, WavLMConfig, WhisperConfig
+from .parts import DenoisingConfig, HiFiGANConfig, MelConfig, VocosConfig, WaveNeXtConfig, WavLMConfig, WhisperConfig
 from .quantizer import QUANTIZERS
 from .reference_api import StageMethods
 from .stack import Compressor, Decompressor, DownScale, UpScale
@@ -38,10 +39,11 @@ from .streaming import FocalCodecStream
 from .wavlm import GatedAttention, WavLMEncoder
 from .whisper import WhisperEncoder
 
-ENCODERS: dict[type, Callable[..., WavLMEncoder | WhisperEncoder | MelEncoder]] = {
+ENCODERS: dict[type, Callable[..., WavLMEncoder | WhisperEncoder | MelEncoder | DenoisingEncoder]] = {
     WavLMConfig: WavLMEncoder,
     WhisperConfig: WhisperEncoder,
     MelConfig: MelEncoder,
+    DenoisingConfig: DenoisingEncoder,
 }
 DECODERS: dict[type, Callable[..., nn.Module]] = {VocosConfig: Vocos, WaveNeXtConfig: WaveNeXt, HiFiGANConfig: HiFiGAN}
 # The sign of a latent that is nearer to zero than this share of the vector's length may depend on the shape of the

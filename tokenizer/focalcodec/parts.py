@@ -99,6 +99,57 @@ class MelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DenoisingConfig:
+    """Log-mel frames of clean speech, estimated from a noisy signal by a Conformer that reads features of Whisper."""
+
+    num_layers: int  # first layers of Whisper
+    whisper_dim: int = 512
+    whisper_ffn_dim: int = 2048
+    whisper_heads: int = 8
+    hidden_dim: int = 256  # of the Conformer
+    depth: int = 5
+    num_heads: int = 4
+    kernel_size: int = 15
+    expansion: int = 2
+    dim: int = 80  # mel bands
+    causal: bool = False
+
+    @property
+    def whisper(self) -> WhisperConfig:
+        """Config of the layers of Whisper."""
+        return WhisperConfig(self.num_layers, self.whisper_dim, self.whisper_ffn_dim, self.whisper_heads)
+
+    @property
+    def mel(self) -> MelConfig:
+        """Config of the log-mel frames."""
+        return MelConfig(self.dim)
+
+    @property
+    def conformer(self) -> "ConformerConfig":
+        """Config of the Conformer: its output is an estimate and a gate for each mel band."""
+        return ConformerConfig(
+            input_dim=self.whisper_dim + self.dim,
+            output_dim=2 * self.dim,
+            hidden_dims=(self.hidden_dim,) * self.depth,
+            factors=(1,) * self.depth,
+            num_heads=self.num_heads,
+            kernel_size=self.kernel_size,
+            expansion=self.expansion,
+        )
+
+    def __post_init__(self) -> None:
+        if self.causal:
+            raise ValueError('type "denoising" has no causal form, but causal is true: use type "mel"')
+        # Report a mistake in the sizes now.
+        _ = self.whisper, self.mel, self.conformer
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return self.whisper.hop_length
+
+
+@dataclass(frozen=True, kw_only=True)
 class StackConfig:
     """Fields of every compressor and decompressor: layers of one block and one scaling each."""
 
@@ -252,7 +303,7 @@ class HiFiGANConfig:
         return math.prod(self.factors)
 
 
-ENCODERS = {"wavlm": WavLMConfig, "whisper": WhisperConfig, "mel": MelConfig}
+ENCODERS = {"wavlm": WavLMConfig, "whisper": WhisperConfig, "mel": MelConfig, "denoising": DenoisingConfig}
 STACKS = {
     "focal": FocalConfig,
     "conformer": ConformerConfig,

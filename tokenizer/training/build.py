@@ -1,11 +1,13 @@
 """Build a stage: its models, with weights from other codecs and from recognizers, checked to fit together."""
 
+from ..codecs.auto import BUNDLED
 from ..focalcodec.configuration import FocalCodecConfig
+from ..focalcodec.denoising import DenoisingEncoder
 from ..focalcodec.mel import MelEncoder
 from ..focalcodec.modeling import FocalCodecModel
 from ..focalcodec.whisper import WhisperEncoder, is_whisper
 from .config import StageConfig
-from .stages import CodecConfig, CodecStage, DistillationStage, Stage, TeacherStage
+from .stages import CodecConfig, CodecStage, DenoisingStage, DistillationStage, Stage, TeacherStage
 from .teacher import Teacher, WhisperJudge
 
 
@@ -23,11 +25,19 @@ def build_stage(config: StageConfig) -> Stage:
         _load_part(model, part, source)
     target = None
     if config.stage != "joint" and config.target is not None:
-        target = FocalCodecModel.from_pretrained(config.target)
+        target = _load_codec(config.target)
         _check_target(model, target)
     if config.stage == "position" or config.stage == "encoder":
         assert target is not None
         return DistillationStage(model, config, target)
+    if config.stage == "denoising":
+        assert target is not None
+        if not isinstance(model.encoder, DenoisingEncoder):
+            raise ValueError(
+                f"stage denoising trains an encoder of type 'denoising', found type {model.config.encoder['type']!r}: "
+                "change model.encoder"
+            )
+        return DenoisingStage(model, target)
     teacher = None
     if config.teacher is not None:
         teacher = Teacher.from_pretrained(config.teacher.folder)
@@ -43,12 +53,17 @@ def build_stage(config: StageConfig) -> Stage:
     return CodecStage(model, config, target, teacher, judge)
 
 
+def _load_codec(source: str) -> FocalCodecModel:
+    """Load a FocalCodec from a folder, a hub id, or the package."""
+    return FocalCodecModel.from_pretrained(BUNDLED.get(source, source))
+
+
 def _load_part(model: FocalCodecModel, part: str, source: str) -> None:
     """Copy the weights of one part from another codec, or those of the encoder from Whisper."""
-    if isinstance(model.encoder, WhisperEncoder) and part == "encoder" and is_whisper(source):
+    if part == "encoder" and isinstance(model.encoder, WhisperEncoder | DenoisingEncoder) and is_whisper(source):
         model.encoder.load_whisper(source)
         return
-    weights = getattr(FocalCodecModel.from_pretrained(source), part).state_dict()
+    weights = getattr(_load_codec(source), part).state_dict()
     try:
         result = getattr(model, part).load_state_dict(weights, strict=False)
     except RuntimeError as error:  # tensors of another shape

@@ -7,6 +7,7 @@ FocalCodec is trained in decoupled stages (arXiv 2502.04465, section 3.4), which
     decoder             features -> waveform
     joint               waveform -> codes -> waveform
     position, encoder   the causal encoder, distilled from a full-context one (arXiv 2509.16195)
+    denoising           an encoder of noisy speech, whose target is what another encoder gives for the clean speech
 """
 
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ class AugmentationConfig:
     noise: str | None = None  # folder of noise recordings
     noise_probability: float = 0.2
     noise_snr_db: tuple[float, float] = (0.0, 15.0)
+    babble: float = 0.0  # share of the noise that is other recordings of the corpus, four to eight at once
+    colored: float = 0.0  # share that is white, pink or brown, steady or swelling; the rest comes from `noise`
 
 
 @dataclass(frozen=True)
@@ -234,8 +237,22 @@ class DistillationStageConfig(CodecStageConfig):
     trainable_parts: tuple[Part, ...] = field(default=("encoder",), init=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DenoisingStageConfig(CodecStageConfig):
+    """Trains an encoder of type "denoising" on noisy clips. `augmentation` makes the noise; its target has none."""
+
+    stage: Literal["denoising"] = "denoising"
+    target: str  # codec with a mel encoder
+    trainable_parts: tuple[Part, ...] = field(default=("encoder",), init=False)
+
+
 StageConfig = (
-    TeacherStageConfig | QuantizerStageConfig | DecoderStageConfig | JointStageConfig | DistillationStageConfig
+    TeacherStageConfig
+    | QuantizerStageConfig
+    | DecoderStageConfig
+    | JointStageConfig
+    | DistillationStageConfig
+    | DenoisingStageConfig
 )
 STAGES: dict[str, type[StageConfig]] = {
     "teacher": TeacherStageConfig,
@@ -244,6 +261,7 @@ STAGES: dict[str, type[StageConfig]] = {
     "joint": JointStageConfig,
     "position": DistillationStageConfig,
     "encoder": DistillationStageConfig,
+    "denoising": DenoisingStageConfig,
 }
 
 

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from ..noise import colored_noise, modulated_noise
 from ..waveform import Waveform, resample
 from .config import AugmentationConfig, StageConfig
 from .recordings import Recording, open_recordings
@@ -48,6 +49,7 @@ class Batch:
     lengths: Tensor  # (B,) number of real samples in `input_audio`
     texts: tuple[str, ...] = ()
     features: Tensor | None = None  # (B, frames, D) of `input_audio`, if they were computed before
+    clean_audio: Tensor | None = None  # (B, T) `input_audio` without noise and reverb, for stage "denoising"
 
     def to(self, device: torch.device) -> "Batch":
         """Return the same batch on another device."""
@@ -57,6 +59,7 @@ class Batch:
             target_audio=self.target_audio.to(device),
             lengths=self.lengths.to(device),
             features=None if self.features is None else self.features.to(device),
+            clean_audio=None if self.clean_audio is None else self.clean_audio.to(device),
         )
 
 
@@ -134,6 +137,7 @@ class ClipDataset(Dataset):
     def __getitem__(self, step: int) -> Batch:
         """Return the batch of a step."""
         clips = []
+        clean_clips = []
         texts = []
         for item in self._items:
             rng = np.random.default_rng([self.config.seed, step, item])
@@ -142,9 +146,14 @@ class ClipDataset(Dataset):
                 text = ""  # the transcript of a clip is not known
             else:
                 clip, text = self._draw_utterance(step, item, rng)
-            clips.append(augment(clip, self.rates.output, rng, self.config.augmentation))
+            clean, noisy = augment(clip, self.rates.output, rng, self.config.augmentation, self.recordings)
+            clips.append(noisy)
+            clean_clips.append(clean)
             texts.append(text)
-        return make_batch(clips, self.rates, tuple(texts))
+        batch = make_batch(clips, self.rates, tuple(texts))
+        if self.config.stage == "denoising":
+            batch = replace(batch, clean_audio=make_batch(clean_clips, self.rates).input_audio)
+        return batch
 
     def _draw_clip(self, rng: np.random.Generator) -> Waveform:
         num_multiples = round(self.config.clip_seconds * self.rates.input / self.rates.multiple)
@@ -232,10 +241,16 @@ def open_datasets(
     recordings, kept_texts = open_recordings(used_paths[num_train:], rates.output, texts=used_texts[num_train:])
     max_samples = round(config.max_seconds * rates.output)
     eval_dataset = []
-    for recording, text in zip(recordings, kept_texts, strict=True):
+    for index, (recording, text) in enumerate(zip(recordings, kept_texts, strict=True)):
+        wave = recording.read(0, max_samples)
+        if config.stage == "denoising":
+            rng = np.random.default_rng([config.seed, index])
+            clean, noisy = augment(wave, rates.output, rng, config.augmentation, recordings)
+            batch = make_batch([noisy], rates, (text,))
+            eval_dataset.append(replace(batch, clean_audio=make_batch([clean], rates).input_audio))
         # A codec is evaluated on the beginning of a long recording. A transcript belongs to the whole of it.
-        if config.stage != "teacher" or len(recording) <= max_samples:
-            eval_dataset.append(make_batch([recording.read(0, max_samples)], rates, (text,)))
+        elif config.stage != "teacher" or len(recording) <= max_samples:
+            eval_dataset.append(make_batch([wave], rates, (text,)))
     if not eval_dataset:
         raise ValueError(
             f"none of the {config.validation_files} validation_files is as short as max_seconds "
@@ -252,36 +267,74 @@ def draw_augmented(
 ) -> Waveform:
     """Read a whole recording at a random speed and augment it."""
     speed = _draw_speed(rng, config.speed)
-    return augment(_read_at_speed(recording, 0, len(recording), speed), sampling_rate, rng, config)
+    clip = _read_at_speed(recording, 0, len(recording), speed)
+    return augment(clip, sampling_rate, rng, config, [recording])[1]
 
 
-def augment(clip: Waveform, sampling_rate: int, rng: np.random.Generator, config: AugmentationConfig) -> Waveform:
-    """Apply a random reverb, spectral tilt, noise and level to a clip (T,). The level is limited to avoid clipping."""
+def augment(
+    clip: Waveform,
+    sampling_rate: int,
+    rng: np.random.Generator,
+    config: AugmentationConfig,
+    corpus: Sequence[Recording] = (),
+) -> tuple[Waveform, Waveform]:
+    """Apply a random reverb, spectral tilt, noise and level to a clip. The level is limited to avoid clipping.
+
+    Args:
+        clip: (T,) speech.
+        sampling_rate: its rate in Hz.
+        rng: generator of the draws.
+        config: what is drawn.
+        corpus: recordings from which babble is added up.
+
+    Returns:
+        (T,) the clip without reverb and noise, and (T,) with both. Tilt and level are those of the other.
+    """
+    clean = clip
     if rng.random() < config.reverb_probability:
         clip = _add_reverb(clip, sampling_rate, rng)
     if config.tilt_db:
-        clip = _tilt(clip, sampling_rate, rng.uniform(-config.tilt_db, config.tilt_db))
+        tilt_db = rng.uniform(-config.tilt_db, config.tilt_db)
+        clean = _tilt(clean, sampling_rate, tilt_db)
+        clip = _tilt(clip, sampling_rate, tilt_db)
     if config.noise is not None and rng.random() < config.noise_probability:
-        clip = _add_noise(clip, sampling_rate, rng, config)
+        noise = _draw_noise(len(clip), sampling_rate, rng, config, corpus)
+        level = float(np.sqrt(np.mean(noise**2))) or 1.0
+        snr_db = rng.uniform(*config.noise_snr_db)
+        gain = float(np.sqrt(np.mean(clip**2))) / level * 10 ** (-snr_db / 20)
+        clip = clip + np.float32(gain) * noise
     gain = 10 ** (rng.uniform(*_LEVEL_DB) / 20)
     peak = float(np.abs(clip).max(initial=0))
-    return clip * np.float32(min(gain, 1 / max(peak, 1e-3)))
+    gain = np.float32(min(gain, 1 / max(peak, 1e-3)))
+    return gain * clean, gain * clip
 
 
-def _add_noise(clip: Waveform, sampling_rate: int, rng: np.random.Generator, config: AugmentationConfig) -> Waveform:
-    """Add a random part of a noise recording, which is repeated if it is too short."""
+def _draw_noise(
+    size: int, sampling_rate: int, rng: np.random.Generator, config: AugmentationConfig, corpus: Sequence[Recording]
+) -> Waveform:
+    """Draw (size,) noise: babble, colored noise, or part of a noise recording."""
     assert config.noise is not None
+    kind = rng.random() if config.babble or config.colored else 1.0
+    if kind < config.babble:
+        voices = []
+        for index in rng.integers(len(corpus), size=rng.integers(4, 9)):
+            voice = _read_repeated(corpus[int(index)], size, rng)
+            voices.append(voice / max(1e-4, float(np.sqrt(np.mean(voice**2)))))
+        return np.sum(voices, axis=0, dtype=np.float32)
+    if kind < config.babble + config.colored:
+        make_noise = colored_noise if rng.random() < 0.5 else modulated_noise
+        return make_noise(size, sampling_rate, rng)[0]
     recordings = _open_noise(config.noise, sampling_rate)
-    recording = recordings[int(rng.integers(len(recordings)))]
+    return _read_repeated(recordings[int(rng.integers(len(recordings)))], size, rng)
+
+
+def _read_repeated(recording: Recording, size: int, rng: np.random.Generator) -> Waveform:
+    """Read (size,) from a random start of a recording to its end, and again from the beginning."""
     start = int(rng.integers(len(recording)))
-    # From the start to the end, and again from the beginning.
-    noise = recording.read(start, len(clip))
-    if len(noise) < len(clip):
-        noise = np.resize(np.concatenate([noise, recording.read(0, min(start, len(clip)))]), len(clip))
-    level = float(np.sqrt(np.mean(noise**2))) or 1.0
-    snr_db = rng.uniform(*config.noise_snr_db)
-    gain = float(np.sqrt(np.mean(clip**2))) / level * 10 ** (-snr_db / 20)
-    return clip + np.float32(gain) * noise
+    wave = recording.read(start, size)
+    if len(wave) < size:
+        wave = np.resize(np.concatenate([wave, recording.read(0, min(start, size))]), size)
+    return wave
 
 
 @functools.cache

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..focalcodec.denoising import DenoisingEncoder
 from ..focalcodec.layers import length_mask
 from ..focalcodec.modeling import FocalCodecModel
 from ..focalcodec.wavlm import WavLMEncoder
@@ -295,6 +296,37 @@ class DistillationStage(nn.Module):
         return outputs
 
 
+class DenoisingStage(nn.Module):
+    """A denoising encoder learns to give, for noisy audio, what another encoder gives for the clean audio.
+
+    Args:
+        model: codec with an encoder of type "denoising", whose Conformer is trained.
+        target: codec whose encoder hears the clean audio.
+    """
+
+    def __init__(self, model: FocalCodecModel, target: FocalCodecModel) -> None:
+        super().__init__()
+        self.model = model
+        self.target = target
+        self.requires_grad_(False)
+        assert isinstance(model.encoder, DenoisingEncoder)
+        model.encoder.conformer.requires_grad_(True)
+
+    @property
+    def trained_model(self) -> FocalCodecModel:
+        """The model that checkpoints contain and the finished run saves."""
+        return self.model
+
+    def forward(self, batch: Batch) -> StageOutput:
+        """Compute the absolute error of the features, which blurs less than the squared one."""
+        assert batch.clean_audio is not None
+        with torch.no_grad():
+            target = self.target.encoder(batch.clean_audio, batch.lengths)
+        features = self.model.encoder(batch.input_audio, batch.lengths)
+        real = length_mask(self.model.encoder.num_frames(batch.lengths), features.shape[1])
+        return StageOutput({"l1": F.l1_loss(features[real].float(), target[real])})
+
+
 class TeacherStage(nn.Module):
     """Trains a recognizer of letters on transcripts, by CTC."""
 
@@ -326,7 +358,7 @@ class TeacherStage(nn.Module):
         return StageOutput({"ctc": loss}, transcripts=tuple(transcripts))
 
 
-Stage = CodecStage | DistillationStage | TeacherStage
+Stage = CodecStage | DistillationStage | DenoisingStage | TeacherStage
 
 
 def audio_rates(stage: Stage) -> AudioRates:

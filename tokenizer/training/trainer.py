@@ -308,6 +308,8 @@ def loss_weights(config: StageConfig) -> dict[str, float]:
         return {"ctc": 1.0}
     if config.stage == "position" or config.stage == "encoder":
         return {"mse": 1.0}
+    if config.stage == "denoising":
+        return {"l1": 1.0}
     weights = {}
     if config.stage == "quantizer" or config.stage == "joint":
         weights["mse"] = config.feature_weight
