@@ -88,6 +88,25 @@ def codec() -> Callable[[str], FocalCodecModel]:
 
 
 @pytest.fixture(scope="session")
+def denoising_codec() -> FocalCodecModel:
+    """A tiny codec with random weights whose encoder is of type "denoising"."""
+    torch.manual_seed(0)
+    stack = {"type": "linear", "hidden_dims": [16], "factors": [1]}
+    encoder = {
+        "type": "denoising", "num_layers": 1, "whisper_dim": 64, "whisper_ffn_dim": 64, "whisper_heads": 1,
+        "hidden_dim": 32, "depth": 1, "num_heads": 2,
+    }  # fmt: skip
+    config = FocalCodecConfig(
+        encoder=encoder,
+        compressor={**stack, "input_dim": 80, "output_dim": 6},
+        quantizer={"codebook_size": 64},
+        decompressor={**stack, "input_dim": 6, "output_dim": 80},
+        decoder={"type": "vocos", "input_dim": 80, "num_layers": 1, "dim": 16, "ffn_dim": 32},
+    )
+    return FocalCodecModel(config).eval()
+
+
+@pytest.fixture(scope="session")
 def tiny_codec() -> Callable[..., Codec]:
     """`tiny_codec("dac")` and so on: a codec with tiny weights, with the same weights in each call."""
 

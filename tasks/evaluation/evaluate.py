@@ -15,7 +15,7 @@ from ...data.mixing.mixer import Mixer, Premixed
 from ...data.utterance import Utterance
 from ...tokenizer.audio_tokenizer import AudioTokenizer
 from ...tokenizer.configs import load_config
-from ..inference.inputs import open_model
+from ..inference.inputs import open_enhancer, open_model
 from .baselines import name_row
 from .metrics import load_scorers
 from .metrics.metric import RATE
@@ -97,7 +97,8 @@ def evaluate(config: EvaluationConfig) -> str:
         items = choose_items(mixer.rows, config.limit, config.seed, partial(mixer.example, sampling_rate=RATE))
 
     if mixer is not None:
-        systems = mixed_systems(config.task, mixer, items, open_model(config.model, config.task), config.baselines)
+        model = open_enhancer(config.model) if config.task == "se" else open_model(config.model, config.task)
+        systems = mixed_systems(config.task, mixer, items, model, config.baselines)
     elif config.task == "codec":
         tokenizer = AudioTokenizer.from_pretrained(config.model)
         systems = codec_systems(items, tokenizer, name_row(config.model), config.baselines)

@@ -176,7 +176,11 @@ def _speak(item: Utterance, lm: SpeechLM, seed: int, **voice: Any) -> EvalSample
 
 
 def mixed_systems(
-    task: str, mixer: Mixer | Premixed, items: Sequence[Utterance], lm: SpeechLM, baselines: bool = False
+    task: str,
+    mixer: Mixer | Premixed,
+    items: Sequence[Utterance],
+    model: SpeechLM | AudioTokenizer,
+    baselines: bool = False,
 ) -> list[System]:
     """Make the systems of enhancement or separation, from the unchanged input to the codec ceiling.
 
@@ -187,7 +191,7 @@ def mixed_systems(
         task: "se" or "ss".
         mixer: Makes or reads the input.
         items: Rows of the mixer to evaluate.
-        lm: The model.
+        model: The language model, or for "se" also the tokenizer of a codec with a denoising encoder.
         baselines: Add noise suppressors, for "se".
 
     Raises:
@@ -199,8 +203,11 @@ def mixed_systems(
             f"`evaluate {task}` needs {input_name} input, but the mix file or the corpus provides {mixer.input_name} "
             f"input. Pass a mix file of kind {input_name}, or evaluate the task that fits"
         )
-    task_template(lm, task)  # raises an error if the model was trained for other tasks
-    codec = codec_baseline(CEILING, lm.audio_tokenizer)
+    if isinstance(model, SpeechLM):
+        task_template(model, task)  # raises an error if the model was trained for other tasks
+        codec = codec_baseline(CEILING, model.audio_tokenizer)
+    else:
+        codec = codec_baseline(CEILING, model)
 
     # Mixing is slower than reading, and every system needs every example.
     @cache
@@ -231,7 +238,10 @@ def mixed_systems(
         for name, suppress in SUPPRESSORS.items():
             systems.append(system(name, "", _process_input(_at_rate(suppress))))
 
-    template_names = [template.name for template in lm.info.templates]
+    if not isinstance(model, SpeechLM):
+        restore = _restore_with_model(model, task)
+        return [*systems, system(ENHANCED, weights_hash(model.codec.pretrained_model), restore)]
+    template_names = [template.name for template in model.info.templates]
     input_kinds: list[InputKind] = []
     if f"{task}-features" in template_names:
         input_kinds.append("features")
@@ -242,21 +252,21 @@ def mixed_systems(
         # A model with both kinds of input has two rows; the first has the plain name.
         if kind != input_kinds[0]:
             name += " from codes"
-        restore = _restore_with_model(lm, task, kind)
-        systems.append(system(name, weights_hash(lm.model), restore, input=INPUTS[kind]))
+        restore = _restore_with_model(model, task, kind)
+        systems.append(system(name, weights_hash(model.model), restore, input=INPUTS[kind]))
     return systems
 
 
-def _restore_with_model(lm: SpeechLM, task: str, input_kind: InputKind) -> Restore:
+def _restore_with_model(model: SpeechLM | AudioTokenizer, task: str, input_kind: InputKind | None = None) -> Restore:
     """Enhance or separate the input with a model."""
 
     def restore(example: AudioExample) -> list[np.ndarray]:
         wave = _input_audio(example)
         options: dict[str, Any] = {"sampling_rate": RATE, "input_kind": input_kind}
         if task == "se":
-            result: Any = enhance(wave, lm, **options)
+            result: Any = enhance(wave, model, **options)
         else:
-            result = separate(wave, lm, len(_targets(example)), **options)
+            result = separate(wave, model, len(_targets(example)), **options)
         return [resample(output, result.sampling_rate, RATE) for output in np.atleast_2d(result.audio)]
 
     return restore

@@ -6,11 +6,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from transformers.utils import CONFIG_NAME
 
 from ...lm.model import SpeechLM
 from ...lm.templates import Template
-from ...tokenizer import AudioTokenizer
+from ...tokenizer import AudioTokenizer, FocalCodecConfig, FocalCodecModel
 from ...tokenizer.audio import load_audio
+from ...tokenizer.configs import read_json
+from ...tokenizer.focalcodec.denoising import DenoisingEncoder
 from ...tokenizer.waveform import is_batch, with_rates
 from ..definitions import TASKS
 
@@ -35,6 +38,28 @@ def open_model(model: str | Path | SpeechLM, task: str = "tts") -> SpeechLM:
     if str(model) == "mini":
         return SpeechLM.from_pretrained(TASKS[task].packaged_model)
     return SpeechLM.from_pretrained(model)
+
+
+def open_enhancer(model: str | Path | SpeechLM | AudioTokenizer) -> SpeechLM | AudioTokenizer:
+    """Load what can enhance a recording: a language model, or the tokenizer of a codec with a denoising encoder.
+
+    Raises:
+        ValueError: It is a codec without a denoising encoder.
+    """
+    if isinstance(model, str | Path):
+        config = Path(model) / CONFIG_NAME
+        if not config.is_file() or read_json(config).get("model_type") != FocalCodecConfig.model_type:
+            return open_model(model, "se")
+        model = AudioTokenizer.from_pretrained(model)
+    if isinstance(model, SpeechLM):
+        return model
+    codec = model.codec.pretrained_model
+    if not isinstance(codec, FocalCodecModel) or not isinstance(codec.encoder, DenoisingEncoder):
+        raise ValueError(
+            "this codec keeps the noise of a recording: name one whose encoder is of type denoising "
+            "(configs/codec/denoising.yaml), or a language model trained for se"
+        )
+    return model
 
 
 def task_template(lm: SpeechLM, task: str, input_kind: InputKind | None = None) -> Template:

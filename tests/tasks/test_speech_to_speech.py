@@ -205,3 +205,28 @@ def test_features_of_very_long_recordings_are_as_many_as_in_one_pass(codec, code
     assert pieces["noisy_features"].shape == whole["noisy_features"].shape
     if codec_name == "mel":  # WavLM's attention sees the whole piece
         torch.testing.assert_close(pieces["noisy_features"], whole["noisy_features"], atol=1e-4, rtol=0)
+
+
+def test_a_codec_that_hears_through_noise_needs_no_language_model(denoising_codec, tmp_path):
+    tokenizer = AudioTokenizer(denoising_codec)
+    waves = [noise(7777), noise(70 * 16000 + 1)]  # the second takes several windows
+    short, long = enhance(waves, tokenizer, sampling_rate=16000)
+    assert [len(short.audio), len(long.audio)] == [len(wave) for wave in waves]
+    assert short.stop_reason == "constraint"
+    assert short.stats["tokens"] == 0
+    waveform = torch.from_numpy(waves[0])[None]
+    with torch.no_grad():
+        expected = denoising_codec.decoder(denoising_codec.extract_features(waveform))[0, :7777]
+    np.testing.assert_allclose(short.audio, expected, atol=1e-5)
+    # A folder is the same model.
+    tokenizer.save_pretrained(tmp_path / "codec")
+    np.testing.assert_allclose(enhance(waves[0], tmp_path / "codec", 16000).audio, short.audio, atol=1e-5)
+    half = enhance(waves[0], tokenizer, 16000, dry=0.5)
+    np.testing.assert_allclose(half.audio, (short.audio + waves[0]) / 2, atol=1e-5)
+    with pytest.raises(ValueError, match="are for language models, but this model is a codec"):
+        enhance(waves[0], tokenizer, 16000, input_kind="codes")
+
+
+def test_a_codec_that_keeps_noise_is_refused():
+    with pytest.raises(ValueError, match="keeps the noise of a recording: name one whose encoder is of type denoising"):
+        enhance(noise(16000), AudioTokenizer.from_pretrained("mini"), 16000)

@@ -305,8 +305,8 @@ def augment(
         clip = clip + np.float32(gain) * noise
     gain = 10 ** (rng.uniform(*_LEVEL_DB) / 20)
     peak = float(np.abs(clip).max(initial=0))
-    gain = np.float32(min(gain, 1 / max(peak, 1e-3)))
-    return gain * clean, gain * clip
+    limited = np.float32(min(gain, 1 / max(peak, 1e-3)))
+    return limited * clean, limited * clip
 
 
 def _draw_noise(
