@@ -22,7 +22,7 @@ def test_a_ratio_is_that_of_the_repeats_not_of_the_medians():
     assert (row.ratio_low, row.ratio_high) == (1.5, 2.5)
     single = make_row("encode", [1.0], "one by one", [3.0])
     assert single.ratio == single.ratio_low == single.ratio_high == 3.0
-    with pytest.raises(ValueError, match="shorter"):  # every repeat has a pair
+    with pytest.raises(ValueError, match="longer"):  # every repeat has a pair
         make_row("encode", [1.0], "one by one", [1.0, 2.0])
 
 
