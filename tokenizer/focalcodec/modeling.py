@@ -26,7 +26,7 @@ from .checkpoint import convert_config, convert_state_dict, find_official, load_
 from .configuration import FocalCodecConfig
 from .decoders import HiFiGAN, Vocos, WaveNeXt
 from .feature_extraction import FocalCodecFeatureExtractor
-from .inputs import check_tokens, check_waveforms
+from .inputs import check_tokens, check_waveforms, group_items
 from .knn import match_features
 from .layers import ConvNeXtBlock, Snake, StreamState, length_mask
 from .mel import MelEncoder
@@ -47,6 +47,8 @@ DECODERS: dict[type, Callable[..., nn.Module]] = {VocosConfig: Vocos, WaveNeXtCo
 # The sign of a latent that is nearer to zero than this share of the vector's length may depend on the shape of the
 # batch (float32 rounding errors are below 1e-5).
 _NEAR_ZERO = 2e-5
+# Seconds of audio, with padding, that a CPU encodes or decodes together.
+_GROUP_S = 6.0
 
 
 @dataclass
@@ -210,6 +212,35 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
             ValueError: Empty, non-finite or wrongly shaped input.
         """
         waveform, lengths = check_waveforms(input_values, padding_mask, self.dtype)
+        if waveform.shape[0] > 1 and waveform.device.type == "cpu":
+            return self._encode_in_groups(waveform, lengths)
+        return self._encode_together(waveform, lengths)
+
+    def _encode_in_groups(self, waveform: Tensor, lengths: Tensor | None) -> CodecEncoderOutput:
+        """Encode a batch on a CPU: long items one by one, short ones together with others of similar lengths.
+
+        A CPU is as fast with one item of some seconds as with many, and one item needs no padding and little memory.
+        """
+        B, T = waveform.shape
+        sizes = [T] * B if lengths is None else lengths.tolist()
+        N = int(self.num_tokens(T))
+        bits = self.config.codebook_dim
+        tokens = torch.zeros(B, 1, N, dtype=torch.long)
+        mask = torch.zeros(B, N, dtype=torch.bool)
+        latents = torch.zeros(B, N, bits, dtype=self.dtype)
+        for group in group_items(sizes, round(_GROUP_S * self.config.sampling_rate)):
+            longest = sizes[group[0]]
+            group_lengths = torch.tensor([sizes[i] for i in group])
+            is_padded = int(group_lengths.min()) < longest
+            output = self._encode_together(waveform[group, :longest], group_lengths if is_padded else None)
+            frames = output.latents.shape[1]
+            tokens[group, :, :frames] = output.audio_codes
+            mask[group, :frames] = output.audio_codes_mask
+            latents[group, :frames] = output.latents
+        return CodecEncoderOutput(tokens, mask, latents)
+
+    def _encode_together(self, waveform: Tensor, lengths: Tensor | None) -> CodecEncoderOutput:
+        """Encode checked waveforms (B, T) in one batch."""
         latents, mask = self._encode_latents(waveform, lengths)
         if waveform.shape[0] > 1:
             # If a latent is so near to zero that rounding could decide its sign, the item is encoded again alone, so
