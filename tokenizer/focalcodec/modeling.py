@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor, AutoTokenizer
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
@@ -233,6 +234,9 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
             group_lengths = torch.tensor([sizes[i] for i in group])
             is_padded = int(group_lengths.min()) < longest
             output = self._encode_together(waveform[group, :longest], group_lengths if is_padded else None)
+            assert output.audio_codes is not None, "an encoder returns codes"
+            assert output.audio_codes_mask is not None, "an encoder returns a mask"
+            assert output.latents is not None, "this encoder returns latents"
             frames = output.latents.shape[1]
             tokens[group, :, :frames] = output.audio_codes
             mask[group, :frames] = output.audio_codes_mask
@@ -281,15 +285,11 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
             ValueError: A token is outside the codebook, or the input is wrongly shaped.
         """
         tokens, lengths = check_tokens(audio_codes, audio_codes_mask, self.config.codebook_size)
-        codes = self.quantizer.tokens_to_codes(tokens, self.dtype)
-        state = self._new_state(tokens)
-        features = self.decompressor(codes, lengths, state)
-        if matching_set is not None:
-            features = match_features(features, matching_set, topk)
-        # Upscaling in the decompressor gives `factor` frames per token.
+        if tokens.shape[0] > 1 and tokens.device.type == "cpu":
+            waveform = self._decode_in_groups(tokens, lengths, matching_set, topk)
+        else:
+            waveform = self._decode_together(tokens, lengths, matching_set, topk)
         factor = math.prod(self.config.decompressor_config.factors)
-        waveform = self.decoder(features, None if lengths is None else lengths * factor, state)
-
         sizes = lengths
         if sizes is None:
             sizes = torch.full((tokens.shape[0],), tokens.shape[1], device=tokens.device)
@@ -298,6 +298,40 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
             waveform, sizes = self._fit_length(waveform, sizes, num_samples)
         mask = length_mask(sizes, waveform.shape[1])
         return CodecDecoderOutput(waveform.masked_fill(~mask, 0)[:, None], mask)
+
+    def _decode_in_groups(
+        self, tokens: Tensor, lengths: Tensor | None, matching_set: Tensor | list[Tensor] | None, topk: int
+    ) -> Tensor:
+        """Decode checked tokens (B, N) -> (B, T) on a CPU, in the groups in which they are encoded."""
+        B, N = tokens.shape
+        if isinstance(matching_set, list) and len(matching_set) != B:
+            raise ValueError(f"matching_set needs one entry per item, found {len(matching_set)} for {B} items")
+        sizes = [N] * B if lengths is None else lengths.tolist()
+        waves: list[Tensor] = [tokens] * B
+        for group in group_items(sizes, round(_GROUP_S * self.config.frame_rate)):
+            longest = sizes[group[0]]
+            group_lengths = torch.tensor([sizes[i] for i in group])
+            is_padded = int(group_lengths.min()) < longest
+            own_set = [matching_set[i] for i in group] if isinstance(matching_set, list) else matching_set
+            decoded = self._decode_together(
+                tokens[group, :longest], group_lengths if is_padded else None, own_set, topk
+            )
+            for row, i in enumerate(group):
+                waves[i] = decoded[row]
+        return pad_sequence(waves, batch_first=True)
+
+    def _decode_together(
+        self, tokens: Tensor, lengths: Tensor | None, matching_set: Tensor | list[Tensor] | None, topk: int
+    ) -> Tensor:
+        """Decode checked tokens (B, N) -> (B, T) in one batch."""
+        codes = self.quantizer.tokens_to_codes(tokens, self.dtype)
+        state = self._new_state(tokens)
+        features = self.decompressor(codes, lengths, state)
+        if matching_set is not None:
+            features = match_features(features, matching_set, topk)
+        # Upscaling in the decompressor gives `factor` frames per token.
+        factor = math.prod(self.config.decompressor_config.factors)
+        return self.decoder(features, None if lengths is None else lengths * factor, state)
 
     def forward(self, input_values: Tensor, padding_mask: Tensor | None = None) -> FocalCodecOutput:
         """Encode and decode waveforms. Each item keeps its length, and audio_values (B, 1, T) that of the longest."""
