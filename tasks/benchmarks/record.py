@@ -137,6 +137,11 @@ def markdown_table(record: dict[str, Any]) -> str:
             f"{row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    # Only the codec has these.
+    if "memory" in record:
+        lines += ["", "| peak memory above the loaded model | MB |", "|---|---|"]
+        for entry in record["memory"]:
+            lines.append(f"| {entry['case']} | {entry['megabytes']:.0f} |")
     return "\n".join(lines)
 
 

@@ -163,12 +163,13 @@ def benchmark(
     tokens: int = 500,
     concurrency: str = "1,4,16",
     requests: int = 8,
+    out: Path | None = None,
 ) -> str:
     """Measure the speed of a codec, a language model or a server on this machine.
 
     Args:
-        what: codec measures speed and memory; lm compares the speed of generation with that of transformers; serve
-            starts a server and measures what its clients see.
+        what: codec compares batches with single items and measures memory; lm compares the speed of generation with
+            that of transformers; serve starts a server and measures what its clients see.
         model: mini, a folder or a hub id. The default is mini for lm and serve, and for codec focalcodec_50hz: the
             full-size configuration with random weights.
         threads: Number of CPU threads, for codec and lm.
@@ -176,12 +177,17 @@ def benchmark(
         tokens: Number of codes to generate for each item, for lm.
         concurrency: Numbers of clients at the same time, for serve.
         requests: Number of requests of each client, for serve.
+        out: JSON file to write as well, for codec.
     """
     if what == "codec":
         from ..benchmarks.codec import benchmark_codec
+        from ..benchmarks.record import markdown_table, write_record
 
         # Speed does not depend on the weights, so the full-size codec needs no download.
-        return benchmark_codec(model or "focalcodec_50hz", threads)
+        record = benchmark_codec(model or "focalcodec_50hz", threads)
+        if out is not None:
+            write_record(out, record)
+        return markdown_table(record)
     if what == "serve":
         from ..benchmarks.serve import benchmark_serve
 

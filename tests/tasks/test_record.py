@@ -28,13 +28,13 @@ def test_a_ratio_is_that_of_the_repeats_not_of_the_medians():
 
 def test_a_record_says_what_its_figures_depend_on(tmp_path):
     row = make_row("encode", [0.5], "padded", [1.0])
-    record = make_record("Codec", 2, [row], memory=[3])
+    record = make_record("Codec", 2, [row], memory=[{"case": "60 s", "megabytes": 3.2}])
     path = tmp_path / "codec.json"
     write_record(path, record)
     assert json.loads(path.read_text()) == record
     assert {"focallm", "python", "torch", "transformers", "machine", "threads", "date", "title", "rows"} < record.keys()
-    assert record["memory"] == [3]
     table = markdown_table(record)
     assert table.startswith("Codec. ")
     assert "2 threads" in table
     assert "| encode | 0.5 | padded | 1 | 2.00 (2.00 to 2.00) |" in table
+    assert "| 60 s | 3 |" in table
