@@ -259,15 +259,18 @@ class GatedAttention(nn.Module):
         past = key.shape[2] - T
         attended = torch.empty_like(query)
         for rows, first, last in self._blocks(begin, end, past):
-            columns = torch.arange(first, last, device=x.device)
-            visible = (columns >= begin[:, rows, None]) & (columns < end[:, rows, None])  # (B, rows, columns)
             scores = gate[:, :, rows] * _toeplitz(bias, rows, first, last)
+            # Without padding and without a window, every frame sees all others.
+            if mask is not None or state is not None:
+                columns = torch.arange(first, last, device=x.device)
+                visible = (columns >= begin[:, rows, None]) & (columns < end[:, rows, None])  # (B, rows, columns)
+                scores = scores.masked_fill(~visible[:, None], -torch.inf)
             keys = slice(first + past, last + past)
             attended[:, :, rows] = F.scaled_dot_product_attention(
                 query[:, :, rows],
                 key[:, :, keys],
                 value[:, :, keys],
-                attn_mask=scores.masked_fill(~visible[:, None], -torch.inf),
+                attn_mask=scores,
             )
         return self.out_proj(attended.transpose(1, 2).reshape(B, T, D))
 
