@@ -258,8 +258,8 @@ class LlamaDecoder:
     """Decoder of Llama, Qwen2 and Qwen3, with a preallocated cache and a step of few operations.
 
     The forward of transformers reads the prompts. A step is written out: joined projections, one rotation for queries
-    and keys, and the head only for the ids that are allowed. On a CPU the matrices are copied once, in half precision if
-    that loses nothing, because reading them takes most of the time; on a GPU they are those of the model.
+    and keys, and the head only for the ids that are allowed. On a CPU the matrices are copied once, in half precision
+    if that loses nothing, because reading them takes most of the time; on a GPU they are those of the model.
     """
 
     def __init__(self, model: PreTrainedModel, prompts: PromptBatch, max_new_ids: int) -> None:
