@@ -188,23 +188,23 @@ class _Projection:
     packed: Any = None
 
     @classmethod
-    def join(cls, *linears: nn.Linear) -> "_Projection":
-        """Join linear layers that read the same input."""
+    def join(cls, *linears: nn.Linear, pack: bool) -> "_Projection":
+        """Join linear layers that read the same input; `pack` as in `from_weights`."""
         weights: list[Tensor] = []
         biases: list[Tensor] = []
         for linear in linears:
             weights.append(linear.weight)
             if linear.bias is not None:
                 biases.append(linear.bias)
-        return cls.from_weights(weights, torch.cat(biases) if biases else None)
+        return cls.from_weights(weights, torch.cat(biases) if biases else None, pack)
 
     @classmethod
-    def from_weights(cls, weights: list[Tensor], bias: Tensor | None) -> "_Projection":
-        """Join weights (out, in) of linear layers, which are copied on a CPU."""
+    def from_weights(cls, weights: list[Tensor], bias: Tensor | None, pack: bool) -> "_Projection":
+        """Join weights (out, in) of linear layers, which are copied on a CPU, in half precision if `pack` allows it."""
         if weights[0].device.type != "cpu":
             return cls([weight.t() for weight in weights], bias)
         weight = torch.cat(weights)
-        packed = _pack(weight)
+        packed = _pack(weight) if pack else None
         if packed is not None:
             return cls([], bias, packed)
         return cls([weight.t().contiguous()], bias)
@@ -233,8 +233,8 @@ class _Layer:
     down: _Projection
 
     @classmethod
-    def from_model(cls, layer: Any) -> "_Layer":
-        """Take the weights of a layer of transformers."""
+    def from_model(cls, layer: Any, pack: bool) -> "_Layer":
+        """Take the weights of a layer of transformers; `pack` as in `_Projection.from_weights`."""
         attention = layer.self_attn
         mlp = layer.mlp
         qk_norm = None
@@ -245,12 +245,12 @@ class _Layer:
             qk_norm = torch.cat([q_norm, k_norm])
         return cls(
             norm=layer.input_layernorm.weight,
-            qkv=_Projection.join(attention.q_proj, attention.k_proj, attention.v_proj),
+            qkv=_Projection.join(attention.q_proj, attention.k_proj, attention.v_proj, pack=pack),
             qk_norm=qk_norm,
-            out=_Projection.join(attention.o_proj),
+            out=_Projection.join(attention.o_proj, pack=pack),
             mlp_norm=layer.post_attention_layernorm.weight,
-            gate_up=_Projection.join(mlp.gate_proj, mlp.up_proj),
-            down=_Projection.join(mlp.down_proj),
+            gate_up=_Projection.join(mlp.gate_proj, mlp.up_proj, pack=pack),
+            down=_Projection.join(mlp.down_proj, pack=pack),
         )
 
 
@@ -258,8 +258,8 @@ class LlamaDecoder:
     """Decoder of Llama, Qwen2 and Qwen3, with a preallocated cache and a step of few operations.
 
     The forward of transformers reads the prompts. A step is written out: joined projections, one rotation for queries
-    and keys, and the head only for the ids that are allowed. On a CPU the matrices are copied once, in half precision
-    if that loses nothing, because reading them takes most of the time; on a GPU they are those of the model.
+    and keys, and the head only for the ids that are allowed. On a CPU the matrices are copied once, and for a batch
+    stored in half precision if that loses nothing; on a GPU they are those of the model.
     """
 
     def __init__(self, model: PreTrainedModel, prompts: PromptBatch, max_new_ids: int) -> None:
@@ -270,7 +270,9 @@ class LlamaDecoder:
         self._head = model.lm_head
         self._norm = body.norm.weight
         self._eps = body.norm.variance_epsilon
-        self._layers = [_Layer.from_model(layer) for layer in body.layers]
+        # Packing takes as long as some 20 steps of a batch. A single row is not faster by it.
+        self._pack = len(prompts.mask) > 1
+        self._layers = [_Layer.from_model(layer, self._pack) for layer in body.layers]
         # The head for a range of ids, copied when it is first needed.
         self._heads: dict[tuple[int, int], _Projection] = {}
         self._rotations = self._rotate(0)
@@ -377,7 +379,7 @@ class LlamaDecoder:
         """Return logits (len(rows), stop - start) of the ids from `start` up to `stop`, exclusive."""
         if (start, stop) not in self._heads:
             bias = None if self._head.bias is None else self._head.bias[start:stop]
-            self._heads[start, stop] = _Projection.from_weights([self._head.weight[start:stop]], bias)
+            self._heads[start, stop] = _Projection.from_weights([self._head.weight[start:stop]], bias, self._pack)
         is_all = list(rows) == list(range(len(self._hidden)))
         hidden = self._hidden if is_all else self._hidden[list(rows)]
         return self._heads[start, stop](hidden)
