@@ -4,9 +4,8 @@ import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
 from ..tokenizer.config_checks import check_sizes
@@ -14,6 +13,10 @@ from ..tokenizer.configs import read_json
 from .embeddings import new_ids
 from .features import SpeechLMForConditionalGeneration, language_model, without_peft
 from .vocabulary import Vocabulary
+
+# Importing peft takes a quarter of a second, and few models have adapters.
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -35,13 +38,20 @@ class LoRA:
     targets: str | list[str] = "all-linear"
 
 
-def add_lora(model: PreTrainedModel, vocabulary: Vocabulary, settings: LoRA) -> PeftModel:
+def has_adapters(model: Any) -> "TypeGuard[PeftModel]":
+    """Return whether a model is wrapped by peft."""
+    return without_peft(model) is not model
+
+
+def add_lora(model: PreTrainedModel, vocabulary: Vocabulary, settings: LoRA) -> "PeftModel":
     """Freeze a model, except for adapters on its linear layers, its new rows, and its projector if it has one.
 
     Raises:
         ValueError: the model has adapters already, or a head with a bias, which peft would drop.
     """
-    if isinstance(model, PeftModel):
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if has_adapters(model):
         raise ValueError("the model has adapters already: train these, or merge() them first")
     head = model.get_output_embeddings()
     embeddings = model.get_input_embeddings()
@@ -74,7 +84,7 @@ def add_lora(model: PreTrainedModel, vocabulary: Vocabulary, settings: LoRA) -> 
     return adapted
 
 
-def base_of(model: PeftModel, folder: Path) -> str:
+def base_of(model: "PeftModel", folder: Path) -> str:
     """Return where the base of an adapter is: a hub id, "mini", or a path relative to the adapter's folder.
 
     Raises:
@@ -86,7 +96,7 @@ def base_of(model: PeftModel, folder: Path) -> str:
     return Path(os.path.relpath(base, folder)).as_posix() if Path(base).is_dir() else base
 
 
-def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
+def save_adapter(model: "PeftModel", folder: Path, base: str) -> None:
     """Write adapters, new rows and projector, the name of their base, and the config of the whole model."""
     model.save_pretrained(str(folder), save_embedding_layers=False)
     # peft writes a model card with an empty form.
@@ -120,21 +130,23 @@ def find_base(folder: Path) -> str:
     return base
 
 
-def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+def load_adapter(base: PreTrainedModel, folder: Path) -> "PeftModel":
     """Load an adapter that `save_adapter` wrote around its base; it can be trained further."""
+    from peft import PeftModel
+
     model = PeftModel.from_pretrained(base, str(folder), is_trainable=True)
     _forget_base(model)
     return model
 
 
-def merge(model: PeftModel) -> PreTrainedModel:
+def merge(model: "PeftModel") -> PreTrainedModel:
     """Return the plain model with the adapters merged into its weights; tied weights stay tied."""
     merged = model.merge_and_unload()
     merged.tie_weights()
     return merged
 
 
-def _forget_base(model: PeftModel) -> None:
+def _forget_base(model: "PeftModel") -> None:
     """Keep peft from comparing the vocabulary with that of the base, because it would then save whole embeddings."""
     model.peft_config["default"].base_model_name_or_path = ""
 

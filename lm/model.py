@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
@@ -195,7 +194,7 @@ class SpeechLM:
         Raises:
             ValueError: the model has adapters, or weights that are not finite.
         """
-        if isinstance(self.model, PeftModel):
+        if lora.has_adapters(self.model):
             raise ValueError("the model has adapters: merge() them first, or write them alone with save_adapter()")
         check_finite(self.model.state_dict() if weights is None else weights)
         folder = Path(folder)
@@ -217,7 +216,7 @@ class SpeechLM:
 
     def push_to_hub(self, repo: str, **kwargs: Any) -> str:
         """Upload what `save_pretrained` writes, or `save_adapter` if there are adapters; see `hub.push_folder`."""
-        is_adapter = isinstance(self.model, PeftModel)
+        is_adapter = lora.has_adapters(self.model)
         return push_folder(self.save_adapter if is_adapter else self.save_pretrained, repo, **kwargs)
 
     def save_processor(self, folder: Path) -> None:
@@ -250,7 +249,7 @@ class SpeechLM:
         Raises:
             ValueError: the model has no adapters, its base was never saved, or weights are not finite.
         """
-        if not isinstance(self.model, PeftModel):
+        if not lora.has_adapters(self.model):
             raise ValueError("the model has no adapters: add_lora() makes them, save_pretrained() writes a whole model")
         check_finite(self.model.state_dict())
         folder = Path(folder)
@@ -266,7 +265,7 @@ class SpeechLM:
         Raises:
             ValueError: the model has no adapters.
         """
-        if not isinstance(self.model, PeftModel):
+        if not lora.has_adapters(self.model):
             raise ValueError("the model has no adapters, so there is nothing to merge")
         self.model = lora.merge(self.model)
         return self

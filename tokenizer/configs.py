@@ -134,7 +134,9 @@ def _find_fault(content: Any) -> str | None:
         if depth == _MAX_DEPTH or num_entries > _MAX_ENTRIES:
             return f"{name} is nested too deeply, or the file has too many entries: it is no description"
         for key, child in value.items() if isinstance(value, Mapping) else enumerate(value):
-            pending.append((f"{name}.{key}" if name else str(key), child, depth + 1))
+            # Text cannot be at fault, and a lexicon is a long list of it.
+            if not isinstance(child, str):
+                pending.append((f"{name}.{key}" if name else str(key), child, depth + 1))
     return None
 
 

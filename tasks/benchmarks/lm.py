@@ -3,8 +3,8 @@
 B batch, L length of a prompt.
 """
 
-import statistics
-import time
+from functools import partial
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
@@ -15,8 +15,9 @@ from ...lm.generation import generate
 from ...lm.model import SpeechLM
 from ...lm.sampling import Sampling
 from ...lm.templates import Phase, Prompt
+from .record import make_record, make_row, take_turns
 
-_REPEATS = 7
+_REPEATS = 5
 _PROMPT_LENGTH = 40  # ids, as many as a sentence has characters
 
 
@@ -33,14 +34,18 @@ class _OnlyCodes(LogitsProcessor):
         return scores + self.mask
 
 
-def benchmark_lm(model: str | SpeechLM, batch: int, tokens: int, threads: int) -> str:
-    """Return a Markdown table of tokens per second with greedy decoding.
+def benchmark_lm(model: str | SpeechLM, batch: int, tokens: int, threads: int) -> dict[str, Any]:
+    """Compare greedy generation with `transformers.generate`, and with one prompt after the other.
 
     Args:
         model: "mini", a folder, a hub id, or a loaded model.
         batch: B, prompts at once.
         tokens: codes to generate for each prompt.
         threads: CPU threads.
+
+    Returns:
+        A record, see `make_record`, with rows for one prompt and for all. It also has "tokens_per_second" of all, and
+        "same_tokens": for how many prompts every way agrees.
 
     Raises:
         ValueError: The model has several codebooks, for which transformers has no constraint, or a number is below 1.
@@ -56,60 +61,51 @@ def benchmark_lm(model: str | SpeechLM, batch: int, tokens: int, threads: int) -
     first = lm.vocabulary.audio_offset
     prompts = torch.randint(first, first + lm.vocabulary.audio_vocab_size, (batch, _PROMPT_LENGTH), generator=generator)
 
-    # Both generate in turn, so that other load on the machine affects both equally.
-    our_times = []
-    their_times = []
-    ratios = []
-    for i in range(1 + _REPEATS):
-        our_seconds, our_ids = _generate(lm, prompts, tokens)
-        their_seconds, their_ids = _generate_with_transformers(lm, prompts, tokens)
-        # The first repeat is a warm-up.
-        if i > 0:
-            our_times.append(our_seconds)
-            their_times.append(their_seconds)
-            ratios.append(their_seconds / our_seconds)
-    num_equal = int((our_ids == their_ids).all(dim=1).sum())
+    rows = []
+    is_same = torch.ones(batch, dtype=torch.bool)
+    for size in sorted({1, batch}):
+        expected = _generate(lm, prompts[:size], tokens)
+        for name, rival in _RIVALS.items():
+            if size == 1 and rival is _generate_one_by_one:
+                continue
+            is_same[:size] &= (rival(lm, prompts[:size], tokens) == expected).all(dim=1)
+            our_seconds, their_seconds = take_turns(
+                partial(_generate, lm, prompts[:size], tokens), partial(rival, lm, prompts[:size], tokens), _REPEATS
+            )
+            rows.append(make_row(f"{size} x {tokens} codes", our_seconds, name, their_seconds))
 
-    kind = "written-out step" if is_llama_shaped(language_model(lm.model)) else "the model's own forward"
-    lines = [
-        f"{lm.model.num_parameters() / 1e6:.1f} M parameters, {lm.device}, {threads} threads, batch {batch}, {tokens} "
-        f"codes each, greedy, {kind}; {_REPEATS} repeats in turn",
-        "",
-        "| | tokens/s, median | best |",
-        "|---|---|---|",
-    ]
-    for name, times in (("transformers.generate", their_times), ("focallm", our_times)):
-        median = batch * tokens / statistics.median(times)
-        best = batch * tokens / min(times)
-        lines.append(f"| {name} | {median:.0f} | {best:.0f} |")
-    lines += [
-        "",
-        f"ratio: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}; "
-        f"same tokens: {num_equal} of {batch} items",
-    ]
-    return "\n".join(lines)
+    step = "written-out step" if is_llama_shaped(language_model(lm.model)) else "the model's own forward"
+    title = f"Greedy generation, {lm.model.num_parameters() / 1e6:.1f} M parameters on {lm.device.type}, {step}"
+    tokens_per_second = round(batch * tokens / rows[-1].seconds)
+    return make_record(
+        title, threads, rows, tokens_per_second=tokens_per_second, same_tokens=f"{int(is_same.sum())} of {batch}"
+    )
 
 
-def _generate(lm: SpeechLM, prompts: torch.Tensor, tokens: int) -> tuple[float, torch.Tensor]:
-    """Return the seconds that `lm.generation.generate` takes for prompts (B, L), and the new ids (B, tokens)."""
+def _generate(lm: SpeechLM, prompts: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Continue prompts (B, L) by `lm.generation.generate`, and return the new ids (B, tokens)."""
     phases = (Phase("codes", tokens, tokens, lm.vocabulary.control("end")),)
     lm_prompts = [Prompt(ids, phases) for ids in prompts.tolist()]
-    start = time.perf_counter()
     # Not `lm.generate`, which refuses codes without phonemes for models that speak phoneme by phoneme.
     generations = generate(lm.model, lm.vocabulary, lm_prompts, Sampling(temperature=0), [0] * len(lm_prompts))
-    seconds = time.perf_counter() - start
-    return seconds, torch.stack([generation.codes for generation in generations]) + lm.vocabulary.audio_offset
+    return torch.stack([generation.codes for generation in generations]) + lm.vocabulary.audio_offset
 
 
-def _generate_with_transformers(lm: SpeechLM, prompts: torch.Tensor, tokens: int) -> tuple[float, torch.Tensor]:
-    """Return the seconds that `transformers.generate` takes for prompts (B, L), and the new ids (B, tokens)."""
+def _generate_with_transformers(lm: SpeechLM, prompts: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Continue prompts (B, L) by `transformers.generate`, and return the new ids (B, tokens)."""
     model = language_model(lm.model)
     ids = prompts.to(lm.device)
     only_codes = LogitsProcessorList([_OnlyCodes(lm)])
     config = GenerationConfig(max_new_tokens=tokens, do_sample=False, pad_token_id=lm.vocabulary.control("pad"))
-    start = time.perf_counter()
     generated = model.generate(  # type: ignore[operator]  # transformers types it as a tensor
         ids, attention_mask=torch.ones_like(ids), generation_config=config, logits_processor=only_codes
     )
-    seconds = time.perf_counter() - start
-    return seconds, generated[:, ids.shape[1] :].cpu()
+    return generated[:, ids.shape[1] :].cpu()
+
+
+def _generate_one_by_one(lm: SpeechLM, prompts: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Do what `_generate` does, with one prompt after the other."""
+    return torch.cat([_generate(lm, prompt[None], tokens) for prompt in prompts])
+
+
+_RIVALS = {"transformers.generate": _generate_with_transformers, "focallm, one by one": _generate_one_by_one}

@@ -156,39 +156,54 @@ def tables(
 
 
 def benchmark(
-    what: Literal["codec", "lm", "serve"],
+    what: Literal["codec", "lm", "train", "serve"],
     model: str | None = None,
     threads: int = 2,
     batch: int = 1,
     tokens: int = 500,
     concurrency: str = "1,4,16",
     requests: int = 8,
+    out: Path | None = None,
 ) -> str:
     """Measure the speed of a codec, a language model or a server on this machine.
 
     Args:
-        what: codec measures speed and memory; lm compares the speed of generation with that of transformers; serve
-            starts a server and measures what its clients see.
+        what: codec compares batches with single items and measures memory; lm compares the speed of generation with
+            that of transformers; train compares the training batches of focallm with padded ones in random order;
+            serve starts a server and measures what its clients see.
         model: mini, a folder or a hub id. The default is mini for lm and serve, and for codec focalcodec_50hz: the
-            full-size configuration with random weights.
-        threads: Number of CPU threads, for codec and lm.
+            full-size configuration with random weights. train takes the name of a size, by default mini.
+        threads: Number of CPU threads, for codec, lm and train.
         batch: Batch size, for lm.
         tokens: Number of codes to generate for each item, for lm.
         concurrency: Numbers of clients at the same time, for serve.
         requests: Number of requests of each client, for serve.
+        out: JSON file to write as well, for codec, lm and train.
     """
     if what == "codec":
         from ..benchmarks.codec import benchmark_codec
+        from ..benchmarks.record import markdown_table, write_record
 
         # Speed does not depend on the weights, so the full-size codec needs no download.
-        return benchmark_codec(model or "focalcodec_50hz", threads)
+        record = benchmark_codec(model or "focalcodec_50hz", threads)
+        if out is not None:
+            write_record(out, record)
+        return markdown_table(record)
     if what == "serve":
         from ..benchmarks.serve import benchmark_serve
 
         return benchmark_serve(model or "mini", concurrency, requests)
     from ..benchmarks.lm import benchmark_lm
+    from ..benchmarks.record import markdown_table, write_record
+    from ..benchmarks.train import benchmark_train
 
-    return benchmark_lm(model or "mini", batch, tokens, threads)
+    if what == "lm":
+        record = benchmark_lm(model or "mini", batch, tokens, threads)
+    else:
+        record = benchmark_train(model or "mini", threads)
+    if out is not None:
+        write_record(out, record)
+    return markdown_table(record)
 
 
 COMMANDS: dict[str, Callable[..., str | None]] = {

@@ -119,6 +119,25 @@ def test_the_llama_decoder_gives_the_logits_of_transformers(name, monkeypatch):
     assert worst(model, lengths=(5, 5)) < 1e-4  # nothing is padded
 
 
+@pytest.mark.parametrize("name", ["llama", "llama, shared keys, biases", "qwen 3"])
+def test_weights_that_came_in_half_precision_give_the_same_logits(name):
+    model = made(FAST[name])
+    for parameter in model.parameters():
+        parameter.data = parameter.half().float()
+    assert worst(model) < 1e-4
+
+
+def test_only_weights_that_lose_nothing_are_stored_in_half_precision():
+    weight = torch.randn(32, 32).half().float()
+    is_available = torch.backends.quantized.engine in ("x86", "fbgemm")
+    assert (decoding._pack(weight) is not None) == is_available
+    for value in (0.1, 1e6, 1e-9, torch.nan):  # rounded, too large, too small, damaged
+        changed = weight.clone()
+        changed[3, 5] = value
+        assert decoding._pack(changed) is None
+    assert decoding._pack(weight.double()) is None
+
+
 @pytest.mark.parametrize("name", SLOW)
 def test_other_models_run_with_their_own_forward(name):
     model = made(SLOW[name])

@@ -1,4 +1,5 @@
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -246,10 +247,19 @@ def test_demo_writes_everything_it_names(monkeypatch, capsys, tmp_path):
     assert (tmp_path / docs).is_file()
 
 
-def test_benchmark_prints_a_table(monkeypatch, capsys):
-    output = run(monkeypatch, capsys, "benchmark", "codec", "--model", "mini", "--threads", 1)
-    assert "| 8 x 10 s |" in output
-    assert "peak memory above the loaded model, 60 s:" in output
+def test_benchmark_prints_the_table_of_its_record(monkeypatch, capsys, tmp_path):
+    from focallm.tasks.benchmarks import codec
+
+    monkeypatch.setattr(codec, "CASES", {"2 of 1 to 2 s": [1.0, 2.0]})
+    monkeypatch.setattr(codec, "MEMORY_CASES", {"2 s": (1, 2.0)})
+    out = tmp_path / "codec.json"
+    output = run(monkeypatch, capsys, "benchmark", "codec", "--model", "mini", "--threads", 1, "--out", out)
+    for part in ("encode", "decode"):
+        assert f"| {part}, 2 of 1 to 2 s |" in output
+    assert "| one by one |" in output
+    assert "| products of matrices alone |" in output
+    assert "| peak memory above the loaded model | MB |" in output
+    assert [entry["case"] for entry in json.loads(out.read_text())["memory"]] == ["2 s"]
 
 
 @pytest.fixture

@@ -46,6 +46,12 @@ def test_using_a_focalcodec_imports_no_other_codec_and_no_training_code():
     assert codecs == {"auto", "pattern"}
 
 
+def test_speaking_imports_no_training_code():
+    modules = imported_modules("from focallm import speak\nspeak('No.')")
+    unneeded = {"datasets", "librosa", "matplotlib", "numba", "pandas", "peft", "tensorboard", "transformers.trainer"}
+    assert modules & (CODEC_MODELS | unneeded) == set()
+
+
 @pytest.mark.parametrize(
     "order", ["import focallm.tokenizer\nimport transformers", "from transformers import AutoModel"]
 )

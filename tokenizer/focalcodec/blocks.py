@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import ConvNeXtBlock, FeedForward, Snake, StreamState, convolve_same, pad_same, zero_padding
+from .layers import ConvNeXtBlock, FeedForward, Snake, StreamState, convolve, convolve_same, pad_same, zero_padding
 from .parts import AMPConfig, ConformerConfig, ConvNeXtConfig, FocalConfig, LinearConfig, StackConfig
 
 _FILTER_TAPS = 12  # of the low-pass filter around the activation of an AMP block
@@ -93,7 +93,7 @@ class FocalModulation(nn.Module):
             modulator = modulator + F.gelu(_masked_mean(context, mask)) * gates[..., -1, None]
         if self.normalize:
             modulator = modulator / (self.levels + 1)
-        modulated = query * self.context_proj(modulator.mT).mT
+        modulated = query * convolve(self.context_proj, modulator)
         if self.norm is not None:
             modulated = self.norm(modulated)
         return self.out_proj(modulated)
@@ -109,7 +109,7 @@ class FocalModulation(nn.Module):
             x = state.extend(layer, x, kernel - 1)
         else:
             x = pad_same(zero_padding(x, mask), kernel - 1)
-        return layer(x.mT).mT
+        return layer[1](convolve(conv, x))
 
 
 class DynamicTanh(nn.Module):

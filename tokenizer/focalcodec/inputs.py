@@ -80,6 +80,28 @@ def check_tokens(audio_codes: Tensor, mask: Tensor | None, codebook_size: int) -
     return tokens.long(), lengths
 
 
+def group_items(sizes: list[int], limit: int) -> list[list[int]]:
+    """Group the items of a batch by size, longest first, into groups of at most `limit` with padding.
+
+    An item that is longer than half the limit is alone in its group.
+
+    Args:
+        sizes: size of each item, in samples or tokens.
+        limit: number of items times the longest of them.
+
+    Returns:
+        The indices of the items of each group. The first item of a group is its longest.
+    """
+    groups: list[list[int]] = []
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        # The others are padded to the size of the first.
+        if groups and (len(groups[-1]) + 1) * sizes[groups[-1][0]] <= limit:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
 def _mask_to_lengths(mask: Tensor, shape: torch.Size, name: str, input_name: str) -> Tensor:
     """Convert a mask (B, T) to lengths (B,), and check that no item is empty and that all padding is at the end."""
     if mask.shape != shape:

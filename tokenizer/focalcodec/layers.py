@@ -142,4 +142,42 @@ def convolve_same(conv: nn.Conv1d, x: Tensor, mask: Tensor | None, state: Stream
     else:
         # The padding of a causal convolution is all on the left.
         x = state.extend(conv, x, width, zeros=True)
+    return convolve(conv, x)
+
+
+def convolve(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    """Convolve (B, T, D) -> (B, T', D'), without padding.
+
+    On a CPU, the convolutions of torch take channels first: they copy their input, and leave a transposed output that
+    the next layer copies again. Products of matrices, and depthwise convolutions in two dimensions, need no copy.
+    """
+    # A graph for another program keeps the convolution.
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return conv(x.mT).mT
+    # More products than two or so would add up their results slower than a convolution.
+    if conv.groups == 1 and conv.kernel_size[0] <= 2 * conv.stride[0]:
+        return _convolve_by_products(conv, x)
+    if conv.groups == conv.in_channels:
+        images = x[:, None].permute(0, 3, 1, 2)  # (B, D, 1, T), as a view
+        weight = conv.weight[:, :, None]
+        y = F.conv2d(images, weight, conv.bias, (1, conv.stride[0]), 0, (1, conv.dilation[0]), conv.groups)
+        return y[:, :, 0].mT
     return conv(x.mT).mT
+
+
+def _convolve_by_products(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    """Convolve (B, T, D) -> (B, T', D'), as a sum of products for `stride` neighboring taps each."""
+    B, T, D = x.shape
+    kernel = conv.kernel_size[0]
+    stride = conv.stride[0]
+    frames = (T - kernel) // stride + 1
+    samples = x.flatten(1)
+    y = None
+    for tap in range(0, kernel, stride):
+        width = min(stride, kernel - tap)
+        # The inputs of all frames do not overlap, so these are the rows of a matrix, as a view of a single item.
+        inputs = samples[:, tap * D :].unfold(1, width * D, stride * D)[:, :frames].reshape(B * frames, width * D)
+        weight = conv.weight[:, :, tap : tap + width].mT.reshape(-1, width * D)
+        y = F.linear(inputs, weight, conv.bias) if y is None else y.addmm_(inputs, weight.T)
+    assert y is not None, "a kernel has one tap or more"
+    return y.view(B, frames, -1)

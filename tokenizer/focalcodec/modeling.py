@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor, AutoTokenizer
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedAudioTokenizerBase
@@ -27,7 +28,7 @@ from .configuration import FocalCodecConfig
 from .decoders import HiFiGAN, Vocos, WaveNeXt
 from .denoising import DenoisingEncoder
 from .feature_extraction import FocalCodecFeatureExtractor
-from .inputs import check_tokens, check_waveforms
+from .inputs import check_tokens, check_waveforms, group_items
 from .knn import match_features
 from .layers import ConvNeXtBlock, Snake, StreamState, length_mask
 from .mel import MelEncoder
@@ -49,6 +50,8 @@ DECODERS: dict[type, Callable[..., nn.Module]] = {VocosConfig: Vocos, WaveNeXtCo
 # The sign of a latent that is nearer to zero than this share of the vector's length may depend on the shape of the
 # batch (float32 rounding errors are below 1e-5).
 _NEAR_ZERO = 2e-5
+# Seconds of audio, with padding, that a CPU encodes or decodes together.
+_GROUP_S = 6.0
 
 
 @dataclass
@@ -212,6 +215,38 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
             ValueError: Empty, non-finite or wrongly shaped input.
         """
         waveform, lengths = check_waveforms(input_values, padding_mask, self.dtype)
+        if waveform.shape[0] > 1 and waveform.device.type == "cpu":
+            return self._encode_in_groups(waveform, lengths)
+        return self._encode_together(waveform, lengths)
+
+    def _encode_in_groups(self, waveform: Tensor, lengths: Tensor | None) -> CodecEncoderOutput:
+        """Encode a batch on a CPU: long items one by one, short ones together with others of similar lengths.
+
+        A CPU is as fast with one item of some seconds as with many, and one item needs no padding and little memory.
+        """
+        B, T = waveform.shape
+        sizes = [T] * B if lengths is None else lengths.tolist()
+        N = int(self.num_tokens(T))
+        bits = self.config.codebook_dim
+        tokens = torch.zeros(B, 1, N, dtype=torch.long)
+        mask = torch.zeros(B, N, dtype=torch.bool)
+        latents = torch.zeros(B, N, bits, dtype=self.dtype)
+        for group in group_items(sizes, round(_GROUP_S * self.config.sampling_rate)):
+            longest = sizes[group[0]]
+            group_lengths = torch.tensor([sizes[i] for i in group])
+            is_padded = int(group_lengths.min()) < longest
+            output = self._encode_together(waveform[group, :longest], group_lengths if is_padded else None)
+            assert output.audio_codes is not None, "an encoder returns codes"
+            assert output.audio_codes_mask is not None, "an encoder returns a mask"
+            assert output.latents is not None, "this encoder returns latents"
+            frames = output.latents.shape[1]
+            tokens[group, :, :frames] = output.audio_codes
+            mask[group, :frames] = output.audio_codes_mask
+            latents[group, :frames] = output.latents
+        return CodecEncoderOutput(tokens, mask, latents)
+
+    def _encode_together(self, waveform: Tensor, lengths: Tensor | None) -> CodecEncoderOutput:
+        """Encode checked waveforms (B, T) in one batch."""
         latents, mask = self._encode_latents(waveform, lengths)
         if waveform.shape[0] > 1:
             # If a latent is so near to zero that rounding could decide its sign, the item is encoded again alone, so
@@ -252,15 +287,11 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
             ValueError: A token is outside the codebook, or the input is wrongly shaped.
         """
         tokens, lengths = check_tokens(audio_codes, audio_codes_mask, self.config.codebook_size)
-        codes = self.quantizer.tokens_to_codes(tokens, self.dtype)
-        state = self._new_state(tokens)
-        features = self.decompressor(codes, lengths, state)
-        if matching_set is not None:
-            features = match_features(features, matching_set, topk)
-        # Upscaling in the decompressor gives `factor` frames per token.
+        if tokens.shape[0] > 1 and tokens.device.type == "cpu":
+            waveform = self._decode_in_groups(tokens, lengths, matching_set, topk)
+        else:
+            waveform = self._decode_together(tokens, lengths, matching_set, topk)
         factor = math.prod(self.config.decompressor_config.factors)
-        waveform = self.decoder(features, None if lengths is None else lengths * factor, state)
-
         sizes = lengths
         if sizes is None:
             sizes = torch.full((tokens.shape[0],), tokens.shape[1], device=tokens.device)
@@ -269,6 +300,40 @@ class FocalCodecModel(StageMethods, PreTrainedAudioTokenizerBase):
             waveform, sizes = self._fit_length(waveform, sizes, num_samples)
         mask = length_mask(sizes, waveform.shape[1])
         return CodecDecoderOutput(waveform.masked_fill(~mask, 0)[:, None], mask)
+
+    def _decode_in_groups(
+        self, tokens: Tensor, lengths: Tensor | None, matching_set: Tensor | list[Tensor] | None, topk: int
+    ) -> Tensor:
+        """Decode checked tokens (B, N) -> (B, T) on a CPU, in the groups in which they are encoded."""
+        B, N = tokens.shape
+        if isinstance(matching_set, list) and len(matching_set) != B:
+            raise ValueError(f"matching_set needs one entry per item, found {len(matching_set)} for {B} items")
+        sizes = [N] * B if lengths is None else lengths.tolist()
+        waves: list[Tensor] = [tokens] * B
+        for group in group_items(sizes, round(_GROUP_S * self.config.frame_rate)):
+            longest = sizes[group[0]]
+            group_lengths = torch.tensor([sizes[i] for i in group])
+            is_padded = int(group_lengths.min()) < longest
+            own_set = [matching_set[i] for i in group] if isinstance(matching_set, list) else matching_set
+            decoded = self._decode_together(
+                tokens[group, :longest], group_lengths if is_padded else None, own_set, topk
+            )
+            for row, i in enumerate(group):
+                waves[i] = decoded[row]
+        return pad_sequence(waves, batch_first=True)
+
+    def _decode_together(
+        self, tokens: Tensor, lengths: Tensor | None, matching_set: Tensor | list[Tensor] | None, topk: int
+    ) -> Tensor:
+        """Decode checked tokens (B, N) -> (B, T) in one batch."""
+        codes = self.quantizer.tokens_to_codes(tokens, self.dtype)
+        state = self._new_state(tokens)
+        features = self.decompressor(codes, lengths, state)
+        if matching_set is not None:
+            features = match_features(features, matching_set, topk)
+        # Upscaling in the decompressor gives `factor` frames per token.
+        factor = math.prod(self.config.decompressor_config.factors)
+        return self.decoder(features, None if lengths is None else lengths * factor, state)
 
     def forward(self, input_values: Tensor, padding_mask: Tensor | None = None) -> FocalCodecOutput:
         """Encode and decode waveforms. Each item keeps its length, and audio_values (B, 1, T) that of the longest."""

@@ -6,11 +6,12 @@ B batch, T frames, N token frames. The class of the config selects the block (se
 import dataclasses
 from collections.abc import Iterable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import BLOCKS
-from .layers import StreamState, full_precision, length_mask, make_activation, zero_padding
+from .layers import StreamState, convolve, full_precision, length_mask, make_activation, zero_padding
 from .parts import FocalConfig, StackConfig
 
 
@@ -123,7 +124,7 @@ class DownScale(nn.Module):
             x = F.pad(x, (0, 0, 0, -x.shape[1] % self.factor))
         else:
             x = state.extend(self, x, self.factor - 1)
-        return self.activation(self.downscale(x.mT).mT)
+        return self.activation(convolve(self.downscale, x))
 
 
 class UpScale(nn.Module):
@@ -137,7 +138,14 @@ class UpScale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, dim) -> (B, T * factor, out_dim)"""
-        return self.upscale(self.activation(x).mT).mT
+        x = self.activation(x)
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return self.upscale(x.mT).mT
+        # The kernel is as wide as the stride, so each frame is multiplied by one matrix, (dim, factor * out_dim).
+        weight = self.upscale.weight.permute(2, 1, 0).flatten(0, 1)
+        bias = self.upscale.bias
+        y = F.linear(x, weight, None if bias is None else bias.repeat(self.factor))
+        return y.reshape(len(x), x.shape[1] * self.factor, -1)
 
 
 def _mask(lengths: Tensor | None, x: Tensor) -> Tensor | None:
