@@ -28,7 +28,7 @@ CASES = {
     "16 of 1 to 20 s": torch.linspace(1, 20, 16).tolist(),
 }
 MEMORY_CASES = {"60 s": (1, 60.0), "8 x 10 s": (8, 10.0)}  # batch size, seconds of each item
-_REPEATS = 5
+_REPEATS = 3
 _PRODUCT = (1024, 1024, 4096)  # sizes of the product that measures how fast the machine multiplies
 
 
