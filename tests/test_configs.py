@@ -28,7 +28,8 @@ from focallm.tokenizer.training.teacher import Teacher
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SCRIPTS = CONFIGS.parent / "scripts"
-MEGABYTES = {"whisper_mini": 45, "denoising": 75, "mini_stream": 12, "whisper_50hz": 130}  # of codecs; 16 of those that are not named
+# Sizes of codecs; those that are not named have 16.
+MEGABYTES = {"whisper_mini": 45, "denoising": 75, "mini_stream": 12, "whisper_50hz": 130}
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "codec").rglob("*.yaml")), ids=lambda path: path.stem)

@@ -1,5 +1,6 @@
 """Measure how long it takes to enhance a recording on this machine, beside DeepFilterNet3."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ def benchmark_enhance(source: str | Path, threads: int) -> dict[str, Any]:
     for seconds in _SECONDS:
         audio = (0.1 * np.random.default_rng(0).standard_normal(seconds * _RATE)).astype(np.float32)
         ours, theirs = take_turns(
-            lambda audio=audio: enhance(audio, model, _RATE),
-            lambda audio=audio: deep_filter(audio, _RATE),
+            partial(enhance, audio, model, _RATE),
+            partial(deep_filter, audio, _RATE),
             _REPEATS,
         )
         rows.append(make_row(f"enhance, {seconds} s", ours, "DeepFilterNet3", theirs))

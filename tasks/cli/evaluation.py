@@ -156,7 +156,7 @@ def tables(
 
 
 def benchmark(
-    what: Literal["codec", "lm", "train", "serve"],
+    what: Literal["codec", "lm", "enhance", "train", "serve"],
     model: str | None = None,
     threads: int = 2,
     batch: int = 1,
@@ -165,41 +165,43 @@ def benchmark(
     requests: int = 8,
     out: Path | None = None,
 ) -> str:
-    """Measure the speed of a codec, a language model or a server on this machine.
+    """Measure the speed of a codec, a language model, enhancement or a server on this machine.
 
     Args:
         what: codec compares batches with single items and measures memory; lm compares the speed of generation with
-            that of transformers; train compares the training batches of focallm with padded ones in random order;
-            serve starts a server and measures what its clients see.
-        model: mini, a folder or a hub id. The default is mini for lm and serve, and for codec focalcodec_50hz: the
-            full-size configuration with random weights. train takes the name of a size, by default mini.
-        threads: Number of CPU threads, for codec, lm and train.
+            that of transformers; enhance compares enhancement with DeepFilterNet3; train compares the training batches
+            of focallm with padded ones in random order; serve starts a server and measures what its clients see.
+        model: mini, a folder or a hub id. The default is mini, and for codec focalcodec_50hz: the full-size
+            configuration with random weights. train takes the name of a size, by default mini.
+        threads: Number of CPU threads; serve takes those of the machine.
         batch: Batch size, for lm.
         tokens: Number of codes to generate for each item, for lm.
         concurrency: Numbers of clients at the same time, for serve.
         requests: Number of requests of each client, for serve.
-        out: JSON file to write as well, for codec, lm and train.
+        out: JSON file to write as well; serve has none.
     """
-    if what == "codec":
-        from ..benchmarks.codec import benchmark_codec
-        from ..benchmarks.record import markdown_table, write_record
-
-        # Speed does not depend on the weights, so the full-size codec needs no download.
-        record = benchmark_codec(model or "focalcodec_50hz", threads)
-        if out is not None:
-            write_record(out, record)
-        return markdown_table(record)
     if what == "serve":
         from ..benchmarks.serve import benchmark_serve
 
         return benchmark_serve(model or "mini", concurrency, requests)
-    from ..benchmarks.lm import benchmark_lm
     from ..benchmarks.record import markdown_table, write_record
-    from ..benchmarks.train import benchmark_train
 
-    if what == "lm":
+    if what == "codec":
+        from ..benchmarks.codec import benchmark_codec
+
+        # Speed does not depend on the weights, so the full-size codec needs no download.
+        record = benchmark_codec(model or "focalcodec_50hz", threads)
+    elif what == "lm":
+        from ..benchmarks.lm import benchmark_lm
+
         record = benchmark_lm(model or "mini", batch, tokens, threads)
+    elif what == "enhance":
+        from ..benchmarks.enhance import benchmark_enhance
+
+        record = benchmark_enhance(model or "mini", threads)
     else:
+        from ..benchmarks.train import benchmark_train
+
         record = benchmark_train(model or "mini", threads)
     if out is not None:
         write_record(out, record)

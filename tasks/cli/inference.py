@@ -91,8 +91,8 @@ def enhance(
     Args:
         audio: Audio file with the noisy recording.
         out: Audio file to write (.wav, .flac, .ogg).
-        model: mini, the folder or hub id of a model trained for se or se-features, or the folder of a codec whose encoder
-            removes noise (configs/codec/denoising.yaml).
+        model: mini, the folder or hub id of a model trained for se or se-features, or the folder of a codec with a
+            denoising encoder (configs/codec/denoising.yaml).
         temperature: Sampling temperature; 0 is greedy. The default depends on the model.
         seed: Seed of the sampling.
         input_kind: Input of the model. The default is features if the model accepts them.
