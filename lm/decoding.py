@@ -270,7 +270,7 @@ class LlamaDecoder:
         self._head = model.lm_head
         self._norm = body.norm.weight
         self._eps = body.norm.variance_epsilon
-        # Packing takes as long as some 20 steps of a batch. A single row is not faster by it.
+        # A single row is not faster by it.
         self._pack = len(prompts.mask) > 1
         self._layers = [_Layer.from_model(layer, self._pack) for layer in body.layers]
         # The head for a range of ids, copied when it is first needed.
@@ -402,8 +402,7 @@ def _pack(weight: Tensor) -> Any:
     """Store a float32 weight (out, in) in half precision for FBGEMM, or return None if that would change it.
 
     Checkpoints in half precision, such as those of the packaged models, lose nothing. The products are still added up
-    in float32. With one row this is as fast as float32 and takes half of the memory; with more it is up to twice as
-    fast.
+    in float32. Batches are decoded 1.3 to 1.6 times as fast, because less memory is read.
     """
     is_available = torch.backends.quantized.engine in ("x86", "fbgemm")
     if not is_available or weight.dtype != torch.float32 or not torch.equal(weight.half().float(), weight):
