@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from ..tokenizer.audio import write_audio
 from ..tokenizer.files import printable
+from ..tokenizer.focalcodec.inputs import group_items
 from ..tokenizer.long_audio import MAX_WHOLE_S
 from ..tokenizer.runs import locked
 from ..tokenizer.waveform import Waveform
@@ -241,7 +242,8 @@ def _make_shard(
     start = perf_counter()
     results: list[Row | str] = [""] * len(shard.utterances)
     durations = [seconds or 0.0 for seconds in pool.map(Utterance.duration, shard.utterances)]
-    batches = _group_by_duration(durations, batch_seconds)
+    # Longest first, so that memory runs out at the start or never.
+    batches = group_items(durations, batch_seconds)
     for batch, futures in _read_ahead(shard.utterances, batches, make_example, pool):
         for index, result in zip(batch, _encode_batch(futures, encoder), strict=True):
             results[index] = result
@@ -268,18 +270,6 @@ def _make_shard(
         "skipped": skipped,
     }
     shard.write(content, record)
-
-
-def _group_by_duration(durations: list[float], batch_seconds: float) -> list[list[int]]:
-    """Return batches of indices, longest first, so that memory runs out at the start or never."""
-    batches: list[list[int]] = []
-    for index in sorted(range(len(durations)), key=lambda i: -durations[i]):
-        # All items of a batch are padded to its first one, which is the longest.
-        if batches and durations[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_seconds:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
 
 
 def _read_ahead(

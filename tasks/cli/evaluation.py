@@ -156,7 +156,7 @@ def tables(
 
 
 def benchmark(
-    what: Literal["codec", "lm", "enhance", "train", "serve"],
+    what: Literal["codec", "lm", "enhance", "train", "tokenize", "serve"],
     model: str | None = None,
     threads: int = 2,
     batch: int = 1,
@@ -170,7 +170,8 @@ def benchmark(
     Args:
         what: codec compares batches with single items and measures memory; lm compares the speed of generation with
             that of transformers; enhance compares enhancement with DeepFilterNet3; train compares the training batches
-            of focallm with padded ones in random order; serve starts a server and measures what its clients see.
+            of focallm with padded ones in random order; tokenize compares a folder of files with the codec alone; serve
+            starts a server and measures what its clients see.
         model: mini, a folder or a hub id. The default is mini, and for codec focalcodec_50hz: the full-size
             configuration with random weights. train takes the name of a size, by default mini.
         threads: Number of CPU threads; serve takes those of the machine.
@@ -199,6 +200,10 @@ def benchmark(
         from ..benchmarks.enhance import benchmark_enhance
 
         record = benchmark_enhance(model or "mini", threads)
+    elif what == "tokenize":
+        from ..benchmarks.tokenize import benchmark_tokenize
+
+        record = benchmark_tokenize(model or "mini", threads)
     else:
         from ..benchmarks.train import benchmark_train
 

@@ -1,5 +1,7 @@
 """Checks of the input to a FocalCodec. B batch, T samples, N token frames."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -80,13 +82,13 @@ def check_tokens(audio_codes: Tensor, mask: Tensor | None, codebook_size: int) -
     return tokens.long(), lengths
 
 
-def group_items(sizes: list[int], limit: int) -> list[list[int]]:
+def group_items(sizes: Sequence[float], limit: float) -> list[list[int]]:
     """Group the items of a batch by size, longest first, into groups of at most `limit` with padding.
 
     An item that is longer than half the limit is alone in its group.
 
     Args:
-        sizes: size of each item, in samples or tokens.
+        sizes: size of each item, in samples, tokens or seconds.
         limit: number of items times the longest of them.
 
     Returns:
