@@ -126,16 +126,17 @@ def likeliest_bits(logits: Tensor) -> list[int]:
     width = logits.shape[-1]
     num_bits = width.bit_length() - 1
     assert width == 1 << num_bits
-    is_one = logits.float().softmax(-1) @ _code_bits(num_bits, logits.device) > 0.5
-    return (is_one.long() << torch.arange(num_bits, device=logits.device)).sum(-1).tolist()
+    # In double precision, because the sum over many codes is often so near to a half that rounding would decide. Not
+    # every device has doubles.
+    is_one = logits.cpu().double().softmax(-1) @ _code_bits(num_bits) > 0.5
+    return (is_one.long() << torch.arange(num_bits)).sum(-1).tolist()
 
 
 @lru_cache
-def _code_bits(num_bits: int, device: torch.device) -> Tensor:
-    """Return the bits of every code (2 ** b, b) as floats. Cached, since every step needs them."""
-    codes = torch.arange(1 << num_bits, device=device)
-    shifts = torch.arange(num_bits, device=device)
-    return ((codes[:, None] >> shifts) & 1).float()
+def _code_bits(num_bits: int) -> Tensor:
+    """Return the bits of every code (2 ** b, b) as doubles. Cached, since every step needs them."""
+    codes = torch.arange(1 << num_bits)
+    return ((codes[:, None] >> torch.arange(num_bits)) & 1).double()
 
 
 def _truncate(probabilities: Tensor, sampling: Sampling) -> Tensor:
