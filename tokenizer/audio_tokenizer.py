@@ -4,7 +4,7 @@ B batch, T samples, N token frames, K codebooks, L ids of an item.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from .codecs.auto import load_codec
 from .codecs.pattern import CodePattern
 from .files import first_not_finite, whole_files
 from .focalcodec.feature_extraction import FocalCodecFeatureExtractor
+from .focalcodec.inputs import group_items
 from .hub import CARD, push_folder
 from .long_audio import MAX_WHOLE_S, decode_long, encode_long
 from .remote_code import write_remote_code
@@ -256,7 +257,7 @@ class AudioTokenizer:
     def encode_codes(self, waves: Sequence[Tensor]) -> list[Tensor]:
         """Encode waveforms (T,) float32 at the codec's rate to codes (K, N) int64 each, on the CPU."""
         codes: list[Tensor] = [torch.empty(0)] * len(waves)
-        for indices in _batch_indices([len(wave) / self.sampling_rate for wave in waves]):
+        for indices in group_items([len(wave) / self.sampling_rate for wave in waves], _BATCH_S):
             first = indices[0]
             if len(waves[first]) > MAX_WHOLE_S * self.sampling_rate:
                 # An item of more than `_BATCH_S` is always alone in its batch.
@@ -320,7 +321,7 @@ class AudioTokenizer:
             sizes = torch.as_tensor(num_samples).expand(len(rows)).tolist()
         codes = [self._to_codes(row, sizes[i], i) for i, row in enumerate(rows)]
         waves: list[Waveform] = [np.empty(0, np.float32)] * len(rows)
-        for indices in _batch_indices([item.shape[1] / self.frame_rate for item in codes]):
+        for indices in group_items([item.shape[1] / self.frame_rate for item in codes], _BATCH_S):
             decoded = self._decode_batch([codes[i] for i in indices], [sizes[i] for i in indices])
             for i, wave in zip(indices, decoded, strict=True):
                 waves[i] = wave
@@ -363,16 +364,3 @@ class AudioTokenizer:
             output_length = length * config.output_sampling_rate // config.sampling_rate
             waves.append(wave[:output_length].copy())
         return waves
-
-
-def _batch_indices(durations_s: Sequence[float]) -> Iterator[list[int]]:
-    """Group items of similar durations into batches of at most `_BATCH_S` of audio with padding, longest first."""
-    batch: list[int] = []
-    for i in sorted(range(len(durations_s)), key=lambda i: -durations_s[i]):
-        # The first item of a batch is the longest: the others are padded to its duration.
-        if batch and (len(batch) + 1) * durations_s[batch[0]] > _BATCH_S:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch

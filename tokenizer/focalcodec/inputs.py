@@ -1,4 +1,4 @@
-"""Checks of the input to a FocalCodec. B batch, T samples, N token frames."""
+"""Checks and grouping of the input to a codec. B batch, T samples, N token frames."""
 
 from collections.abc import Sequence
 

@@ -263,12 +263,16 @@ def open_datasets(
 
 
 def draw_augmented(
-    recording: Recording, sampling_rate: int, rng: np.random.Generator, config: AugmentationConfig
+    recording: Recording,
+    sampling_rate: int,
+    rng: np.random.Generator,
+    config: AugmentationConfig,
+    corpus: Sequence[Recording],
 ) -> Waveform:
-    """Read a whole recording at a random speed and augment it."""
+    """Read a whole recording at a random speed and augment it, with babble of the corpus."""
     speed = _draw_speed(rng, config.speed)
     clip = _read_at_speed(recording, 0, len(recording), speed)
-    return augment(clip, sampling_rate, rng, config, [recording])[1]
+    return augment(clip, sampling_rate, rng, config, corpus)[1]
 
 
 def augment(

@@ -143,7 +143,7 @@ class CachedDataset(Dataset):
             waiting = np.empty(0, np.float32)
             for index, recording in enumerate(recordings):
                 rng = np.random.default_rng([self.config.seed, copy, index])
-                clip = draw_augmented(recording, self.rates.output, rng, self.config.augmentation)
+                clip = draw_augmented(recording, self.rates.output, rng, self.config.augmentation, recordings)
                 if len(waiting) and len(waiting) + len(clip) > size:
                     yield self._whole_frames(waiting)
                     waiting = clip[:0]
